@@ -1,0 +1,1 @@
+"""The client agent: local training behind NAT."""

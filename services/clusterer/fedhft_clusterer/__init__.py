@@ -1,0 +1,1 @@
+"""The clusterer service: signatures in, memberships out."""

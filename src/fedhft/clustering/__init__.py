@@ -1,0 +1,1 @@
+"""Client signatures and the Gaussian mixture over them."""

@@ -1,0 +1,1 @@
+"""Row importance and selection."""

@@ -1,0 +1,159 @@
+"""Methods as compositions: every federated fine-tuning method here is one row of independent choices.
+
+A preset is data, not a class, so an ablation is one changed word in the job file. Papers of the presets:
+fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); fedit: Zhang et al. 2023 (arXiv 2305.05644);
+ffa-lora: Sun et al. 2024 (arXiv 2403.12313); rolora: Chen et al. 2024 (arXiv 2409.02346);
+full: McMahan et al. 2017 (FedAvg, arXiv 1602.05629).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Allocation(StrEnum):
+    """Who gets which depth and density."""
+
+    UNIFORM = "uniform"
+    TIERS = "tiers"
+
+
+class Trained(StrEnum):
+    """What has gradients besides the task head."""
+
+    BOTH = "both"
+    B = "b"
+    ALTERNATE = "alternate"
+    ALL_WEIGHTS = "all-weights"
+
+
+class Start(StrEnum):
+    """How a round begins: train on from the published factors, or fold them into the base and redraw."""
+
+    CONTINUE = "continue"
+    RESTART = "restart"
+
+
+class Combine(StrEnum):
+    """How updates become one adapter."""
+
+    FACTORS = "factors"
+    PRODUCTS = "products"
+    MEAN = "mean"
+    NONE = "none"
+
+
+class MaskRule(StrEnum):
+    """Which rows a client with density < 1 trains and sends."""
+
+    NONE = "none"
+    GRADIENT = "gradient"
+    DELTA_NORM = "delta-norm"
+    RANDOM = "random"
+
+
+class SignatureKind(StrEnum):
+    """What clients are clustered by."""
+
+    ANCHOR = "anchor"
+    UPDATE = "update"
+
+
+class ServerStep(StrEnum):
+    """What the server does with the mean difference."""
+
+    PLAIN = "plain"
+    MOMENTUM = "momentum"
+
+
+class Method(BaseModel):
+    """The choices that make a method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str = Field("fedhft", description="Name of the preset these choices started from.")
+    allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth and density.")
+    trained: Trained = Field(Trained.BOTH, description="What has gradients besides the head.")
+    start: Start = Field(Start.CONTINUE, description="How a round begins.")
+    combine: Combine = Field(Combine.FACTORS, description="How updates become one adapter.")
+    share_a: bool = Field(True, description="A is one for all clusters; only B and the head are per cluster.")
+    mask: MaskRule = Field(MaskRule.GRADIENT, description="How a client with density < 1 chooses its rows.")
+    clusters: int | Literal["auto"] = Field(
+        "auto", description="Number of clusters J, or auto: chosen by BIC up to clustering.maximum."
+    )
+    signature: SignatureKind = Field(SignatureKind.ANCHOR, description="What clients are clustered by.")
+    server: ServerStep = Field(ServerStep.PLAIN, description="Server step over the mean difference.")
+
+    @model_validator(mode="after")
+    def _combinations_that_work(self) -> Method:
+        if isinstance(self.clusters, int) and not 1 <= self.clusters <= 64:
+            raise ValueError(f'clusters = {self.clusters}: must be 1 to 64; or write "auto"')
+        if (self.combine is Combine.PRODUCTS) != (self.start is Start.RESTART):
+            raise ValueError(
+                f'combine = "{self.combine}" with start = "{self.start}": products go with restart and nothing else does; '
+                'set both (combine = "products", start = "restart") or neither'
+            )
+        if self.start is Start.RESTART and self.trained is not Trained.BOTH:
+            raise ValueError(f'trained = "{self.trained}" with start = "restart": set trained = "both"')
+        if self.start is Start.RESTART and self.share_a:
+            raise ValueError('share_a = true with start = "restart": A is redrawn every round; set share_a = false')
+        if (self.trained is Trained.ALL_WEIGHTS) != (self.combine is Combine.MEAN):
+            raise ValueError('trained = "all-weights" and combine = "mean" go together; set both or neither')
+        if self.trained is Trained.ALL_WEIGHTS and (self.clusters != 1 or self.mask is not MaskRule.NONE):
+            raise ValueError('trained = "all-weights" needs clusters = 1 and mask = "none"')
+        if self.combine is Combine.NONE and self.clusters != 1:
+            raise ValueError('combine = "none" shares nothing, so clusters must be 1')
+        return self
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether clients can end up in more than one cluster."""
+        return self.clusters != 1
+
+    @property
+    def uses_adapters(self) -> bool:
+        """Whether LoRA slots exist (every method but `full`)."""
+        return self.trained is not Trained.ALL_WEIGHTS
+
+    def trains_a(self, round_number: int) -> bool:
+        """Whether A has gradients in this round (1-based); the first alternate round is a B round because B = 0."""
+        if self.trained is Trained.ALTERNATE:
+            return round_number % 2 == 0
+        return self.trained is Trained.BOTH
+
+    def trains_b(self, round_number: int) -> bool:
+        """Whether B has gradients in this round (1-based)."""
+        if self.trained is Trained.ALTERNATE:
+            return round_number % 2 == 1
+        return self.trained in (Trained.BOTH, Trained.B)
+
+
+_PLAIN: dict[str, object] = {"allocation": "uniform", "share_a": False, "mask": "none", "clusters": 1}
+
+PRESETS: dict[str, dict[str, object]] = {
+    "fedhft": {},
+    "fedhft-paper": {
+        "start": "restart", "combine": "products", "share_a": False, "clusters": 2, "signature": "update",
+    },
+    "fedit": {**_PLAIN},
+    "ffa-lora": {**_PLAIN, "trained": "b"},
+    "rolora": {**_PLAIN, "trained": "alternate"},
+    "full": {**_PLAIN, "trained": "all-weights", "combine": "mean"},
+    "local": {**_PLAIN, "combine": "none"},
+}  # fmt: skip
+
+PRESET_WIRE: dict[str, dict[str, object]] = {
+    name: {"up": "fp32", "down": "fp32", "error_feedback": False}
+    for name in ("fedit", "ffa-lora", "rolora", "full", "local")
+}
+"""Value encodings that belong to a preset where the job file names none: baselines travel as their papers have it."""
+
+
+def method_of(preset: str, **choices: object) -> Method:
+    """A preset with some choices changed. Raises ValueError for an unknown preset or an impossible combination."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset = {preset!r}: unknown; choose one of {', '.join(sorted(PRESETS))}")
+    return Method.model_validate({**PRESETS[preset], **choices, "preset": preset})

@@ -1,0 +1,1 @@
+"""Which plan each client gets."""

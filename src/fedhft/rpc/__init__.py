@@ -1,0 +1,1 @@
+"""Channels, servers, interceptors, retries."""

@@ -1,0 +1,1 @@
+"""What Redis holds, behind one interface."""

@@ -1,0 +1,229 @@
+"""What every back end of the store can do. The contract tests in tests/contract hold for each of them.
+
+All calls are coroutines and raise FedhftError: STORE_UNAVAILABLE when the back end does not answer in time, STORE_FULL when
+it has no memory left, and what each method names. Every transition is atomic. Times are the store's own clock, so replicas
+with different clocks agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from fedhft.ids import ClientId, JobId
+from fedhft.store.records import (
+    AcceptResult,
+    AgentRecord,
+    ClientRecord,
+    JobRecord,
+    JobStatus,
+    MembershipRecord,
+    RoundRecord,
+    Topic,
+    UpdateRecord,
+    VersionRecord,
+)
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes of a job, and half-received transfers."""
+
+    async def put(self, job: JobId, data: bytes) -> str:
+        """Store bytes; returns their hex SHA-256. Idempotent."""
+        ...
+
+    async def get(self, job: JobId, digest: str, offset: int = 0, length: int = -1) -> bytes:
+        """Bytes [offset, offset + length) (to the end for -1). Raises UNKNOWN_BLOB."""
+        ...
+
+    async def size(self, job: JobId, digest: str) -> int | None:
+        """Size in bytes, None when absent."""
+        ...
+
+    async def stage(self, job: JobId, transfer: str, offset: int, data: bytes) -> int:
+        """Append to a transfer; returns bytes staged. Raises WRONG_OFFSET when offset is not what is staged so far."""
+        ...
+
+    async def staged(self, job: JobId, transfer: str) -> int:
+        """Bytes staged so far; 0 when unknown."""
+        ...
+
+    async def commit(self, job: JobId, transfer: str, digest: str) -> None:
+        """Turn a transfer into the blob `digest`. Raises DIGEST_MISMATCH (and drops the transfer); idempotent once done."""
+        ...
+
+    async def discard(self, job: JobId, transfer: str) -> None:
+        """Drop a transfer, if there is one."""
+        ...
+
+    async def delete(self, job: JobId, digests: Collection[str]) -> None:
+        """Delete blobs; absent ones are ignored."""
+        ...
+
+    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
+        """Delete blobs not in `keep` and transfers, both older than the given age; returns how many."""
+        ...
+
+
+class Store(Protocol):
+    """Round state, agents, jobs and memberships."""
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The blob back end."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises STORE_UNAVAILABLE unless the back end answers and takes writes."""
+        ...
+
+    async def now_ms(self) -> int:
+        """The store's clock, milliseconds."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+    # -- agents
+    async def enroll(
+        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = ""
+    ) -> AgentRecord:
+        """Record an agent. A current `lease_token` is kept; otherwise a new one supersedes what was there."""
+        ...
+
+    async def check_lease(self, client: ClientId, lease_token: str) -> AgentRecord:
+        """Heartbeat: checks the token and notes last_seen. Raises NOT_ENROLLED, LEASE_SUPERSEDED. Never creates a record."""
+        ...
+
+    async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:
+        """Records of those that are enrolled."""
+        ...
+
+    async def forget_agent(self, client: ClientId) -> None:
+        """Remove an agent; its token is worth nothing from then on."""
+        ...
+
+    # -- jobs
+    async def create_job(self, job: JobId, spec_json: str) -> bool:
+        """True when created (status waiting), False when the identical job exists. Raises JOB_EXISTS for another spec."""
+        ...
+
+    async def job(self, job: JobId) -> JobRecord:
+        """Raises UNKNOWN_JOB."""
+        ...
+
+    async def jobs(self) -> list[JobRecord]:
+        """All jobs, oldest first."""
+        ...
+
+    async def set_status(self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus]) -> bool:
+        """Change the status if it is one of `expected` now; wakes TASKS and ARRIVALS. Raises UNKNOWN_JOB."""
+        ...
+
+    # -- joining
+    async def fix_schema(self, job: JobId, schema_json: str) -> str:
+        """Store the schema if none is stored; returns the stored one (the first wins)."""
+        ...
+
+    async def schema(self, job: JobId) -> str | None:
+        """The stored schema."""
+        ...
+
+    async def join(self, job: JobId, client: ClientRecord) -> None:
+        """Add or replace a client; wakes ARRIVALS. Raises UNKNOWN_JOB."""
+        ...
+
+    async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
+        """Replace the signature of a client that is joined; False when it is not (never revives one)."""
+        ...
+
+    async def leave(self, job: JobId, client: ClientId) -> bool:
+        """Remove a client; wakes ARRIVALS. False when it was not there."""
+        ...
+
+    async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
+        """Everybody who joined, by id."""
+        ...
+
+    # -- who may move the job on
+    async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
+        """Take or renew the job's coordinator lease; returns the fencing token (same while the holder keeps it), None if held
+        by another. A new holder's token is larger than any before.
+        """
+        ...
+
+    async def release(self, job: JobId, holder: str) -> None:
+        """Give the lease up, if held by `holder`."""
+        ...
+
+    # -- rounds
+    async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
+        """Open round `number` if the last one is number - 1 and published (or none and number is 1) and status is running or
+        evaluating; wakes TASKS. Raises FENCED for an outdated fence, ROUND_CLOSED when the round is not the next,
+        JOB_NOT_RUNNING.
+        """
+        ...
+
+    async def round(self, job: JobId) -> RoundRecord | None:
+        """The open or last round."""
+        ...
+
+    async def accept(self, job: JobId, update: UpdateRecord, lease_token: str) -> AcceptResult:
+        """Durably record an update, in one step, or say why not; wakes ARRIVALS. Checks, in this order: job runs
+        (JOB_NOT_RUNNING), lease (NOT_ENROLLED, LEASE_SUPERSEDED), round is the current one (ROUND_CLOSED), client takes part
+        (NOT_PARTICIPANT), already recorded with the same digest (REPEATED, whatever the phase) or another (UPDATE_CONFLICT),
+        phase is collecting (ROUND_CLOSED), base_version (STALE_VERSION), the blob is there (UNKNOWN_BLOB; skipped for an
+        empty digest).
+        """
+        ...
+
+    async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
+        """Accepted updates of a round."""
+        ...
+
+    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+        """Move the deadline and count the extension. Raises FENCED, ROUND_CLOSED unless collecting."""
+        ...
+
+    async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
+        """Collecting -> folding; pins and returns the sorted accepted clients. Returns the pinned ones again when already
+        folding. Raises FENCED, ROUND_CLOSED when published or another round.
+        """
+        ...
+
+    async def publish(self, job: JobId, number: int, version: VersionRecord, summary: str, fence: int) -> bool:
+        """Folding -> published, with the new version and the round's summary (JSON); wakes TASKS. False when the round was
+        already published (nothing changes). Raises FENCED. For the final evaluation `version` is the unchanged last one.
+        """
+        ...
+
+    async def version(self, job: JobId, number: int | None = None) -> VersionRecord | None:
+        """A version, the latest for None; None before the first publish."""
+        ...
+
+    async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
+        """Forget version records below a number; returns them, so that their blobs can be deleted."""
+        ...
+
+    async def history(self, job: JobId) -> list[str]:
+        """Summaries (JSON) of published rounds, in order."""
+        ...
+
+    # -- memberships
+    async def memberships(self, job: JobId, version: int = 0) -> MembershipRecord | None:
+        """A membership version, the latest for 0."""
+        ...
+
+    async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:
+        """Publish version expected_version + 1 if expected_version is the latest; False otherwise."""
+        ...
+
+    # -- waiting
+    async def changes(self, job: JobId, topic: Topic) -> int:
+        """Counter of changes of a topic; grows with every change."""
+        ...
+
+    async def wait_change(self, job: JobId, topic: Topic, seen: int, timeout_s: float) -> int:
+        """Wait until the counter differs from `seen`, at most `timeout_s`; returns it. Waiters never poll the back end."""
+        ...

@@ -1,0 +1,1 @@
+"""The torch side: model, data, local training, evaluation."""

@@ -1,0 +1,1 @@
+"""Masked deltas to bytes and back."""
