@@ -1,0 +1,53 @@
+"""Signatures: what clients are compared by (DESIGN 4.2), a seeded random projection of their gradients or updates.
+
+Feature hashing (Weinberger et al. 2009, arXiv 0902.2206): value i of tensor t is added, with a random sign, to a random
+one of `dims` buckets. Sign and bucket come from the specified integer generator, keyed by the job's seed and
+the tensor's name, so every client projects alike and nothing but the sum travels. Inner products are kept in
+expectation, with a standard deviation of at most about sqrt(2 / dims) for unit vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fedhft import seeds
+from fedhft.adapter import Float32, Float64
+from fedhft.errors import ErrorCode, FedhftError
+
+DIMENSIONS = 256
+"""Length of a signature: 1 KiB in float32."""
+
+
+def project(tensors: Iterable[tuple[str, Float32]], seed: int, dims: int = DIMENSIONS) -> Float32:
+    """Unit-norm float32 signature of length `dims` of named tensors of any shape; all-zero tensors give zeros.
+
+    Names are distinct; the order of the tensors does not matter. Sums run in float64.
+    Raises FedhftError(NON_FINITE) naming the tensor, (INVALID_ARGUMENT) for dims < 1 or a name given twice.
+    """
+    if dims < 1:
+        raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "dims", dims, "is not positive", "use 256")
+    parts: dict[str, Float64] = {}
+    for name, tensor in tensors:
+        if name in parts:
+            raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "tensor", name, "is given twice", "name each one once")
+        values = np.asarray(tensor, np.float64).reshape(-1)
+        if not np.isfinite(values).all():
+            raise FedhftError(
+                ErrorCode.NON_FINITE,
+                f"signature: tensor {name} has values that are not finite; lower the learning rate or check the data",
+            )
+        draws = seeds.integers(seeds.seed_of("signature", seed, name), values.size)
+        buckets = ((draws >> np.uint64(1)) % np.uint64(dims)).astype(np.int64)
+        signed = np.where(draws & np.uint64(1), values, -values)
+        parts[name] = np.bincount(buckets, signed, dims).astype(np.float64)
+    total = np.zeros(dims, np.float64)
+    for name in sorted(parts):
+        total += parts[name]
+    # Dividing by the largest value first keeps the squares of very small gradients from underflowing.
+    largest = float(np.abs(total).max())
+    if largest == 0.0:
+        return np.zeros(dims, np.float32)
+    total /= largest
+    return (total / np.linalg.norm(total)).astype(np.float32)
