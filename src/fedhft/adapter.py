@@ -189,8 +189,8 @@ class AdapterSchema:
     def start_of(self, seed: int, key: TensorKey, round_number: int = 0) -> Float32:
         """Starting value of a tensor, in travelling orientation (rows x cols).
 
-        A: uniform in +-1/sqrt(in), LoRA's Kaiming bound; `round_number` > 0 redraws it (restart methods). Head matrices:
-        uniform with standard deviation 0.02, head vectors and everything else: zero.
+        A: uniform in +-1/sqrt(in), LoRA's Kaiming bound; `round_number` > 0 redraws it (restart methods). Head
+        matrices: uniform with standard deviation 0.02, head vectors and everything else: zero.
         """
         rows, cols = self.shape(key)
         if key.part is Part.A:

@@ -211,6 +211,10 @@ class EvaluationSpec(_Section):
     )
     every: int = Field(1, ge=0, description="Rounds between evaluations; 0 evaluates only at the end.")
     final: bool = Field(True, description="Evaluate the last version before and after one more local training.")
+    final_shared: Literal["full", "sharded"] = Field(
+        "full",
+        description="At the end every client scores the whole shared split, or its share of the rows (pooled).",
+    )
 
 
 class LimitsSpec(_Section):
@@ -286,7 +290,8 @@ class JobSpec(_Section):
     def tier_of(self, client: str, memory_bytes: int, requested: str = "") -> str:
         """Tier of a client: as the job says, else as the agent asks, else the largest it has memory for.
 
-        Raises FedhftError(INVALID_ARGUMENT) for a tier the job does not have, (PLAN_TOO_LARGE) when no tier is small enough.
+        Raises FedhftError(INVALID_ARGUMENT) for a tier the job does not have, (PLAN_TOO_LARGE) when no tier is small
+        enough.
         """
         if client in self.client_tiers:
             return self.client_tiers[client]

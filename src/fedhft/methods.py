@@ -93,7 +93,7 @@ class Method(BaseModel):
             raise ValueError(f'clusters = {self.clusters}: must be 1 to 64; or write "auto"')
         if (self.combine is Combine.PRODUCTS) != (self.start is Start.RESTART):
             raise ValueError(
-                f'combine = "{self.combine}" with start = "{self.start}": products go with restart and nothing else does; '
+                f'combine = "{self.combine}" with start = "{self.start}": products go with restart and only with it; '
                 'set both (combine = "products", start = "restart") or neither'
             )
         if self.start is Start.RESTART and self.trained is not Trained.BOTH:

@@ -142,6 +142,10 @@ class Store(Protocol):
         """Remove a client; wakes ARRIVALS. False when it was not there."""
         ...
 
+    async def client(self, job: JobId, client: ClientId) -> ClientRecord | None:
+        """One joined client."""
+        ...
+
     async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
         """Everybody who joined, by id."""
         ...
@@ -180,6 +184,14 @@ class Store(Protocol):
 
     async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
         """Accepted updates of a round."""
+        ...
+
+    async def accepted_count(self, job: JobId, number: int) -> int:
+        """How many updates of a round are accepted."""
+        ...
+
+    async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
+        """Whether the round holds an accepted update of this client."""
         ...
 
     async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:

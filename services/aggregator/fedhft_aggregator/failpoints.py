@@ -1,0 +1,40 @@
+"""Points at which fault tests end this process the hard way (SIGKILL), to prove that nothing accepted is lost.
+
+FEDHFT_FAILPOINT names one: `open`, `folding`, `folded` or `published`, with `@n` for the n-th time it is reached.
+Unset, as in any deployment, nothing happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from fedhft.errors import ErrorCode, FedhftError
+
+VARIABLE = "FEDHFT_FAILPOINT"
+POINTS = ("open", "folding", "folded", "published")
+
+
+def failpoint(setting: str) -> Callable[[str], None]:
+    """What a coordinator calls with each point it reaches. Raises INVALID_ARGUMENT for a setting that names none."""
+    if not setting:
+        return lambda point: None
+    wanted, _, count = setting.partition("@")
+    if wanted not in POINTS or not (count or "1").isdecimal():
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT,
+            VARIABLE,
+            setting,
+            "is no failpoint",
+            f"write one of {', '.join(POINTS)}, or unset",
+        )
+    left = [int(count or "1")]
+
+    def reached(point: str) -> None:
+        if point == wanted:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached

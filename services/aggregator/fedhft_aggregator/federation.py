@@ -1,0 +1,272 @@
+"""The Federation service: what agents call. Receive, check, decide, record, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from fedhft import PROTOCOL_VERSION
+from fedhft.adapter import AdapterSchema
+from fedhft.coordination.job_view import JobView, JobViews
+from fedhft.coordination.tasks import task_of
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
+from fedhft.job import JobSpec, load_canonical
+from fedhft.methods import SignatureKind
+from fedhft.rounds.summary import write_report
+from fedhft.store.interface import Store
+from fedhft.store.records import AcceptResult, ClientRecord, Phase, Topic, UpdateRecord
+from fedhft.telemetry import metrics
+from fedhft.v1 import federation_pb2, federation_pb2_grpc
+from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, Uploads, check_header, observe_agent
+
+MAX_WAIT_MS = 30_000
+SEND_CHUNK_BYTES = 256 * 1024
+_MAX_SIGNATURE = 4096
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Federation(federation_pb2_grpc.FederationServicer):
+    """Serves agents over a store; keeps nothing of its own but a cache."""
+
+    def __init__(self, store: Store, views: JobViews) -> None:
+        self._store = store
+        self._views = views
+        self._uploads = Uploads(store)
+
+    async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
+        """Check identity and protocol, hand out a lease token and the jobs on offer."""
+        client = parse_client_id(request.client)
+        if request.protocol_version != PROTOCOL_VERSION:
+            raise FedhftError.field(
+                ErrorCode.PROTOCOL_VERSION, "protocol_version", request.protocol_version,
+                f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
+            )  # fmt: skip
+        agent = await self._store.enroll(client, request.memory_bytes, request.agent_version, request.lease_token)
+        offers = []
+        for record in await self._store.jobs():
+            if record.status.over:
+                continue
+            allowed = load_canonical(record.spec_json).clients
+            if not allowed or client in allowed:
+                offers.append(federation_pb2.JobOffer(job=record.job, spec_json=record.spec_json))
+        return federation_pb2.EnrollResponse(
+            lease_token=agent.lease_token, jobs=offers, max_wait_ms=MAX_WAIT_MS, max_chunk_bytes=MAX_CHUNK_BYTES
+        )
+
+    async def Join(self, request: federation_pb2.JoinRequest, context: Context) -> federation_pb2.JoinResponse:
+        """Admit a client whose schema agrees with the job's; the first client's schema becomes the job's."""
+        client, job = parse_client_id(request.client), parse_job_id(request.job)
+        agent = await self._store.check_lease(client, request.lease_token)
+        record = await self._store.job(job)
+        if record.status.over:
+            raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {job} is {record.status}: {record.reason or 'it ended'}")
+        spec = load_canonical(record.spec_json)
+        if spec.clients and client not in spec.clients:
+            raise FedhftError(
+                ErrorCode.NOT_AUTHORISED, f"client {client} is not among the job's clients; ask its owner to add it"
+            )
+        if request.samples < 1:
+            raise FedhftError.field(
+                ErrorCode.INVALID_DATA, "samples", request.samples, "a client needs training rows", "give it data"
+            )
+        schema = AdapterSchema.from_json(request.schema_json)
+        check_schema(spec, schema)
+        signature = check_signature(spec, list(request.signature))
+        tier = spec.tier_of(client, agent.memory_bytes, request.tier)
+        stored = AdapterSchema.from_json(await self._store.fix_schema(job, schema.to_json()))
+        if differences := stored.differences(schema):
+            raise FedhftError(
+                ErrorCode.SCHEMA_MISMATCH,
+                f"the agent's schema differs from the job's: {'; '.join(differences)}; use the job's model and labels",
+            )
+        known = await self._store.client(job, client)
+        joined = ClientRecord(
+            client=client,
+            tier=tier,
+            samples=request.samples,
+            data_digest=request.data_digest,
+            signature=signature or (known.signature if known else ()),
+            has_shared_validation=request.has_shared_validation,
+            joined_ms=known.joined_ms if known else await self._store.now_ms(),
+        )
+        if joined != known:
+            await self._store.join(job, joined)
+        return federation_pb2.JoinResponse(tier=tier, schema_digest=bytes.fromhex(stored.digest))
+
+    async def NextTask(
+        self, request: federation_pb2.NextTaskRequest, context: Context
+    ) -> federation_pb2.NextTaskResponse:
+        """Answer with work as soon as there is some, or with Wait when the client's patience ends."""
+        client, job = parse_client_id(request.client), parse_job_id(request.job)
+        held = {scope.scope: scope.version for scope in request.held}
+        clock = asyncio.get_running_loop()
+        until = clock.time() + min(request.wait_ms, MAX_WAIT_MS) / 1000
+        while True:
+            await self._store.check_lease(client, request.lease_token)
+            seen = await self._store.changes(job, Topic.TASKS)
+            view = await self._views.get(job, seen)
+            if view.record.status.over:
+                finished = federation_pb2.FinishedTask(status=view.record.status.value, reason=view.record.reason)
+                return federation_pb2.NextTaskResponse(finished=finished)
+            if client not in view.clients and await self._store.client(job, client) is None:
+                raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
+            if await self._has_work(view, client):
+                task = task_of(view, client, held, await self._store.now_ms())
+                if task is not None:
+                    return task
+            left = until - clock.time()
+            if left <= 0:
+                return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
+            await self._store.wait_change(job, Topic.TASKS, seen, left)
+
+    async def _has_work(self, view: JobView, client: ClientId) -> bool:
+        current = view.round
+        if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
+            return False
+        return not await self._store.delivered(JobId(view.record.job), current.number, client)
+
+    async def PullBlob(
+        self, request: federation_pb2.PullBlobRequest, context: Context
+    ) -> AsyncIterator[federation_pb2.BlobChunk]:
+        """Send a published blob from an offset on. Updates of other clients are never served."""
+        client, job = parse_client_id(request.client), parse_job_id(request.job)
+        await self._store.check_lease(client, request.lease_token)
+        digest = request.digest.hex()
+        view = await self._views.get(job)
+        if digest not in view.served_digests():
+            raise FedhftError(
+                ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not (or no longer) published; ask NextTask again"
+            )
+        async for chunk in self._chunks(job, digest, request.offset):
+            metrics.PAYLOAD_BYTES.labels(direction="down", payload="version", tier="").inc(len(chunk.data))
+            yield chunk
+
+    async def _chunks(self, job: JobId, digest: str, offset: int) -> AsyncIterator[federation_pb2.BlobChunk]:
+        blobs = self._store.blobs
+        size = await blobs.size(job, digest)
+        if size is None:
+            raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the store; ask NextTask again")
+        if offset > size:
+            raise FedhftError.field(
+                ErrorCode.WRONG_OFFSET, "offset", offset, f"the blob has {size} bytes", "start at what you hold of it"
+            )
+        while offset < size:
+            data = await blobs.get(job, digest, offset, SEND_CHUNK_BYTES)
+            yield federation_pb2.BlobChunk(offset=offset, data=data)
+            offset += len(data)
+
+    async def PushUpdate(
+        self, request_iterator: AsyncIterator[federation_pb2.PushUpdateRequest], context: Context
+    ) -> federation_pb2.PushUpdateResponse:
+        """Take one update; repeats are acknowledged again."""
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("message") != "header":
+            raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a push begins with its header; send it first")
+        header = first.header
+        client, job = parse_client_id(header.client), parse_job_id(header.job)
+        await self._store.check_lease(client, header.lease_token)
+        repeated = await self._repeated(client, job, header)
+        if repeated is not None:
+            return repeated
+        upload = check_header(client, job, await self._views.get(job), header)
+        if header.query_staged:
+            response = federation_pb2.PushUpdateResponse
+            return response(result=response.RESULT_STAGED, staged_bytes=await self._uploads.staged(upload))
+        return await self._uploads.receive(upload, request_iterator)
+
+    async def _repeated(
+        self, client: ClientId, job: JobId, header: federation_pb2.UpdateHeader
+    ) -> federation_pb2.PushUpdateResponse | None:
+        """An update that is already recorded is acknowledged again, whatever has become of its round."""
+        if not await self._store.delivered(job, header.round, client):
+            return None
+        known = (await self._store.updates(job, header.round))[client]
+        if known.digest != header.digest.hex():
+            raise FedhftError(
+                ErrorCode.UPDATE_CONFLICT,
+                f"round {header.round} already has another update of client {client}; it stands, ask NextTask",
+            )
+        response = federation_pb2.PushUpdateResponse
+        return response(result=response.RESULT_REPEATED, staged_bytes=header.size)
+
+    async def ReportEvaluation(
+        self, request: federation_pb2.ReportEvaluationRequest, context: Context
+    ) -> federation_pb2.ReportEvaluationResponse:
+        """Record the scores of the final evaluation."""
+        client, job = parse_client_id(request.client), parse_job_id(request.job)
+        await self._store.check_lease(client, request.lease_token)
+        if bad := [score.value for score in request.scores if not math.isfinite(score.value)]:
+            raise FedhftError.field(
+                ErrorCode.NON_FINITE, "scores.value", bad[0], "is not finite", "report finite scores only"
+            )
+        view = await self._views.get(job)
+        part = None if view.round is None else view.round.participants.get(client)
+        result = await self._store.accept(
+            job,
+            UpdateRecord(
+                client=client,
+                round=request.round,
+                base_version=request.version,
+                digest="",
+                size=0,
+                samples=part.samples if part else 0,
+                report=write_report(request.scores, request.measurements),
+            ),
+            request.lease_token,
+        )
+        if part is not None and result is AcceptResult.ACCEPTED:
+            observe_agent(request.measurements, part.tier)
+        return federation_pb2.ReportEvaluationResponse(recorded=result is AcceptResult.ACCEPTED)
+
+    async def Leave(self, request: federation_pb2.LeaveRequest, context: Context) -> federation_pb2.LeaveResponse:
+        """Leave one job, or every job and the server."""
+        client = parse_client_id(request.client)
+        await self._store.check_lease(client, request.lease_token)
+        if request.job:
+            await self._store.leave(parse_job_id(request.job), client)
+        else:
+            for record in await self._store.jobs():
+                await self._store.leave(JobId(record.job), client)
+            await self._store.forget_agent(client)
+        return federation_pb2.LeaveResponse()
+
+
+def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
+    """What the job itself says about the schema. Raises SCHEMA_MISMATCH."""
+
+    def refuse(field: str, value: object, problem: str, fix: str) -> None:
+        raise FedhftError.field(ErrorCode.SCHEMA_MISMATCH, field, value, problem, fix)
+
+    if spec.model.digest and schema.base_digest != spec.model.digest:
+        refuse("model.digest", schema.base_digest, f"the job pins {spec.model.digest}", "use the job's base model")
+    if tuple(schema.labels) != tuple(spec.task.labels):
+        refuse("labels", schema.labels, f"the job has {list(spec.task.labels)}", "use the job's label names, in order")
+    if not schema.head:
+        refuse("head", schema.head, "the schema has no task head", "load the model with a classification head")
+    if spec.method.uses_adapters:
+        if not schema.slots or schema.weights:
+            refuse("slots", len(schema.slots), "the job trains LoRA slots and no base weights", "match adapter.targets")
+        if any(slot.rank != spec.adapter.rank for slot in schema.slots):
+            ranks = sorted({slot.rank for slot in schema.slots})
+            refuse("slots.rank", ranks, f"the job has adapter.rank = {spec.adapter.rank}", "build slots of that rank")
+    elif schema.slots or not schema.weights:
+        refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
+
+
+def check_signature(spec: JobSpec, signature: list[float]) -> tuple[float, ...]:
+    """A finite anchor signature, where the job clusters by one. Raises INVALID_ARGUMENT."""
+    if not (spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR):
+        return ()
+    if not signature or len(signature) > _MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "signature", f"{len(signature)} values",
+            f'the job clusters by anchor signatures of 1 to {_MAX_SIGNATURE} finite values',
+            "compute it at the job's starting point",
+        )  # fmt: skip
+    return tuple(signature)

@@ -1,0 +1,165 @@
+"""The Jobs service: what people call through the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from fedhft.coordination.history import RoundHistory
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import JobId, parse_job_id
+from fedhft.job import parse_job
+from fedhft.store.interface import Store
+from fedhft.store.records import JobRecord, JobStatus, MembershipRecord, Phase, Topic
+from fedhft.v1 import adapter_pb2, clustering_pb2, jobs_pb2, jobs_pb2_grpc
+from fedhft_aggregator.federation import SEND_CHUNK_BYTES
+from fedhft_aggregator.loops import JobLoops
+
+_WATCH_HEARTBEAT_S = 15.0
+_MAX_SPEC_BYTES = 1 << 20
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Jobs(jobs_pb2_grpc.JobsServicer):
+    """Serves people over a store."""
+
+    def __init__(self, store: Store, loops: JobLoops) -> None:
+        self._store = store
+        self._loops = loops
+
+    async def Submit(self, request: jobs_pb2.SubmitJobRequest, context: Context) -> jobs_pb2.Job:
+        """Validate strictly, store the canonical form, start driving the job."""
+        if len(request.spec_json) > _MAX_SPEC_BYTES:
+            raise FedhftError(ErrorCode.INVALID_JOB, f"the job is larger than {_MAX_SPEC_BYTES} bytes; make it smaller")
+        try:
+            raw: Any = json.loads(request.spec_json)
+        except ValueError as error:
+            raise FedhftError(ErrorCode.INVALID_JOB, f"spec_json is not JSON: {error}") from error
+        if not isinstance(raw, dict):
+            raise FedhftError(ErrorCode.INVALID_JOB, "spec_json is not an object; send the job as a JSON object")
+        spec = parse_job(raw)
+        job = parse_job_id(spec.name)
+        await self._store.create_job(job, spec.canonical())
+        self._loops.start(job)
+        return await self._describe(await self._store.job(job))
+
+    async def Get(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.Job:
+        """One job, with its history."""
+        return await self._describe(await self._store.job(parse_job_id(request.job)))
+
+    async def List(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
+        """Every job, oldest first, without specs and histories."""
+        jobs = []
+        for record in await self._store.jobs():
+            job = await self._describe(record)
+            for name in ("spec_json", "history", "memberships", "results"):
+                job.ClearField(name)
+            jobs.append(job)
+        return jobs_pb2.ListJobsResponse(jobs=jobs)
+
+    async def Watch(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
+        """The job now and after every change, until it ends."""
+        name = parse_job_id(request.job)
+        while True:
+            seen = await self._store.changes(name, Topic.TASKS)
+            record = await self._store.job(name)
+            yield await self._describe(record)
+            if record.status.over:
+                return
+            await self._store.wait_change(name, Topic.TASKS, seen, _WATCH_HEARTBEAT_S)
+
+    async def Cancel(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.Job:
+        """End a job that has not ended."""
+        name = parse_job_id(request.job)
+        alive = [status for status in JobStatus if not status.over]
+        if not await self._store.set_status(name, JobStatus.CANCELLED, request.reason or "cancelled", alive):
+            record = await self._store.job(name)
+            raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is already {record.status}; nothing to cancel")
+        return await self._describe(await self._store.job(name))
+
+    async def Export(self, request: jobs_pb2.ExportJobRequest, context: Context) -> jobs_pb2.ExportJobResponse:
+        """What is needed to build the adapters of the last version."""
+        name = parse_job_id(request.job)
+        record = await self._store.job(name)
+        schema = await self._store.schema(name)
+        version = await self._store.version(name)
+        if schema is None or version is None or not version.snapshots:
+            raise FedhftError(
+                ErrorCode.JOB_NOT_RUNNING, f"job {name} has published no adapter; wait for its first round"
+            )
+        memberships = await self._store.memberships(name)
+        blobs = [
+            adapter_pb2.BlobRef(
+                digest=bytes.fromhex(blob.digest),
+                size=blob.size,
+                kind=adapter_pb2.BLOB_KIND_SNAPSHOT,
+                scope=scope,
+                version=version.version,
+            )
+            for scope, blob in sorted(version.snapshots.items())
+        ]
+        return jobs_pb2.ExportJobResponse(
+            job=name,
+            spec_json=record.spec_json,
+            schema_json=schema,
+            version=version.version,
+            blobs=blobs,
+            memberships=membership_message(name, memberships) if memberships else None,
+        )
+
+    async def Blob(self, request: jobs_pb2.JobBlobRequest, context: Context) -> AsyncIterator[jobs_pb2.JobBlobChunk]:
+        """A snapshot's bytes from an offset on."""
+        name = parse_job_id(request.job)
+        version = await self._store.version(name)
+        offered = {blob.digest for blob in version.snapshots.values()} if version else set()
+        digest = request.digest.hex()
+        size = await self._store.blobs.size(name, digest) if digest in offered else None
+        if size is None:
+            raise FedhftError(
+                ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not part of the last version; export again"
+            )
+        offset = request.offset
+        while offset < size:
+            data = await self._store.blobs.get(name, digest, offset, SEND_CHUNK_BYTES)
+            yield jobs_pb2.JobBlobChunk(offset=offset, data=data)
+            offset += len(data)
+
+    async def _describe(self, record: JobRecord) -> jobs_pb2.Job:
+        name = JobId(record.job)
+        entries = [RoundHistory.from_json(text) for text in await self._store.history(name)]
+        current = await self._store.round(name)
+        memberships = await self._store.memberships(name)
+        job = jobs_pb2.Job(
+            job=record.job,
+            status=record.status.value,
+            reason=record.reason,
+            spec_json=record.spec_json,
+            rounds_done=sum(1 for entry in entries if not entry.evaluation),
+            clients=sorted(str(client) for client in await self._store.clients(name)),
+            history=[entry.summary for entry in entries if not entry.evaluation],
+            memberships=membership_message(name, memberships) if memberships else None,
+        )
+        if current is not None and current.phase is not Phase.PUBLISHED:
+            job.open_round = current.number
+            job.asked = len(current.participants)
+            job.accepted = await self._store.accepted_count(name, current.number)
+        for entry in entries:
+            if entry.evaluation:
+                job.final.CopyFrom(entry.summary)
+                job.results.extend(entry.results)
+        return job
+
+
+def membership_message(job: JobId, record: MembershipRecord) -> clustering_pb2.Memberships:
+    """Memberships as they travel."""
+    return clustering_pb2.Memberships(
+        job=job,
+        version=record.version,
+        clusters=record.clusters,
+        rows=[clustering_pb2.Membership(client=c, weights=w) for c, w in sorted(record.rows.items())],
+        round=record.round,
+    )

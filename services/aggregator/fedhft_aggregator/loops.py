@@ -1,0 +1,82 @@
+"""One coordinator task per unfinished job, in every replica; the store's lease picks the one that acts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable
+
+from fedhft.coordination.clusterer import Clusterer
+from fedhft.coordination.coordinator import Coordinator
+from fedhft.coordination.history import RoundHistory
+from fedhft.coordination.job_view import JobViews
+from fedhft.errors import FedhftError
+from fedhft.ids import JobId
+from fedhft.store.interface import Store
+from fedhft.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+_DISCOVERY_S = 5.0
+
+
+class JobLoops:
+    """Starts, watches and stops the coordinators of one process."""
+
+    def __init__(
+        self, store: Store, views: JobViews, clusterer: Clusterer | None, reached: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._views = views
+        self._clusterer = clusterer
+        self._reached = reached
+        self._holder = uuid.uuid4().hex
+        self._tasks: dict[JobId, asyncio.Task[None]] = {}
+
+    def start(self, job: JobId) -> None:
+        """Drive a job from now on; once per job."""
+        if job not in self._tasks:
+            self._tasks[job] = asyncio.create_task(self._drive(job), name=f"job-{job}")
+
+    async def discover(self) -> None:
+        """Pick up jobs that other replicas (or an earlier life of this one) were given. Runs until cancelled."""
+        while True:
+            try:
+                for record in await self._store.jobs():
+                    if not record.status.over:
+                        self.start(JobId(record.job))
+            except FedhftError as error:
+                log.warning("cannot look for jobs: %s", error)
+            await asyncio.sleep(_DISCOVERY_S)
+
+    async def stop(self) -> None:
+        """Stop driving; another replica goes on at once because leases are given up."""
+        for job, task in list(self._tasks.items()):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            with contextlib.suppress(FedhftError):
+                await self._store.release(job, self._holder)
+        self._tasks.clear()
+
+    async def _drive(self, job: JobId) -> None:
+        coordinator = Coordinator(
+            self._store, job, self._clusterer, self._holder, reached=self._reached, observe=_observer(job)
+        )
+        try:
+            await coordinator.run()
+        finally:
+            self._tasks.pop(job, None)
+            self._views.forget(job)
+            metrics.forget_job(job)
+
+
+def _observer(job: JobId) -> Callable[[RoundHistory], None]:
+    def observe(entry: RoundHistory) -> None:
+        metrics.ROUNDS.labels(outcome="evaluated" if entry.evaluation else "published").inc()
+        metrics.ROUND_PHASE_SECONDS.labels(phase="collecting").observe(entry.summary.seconds)
+        metrics.set_clusters(job, entry.summary.membership_version, entry.summary.cluster_sizes)
+
+    return observe

@@ -1,0 +1,234 @@
+"""Receiving updates: header, chunks, checks, one durable append, then the acknowledgement.
+
+A small update (one chunk) stays in memory until it is stored and recorded. A larger one is staged in the store chunk by chunk,
+so a broken stream resumes at its offset, on this replica or another. Memory is bounded by the number of streams that
+may receive at once, not by the number of clients: the others wait under gRPC's flow control, within their deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fedhft.adapter import AdapterSchema
+from fedhft.coordination.job_view import JobView
+from fedhft.coordination.tasks import update_bound
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import ClientId, JobId
+from fedhft.plan import AdapterPlan
+from fedhft.rounds.acceptance import check_update, largest_values
+from fedhft.rounds.opening import plan_of
+from fedhft.rounds.summary import write_report
+from fedhft.store.interface import Store
+from fedhft.store.records import AcceptResult, RoundRecord, UpdateRecord
+from fedhft.telemetry import metrics
+from fedhft.v1 import adapter_pb2, federation_pb2
+from fedhft.wire.codec import decode
+
+MAX_CHUNK_BYTES = 1 << 20
+_CHUNK_TIMEOUT_S = 60.0
+_CHECK_IN_THREAD_ABOVE = 1 << 19
+
+Chunks = AsyncIterator[federation_pb2.PushUpdateRequest]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One update being pushed: who, what for, and what its plan allows."""
+
+    client: ClientId
+    job: JobId
+    lease_token: str
+    view: JobView
+    schema: AdapterSchema
+    current: RoundRecord
+    plan: AdapterPlan
+    header: federation_pb2.UpdateHeader
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 the client claims; empty where nothing is shared."""
+        return self.header.digest.hex()
+
+    @property
+    def transfer(self) -> str:
+        """Name of the staged transfer: the same for every attempt at the same bytes."""
+        parts = f"{self.client}\x1f{self.header.round}\x1f{self.digest}\x1f{self.header.size}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def check_header(client: ClientId, job: JobId, view: JobView, header: federation_pb2.UpdateHeader) -> Upload:
+    """What can be refused before a byte of tensor is read. Raises FedhftError with the refusal's code."""
+    current = view.round
+    if view.record.status.over:
+        raise FedhftError(
+            ErrorCode.JOB_NOT_RUNNING, f"job {job} is {view.record.status}: {view.record.reason or 'it has ended'}"
+        )
+    if current is None or view.schema is None or header.round != current.number:
+        open_now = 0 if current is None else current.number
+        raise FedhftError(
+            ErrorCode.ROUND_CLOSED,
+            f"round = {header.round}: the job is at round {open_now}; ask NextTask for the current one",
+        )
+    if str(client) not in current.participants:
+        raise FedhftError(
+            ErrorCode.NOT_PARTICIPANT, f"client {client} was not asked in round {header.round}; ask NextTask for a task"
+        )
+    if len(header.digest) not in (0, 32):
+        raise FedhftError(
+            ErrorCode.MALFORMED_UPDATE, f"digest has {len(header.digest)} bytes; send the 32 bytes of a SHA-256"
+        )
+    plan = plan_of(view.spec, current, str(client))
+    bound = update_bound(view, view.schema, plan)
+    if header.size > bound:
+        raise FedhftError.field(
+            ErrorCode.UPDATE_TOO_LARGE, "size", header.size, f"the plan allows {bound} bytes",
+            "send only the rows of the plan, or raise limits.update_bytes",
+        )  # fmt: skip
+    if (header.size == 0) != (bound == 0) or (header.size > 0) != (len(header.digest) == 32):
+        raise FedhftError.field(
+            ErrorCode.MALFORMED_UPDATE, "size", header.size, "does not fit the job's method or the digest",
+            "methods that share nothing send size 0 and no digest, all others both",
+        )  # fmt: skip
+    return Upload(client, job, header.lease_token, view, view.schema, current, plan, header)
+
+
+class Uploads:
+    """Receives updates for one process."""
+
+    def __init__(self, store: Store, streams_at_once: int = 32, checks_at_once: int = 2) -> None:
+        self._store = store
+        self._streams = asyncio.Semaphore(streams_at_once)
+        self._checks = asyncio.Semaphore(checks_at_once)
+
+    async def staged(self, upload: Upload) -> int:
+        """Bytes of this update that are here already."""
+        blobs = self._store.blobs
+        if upload.digest and await blobs.size(upload.job, upload.digest) is not None:
+            return int(upload.header.size)
+        return await blobs.staged(upload.job, upload.transfer)
+
+    async def receive(self, upload: Upload, chunks: Chunks) -> federation_pb2.PushUpdateResponse:
+        """Take the chunks, check the whole, record it. Raises FedhftError; nothing accepted is ever lost by it."""
+        with metrics.QUEUE_WAIT_SECONDS.time():
+            await self._streams.acquire()
+        try:
+            if upload.header.size:
+                await self._take(upload, chunks)
+        finally:
+            self._streams.release()
+        return await self._record(upload)
+
+    async def _take(self, upload: Upload, chunks: Chunks) -> None:
+        """Check the update and store it under its digest.
+
+        A refused update's bytes are left to the sweep: the same bytes may be another client's accepted update.
+        """
+        stream = _within(chunks)
+        first = await anext(stream, None)
+        if first is not None and first.offset == 0 and len(first.data) == upload.header.size:
+            if hashlib.sha256(first.data).digest() != upload.header.digest:
+                raise FedhftError(
+                    ErrorCode.DIGEST_MISMATCH, "the bytes received do not have the declared SHA-256; send them again"
+                )
+            await self._check(upload, first.data)
+            await self._store.blobs.put(upload.job, first.data)
+            return
+        await self._stage(upload, first, stream)
+        if await self._store.blobs.size(upload.job, upload.digest) is None:
+            await self._store.blobs.commit(upload.job, upload.transfer, upload.digest)
+        await self._check(upload, await self._store.blobs.get(upload.job, upload.digest))
+
+    async def _stage(
+        self, upload: Upload, first: federation_pb2.BlobChunk | None, stream: AsyncIterator[federation_pb2.BlobChunk]
+    ) -> None:
+        """Append chunks to the staged transfer until the declared size. Raises WRONG_OFFSET, TRUNCATED_STREAM, ..."""
+        blobs, size = self._store.blobs, int(upload.header.size)
+        received = await self.staged(upload)
+        chunk = first
+        while chunk is not None:
+            if chunk.offset + len(chunk.data) > size:
+                await blobs.discard(upload.job, upload.transfer)
+                raise FedhftError(
+                    ErrorCode.UPDATE_TOO_LARGE,
+                    f"the stream goes past the declared size of {size} bytes; declare the size of the whole update",
+                )
+            received = await blobs.stage(upload.job, upload.transfer, chunk.offset, chunk.data)
+            chunk = await anext(stream, None)
+        if received != size:
+            raise FedhftError(
+                ErrorCode.TRUNCATED_STREAM,
+                f"the stream ended after {received} of {size} bytes; ask with query_staged and resume there",
+            )
+
+    async def _check(self, upload: Upload, data: bytes) -> None:
+        spec, schema, plan = upload.view.spec, upload.schema, upload.plan
+
+        def check() -> None:
+            most = largest_values(spec, schema, plan)
+            blob = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE, max_values=most)
+            check_update(spec, schema, plan, blob.delta)
+
+        async with self._checks:
+            if len(data) > _CHECK_IN_THREAD_ABOVE:
+                await asyncio.to_thread(check)
+            else:
+                check()
+
+    async def _record(self, upload: Upload) -> federation_pb2.PushUpdateResponse:
+        header = upload.header
+        result = await self._store.accept(
+            upload.job,
+            UpdateRecord(
+                client=str(upload.client),
+                round=header.round,
+                base_version=header.base_version,
+                digest=upload.digest,
+                size=header.size,
+                samples=upload.current.participants[str(upload.client)].samples,
+                report=write_report(header.scores, header.measurements, header.signature),
+            ),
+            upload.lease_token,
+        )
+        response = federation_pb2.PushUpdateResponse
+        if result is AcceptResult.REPEATED:
+            return response(result=response.RESULT_REPEATED, staged_bytes=header.size)
+        tier = upload.plan.tier
+        metrics.PAYLOAD_BYTES.labels(direction="up", payload="update", tier=tier).inc(header.size)
+        raw = header.measurements.raw_bytes_sent
+        metrics.PAYLOAD_RAW_BYTES.labels(direction="up", payload="update", tier=tier).inc(raw)
+        metrics.UPDATES_ACCEPTED.labels(tier=tier).inc()
+        observe_agent(header.measurements, tier)
+        return response(result=response.RESULT_ACCEPTED, staged_bytes=header.size)
+
+
+async def _within(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
+    """The stream's chunks, each within its time and size. Raises TRUNCATED_STREAM, UPDATE_TOO_LARGE, MALFORMED_UPDATE."""
+    while True:
+        try:
+            async with asyncio.timeout(_CHUNK_TIMEOUT_S):
+                message = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise FedhftError(
+                ErrorCode.TRUNCATED_STREAM, f"no chunk for {_CHUNK_TIMEOUT_S:g} s; resume with query_staged"
+            ) from error
+        if message.WhichOneof("message") != "chunk":
+            raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a second header in one push; send the header once, first")
+        if len(message.chunk.data) > MAX_CHUNK_BYTES:
+            raise FedhftError.field(
+                ErrorCode.UPDATE_TOO_LARGE, "chunk", len(message.chunk.data), f"more than {MAX_CHUNK_BYTES} bytes",
+                "split the update into smaller chunks",
+            )  # fmt: skip
+        yield message.chunk
+
+
+def observe_agent(figures: federation_pb2.Measurements, tier: str) -> None:
+    """Expose what an agent measured; nobody can scrape it behind NAT."""
+    if figures.peak_rss_bytes:
+        metrics.AGENT_PEAK_MEMORY_BYTES.labels(tier=tier).observe(figures.peak_rss_bytes)
+    if figures.steps:
+        metrics.AGENT_STEP_SECONDS.labels(tier=tier).observe(figures.train_seconds / figures.steps)

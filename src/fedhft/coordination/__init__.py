@@ -1,0 +1,1 @@
+"""Drives a job over a store: opens rounds, folds them, keeps memberships, builds tasks."""

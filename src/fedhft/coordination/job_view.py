@@ -1,0 +1,84 @@
+"""One job as its tasks need it, read once per change and shared by all callers of a process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from fedhft.adapter import AdapterSchema
+from fedhft.ids import JobId
+from fedhft.job import JobSpec, load_canonical
+from fedhft.store.interface import Store
+from fedhft.store.records import ClientRecord, JobRecord, RoundRecord, Topic, VersionRecord
+
+KEPT_VERSIONS = 8
+"""Versions whose deltas are kept; a client further behind takes a snapshot."""
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A consistent-enough reading of a job: it may be one change old, never half of two changes in one record."""
+
+    change: int
+    record: JobRecord
+    spec: JobSpec
+    schema: AdapterSchema | None
+    round: RoundRecord | None
+    versions: dict[int, VersionRecord]
+    clients: dict[str, ClientRecord]
+
+    def served_digests(self) -> set[str]:
+        """Blobs that clients may pull: published deltas and snapshots, nothing else."""
+        found: set[str] = set()
+        for version in self.versions.values():
+            found.update(blob.digest for blob in version.deltas.values())
+            found.update(blob.digest for blob in version.snapshots.values())
+        return found
+
+
+class JobViews:
+    """Cache of JobView by job, renewed when the TASKS counter of the job moves."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._views: dict[JobId, JobView] = {}
+        self._locks: dict[JobId, asyncio.Lock] = {}
+
+    async def get(self, job: JobId, change: int | None = None) -> JobView:
+        """The view at (at least) a change. Raises UNKNOWN_JOB."""
+        change = await self._store.changes(job, Topic.TASKS) if change is None else change
+        view = self._views.get(job)
+        if view is not None and view.change == change:
+            return view
+        async with self._locks.setdefault(job, asyncio.Lock()):
+            view = self._views.get(job)
+            if view is None or view.change != change:
+                view = await self._read(job, change)
+                self._views[job] = view
+            return view
+
+    def forget(self, job: JobId) -> None:
+        """Drop a job that has ended."""
+        self._views.pop(job, None)
+        self._locks.pop(job, None)
+
+    async def _read(self, job: JobId, change: int) -> JobView:
+        record = await self._store.job(job)
+        schema = await self._store.schema(job)
+        current = await self._store.round(job)
+        versions: dict[int, VersionRecord] = {}
+        if current is not None and current.base_version > 0:
+            last = current.base_version
+            for number in range(max(1, last - KEPT_VERSIONS + 1), last + 1):
+                version = await self._store.version(job, number)
+                if version is not None:
+                    versions[number] = version
+        return JobView(
+            change=change,
+            record=record,
+            spec=load_canonical(record.spec_json),
+            schema=AdapterSchema.from_json(schema) if schema else None,
+            round=current,
+            versions=versions,
+            clients={str(client): value for client, value in (await self._store.clients(job)).items()},
+        )

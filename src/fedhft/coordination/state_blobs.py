@@ -1,0 +1,94 @@
+"""Server state as blobs: a version's snapshots, and what only the server needs (residual, momentum)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedhft.adapter import AdapterSchema, AdapterState, Float32, MaskedDelta, MaskedMatrix, TensorKey
+from fedhft.aggregation.fold import ServerState
+from fedhft.aggregation.versions import initial_state, snapshot
+from fedhft.ids import JobId
+from fedhft.job import JobSpec
+from fedhft.store.interface import BlobStore
+from fedhft.store.records import StoredBlob, VersionRecord
+from fedhft.v1 import adapter_pb2
+from fedhft.wire.codec import decode, encode
+
+Tensors = Mapping[TensorKey, Float32]
+
+
+async def load_state(
+    blobs: BlobStore, job: JobId, spec: JobSpec, schema: AdapterSchema, version: VersionRecord | None
+) -> ServerState:
+    """Server state of a version, exactly as it was when published; the start for None."""
+    if version is None:
+        return initial_state(spec, 1)
+    scopes = {
+        scope: await _load(blobs, job, schema, blob, adapter_pb2.BLOB_KIND_SNAPSHOT)
+        for scope, blob in version.snapshots.items()
+    }
+    private: dict[str, dict[str, Tensors]] = {"residual": {}, "momentum": {}}
+    for name, blob in version.server_state.items():
+        kind, _, scope = name.partition("/")
+        private[kind][scope] = await _load(blobs, job, schema, blob, adapter_pb2.BLOB_KIND_SERVER_STATE)
+    return ServerState(
+        state=AdapterState(version.version, version.clusters, scopes),
+        residual=private["residual"],
+        momentum=private["momentum"],
+    )
+
+
+async def save_state(
+    blobs: BlobStore, job: JobId, schema: AdapterSchema, state: ServerState, deltas: Mapping[str, bytes], round_: int
+) -> VersionRecord:
+    """Store every blob of a version and return its record. Idempotent: blobs are named by their content."""
+    adapter = state.state
+    stored_deltas = {scope: await _put(blobs, job, data) for scope, data in sorted(deltas.items())}
+    snapshots: dict[str, StoredBlob] = {}
+    for scope in adapter.scope_names:
+        if adapter.scope(scope):
+            data = encode(
+                snapshot(adapter, scope),
+                schema,
+                kind=adapter_pb2.BLOB_KIND_SNAPSHOT,
+                encoding="fp32",
+                scope=scope,
+                version=adapter.version,
+            )
+            snapshots[scope] = await _put(blobs, job, data)
+    private: dict[str, StoredBlob] = {}
+    for kind, per_scope in (("residual", state.residual), ("momentum", state.momentum)):
+        for scope, tensors in sorted(per_scope.items()):
+            if tensors:
+                data = encode(
+                    MaskedDelta({key: MaskedMatrix.full(value) for key, value in tensors.items()}),
+                    schema,
+                    kind=adapter_pb2.BLOB_KIND_SERVER_STATE,
+                    encoding="fp32",
+                    scope=scope,
+                    version=adapter.version,
+                )
+                private[f"{kind}/{scope}"] = await _put(blobs, job, data)
+    return VersionRecord(
+        version=adapter.version,
+        round=round_,
+        clusters=adapter.clusters,
+        deltas=stored_deltas,
+        snapshots=snapshots,
+        server_state=private,
+    )
+
+
+def digests_of(version: VersionRecord) -> set[str]:
+    """Every blob a version refers to."""
+    groups = (version.deltas, version.snapshots, version.server_state)
+    return {blob.digest for group in groups for blob in group.values()}
+
+
+async def _load(blobs: BlobStore, job: JobId, schema: AdapterSchema, blob: StoredBlob, kind: int) -> Tensors:
+    decoded = decode(await blobs.get(job, blob.digest), schema, kind=kind)
+    return {key: matrix.dense() for key, matrix in decoded.delta}
+
+
+async def _put(blobs: BlobStore, job: JobId, data: bytes) -> StoredBlob:
+    return StoredBlob(digest=await blobs.put(job, data), size=len(data))

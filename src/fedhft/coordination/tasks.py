@@ -1,0 +1,123 @@
+"""The task of one client, built from what was pinned when the round opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedhft import seeds
+from fedhft.adapter import AdapterSchema
+from fedhft.aggregation.mixture import served
+from fedhft.coordination.job_view import JobView
+from fedhft.methods import Combine
+from fedhft.plan import AdapterPlan
+from fedhft.rounds.acceptance import largest_update
+from fedhft.rounds.opening import plan_of
+from fedhft.rounds.views import fetches, scopes_needed
+from fedhft.store.records import Phase, RoundRecord
+from fedhft.v1 import adapter_pb2, federation_pb2
+
+
+def task_of(view: JobView, client: str, held: Mapping[str, int], now_ms: int) -> federation_pb2.NextTaskResponse | None:
+    """The client's task in the open round; None when there is nothing for it (yet)."""
+    current = view.round
+    if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
+        return None
+    if view.schema is None:
+        return None
+    plan = plan_of(view.spec, current, client)
+    source = _view_source(view, current, client, held)
+    seed = seeds.seed_of("round", view.spec.seed, current.number, client)
+    remaining = max(0, current.deadline_ms - now_ms)
+    learning_rate = view.spec.learning_rate(current.number)
+    if current.evaluation:
+        final_full = view.spec.evaluation.final_shared == "full"
+        shard = _shard(view, current, client)
+        has_shared = shard.count > 0
+        task = federation_pb2.EvaluateTask(
+            round=current.number,
+            view=source,
+            plan=plan_message(plan),
+            learning_rate=learning_rate,
+            seed=seed,
+            shared=federation_pb2.Shard(index=0, count=1) if final_full and has_shared else shard,
+            shared_mass_weighted=shard,
+            remaining_ms=remaining,
+        )
+        return federation_pb2.NextTaskResponse(evaluate=task)
+    every = view.spec.evaluation.every
+    evaluate = every > 0 and current.number % every == 0
+    return federation_pb2.NextTaskResponse(
+        train=federation_pb2.TrainTask(
+            round=current.number,
+            view=source,
+            plan=plan_message(plan),
+            learning_rate=learning_rate,
+            seed=seed,
+            evaluate=evaluate,
+            shared=_shard(view, current, client) if evaluate else None,
+            remaining_ms=remaining,
+            max_update_bytes=update_bound(view, view.schema, plan),
+        )
+    )
+
+
+def update_bound(view: JobView, schema: AdapterSchema, plan: AdapterPlan) -> int:
+    """Most bytes of an update under a plan; 0 where nothing is shared."""
+    return 0 if view.spec.method.combine is Combine.NONE else largest_update(view.spec, schema, plan)
+
+
+def plan_message(plan: AdapterPlan) -> adapter_pb2.AdapterPlan:
+    """The plan as it travels."""
+    return adapter_pb2.AdapterPlan(
+        tier=plan.tier,
+        depth=plan.depth,
+        density=plan.density,
+        epochs=plan.epochs,
+        max_steps=plan.max_steps,
+        train_a=plan.train_a,
+        train_b=plan.train_b,
+    )
+
+
+def mass_memberships(current: RoundRecord) -> tuple[float, ...]:
+    """sum_i q_i p_i / sum_i q_i over the round's participants (DESIGN 9: the mass-weighted mixture)."""
+    total = float(sum(part.samples for part in current.participants.values())) or 1.0
+    return tuple(
+        sum(part.samples * part.memberships[j] for part in current.participants.values()) / total
+        for j in range(current.clusters)
+    )
+
+
+def _view_source(
+    view: JobView, current: RoundRecord, client: str, held: Mapping[str, int]
+) -> federation_pb2.ViewSource:
+    weights = served(current.participants[client].memberships, view.spec.clustering.serve_above)
+    needed = scopes_needed(weights)
+    mass: tuple[float, ...] = ()
+    if current.evaluation:
+        mass = mass_memberships(current)
+        needed = scopes_needed(mass)
+    blobs = [
+        adapter_pb2.BlobRef(
+            digest=bytes.fromhex(fetch.blob.digest),
+            size=fetch.blob.size,
+            kind=adapter_pb2.BLOB_KIND_SNAPSHOT if fetch.snapshot else adapter_pb2.BLOB_KIND_DELTA,
+            scope=fetch.scope,
+            version=fetch.version,
+        )
+        for fetch in fetches(view.versions, current.base_version, needed, held)
+    ]
+    return federation_pb2.ViewSource(
+        version=current.base_version,
+        memberships=weights,
+        blobs=blobs,
+        membership_version=current.membership_version,
+        mass_memberships=mass,
+    )
+
+
+def _shard(view: JobView, current: RoundRecord, client: str) -> federation_pb2.Shard:
+    holders = sorted(c for c in current.participants if c in view.clients and view.clients[c].has_shared_validation)
+    if client not in holders:
+        return federation_pb2.Shard(index=0, count=0)
+    return federation_pb2.Shard(index=holders.index(client), count=len(holders))

@@ -1,0 +1,163 @@
+"""What happens to a job next, as a pure function of what the store says and of its clock.
+
+A job is waiting -> running -> evaluating -> completed, or failed, or cancelled; a round is collecting -> folding ->
+published. The aggregator and `simulate` both call `decide` and carry out what it answers; nothing else moves a job.
+Every wait has an end: rounds by their deadline and a bounded number of extensions, waits for clients by join_timeout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedhft.job import JobSpec
+from fedhft.store.records import JobStatus, Phase, RoundRecord
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything a decision looks at. Times are the store's clock, milliseconds."""
+
+    spec: JobSpec
+    status: JobStatus
+    created_ms: int
+    round: RoundRecord | None
+    accepted: int
+    """Updates (or evaluation reports) recorded for the current round."""
+    live: int
+    """Joined clients heard of within client_timeout."""
+    joined: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do before `until_ms`, unless something arrives."""
+
+    until_ms: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """Enough clients have joined: waiting -> running."""
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """Open a round (or the final evaluation)."""
+
+    number: int
+    evaluation: bool
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Close the round: pin its updates, fold, publish. Repeatable."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Extend:
+    """The deadline passed without quorum: wait once more."""
+
+    number: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The last round is published: running -> evaluating."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """All done."""
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The job cannot go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Over:
+    """The job has ended; nothing will ever happen again."""
+
+
+Decision = Wait | Start | OpenRound | Fold | Extend | Evaluate | Complete | Fail | Over
+
+
+def decide(situation: Situation, now_ms: int) -> Decision:
+    """The next thing to do. Pure: equal arguments, equal answer."""
+    if situation.status.over:
+        return Over()
+    if situation.status is JobStatus.WAITING:
+        return _wait_for_clients(situation, now_ms)
+    current = situation.round
+    if current is not None and current.phase is Phase.FOLDING:
+        return Fold(current.number)
+    if current is not None and current.phase is Phase.COLLECTING:
+        return _collect(situation, current, now_ms)
+    return _after_published(situation, current, now_ms)
+
+
+def _wait_for_clients(situation: Situation, now_ms: int) -> Decision:
+    rules = situation.spec.rounds
+    if situation.live >= rules.min_clients:
+        return Start()
+    give_up = situation.created_ms + _ms(rules.join_timeout)
+    if now_ms >= give_up:
+        return Fail(
+            f"{situation.live} of rounds.min_clients = {rules.min_clients} clients joined within rounds.join_timeout = "
+            f"{rules.join_timeout:g} s; start more agents or lower rounds.min_clients"
+        )
+    return Wait(give_up)
+
+
+def _collect(situation: Situation, current: RoundRecord, now_ms: int) -> Decision:
+    if situation.accepted >= current.target:
+        return Fold(current.number)
+    if now_ms < current.deadline_ms:
+        return Wait(current.deadline_ms)
+    if situation.accepted >= current.quorum or current.evaluation:
+        return Fold(current.number)
+    rules = situation.spec.rounds
+    if current.extensions < rules.extensions:
+        return Extend(current.number, now_ms + _ms(rules.deadline))
+    return Fail(
+        f"round {current.number}: {situation.accepted} of {len(current.participants)} asked clients delivered, "
+        f"{current.quorum} needed, after {current.extensions} extensions of rounds.deadline = {rules.deadline:g} s; "
+        "lower rounds.quorum or lengthen rounds.deadline"
+    )
+
+
+def _after_published(situation: Situation, current: RoundRecord | None, now_ms: int) -> Decision:
+    spec = situation.spec
+    done = 0 if current is None else current.number
+    if situation.status is JobStatus.EVALUATING:
+        if current is not None and current.evaluation:
+            return Complete()
+        if situation.live == 0:
+            return _nobody_there(situation, current, now_ms)
+        return OpenRound(done + 1, evaluation=True)
+    if done >= spec.rounds.total:
+        return Evaluate() if spec.evaluation.final else Complete()
+    if situation.live == 0:
+        return _nobody_there(situation, current, now_ms)
+    return OpenRound(done + 1, evaluation=False)
+
+
+def _nobody_there(situation: Situation, current: RoundRecord | None, now_ms: int) -> Decision:
+    since = situation.created_ms if current is None else current.deadline_ms
+    give_up = since + _ms(situation.spec.rounds.join_timeout)
+    if now_ms >= give_up:
+        return Fail(
+            f"no client was heard of for rounds.join_timeout = {situation.spec.rounds.join_timeout:g} s; "
+            "check the agents' logs and their way to the server"
+        )
+    return Wait(give_up)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

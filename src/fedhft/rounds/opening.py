@@ -1,0 +1,98 @@
+"""Who takes part in a round, with which plan, and what is pinned when it opens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fedhft import seeds
+from fedhft.adapter import AdapterSchema
+from fedhft.job import JobSpec
+from fedhft.methods import Trained
+from fedhft.plan import AdapterPlan
+from fedhft.store.records import AgentRecord, ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
+
+
+def live_clients(
+    spec: JobSpec, clients: Mapping[str, ClientRecord], agents: Mapping[str, AgentRecord], now_ms: int
+) -> tuple[str, ...]:
+    """Joined clients whose agent was heard of within client_timeout, sorted."""
+    oldest = now_ms - int(spec.rounds.client_timeout * 1000)
+    return tuple(sorted(c for c in clients if c in agents and agents[c].last_seen_ms >= oldest))
+
+
+def sampled(spec: JobSpec, live: tuple[str, ...], number: int) -> tuple[str, ...]:
+    """The clients asked in round `number`: a seeded draw of ceil(sample * live), sorted."""
+    if not live:
+        return ()
+    count = max(1, math.ceil(spec.rounds.sample * len(live) - 1e-9))
+    drawn = sorted(live, key=lambda client: seeds.seed_of("sample", spec.seed, number, client))[:count]
+    return tuple(sorted(drawn))
+
+
+def membership_row(memberships: MembershipRecord | None, client: str) -> tuple[float, ...]:
+    """Weights of a client over clusters; uniform for one that has none yet, (1.0,) before there are clusters."""
+    if memberships is None:
+        return (1.0,)
+    row = memberships.rows.get(client)
+    return row if row is not None else (1.0 / memberships.clusters,) * memberships.clusters
+
+
+def open_round(
+    spec: JobSpec,
+    schema: AdapterSchema,
+    *,
+    number: int,
+    evaluation: bool,
+    base_version: int,
+    memberships: MembershipRecord | None,
+    clients: Mapping[str, ClientRecord],
+    live: tuple[str, ...],
+    now_ms: int,
+) -> RoundRecord:
+    """The record of a new round. The final evaluation asks every live client."""
+    asked = live if evaluation else sampled(spec, live, number)
+    participants: dict[str, Participant] = {}
+    for client in asked:
+        tier = spec.tier(clients[client].tier)
+        depth = min(value for value in (tier.depth, spec.adapter.depth, schema.layers) if value > 0)
+        participants[client] = Participant(
+            tier=clients[client].tier,
+            samples=clients[client].samples,
+            depth=depth,
+            density=tier.density,
+            memberships=membership_row(memberships, client),
+        )
+    return RoundRecord(
+        number=number,
+        phase=Phase.COLLECTING,
+        evaluation=evaluation,
+        base_version=base_version,
+        membership_version=memberships.version if memberships else 0,
+        clusters=memberships.clusters if memberships else 1,
+        opened_ms=now_ms,
+        deadline_ms=now_ms + int(spec.rounds.deadline * 1000),
+        target=len(asked) if evaluation else _share(spec.rounds.target, len(asked)),
+        quorum=_share(spec.rounds.quorum, len(asked)),
+        participants=participants,
+    )
+
+
+def plan_of(spec: JobSpec, current: RoundRecord, client: str) -> AdapterPlan:
+    """The plan of a participant; raises KeyError for anybody else."""
+    part = current.participants[client]
+    # The final evaluation sends nothing, so an alternating method personalises with both factors at once.
+    both = current.evaluation and spec.method.trained is Trained.ALTERNATE
+    return AdapterPlan(
+        tier=part.tier,
+        depth=part.depth,
+        density=part.density,
+        epochs=spec.training.epochs,
+        max_steps=spec.training.max_steps,
+        train_a=both or spec.method.trains_a(current.number),
+        train_b=both or spec.method.trains_b(current.number),
+    )
+
+
+def _share(fraction: float, count: int) -> int:
+    return max(1, math.ceil(fraction * count - 1e-9))

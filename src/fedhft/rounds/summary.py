@@ -1,0 +1,175 @@
+"""Figures of a round from what its clients reported (DESIGN 9): scores, bytes, memory, per client and together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf import json_format
+
+from fedhft.store.records import Participant, RoundRecord, UpdateRecord
+from fedhft.v1 import federation_pb2, jobs_pb2
+
+Traffic = tuple[int, int, int, int]
+"""Bytes a client has moved since it joined: socket sent, socket received, payload sent, payload received."""
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What one client handed over with its update or evaluation."""
+
+    client: str
+    samples: int
+    participant: Participant
+    scores: tuple[federation_pb2.Score, ...]
+    measurements: federation_pb2.Measurements
+    signature: tuple[float, ...]
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes since it joined."""
+        m = self.measurements
+        return (m.socket_bytes_sent, m.socket_bytes_received, m.payload_bytes_sent, m.payload_bytes_received)
+
+    def score(
+        self,
+        split: federation_pb2.Score.Split.ValueType,
+        moment: federation_pb2.Score.Moment.ValueType,
+        view: federation_pb2.Score.View.ValueType = federation_pb2.Score.VIEW_OWN,
+    ) -> federation_pb2.Score | None:
+        """The score of this split, moment and view, if it was measured on at least one row."""
+        for score in self.scores:
+            if (score.split, score.moment, score.view) == (split, moment, view) and score.rows:
+                return score
+        return None
+
+
+def write_report(
+    scores: Iterable[federation_pb2.Score],
+    measurements: federation_pb2.Measurements,
+    signature: Sequence[float] = (),
+) -> str:
+    """The JSON kept with an update; inverse of the reading in `reports_of`."""
+    header = federation_pb2.UpdateHeader(scores=scores, measurements=measurements, signature=signature)
+    return json_format.MessageToJson(header, indent=None, preserving_proto_field_name=True)
+
+
+def reports_of(current: RoundRecord, updates: Mapping[str, UpdateRecord]) -> tuple[ClientReport, ...]:
+    """Reports of a round's updates, in client order."""
+    reports = []
+    for client in sorted(updates):
+        header = json_format.Parse(updates[client].report, federation_pb2.UpdateHeader())
+        reports.append(
+            ClientReport(
+                client=client,
+                samples=updates[client].samples,
+                participant=current.participants[client],
+                scores=tuple(header.scores),
+                measurements=header.measurements,
+                signature=tuple(header.signature),
+            )
+        )
+    return tuple(reports)
+
+
+def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
+    """Mean over rows: exact for accuracies of disjoint shards, weighted by rows otherwise."""
+    known = [score for score in scores if score is not None]
+    rows = sum(score.rows for score in known)
+    return sum(score.value * score.rows for score in known) / rows if rows else None
+
+
+def spread(values: Iterable[float | None]) -> tuple[float, float, float] | None:
+    """Mean, mean of the worst tenth of clients (at least one), worst."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return None
+    tenth = known[: max(1, math.ceil(len(known) / 10))]
+    return (math.fsum(known) / len(known), math.fsum(tenth) / len(tenth), known[0])
+
+
+def cluster_sizes(rows: Iterable[Sequence[float]], clusters: int) -> list[int]:
+    """Clients by their largest membership (ties: the lower cluster)."""
+    sizes = [0] * clusters
+    for row in rows:
+        sizes[max(range(len(row)), key=lambda j: (row[j], -j))] += 1
+    return sizes
+
+
+def summarise(
+    current: RoundRecord,
+    reports: Sequence[ClientReport],
+    before: Mapping[str, Traffic],
+    now_ms: int,
+) -> jobs_pb2.RoundSummary:
+    """Summary of a round. `before` is each client's traffic as of its last report, so that bytes are this round's."""
+    score = federation_pb2.Score
+    summary = jobs_pb2.RoundSummary(
+        round=current.number,
+        seconds=(now_ms - current.opened_ms) / 1000,
+        asked=len(current.participants),
+        accepted=len(reports),
+        membership_version=current.membership_version,
+        cluster_sizes=cluster_sizes((p.memberships for p in current.participants.values()), current.clusters),
+    )
+    moved = [
+        tuple(max(0, a - b) for a, b in zip(r.traffic, before.get(r.client, (0, 0, 0, 0)), strict=True))
+        for r in reports
+    ]
+    if moved:
+        sums = [sum(column) for column in zip(*moved, strict=True)]
+        summary.socket_bytes_up, summary.socket_bytes_down = sums[0], sums[1]
+        summary.payload_bytes_up, summary.payload_bytes_down = sums[2], sums[3]
+        peaks = [r.measurements.peak_rss_bytes for r in reports]
+        summary.peak_rss_bytes_max = max(peaks)
+        summary.peak_rss_bytes_mean = sum(peaks) / len(peaks)
+        summary.train_seconds_mean = sum(r.measurements.train_seconds for r in reports) / len(reports)
+    shared = {
+        "shared_before": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE) for r in reports),
+        "shared_after": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_AFTER) for r in reports),
+        "shared_mass_weighted": pooled(
+            r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE, score.VIEW_MASS_WEIGHTED) for r in reports
+        ),
+    }
+    for name, value in shared.items():
+        if value is not None:
+            setattr(summary, name, value)
+    for name, moment in (("personal_before", score.MOMENT_BEFORE), ("personal_after", score.MOMENT_AFTER)):
+        found = spread(_value(r.score(score.SPLIT_PERSONAL, moment)) for r in reports)
+        if found:
+            for suffix, value in zip(("mean", "worst_tenth", "worst"), found, strict=True):
+                setattr(summary, f"{name}_{suffix}", value)
+    return summary
+
+
+def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
+    """Final figures by client."""
+    score = federation_pb2.Score
+    results = []
+    for report in reports:
+        result = jobs_pb2.ClientResult(
+            client=report.client,
+            tier=report.participant.tier,
+            samples=report.samples,
+            memberships=report.participant.memberships,
+            majority=max((s.majority for s in report.scores), default=0.0),
+            peak_rss_bytes=report.measurements.peak_rss_bytes,
+            socket_bytes_sent=report.measurements.socket_bytes_sent,
+            socket_bytes_received=report.measurements.socket_bytes_received,
+        )
+        for name, split, moment in (
+            ("personal_before", score.SPLIT_PERSONAL, score.MOMENT_BEFORE),
+            ("personal_after", score.SPLIT_PERSONAL, score.MOMENT_AFTER),
+            ("shared_before", score.SPLIT_SHARED, score.MOMENT_BEFORE),
+            ("shared_after", score.SPLIT_SHARED, score.MOMENT_AFTER),
+        ):
+            found = report.score(split, moment)
+            if found is not None:
+                setattr(result, name, found.value)
+        results.append(result)
+    return results
+
+
+def _value(score: federation_pb2.Score | None) -> float | None:
+    return None if score is None else score.value
