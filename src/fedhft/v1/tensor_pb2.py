@@ -24,21 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66\x65\x64hft/v1/tensor.proto\x12\tfedhft.v1\"\xa9\x01\n\x06Subset\x12\r\n\x03\x61ll\x18\x01 \x01(\x08H\x00\x12\x10\n\x06\x62itmap\x18\x02 \x01(\x0cH\x00\x12&\n\x07present\x18\x03 \x01(\x0b\x32\x13.fedhft.v1.RiceGapsH\x00\x12%\n\x06\x61\x62sent\x18\x04 \x01(\x0b\x32\x13.fedhft.v1.RiceGapsH\x00\x12\'\n\x06seeded\x18\x05 \x01(\x0b\x32\x15.fedhft.v1.SeededRowsH\x00\x42\x06\n\x04\x66orm\":\n\x08RiceGaps\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x11\n\tparameter\x18\x02 \x01(\r\x12\x0c\n\x04\x62its\x18\x03 \x01(\x0c\"(\n\nSeededRows\x12\x0c\n\x04seed\x18\x01 \x01(\x06\x12\x0c\n\x04kept\x18\x02 \x03(\r\"\xf1\x01\n\x0bTensorBlock\x12*\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\x18.fedhft.v1.ValueEncoding\x12\r\n\x05group\x18\x02 \x01(\r\x12\"\n\x07tensors\x18\x03 \x01(\x0b\x32\x11.fedhft.v1.Subset\x12\x0c\n\x04\x63ols\x18\x04 \x03(\r\x12!\n\x06masked\x18\x05 \x01(\x0b\x32\x11.fedhft.v1.Subset\x12\x1f\n\x04rows\x18\x06 \x01(\x0b\x32\x11.fedhft.v1.Subset\x12\r\n\x05\x63odes\x18\x07 \x03(\x0c\x12\x0e\n\x06scales\x18\x08 \x03(\x0c\x12\x12\n\nscale_base\x18\t \x01(\r*\x93\x01\n\rValueEncoding\x12\x1e\n\x1aVALUE_ENCODING_UNSPECIFIED\x10\x00\x12\x17\n\x13VALUE_ENCODING_FP32\x10\x01\x12\x17\n\x13VALUE_ENCODING_FP16\x10\x02\x12\x17\n\x13VALUE_ENCODING_BF16\x10\x03\x12\x17\n\x13VALUE_ENCODING_INT8\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66\x65\x64hft/v1/tensor.proto\x12\tfedhft.v1\"\xa9\x01\n\x06Subset\x12\r\n\x03\x61ll\x18\x01 \x01(\x08H\x00\x12\x10\n\x06\x62itmap\x18\x02 \x01(\x0cH\x00\x12&\n\x07present\x18\x03 \x01(\x0b\x32\x13.fedhft.v1.RiceGapsH\x00\x12%\n\x06\x61\x62sent\x18\x04 \x01(\x0b\x32\x13.fedhft.v1.RiceGapsH\x00\x12\'\n\x06seeded\x18\x05 \x01(\x0b\x32\x15.fedhft.v1.SeededRowsH\x00\x42\x06\n\x04\x66orm\":\n\x08RiceGaps\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x11\n\tparameter\x18\x02 \x01(\r\x12\x0c\n\x04\x62its\x18\x03 \x01(\x0c\"(\n\nSeededRows\x12\x0c\n\x04seed\x18\x01 \x01(\x06\x12\x0c\n\x04kept\x18\x02 \x03(\r\"G\n\x06Stream\x12\x10\n\x06stored\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04zstd\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07\x64\x65\x66late\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06\x63oding\"\x97\x02\n\x0bTensorBlock\x12*\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\x18.fedhft.v1.ValueEncoding\x12\r\n\x05group\x18\x02 \x01(\r\x12\"\n\x07tensors\x18\x03 \x01(\x0b\x32\x11.fedhft.v1.Subset\x12\x0c\n\x04\x63ols\x18\x04 \x03(\r\x12!\n\x06masked\x18\x05 \x01(\x0b\x32\x11.fedhft.v1.Subset\x12\x1f\n\x04rows\x18\x06 \x01(\x0b\x32\x11.fedhft.v1.Subset\x12 \n\x05\x63odes\x18\x07 \x03(\x0b\x32\x11.fedhft.v1.Stream\x12!\n\x06scales\x18\x08 \x03(\x0b\x32\x11.fedhft.v1.Stream\x12\x12\n\nscale_base\x18\t \x01(\r*\x93\x01\n\rValueEncoding\x12\x1e\n\x1aVALUE_ENCODING_UNSPECIFIED\x10\x00\x12\x17\n\x13VALUE_ENCODING_FP32\x10\x01\x12\x17\n\x13VALUE_ENCODING_FP16\x10\x02\x12\x17\n\x13VALUE_ENCODING_BF16\x10\x03\x12\x17\n\x13VALUE_ENCODING_INT8\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedhft.v1.tensor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VALUEENCODING']._serialized_start=556
-  _globals['_VALUEENCODING']._serialized_end=703
+  _globals['_VALUEENCODING']._serialized_start=667
+  _globals['_VALUEENCODING']._serialized_end=814
   _globals['_SUBSET']._serialized_start=38
   _globals['_SUBSET']._serialized_end=207
   _globals['_RICEGAPS']._serialized_start=209
   _globals['_RICEGAPS']._serialized_end=267
   _globals['_SEEDEDROWS']._serialized_start=269
   _globals['_SEEDEDROWS']._serialized_end=309
-  _globals['_TENSORBLOCK']._serialized_start=312
-  _globals['_TENSORBLOCK']._serialized_end=553
+  _globals['_STREAM']._serialized_start=311
+  _globals['_STREAM']._serialized_end=382
+  _globals['_TENSORBLOCK']._serialized_start=385
+  _globals['_TENSORBLOCK']._serialized_end=664
 # @@protoc_insertion_point(module_scope)

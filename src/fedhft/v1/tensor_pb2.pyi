@@ -157,12 +157,43 @@ class SeededRows(_message.Message):
 Global___SeededRows: _TypeAlias = SeededRows  # noqa: Y015
 
 @_typing.final
+class Stream(_message.Message):
+    """A byte string whose uncompressed size the reader computes from shapes and rows before it inflates anything.
+    The sender picks the shortest coding; every frame ends where its bytes end and inflates to exactly that size.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_FIELD_NUMBER: _builtins.int
+    ZSTD_FIELD_NUMBER: _builtins.int
+    DEFLATE_FIELD_NUMBER: _builtins.int
+    stored: _builtins.bytes
+    """As it is."""
+    zstd: _builtins.bytes
+    """A zstd frame (RFC 8878) without magic number."""
+    deflate: _builtins.bytes
+    """Raw deflate blocks (RFC 1951): zstd stores bytes that are almost evenly spread, deflate codes them."""
+    def __init__(
+        self,
+        *,
+        stored: _builtins.bytes = ...,
+        zstd: _builtins.bytes = ...,
+        deflate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coding", b"coding", "deflate", b"deflate", "stored", b"stored", "zstd", b"zstd"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coding", b"coding", "deflate", b"deflate", "stored", b"stored", "zstd", b"zstd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_coding: _TypeAlias = _typing.Literal["stored", "zstd", "deflate"]  # noqa: Y015
+    _WhichOneofArgType_coding: _TypeAlias = _typing.Literal["coding", b"coding"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_coding) -> _WhichOneofReturnType_coding | None: ...
+
+Global___Stream: _TypeAlias = Stream  # noqa: Y015
+
+@_typing.final
 class TensorBlock(_message.Message):
     """Several masked matrices coded together. Shapes are the job schema's, so none travel but the ranks of product factors.
-
-    Every byte string of `codes` and `scales` is a *stream* whose uncompressed size the reader computes from shapes and
-    rows before it inflates anything: a stream of exactly that size is stored as it is, a shorter one is a zstd frame
-    without magic number. Values of all matrices stand one after another, matrices in schema order, kept rows ascending, row-major.
+    Values of all matrices stand one after another: matrices in schema order, kept rows ascending, row-major.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -197,13 +228,13 @@ class TensorBlock(_message.Message):
         """Which rows are present, over the concatenated rows of the masked tensors; unset when none is masked."""
 
     @_builtins.property
-    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+    def codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stream]:
         """int8: one stream of codes. fp32, fp16, bf16: one stream per byte of a value, most significant first, after the
         bits of each value were rotated left by one (the sign comes last, the exponent stands alone).
         """
 
     @_builtins.property
-    def scales(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+    def scales(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stream]:
         """int8: one byte per group (one stream), or two (two streams, high bytes first): 0 for a group of zeros, else
         n with scale = the binary32 whose upper 13 bits are scale_base + n - 1 and whose other bits are 0.
         """
@@ -217,8 +248,8 @@ class TensorBlock(_message.Message):
         cols: _abc.Iterable[_builtins.int] | None = ...,
         masked: Global___Subset | None = ...,
         rows: Global___Subset | None = ...,
-        codes: _abc.Iterable[_builtins.bytes] | None = ...,
-        scales: _abc.Iterable[_builtins.bytes] | None = ...,
+        codes: _abc.Iterable[Global___Stream] | None = ...,
+        scales: _abc.Iterable[Global___Stream] | None = ...,
         scale_base: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["masked", b"masked", "rows", b"rows", "tensors", b"tensors"]  # noqa: Y015
