@@ -143,8 +143,14 @@ class Federation(federation_pb2_grpc.FederationServicer):
             raise FedhftError(
                 ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not (or no longer) published; ask NextTask again"
             )
+        part = view.round.participants.get(client) if view.round else None
+        moved = metrics.PAYLOAD_BYTES.labels(
+            direction="down",
+            payload="snapshot" if digest in view.snapshot_digests() else "delta",
+            tier=part.tier if part else "none",
+        )
         async for chunk in self._chunks(job, digest, request.offset):
-            metrics.PAYLOAD_BYTES.labels(direction="down", payload="version", tier="").inc(len(chunk.data))
+            moved.inc(len(chunk.data))
             yield chunk
 
     async def _chunks(self, job: JobId, digest: str, offset: int) -> AsyncIterator[federation_pb2.BlobChunk]:

@@ -119,9 +119,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         digest = request.digest.hex()
         size = await self._store.blobs.size(name, digest) if digest in offered else None
         if size is None:
-            raise FedhftError(
-                ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not part of the last version; export again"
-            )
+            raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the last version; export again")
         offset = request.offset
         while offset < size:
             data = await self._store.blobs.get(name, digest, offset, SEND_CHUNK_BYTES)

@@ -1,8 +1,8 @@
 """Receiving updates: header, chunks, checks, one durable append, then the acknowledgement.
 
-A small update (one chunk) stays in memory until it is stored and recorded. A larger one is staged in the store chunk by chunk,
-so a broken stream resumes at its offset, on this replica or another. Memory is bounded by the number of streams that
-may receive at once, not by the number of clients: the others wait under gRPC's flow control, within their deadline.
+A small update (one chunk) stays in memory until it is stored and recorded. A larger one is staged in the store chunk by
+chunk, so a broken stream resumes at its offset, on this replica or another. Memory is bounded by the number of streams
+that may receive at once, not by the number of clients; the others wait under gRPC flow control until their deadline.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Uploads:
 
 
 async def _within(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
-    """The stream's chunks, each within its time and size. Raises TRUNCATED_STREAM, UPDATE_TOO_LARGE, MALFORMED_UPDATE."""
+    """The chunks, each within its time and size. Raises TRUNCATED_STREAM, UPDATE_TOO_LARGE, MALFORMED_UPDATE."""
     while True:
         try:
             async with asyncio.timeout(_CHUNK_TIMEOUT_S):

@@ -29,11 +29,12 @@ class JobView:
 
     def served_digests(self) -> set[str]:
         """Blobs that clients may pull: published deltas and snapshots, nothing else."""
-        found: set[str] = set()
-        for version in self.versions.values():
-            found.update(blob.digest for blob in version.deltas.values())
-            found.update(blob.digest for blob in version.snapshots.values())
-        return found
+        deltas = {blob.digest for version in self.versions.values() for blob in version.deltas.values()}
+        return deltas | self.snapshot_digests()
+
+    def snapshot_digests(self) -> set[str]:
+        """Those of them that are whole scopes."""
+        return {blob.digest for version in self.versions.values() for blob in version.snapshots.values()}
 
 
 class JobViews:

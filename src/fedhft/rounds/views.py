@@ -29,8 +29,8 @@ def fetches(
 ) -> tuple[Fetch, ...]:
     """The cheaper, by bytes, of the missing deltas and a snapshot, for each scope.
 
-    versions: the records still kept, by number. A scope nobody ever changed needs nothing. A client that holds a version
-    newer than `target`, or one whose deltas are no longer kept, takes the snapshot.
+    versions: the records still kept, by number. A scope nobody ever changed needs nothing. A client that holds a
+    version newer than `target`, or one whose deltas are no longer kept, takes the snapshot.
     """
     if target == 0:
         return ()
