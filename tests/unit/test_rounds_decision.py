@@ -1,0 +1,143 @@
+"""What a job does next: every branch, and that no state is a dead end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhft.job import JobSpec, parse_job
+from fedhft.rounds.decision import (
+    Complete,
+    Evaluate,
+    Extend,
+    Fail,
+    Fold,
+    OpenRound,
+    Over,
+    Situation,
+    Start,
+    Wait,
+    decide,
+)
+from fedhft.store.records import JobStatus, Participant, Phase, RoundRecord
+
+RULES = {"total": 3, "min_clients": 2, "deadline": "10s", "extensions": 1, "join_timeout": "60s", "quorum": 0.5}
+
+
+def spec(**rounds: Any) -> JobSpec:
+    return parse_job(
+        {"name": "j", "model": {"name": "m"}, "task": {"labels": ["a", "b"]}, "rounds": {**RULES, **rounds}}
+    )
+
+
+def round_record(number: int = 1, phase: Phase = Phase.COLLECTING, **changes: Any) -> RoundRecord:
+    part = Participant(tier="standard", samples=5, depth=2, density=1.0, memberships=(1.0,))
+    fields: dict[str, Any] = {
+        "number": number,
+        "phase": phase,
+        "base_version": number - 1,
+        "membership_version": 0,
+        "clusters": 1,
+        "opened_ms": 1000,
+        "deadline_ms": 11_000,
+        "target": 4,
+        "quorum": 2,
+        "participants": {f"c{i}": part for i in range(4)},
+    }
+    return RoundRecord.model_validate({**fields, **changes})
+
+
+def situation(**changes: Any) -> Situation:
+    fields: dict[str, Any] = {
+        "spec": spec(),
+        "status": JobStatus.RUNNING,
+        "created_ms": 0,
+        "round": None,
+        "accepted": 0,
+        "live": 4,
+        "joined": 4,
+    }
+    return Situation(**{**fields, **changes})
+
+
+def test_a_job_starts_when_enough_clients_have_joined() -> None:
+    assert decide(situation(status=JobStatus.WAITING, live=1), 10) == Wait(60_000)
+    assert decide(situation(status=JobStatus.WAITING, live=2), 10) == Start()
+
+
+def test_waiting_for_clients_ends_with_a_reason_that_names_the_field() -> None:
+    decision = decide(situation(status=JobStatus.WAITING, live=1), 60_000)
+    assert isinstance(decision, Fail)
+    assert "rounds.min_clients" in decision.reason
+
+
+def test_rounds_follow_each_other_and_end_in_the_final_evaluation() -> None:
+    assert decide(situation(), 10) == OpenRound(1, evaluation=False)
+    assert decide(situation(round=round_record(2, Phase.PUBLISHED)), 10) == OpenRound(3, evaluation=False)
+    assert decide(situation(round=round_record(3, Phase.PUBLISHED)), 10) == Evaluate()
+    evaluating = situation(status=JobStatus.EVALUATING, round=round_record(3, Phase.PUBLISHED))
+    assert decide(evaluating, 10) == OpenRound(4, evaluation=True)
+    done = round_record(4, Phase.PUBLISHED, evaluation=True)
+    assert decide(situation(status=JobStatus.EVALUATING, round=done), 10) == Complete()
+
+
+def test_without_final_evaluation_the_last_round_completes_the_job() -> None:
+    raw = spec().model_dump()
+    quick = JobSpec.model_validate({**raw, "evaluation": {"final": False}})
+    assert decide(situation(spec=quick, round=round_record(3, Phase.PUBLISHED)), 10) == Complete()
+
+
+def test_a_round_closes_early_at_its_target_and_at_its_deadline_with_quorum() -> None:
+    current = round_record()
+    assert decide(situation(round=current, accepted=3), 5000) == Wait(11_000)
+    assert decide(situation(round=current, accepted=4), 5000) == Fold(1)
+    assert decide(situation(round=current, accepted=2), 11_000) == Fold(1)
+
+
+def test_without_quorum_a_round_is_extended_a_bounded_number_of_times_then_the_job_fails() -> None:
+    assert decide(situation(round=round_record(), accepted=1), 11_000) == Extend(1, 21_000)
+    failed = decide(situation(round=round_record(extensions=1), accepted=1), 21_000)
+    assert isinstance(failed, Fail)
+    assert "1 of 4 asked clients delivered, 2 needed" in failed.reason
+
+
+def test_a_folding_round_is_folded_again_by_whoever_comes_next() -> None:
+    assert decide(situation(round=round_record(phase=Phase.FOLDING)), 10) == Fold(1)
+
+
+def test_the_final_evaluation_closes_at_its_deadline_without_quorum() -> None:
+    current = round_record(4, evaluation=True)
+    assert decide(situation(status=JobStatus.EVALUATING, round=current, accepted=0), 11_000) == Fold(4)
+
+
+def test_when_every_client_is_gone_the_job_fails_after_the_join_timeout() -> None:
+    gone = situation(round=round_record(phase=Phase.PUBLISHED), live=0)
+    assert decide(gone, 20_000) == Wait(71_000)
+    assert isinstance(decide(gone, 71_000), Fail)
+
+
+@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+def test_nothing_happens_to_a_job_that_is_over(status: JobStatus) -> None:
+    assert decide(situation(status=status, round=round_record(), accepted=4), 10**9) == Over()
+
+
+@given(
+    status=st.sampled_from(JobStatus),
+    number=st.integers(0, 4),
+    phase=st.sampled_from(Phase),
+    evaluation=st.booleans(),
+    accepted=st.integers(0, 4),
+    live=st.integers(0, 4),
+    now=st.integers(0, 10**6),
+)
+def test_every_wait_ends_in_the_future_and_everything_else_acts(
+    status: JobStatus, number: int, phase: Phase, evaluation: bool, accepted: int, live: int, now: int
+) -> None:
+    current = round_record(number, phase, evaluation=evaluation) if number else None
+    decision = decide(situation(status=status, round=current, accepted=accepted, live=live), now)
+    if isinstance(decision, Wait):
+        assert now < decision.until_ms <= 11_000 + 60_000
+    assert isinstance(decision, Over) == status.over

@@ -1,0 +1,161 @@
+"""Who takes part, and what an update may carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec, parse_job
+from fedhft.rounds.acceptance import check_update, expected_keys, largest_update
+from fedhft.rounds.opening import live_clients, open_round, plan_of, sampled
+from fedhft.rounds.summary import cluster_sizes, spread
+from fedhft.store.records import AgentRecord, ClientRecord, MembershipRecord
+
+SCHEMA = AdapterSchema(
+    base_digest="b",
+    tokenizer_digest="t",
+    architecture="x",
+    labels=("a", "b"),
+    layers=4,
+    slots=tuple(Slot(f"layer.{i}.query", i, 8, 12, 2) for i in range(4)),
+    head=(Parameter("classifier.weight", (2, 8)), Parameter("classifier.bias", (2,))),
+)
+
+
+def spec(**changes: Any) -> JobSpec:
+    raw: dict[str, Any] = {
+        "name": "j",
+        "model": {"name": "m"},
+        "task": {"labels": ["a", "b"]},
+        "adapter": {"rank": 2},
+        "tiers": {"large": {"min_memory": "2GiB"}, "small": {"density": 0.25, "depth": 2}},
+    }
+    return parse_job({**raw, **changes})
+
+
+def client(name: str, tier: str = "large") -> ClientRecord:
+    return ClientRecord(client=name, tier=tier, samples=10, data_digest="", joined_ms=0)
+
+
+def opened(spec_: JobSpec, number: int = 1, **changes: Any) -> Any:
+    clients = {"a": client("a"), "b": client("b", "small"), "c": client("c")}
+    fields: dict[str, Any] = {
+        "number": number,
+        "evaluation": False,
+        "base_version": number - 1,
+        "memberships": None,
+        "clients": clients,
+        "live": ("a", "b", "c"),
+        "now_ms": 5000,
+    }
+    return open_round(spec_, SCHEMA, **{**fields, **changes})
+
+
+def test_a_silent_client_is_not_asked() -> None:
+    agents = {
+        name: AgentRecord(client=name, lease_token="t", memory_bytes=0, agent_version="", last_seen_ms=seen)
+        for name, seen in {"a": 200_000, "b": 10_000}.items()
+    }
+    clients = {name: client(name) for name in ("a", "b", "never-enrolled")}
+    assert live_clients(spec(rounds={"client_timeout": "60s"}), clients, agents, 201_000) == ("a",)
+
+
+def test_sampling_is_seeded_and_changes_from_round_to_round() -> None:
+    names = tuple(f"c{i:02}" for i in range(20))
+    half = spec(rounds={"sample": 0.5})
+    first = sampled(half, names, 1)
+    assert len(first) == 10
+    assert first == sampled(half, names, 1)
+    assert first != sampled(half, names, 2)
+    assert first == tuple(sorted(first))
+
+
+def test_tiers_decide_depth_and_density_and_uniform_methods_ignore_them() -> None:
+    current = opened(spec())
+    assert plan_of(spec(), current, "b").density == 0.25
+    assert plan_of(spec(), current, "b").depth == 2
+    assert plan_of(spec(), current, "a").depth == 4
+    fedit = spec(method="fedit")
+    assert plan_of(fedit, opened(fedit), "b").density == 1.0
+
+
+def test_a_client_without_memberships_is_spread_evenly() -> None:
+    memberships = MembershipRecord(version=3, round=1, clusters=2, rows={"a": (0.9, 0.1)})
+    current = opened(spec(), memberships=memberships)
+    assert current.participants["a"].memberships == (0.9, 0.1)
+    assert current.participants["c"].memberships == (0.5, 0.5)
+    assert current.membership_version == 3
+
+
+def test_the_first_alternate_round_trains_b_because_b_starts_at_zero() -> None:
+    alternate = spec(method={"trained": "alternate"})
+    first, second = opened(alternate, 1), opened(alternate, 2)
+    assert (plan_of(alternate, first, "a").train_a, plan_of(alternate, first, "a").train_b) == (False, True)
+    assert (plan_of(alternate, second, "a").train_a, plan_of(alternate, second, "a").train_b) == (True, False)
+
+
+def update_of(spec_: JobSpec, name: str, scale: float = 1.0) -> MaskedDelta:
+    plan = plan_of(spec_, opened(spec_), name)
+    tensors = {}
+    for key in expected_keys(spec_, SCHEMA, plan):
+        rows, cols = SCHEMA.shape(key)
+        kept = plan.rows_allowed(key, SCHEMA)
+        index = None if kept == rows else np.arange(kept, dtype=np.int32)
+        tensors[key] = MaskedMatrix(rows, cols, index, np.full((kept, cols), scale, np.float32))
+    return MaskedDelta(tensors)
+
+
+def refusal(spec_: JobSpec, name: str, delta: MaskedDelta) -> ErrorCode:
+    with pytest.raises(FedhftError) as caught:
+        check_update(spec_, SCHEMA, plan_of(spec_, opened(spec_), name), delta)
+    return caught.value.code
+
+
+def test_an_update_as_planned_is_fine_and_another_clients_is_not() -> None:
+    job = spec()
+    check_update(job, SCHEMA, plan_of(job, opened(job), "a"), update_of(job, "a"))
+    check_update(job, SCHEMA, plan_of(job, opened(job), "b"), update_of(job, "b"))
+    assert refusal(job, "b", update_of(job, "a")) is ErrorCode.OUTSIDE_PLAN
+
+
+def test_rows_beyond_the_density_are_refused() -> None:
+    job = spec()
+    delta = update_of(job, "b")
+    key = TensorKey("layer.3.query", Part.B)
+    tensors = {**delta.tensors, key: MaskedMatrix.full(np.ones((12, 2), np.float32))}
+    assert refusal(job, "b", MaskedDelta(tensors)) is ErrorCode.OUTSIDE_PLAN
+
+
+def test_wrong_shapes_unfinite_values_large_norms_and_nothing_are_refused_by_name() -> None:
+    job = spec(limits={"update_norm": 5.0})
+    good = dict(update_of(job, "b", 0.1).tensors)
+    key = TensorKey("classifier.bias", Part.HEAD)
+    wrong = {**good, key: MaskedMatrix.full(np.ones((3, 1), np.float32))}
+    assert refusal(job, "b", MaskedDelta(wrong)) is ErrorCode.WRONG_SHAPE
+    nan = {**good, key: MaskedMatrix.full(np.array([[np.nan], [1]], np.float32))}
+    assert refusal(job, "b", MaskedDelta(nan)) is ErrorCode.NON_FINITE
+    assert refusal(job, "b", update_of(job, "b", 100.0)) is ErrorCode.NORM_TOO_LARGE
+    assert refusal(job, "b", MaskedDelta({})) is ErrorCode.MALFORMED_UPDATE
+
+
+def test_the_size_bound_follows_the_plan() -> None:
+    job = spec()
+    current = opened(job)
+    small, large = (largest_update(job, SCHEMA, plan_of(job, current, name)) for name in ("b", "a"))
+    assert small < large
+    assert largest_update(spec(limits={"update_bytes": "1MiB"}), SCHEMA, plan_of(job, current, "b")) == 2**20
+
+
+def test_the_worst_tenth_is_a_mean_over_at_least_one_client() -> None:
+    assert spread([]) is None
+    assert spread([0.5, None, 1.0]) == (0.75, 0.5, 0.5)
+    mean, tenth, worst = spread([i / 20 for i in range(20)]) or (0, 0, 0)
+    assert (round(mean, 6), tenth, worst) == (0.475, 0.025, 0.0)
+
+
+def test_clients_are_counted_by_their_largest_membership() -> None:
+    assert cluster_sizes([(0.5, 0.5), (0.1, 0.9), (1.0, 0.0)], 2) == [2, 1]

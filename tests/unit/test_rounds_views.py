@@ -1,0 +1,69 @@
+"""Which blobs a client fetches."""
+
+from __future__ import annotations
+
+from fedhft.adapter import SHARED
+from fedhft.rounds.views import Fetch, fetches, scopes_needed
+from fedhft.store.records import StoredBlob, VersionRecord
+
+
+def version(number: int, delta: int, snapshot: int, scopes: tuple[str, ...] = ("shared", "cluster-0")) -> VersionRecord:
+    return VersionRecord(
+        version=number,
+        round=number,
+        clusters=1,
+        deltas={scope: StoredBlob(digest=f"d{number}{scope}", size=delta) for scope in scopes},
+        snapshots={scope: StoredBlob(digest=f"s{number}{scope}", size=snapshot) for scope in scopes},
+    )
+
+
+VERSIONS = {n: version(n, delta=10, snapshot=25) for n in range(1, 6)}
+
+
+def test_nothing_is_fetched_for_the_start() -> None:
+    assert fetches(VERSIONS, 0, ["shared"], {}) == ()
+
+
+def test_a_client_one_version_behind_takes_the_delta() -> None:
+    assert [f.version for f in fetches(VERSIONS, 5, ["shared"], {"shared": 4})] == [5]
+    assert not fetches(VERSIONS, 5, ["shared"], {"shared": 4})[0].snapshot
+
+
+def test_a_client_far_behind_takes_the_snapshot_when_that_is_cheaper() -> None:
+    found = fetches(VERSIONS, 5, ["shared"], {"shared": 2})
+    assert found == (Fetch("shared", 5, True, VERSIONS[5].snapshots["shared"]),)
+    assert [f.version for f in fetches(VERSIONS, 5, ["shared"], {"shared": 3})] == [4, 5]
+
+
+def test_a_client_behind_the_kept_versions_takes_the_snapshot() -> None:
+    kept = {n: version(n, delta=1, snapshot=1000) for n in (4, 5)}
+    assert [f.snapshot for f in fetches(kept, 5, ["shared"], {"shared": 2})] == [True]
+    assert [f.snapshot for f in fetches(kept, 5, ["shared"], {"shared": 3})] == [False, False]
+
+
+def test_a_client_ahead_of_the_version_takes_the_snapshot() -> None:
+    assert [f.snapshot for f in fetches(VERSIONS, 4, ["shared"], {"shared": 5})] == [True]
+
+
+def test_a_scope_that_did_not_change_costs_nothing() -> None:
+    still = VersionRecord(version=2, round=2, clusters=1, deltas={}, snapshots=VERSIONS[1].snapshots)
+    assert fetches({1: VERSIONS[1], 2: still}, 2, ["shared"], {"shared": 1}) == ()
+
+
+def test_a_cluster_that_split_off_is_fetched_whole() -> None:
+    split = VersionRecord(
+        version=2,
+        round=2,
+        clusters=2,
+        deltas={"cluster-0": StoredBlob(digest="d", size=1)},
+        snapshots={
+            "cluster-0": StoredBlob(digest="s0", size=50),
+            "cluster-1": StoredBlob(digest="s1", size=50),
+        },
+    )
+    found = fetches({1: version(1, 1, 50), 2: split}, 2, ["cluster-0", "cluster-1"], {"cluster-0": 1})
+    assert [(f.scope, f.snapshot) for f in found] == [("cluster-0", False), ("cluster-1", True)]
+
+
+def test_clusters_without_served_weight_are_not_needed() -> None:
+    assert scopes_needed((0.7, 0.0, 0.3)) == (SHARED, "cluster-0", "cluster-2")
