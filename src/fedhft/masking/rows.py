@@ -39,7 +39,7 @@ class RowMemory:
         if self.score.ndim != 1 or self.score.shape != self.last_sent.shape:
             raise FedhftError(
                 ErrorCode.WRONG_SHAPE,
-                f"row memory: {self.score.shape} scores, {self.last_sent.shape} rounds; there must be one of each per row",
+                f"row memory: {self.score.shape} scores, {self.last_sent.shape} rounds; one of each per row is needed",
             )
 
     @classmethod
