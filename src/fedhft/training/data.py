@@ -1,0 +1,182 @@
+"""A client's rows: parsed against the job's task, split, and named by a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedhft import seeds
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec, TaskSpec
+from fedhft.training.tables import RawRow, read_table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. label: class index (classification) or a finite number (regression)."""
+
+    text: str
+    text_pair: str | None
+    label: float
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client trains on and is scored by.
+
+    train: rows that have gradients; never empty. holdout: its personal score; may be empty. shared: the common
+    validation split, None where this agent has none. digest: SHA-256 (hex) of the training rows, by which a cached
+    signature is known to fit.
+    """
+
+    train: tuple[Row, ...]
+    holdout: tuple[Row, ...]
+    shared: tuple[Row, ...] | None
+    digest: str
+
+    @classmethod
+    def of(cls, train: Sequence[Row], holdout: Sequence[Row] = (), shared: Sequence[Row] | None = None) -> ClientData:
+        """Rows that are already parsed and split. Raises FedhftError(INVALID_DATA) when `train` is empty."""
+        if not train:
+            raise FedhftError(ErrorCode.INVALID_DATA, "data: no training rows; give the agent at least one")
+        return cls(tuple(train), tuple(holdout), None if shared is None else tuple(shared), rows_digest(train))
+
+
+def load_client_data(
+    spec: JobSpec, client: str, train: str | Path, holdout: str | Path | None = None, shared: str | Path | None = None
+) -> ClientData:
+    """Read a client's files. Without a holdout file, evaluation.holdout of the rows are held out, by class and seed.
+
+    Raises FedhftError(INVALID_DATA) naming file, line, column and fix.
+    """
+    rows = load_rows(train, spec.task)
+    if holdout is not None:
+        held = load_rows(holdout, spec.task, "validation")
+    else:
+        rows, held = split_rows(rows, spec.evaluation.holdout, seeds.seed_of("holdout", spec.seed, client))
+    return ClientData.of(rows, held, load_rows(shared, spec.task, "validation") if shared is not None else None)
+
+
+def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple[Row, ...]:
+    """Read and check every row of a source (see `tables.read_table`). Raises FedhftError(INVALID_DATA), also when it
+    is empty.
+    """
+    rows = tuple(_parse(raw, task) for raw in read_table(source, split))
+    if not rows:
+        raise FedhftError(ErrorCode.INVALID_DATA, f"data {source}: the {split} split is empty; give at least one row")
+    return rows
+
+
+def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """(train, holdout): holds out `share` of the rows, class by class, drawn by `seed`; both keep the source's order.
+
+    round(share * n) rows in all, spread over classes by largest remainder; every class keeps a training row, and
+    with share > 0 and two rows or more at least one is held out where that is possible.
+    """
+    if share <= 0 or len(rows) < 2:
+        return tuple(rows), ()
+    wanted = max(1, math.floor(share * len(rows) + 0.5))
+    classes: dict[float, list[int]] = {}
+    for index, row in enumerate(rows):
+        classes.setdefault(row.label, []).append(index)
+    if len(classes) == len(rows):  # regression: all targets differ, so there is nothing to balance
+        classes = {0.0: list(range(len(rows)))}
+    exact = {label: share * len(members) for label, members in sorted(classes.items())}
+    taken = {label: min(math.floor(value), len(classes[label]) - 1) for label, value in exact.items()}
+    for label in sorted(exact, key=lambda label: (taken[label] - exact[label], label)):
+        if sum(taken.values()) >= wanted:
+            break
+        if taken[label] < len(classes[label]) - 1:
+            taken[label] += 1
+    held: set[int] = set()
+    for label, members in sorted(classes.items()):
+        order = np.argsort(seeds.integers(seeds.seed_of("split", seed, repr(label)), len(members)), kind="stable")
+        held.update(members[position] for position in order[: taken[label]])
+    return (
+        tuple(row for index, row in enumerate(rows) if index not in held),
+        tuple(row for index, row in enumerate(rows) if index in held),
+    )
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """SHA-256 (hex) over texts and labels, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.text, row.text_pair, row.label]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _parse(raw: RawRow, task: TaskSpec) -> Row:
+    text = _text(raw, task.text, "task.text")
+    pair = None if task.text_pair is None else _text(raw, task.text_pair, "task.text_pair")
+    value = _column(raw, task.label, "task.label")
+    label = _number(raw, task.label, value) if task.kind == "regression" else _class(raw, task, value)
+    return Row(text, pair, label)
+
+
+def _column(raw: RawRow, column: str, field: str) -> Any:
+    if column not in raw.columns:
+        raise FedhftError(
+            ErrorCode.INVALID_DATA,
+            f"data {raw.where}: no column {column!r} (it has {', '.join(map(repr, raw.columns))}); "
+            f"rename the column or set {field}",
+        )
+    return raw.columns[column]
+
+
+def _text(raw: RawRow, column: str, field: str) -> str:
+    value = _column(raw, column, field)
+    if not isinstance(value, str):
+        raise FedhftError(
+            ErrorCode.INVALID_DATA,
+            f"data {raw.where}, column {column!r} = {_shown(value)}: is not text; write a string",
+        )
+    return value
+
+
+def _number(raw: RawRow, column: str, value: Any) -> float:
+    try:
+        number = math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise FedhftError(
+            ErrorCode.INVALID_DATA,
+            f"data {raw.where}, column {column!r} = {_shown(value)}: is not a finite number; regression needs one",
+        )
+    return number
+
+
+def _class(raw: RawRow, task: TaskSpec, value: Any) -> float:
+    """Index of a label given as a name, or as an index (also one written as text, as CSV has it)."""
+    labels = task.labels
+    if isinstance(value, str):
+        if value in labels:
+            return float(labels.index(value))
+        if value.strip().isdecimal() and int(value) < len(labels):
+            return float(int(value))
+    elif (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and value == int(value)
+        and 0 <= value < len(labels)
+    ):
+        return float(int(value))
+    names = ", ".join(map(repr, labels[:12])) + (", ..." if len(labels) > 12 else "")
+    raise FedhftError(
+        ErrorCode.INVALID_DATA,
+        f"data {raw.where}, column {task.label!r} = {_shown(value)}: unknown label; "
+        f"use 0..{len(labels) - 1} or one of {names}",
+    )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,118 @@
+"""Digests of a base model and of its tokenizer, taken from the files alone (no torch).
+
+Two agents may train together only when both digests agree: the base digest covers every weight and the keys of the
+configuration that shape the network, the tokenizer digest covers how text becomes numbers. Keys that say nothing
+about the network (the library's version, label names, paths) are left out, so that a copy saved by another release
+still matches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fedhft.errors import ErrorCode, FedhftError
+
+WEIGHTS = "model.safetensors"
+WEIGHT_INDEX = "model.safetensors.index.json"
+
+_NOT_ARCHITECTURE = frozenset(
+    {
+        "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
+        "attn_implementation", "dtype", "finetuning_task", "gradient_checkpointing", "id2label", "label2id",
+        "name_or_path", "num_labels", "output_attentions", "output_hidden_states", "problem_type",
+        "return_dict", "task_specific_params", "torch_dtype", "torchscript", "transformers_version",
+        "use_cache",
+    }
+)  # fmt: skip
+
+_TOKENIZER_FILES = (
+    ("tokenizer.json",),
+    ("vocab.txt",),
+    ("vocab.json", "merges.txt"),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+    ("tokenizer.model",),
+)
+"""Alternatives, best first: the first whose files all exist is what the digest covers."""
+
+_BLOCK = 1 << 20
+
+
+def base_digest(path: Path) -> str:
+    """SHA-256, hex, over the sorted (name, SHA-256) of the weight files and the architecture keys of config.json.
+
+    Raises FedhftError(INVALID_MODEL) when `path` is no model directory.
+    """
+    config = read_config(path)
+    architecture = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    files = sorted((file.name, _file_digest(file)) for file in weight_files(path))
+    text = json.dumps({"architecture": architecture, "weights": files}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tokenizer_digest(path: Path) -> str:
+    """SHA-256, hex, over the tokenizer's vocabulary files. Raises FedhftError(INVALID_MODEL) when there are none."""
+    for names in _TOKENIZER_FILES:
+        files = [path / name for name in names]
+        if all(file.is_file() for file in files):
+            text = json.dumps(sorted((file.name, _file_digest(file)) for file in files), separators=(",", ":"))
+            return hashlib.sha256(text.encode()).hexdigest()
+    raise FedhftError(
+        ErrorCode.INVALID_MODEL,
+        f"model {path}: no tokenizer files (tokenizer.json, vocab.txt, ...); save the tokenizer beside the model",
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a model directory. Raises FedhftError(INVALID_MODEL)."""
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL,
+            f"model {path}: is no model directory (config.json: {error.strerror}); "
+            "give a folder written by save_pretrained, or a hub id",
+        ) from error
+    except ValueError as error:
+        raise FedhftError(ErrorCode.INVALID_MODEL, f"model {file}: is not JSON: {error}; restore the file") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL, f"model {file}: names no model_type; give a Hugging Face transformers model"
+        )
+    return config
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model directory. Raises FedhftError(INVALID_MODEL) when there are none."""
+    index = path / WEIGHT_INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise FedhftError(ErrorCode.INVALID_MODEL, f"model {index}: is no weight index: {error!r}") from error
+        files = [path / Path(name).name for name in names]
+    else:
+        files = [path / WEIGHTS]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL,
+            f"model {path}: weights missing ({', '.join(missing)}); only safetensors are read, "
+            "so convert other formats with save_pretrained(safe_serialization=True)",
+        )
+    return files
+
+
+def _file_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise FedhftError(ErrorCode.INVALID_MODEL, f"model {file}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()

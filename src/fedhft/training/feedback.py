@@ -1,0 +1,57 @@
+"""Error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847): what coding dropped is sent next time.
+
+    sent_t = decode(encode(delta_t + decay * carried_{t-1}));   carried_t = delta_t + decay * carried_{t-1} - sent_t
+
+Sound only where a coordinate means the same in the next round, so not for restart methods, whose A is redrawn. A row
+outside this round's mask keeps its (decayed) error until the row is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedhft.adapter import Float32, MaskedDelta, MaskedMatrix, TensorKey
+from fedhft.job import JobSpec
+from fedhft.methods import Combine, Start
+
+Carried = Mapping[TensorKey, Float32]
+"""Error by tensor, (rows x cols); an absent tensor carries none."""
+
+
+def carries_error(spec: JobSpec) -> bool:
+    """Whether the job's method and wire settings let errors be carried."""
+    method = spec.method
+    return spec.wire.error_feedback and method.start is Start.CONTINUE and method.combine is not Combine.NONE
+
+
+def with_carried(delta: MaskedDelta, carried: Carried, decay: float) -> MaskedDelta:
+    """The delta plus the decayed error of its own rows."""
+    tensors = {}
+    for key, matrix in delta:
+        error = carried.get(key)
+        if error is None:
+            tensors[key] = matrix
+        else:
+            rows = error if matrix.index is None else error[matrix.index]
+            values = (matrix.values + np.float32(decay) * rows).astype(np.float32)
+            tensors[key] = MaskedMatrix(matrix.rows, matrix.cols, matrix.index, values)
+    return MaskedDelta(tensors)
+
+
+def carried_after(carried: Carried, wanted: MaskedDelta, sent: MaskedDelta, decay: float) -> dict[TensorKey, Float32]:
+    """Errors after sending `sent` where `wanted` (delta plus decayed error) was meant; tensors without error are
+    left out.
+    """
+    after: dict[TensorKey, Float32] = {key: (np.float32(decay) * error) for key, error in carried.items()}
+    for key, matrix in wanted:
+        error = matrix.values - sent.tensors[key].values
+        whole = after.get(key)
+        if whole is None:
+            if not error.any():
+                continue
+            whole = np.zeros((matrix.rows, matrix.cols), np.float32)
+        whole[matrix.kept_rows] = error
+        after[key] = whole
+    return {key: error for key, error in after.items() if error.any()}

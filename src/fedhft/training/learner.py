@@ -1,0 +1,121 @@
+"""Local training: AdamW on what the plan trains, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedhft import seeds
+from fedhft.adapter import RowIndex, TensorKey
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import TrainingSpec
+from fedhft.plan import AdapterPlan
+from fedhft.training.batches import EncodedRows, steps_of, training_batches
+from fedhft.training.importance import Importance
+from fedhft.training.network import Network
+
+
+class TrainingStopped(Exception):  # noqa: N818 - an order, not an error
+    """Local training was asked to stop between two batches; nothing of it is kept."""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How one local training went."""
+
+    steps: int
+    seconds: float
+    """Wall seconds."""
+    loss: float
+    """Mean of the mini-batch losses."""
+
+
+def train(
+    network: Network,
+    rows: EncodedRows,
+    plan: AdapterPlan,
+    masks: Mapping[TensorKey, RowIndex | None],
+    settings: TrainingSpec,
+    *,
+    regression: bool,
+    learning_rate: float,
+    seed: int,
+    importance: Importance | None,
+    should_stop: Callable[[], bool],
+) -> TrainingReport:
+    """Train from where `network` stands. Deterministic for one seed on one thread: data order and dropout come from
+    `seed`.
+
+    Raises TrainingStopped when `should_stop` says so, FedhftError(NON_FINITE) when the loss is not finite.
+    """
+    started = time.perf_counter()
+    steps = steps_of(len(rows), settings.batch_size, plan.epochs, plan.max_steps)
+    total = 0.0
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.enable_grad(),
+        network.trainable(plan, masks, importance) as parameters,
+    ):
+        torch.manual_seed(seeds.seed_of("dropout", seed) >> 1)
+        network.model.train()
+        optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=False)
+        for batch in training_batches(rows.lengths, settings.batch_size, seed, steps):
+            if should_stop():
+                raise TrainingStopped
+            inputs, labels = rows.batch(batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss = mean_loss(network.logits(inputs), labels, regression)
+            loss.backward()
+            clip(parameters, settings.max_grad_norm)
+            optimiser.step()
+            value = float(loss.detach())
+            if not value - value == 0.0:
+                raise FedhftError.field(
+                    ErrorCode.NON_FINITE, "training.learning_rate", learning_rate, f"the loss became {value}",
+                    "lower the learning rate",
+                )  # fmt: skip
+            total += value
+    return TrainingReport(steps, time.perf_counter() - started, total / steps)
+
+
+def probe(
+    network: Network,
+    rows: EncodedRows,
+    plan: AdapterPlan,
+    batch_size: int,
+    *,
+    regression: bool,
+    seed: int,
+    importance: Importance,
+    batches: int,
+) -> None:
+    """Show `importance` the gradients of a few mini-batches where `network` stands, changing nothing."""
+    network.model.eval()
+    with torch.enable_grad(), network.trainable(plan, {}, importance):
+        for batch in training_batches(rows.lengths, batch_size, seeds.seed_of("probe", seed), batches):
+            inputs, labels = rows.batch(batch)
+            mean_loss(network.logits(inputs), labels, regression).backward()
+
+
+def mean_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool, reduction: str = "mean") -> torch.Tensor:
+    """Cross entropy (nats) of (n x classes) logits, or squared error of (n x 1); labels float64 (n,)."""
+    if regression:
+        return torch.nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)
+    return torch.nn.functional.cross_entropy(logits, labels.long(), reduction=reduction)
+
+
+def clip(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> None:
+    """Scale gradients so that their joint norm is at most `max_norm`.
+
+    Squares are summed in float64, so that rows a mask leaves out (which would add exact zeros) cannot change the
+    last bit of the scale by changing the order of a float32 sum.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = [float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2 for gradient in gradients]
+    norm = sum(squares) ** 0.5
+    if norm > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / norm)

@@ -1,0 +1,232 @@
+"""The base model with LoRA adapters on every slot of the schema, as a place to load, train and read back tensors.
+
+Built once per process; a round only copies tensors in. Start of a round, with W = alpha/r from PEFT's own scaling:
+
+    continue   A = A_start + dA,  B = dB                                    (factors, mean, none)
+    restart    base weight += LEFT RIGHT^T (or PRODUCT), A = A_start(round), B = 0     (products)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from transformers.pytorch_utils import Conv1D
+
+from fedhft.adapter import AdapterSchema, Float32, MaskedDelta, MaskedMatrix, Part, RowIndex, Slot, TensorKey
+from fedhft.job import JobSpec
+from fedhft.methods import Start
+from fedhft.plan import AdapterPlan
+from fedhft.training.base import LoadedBase
+from fedhft.training.importance import Importance
+from fedhft.training.kept import keep_slices, make_whole, trained_parameter
+from fedhft.training.schema import build_schema
+
+_ADAPTER = "default"
+_AXIS = {Part.A: 1, Part.B: 0}  # the masked axis in PEFT's orientation
+
+
+class Network:
+    """A base model that carries the adapters of one schema. Not safe for concurrent use; shared by workers in turn."""
+
+    def __init__(self, base: LoadedBase, spec: JobSpec) -> None:
+        self.schema: AdapterSchema = build_schema(base, spec)
+        self.model = base.model
+        self._seed = spec.seed
+        self._restart = spec.method.start is Start.RESTART
+        self._round = 0
+        self._depth = self.schema.layers
+        self._loaded: Mapping[TensorKey, Float32] = {}
+        slots = self.schema.slots
+        if slots:
+            config = LoraConfig(
+                r=spec.adapter.rank,
+                lora_alpha=spec.adapter.alpha,
+                target_modules=[slot.name for slot in slots],
+                lora_dropout=0.0,
+                bias="none",
+                fan_in_fan_out=isinstance(self.model.get_submodule(slots[0].name), Conv1D),
+            )
+            inject_adapter_in_model(config, self.model, adapter_name=_ADAPTER)
+        # What folding or full training overwrites, to start the next round from exactly the base weights.
+        pristine: dict[TensorKey, torch.Tensor] = {}
+        if self._restart:
+            for slot in slots:
+                pristine[TensorKey(slot.name, Part.PRODUCT)] = self._base_weight(slot).detach().clone()
+        for parameter in self.schema.weights:
+            key = TensorKey(parameter.name, Part.WEIGHT)
+            pristine[key] = self.model.get_parameter(parameter.name).detach().clone()
+        self._pristine = pristine
+
+    @classmethod
+    def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
+        """The network on `base`, attached on first use."""
+        if base.network is None:
+            base.network = cls(base, spec)
+        network: Network = base.network
+        return network
+
+    @property
+    def depth(self) -> int:
+        """Layers, counted from the output, whose adapters are in use."""
+        return self._depth
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Slots inside the depth in use."""
+        return tuple(slot for slot in self.schema.slots if slot.layer >= self.schema.layers - self._depth)
+
+    def load(self, tensors: Mapping[TensorKey, Float32], depth: int, round_number: int) -> None:
+        """Stand where `tensors` (differences from the job's start; a mixture) put the model; slots below `depth`
+        have no adapter.
+
+        `round_number` redraws A for restart methods; otherwise it does nothing.
+        """
+        self._loaded = tensors
+        self._depth = depth
+        self._round = round_number if self._restart else 0
+        inside = {slot.name for slot in self.slots()}
+        self.model.requires_grad_(False)
+        with torch.no_grad():
+            for slot in self.schema.slots:
+                self._layer(slot).enable_adapters(slot.name in inside)
+                if self._restart:
+                    self._fold(slot, slot.name in inside)
+                if slot.name in inside:
+                    for part in (Part.A, Part.B):
+                        self._copy(TensorKey(slot.name, part))
+            for key in self._plain_keys():
+                self._copy(key)
+        self.model.requires_grad_(False)
+        self.model.eval()
+
+    @contextmanager
+    def trainable(
+        self, plan: AdapterPlan, rows: Mapping[TensorKey, RowIndex | None], importance: Importance | None
+    ) -> Iterator[list[torch.nn.Parameter]]:
+        """Give gradients to what the plan trains, masked to `rows` (None or absent: all rows); yields the parameters.
+
+        Afterwards the model holds the trained values as plain frozen tensors. importance: told every transient
+        gradient of A and B.
+        """
+        parameters: list[torch.nn.Parameter] = []
+        hooks = []
+        modules = []
+        try:
+            for key in self.trained_keys(plan):
+                if key.part not in _AXIS:
+                    parameter = self.model.get_parameter(key.name)
+                else:
+                    module = self._factor(key)
+                    modules.append(module)
+                    index = rows.get(key)
+                    observer = None if importance is None else importance.observer(key)
+                    if index is not None:
+                        keep_slices(module, torch.from_numpy(index.astype(np.int64)), _AXIS[key.part], observer)
+                    parameter = trained_parameter(module)
+                    if index is None and observer is not None:
+                        parameter.requires_grad_(True)
+                        hooks.append(parameter.register_hook(observer))
+                parameter.requires_grad_(True)
+                parameters.append(parameter)
+            yield parameters
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module in modules:
+                make_whole(module)
+            for parameter in self.model.parameters():
+                parameter.grad = None
+            self.model.requires_grad_(False)
+            self.model.eval()
+
+    def trained_keys(self, plan: AdapterPlan) -> tuple[TensorKey, ...]:
+        """Keys that have gradients under a plan, in schema order."""
+        return tuple(key for key in self.schema.keys if plan.trains(key, self.schema))
+
+    def value(self, key: TensorKey) -> Float32:
+        """Present value of A, B, a head or a base parameter, in travelling orientation; may share memory with the
+        model.
+        """
+        array: Float32 = self._tensor(key).detach().numpy()
+        if key.part is Part.A:
+            return np.ascontiguousarray(array.T)
+        return array.reshape(self.schema.shape(key))
+
+    def delta(self, plan: AdapterPlan, rows: Mapping[TensorKey, RowIndex | None]) -> MaskedDelta:
+        """What training changed since `load`, on the rows that were trained."""
+        tensors = {
+            key: MaskedMatrix.of(self.value(key) - self._start(key), rows.get(key)) for key in self.trained_keys(plan)
+        }
+        return MaskedDelta(tensors)
+
+    def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """float32 (batch x outputs)."""
+        logits: torch.Tensor = self.model(**inputs).logits
+        return logits
+
+    # -- where things are in the model
+
+    def _plain_keys(self) -> Iterator[TensorKey]:
+        for parameter in self.schema.head:
+            yield TensorKey(parameter.name, Part.HEAD)
+        for parameter in self.schema.weights:
+            yield TensorKey(parameter.name, Part.WEIGHT)
+
+    def _layer(self, slot: Slot) -> Any:
+        return self.model.get_submodule(slot.name)
+
+    def _base_weight(self, slot: Slot) -> torch.Tensor:
+        weight: torch.Tensor = self._layer(slot).get_base_layer().weight
+        return weight
+
+    def _factor(self, key: TensorKey) -> torch.nn.Module:
+        side = "lora_A" if key.part is Part.A else "lora_B"
+        return self.model.get_submodule(f"{key.name}.{side}.{_ADAPTER}")
+
+    def _tensor(self, key: TensorKey) -> torch.Tensor:
+        if key.part in _AXIS:
+            return self._factor(key).get_parameter("weight")
+        return self.model.get_parameter(key.name)
+
+    # -- starting values
+
+    def _start(self, key: TensorKey) -> Float32:
+        """Value of a tensor when the round began: the job's start plus the loaded difference, float32."""
+        if key.part is Part.WEIGHT:
+            start: Float32 = self._pristine[key].numpy().reshape(self.schema.shape(key))
+        else:
+            start = self.schema.start_of(self._seed, key, self._round if key.part is Part.A else 0)
+        loaded = self._loaded.get(key)
+        return start if loaded is None else start + loaded
+
+    def _copy(self, key: TensorKey) -> None:
+        start = self._start(key)
+        target = self._tensor(key)
+        values = torch.from_numpy(np.ascontiguousarray(start.T) if key.part is Part.A else start)
+        target.copy_(values.reshape(target.shape))
+
+    def _fold(self, slot: Slot, inside: bool) -> None:
+        """base weight = pristine + LEFT RIGHT^T + PRODUCT; alpha/r is in the factors already."""
+        weight = self._base_weight(slot)
+        pristine = self._pristine[TensorKey(slot.name, Part.PRODUCT)]
+        product = product_of(self._loaded, slot) if inside else None
+        if product is None:
+            weight.copy_(pristine)
+            return
+        added = torch.from_numpy(product)
+        weight.copy_(pristine + (added.T if isinstance(self._layer(slot).get_base_layer(), Conv1D) else added))
+
+
+def product_of(tensors: Mapping[TensorKey, Float32], slot: Slot) -> Float32 | None:
+    """LEFT RIGHT^T + PRODUCT of a slot, (out x in), float32 from float64 sums; None when there is none of them."""
+    left = tensors.get(TensorKey(slot.name, Part.LEFT))
+    right = tensors.get(TensorKey(slot.name, Part.RIGHT))
+    dense = tensors.get(TensorKey(slot.name, Part.PRODUCT))
+    if left is not None and right is not None:
+        product = left.astype(np.float64) @ right.astype(np.float64).T
+        return (product if dense is None else product + dense).astype(np.float32)
+    return dense

@@ -1,0 +1,106 @@
+"""What a job trains on a given base model: slots, head and weights, by name and shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from fedhft.adapter import AdapterSchema, Parameter, Slot
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.training.base import LoadedBase
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+def build_schema(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
+    """The schema of `spec` on `base`; built once, before adapters are attached, and remembered on `base`.
+
+    Slots are the linear modules whose name is, or ends in, one of adapter.targets, inside adapter.depth layers from
+    the output. The head is every parameter outside the base network, and those inside that the model's files do not
+    hold (a pooler, say).
+    Raises FedhftError(INVALID_MODEL) when no module matches a target.
+    """
+    if base.schema is None:
+        base.schema = _build(base, spec)
+    return base.schema
+
+
+def _build(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
+    model = base.model
+    head = _head(base)
+    names = {parameter.name for parameter in head}
+    layers = _layers(model)
+    uses_adapters = spec.method.uses_adapters
+    weights: tuple[Parameter, ...] = ()
+    if not uses_adapters:
+        weights = tuple(
+            Parameter(name, tuple(tensor.shape)) for name, tensor in model.named_parameters() if name not in names
+        )
+    return AdapterSchema(
+        base_digest=base.digest,
+        tokenizer_digest=base.tokenizer_digest,
+        architecture=type(model).__name__,
+        labels=spec.task.labels,
+        layers=layers,
+        slots=tuple(_slots(model, spec, layers)) if uses_adapters else (),
+        head=head,
+        weights=weights,
+    )
+
+
+def _slots(model: torch.nn.Module, spec: JobSpec, layers: int) -> Iterator[Slot]:
+    linear = {name: shape for name, module in model.named_modules() if (shape := _features(module)) is not None}
+    lowest = max(0, layers - spec.adapter.depth) if spec.adapter.depth else 0
+    for target in spec.adapter.targets:
+        if not any(_matches(name, target) and _LAYER.search(name) for name in linear):
+            endings = sorted({name.rsplit(".", 1)[-1] for name in linear if _LAYER.search(name)})
+            raise FedhftError.field(
+                ErrorCode.INVALID_MODEL, "adapter.targets", target,
+                f"no linear module inside a layer of {type(model).__name__} has this name",
+                f"choose among {', '.join(endings)}",
+            )  # fmt: skip
+    for name, (in_features, out_features) in linear.items():
+        layer = _LAYER.search(name)
+        if layer is None or not any(_matches(name, target) for target in spec.adapter.targets):
+            continue
+        if int(layer[1]) >= lowest:
+            yield Slot(name, int(layer[1]), in_features, out_features, spec.adapter.rank)
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)
+
+
+def _features(module: torch.nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a linear module; GPT-2's Conv1D holds its weight as (in x out)."""
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return int(module.weight.shape[0]), int(module.weight.shape[1])
+    return None
+
+
+def _layers(model: torch.nn.Module) -> int:
+    indices = [int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.search(name))]
+    if not indices:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL,
+            f"{type(model).__name__}: no numbered layers found; fedhft trains transformers with a stack of layers",
+        )
+    return max(indices) + 1
+
+
+def _head(base: LoadedBase) -> tuple[Parameter, ...]:
+    prefix = str(getattr(base.model, "base_model_prefix", "")) + "."
+    head = tuple(
+        Parameter(name, tuple(tensor.shape))
+        for name, tensor in base.model.named_parameters()
+        if not name.startswith(prefix) or name in base.new_parameters
+    )
+    if not head:
+        raise FedhftError(ErrorCode.INVALID_MODEL, f"{type(base.model).__name__}: has no task head to train")
+    return head

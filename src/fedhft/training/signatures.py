@@ -1,0 +1,95 @@
+"""What a client is clustered by (DESIGN 4.2).
+
+anchor: gradients of the head and of every B at the job's common starting point (A seeded, B = 0) over the local
+rows. It depends on nothing but job and data, so it does not fade as clustering succeeds. update: the round's own
+update, the paper's way.
+
+The head's part and the adapters' part are each brought to unit norm before they are projected together, so that
+neither drowns the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from fedhft.adapter import Float32, MaskedDelta, Part, TensorKey
+from fedhft.clustering.signature import project
+from fedhft.job import JobSpec
+from fedhft.methods import SignatureKind, Start
+from fedhft.plan import AdapterPlan
+from fedhft.training.batches import EncodedRows, scoring_batches
+from fedhft.training.learner import mean_loss
+from fedhft.training.network import Network
+
+ANCHOR_ROWS = 512
+"""Most rows that an anchor signature is computed on."""
+_ANCHOR_BATCH = 32
+
+
+def wants_anchor(spec: JobSpec) -> bool:
+    """Whether clients send an anchor signature when they join."""
+    return spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR
+
+
+def wants_update(spec: JobSpec) -> bool:
+    """Whether clients send the signature of each update."""
+    return spec.method.is_clustered and spec.method.signature is SignatureKind.UPDATE
+
+
+def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tuple[float, ...]:
+    """Unit-norm projection of the mean gradient at the start over at most ANCHOR_ROWS rows, spread evenly over the
+    data.
+    """
+    chosen = rows
+    if len(rows) > ANCHOR_ROWS:
+        chosen = rows.take(np.linspace(0, len(rows) - 1, ANCHOR_ROWS).round().astype(np.int64))
+    network.load({}, network.schema.layers, 0)
+    plan = AdapterPlan("", network.schema.layers, 1.0, 1.0, 0, train_a=False, train_b=True)
+    keys = network.trained_keys(plan)
+    with torch.enable_grad(), network.trainable(plan, {}, None) as parameters:
+        for index in scoring_batches(chosen.lengths, _ANCHOR_BATCH):
+            inputs, labels = chosen.batch(index)
+            loss = mean_loss(network.logits(inputs), labels, spec.task.kind == "regression", reduction="sum")
+            (loss / len(chosen)).backward()
+        gradients: dict[TensorKey, Float32] = {}
+        for key, parameter in zip(keys, parameters, strict=True):
+            if parameter.grad is not None:
+                gradients[key] = parameter.grad.detach().numpy().copy()
+    return _projected(gradients, spec)
+
+
+def update_signature(delta: MaskedDelta, network: Network, spec: JobSpec) -> tuple[float, ...]:
+    """Unit-norm projection of an update: head and B, or head and B A (out x in) on restart, where B alone means
+    nothing.
+    """
+    tensors: dict[TensorKey, Float32] = {}
+    for key, matrix in delta:
+        if key.part is Part.HEAD:
+            tensors[key] = matrix.dense()
+        elif key.part is Part.B:
+            b = matrix.dense()
+            restart = spec.method.start is Start.RESTART
+            tensors[key] = b @ network.value(TensorKey(key.name, Part.A)).T if restart else b
+    return _projected(tensors, spec)
+
+
+def _projected(tensors: Mapping[TensorKey, Float32], spec: JobSpec) -> tuple[float, ...]:
+    return tuple(float(value) for value in project(_balanced(tensors), spec.seed))
+
+
+def _balanced(tensors: Mapping[TensorKey, Float32]) -> Iterator[tuple[str, Float32]]:
+    norms = {
+        head: float(
+            np.sqrt(
+                sum(np.square(t, dtype=np.float64).sum() for k, t in tensors.items() if (k.part is Part.HEAD) == head)
+            )
+        )
+        for head in (True, False)
+    }
+    for key, tensor in tensors.items():
+        norm = norms[key.part is Part.HEAD]
+        if norm > 0:
+            yield f"{key.part.value}:{key.name}", (tensor / norm).astype(np.float32)

@@ -1,0 +1,151 @@
+"""Raw rows from the files an agent may be given: JSONL (also .gz), CSV (also .gz), Parquet, or a `datasets` id."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedhft.errors import ErrorCode, FedhftError
+
+DATASETS_PREFIX = "datasets:"
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+_SHOWN = ", ".join(SUFFIXES)
+
+
+class RawRow(NamedTuple):
+    """One row as its source has it, and where it stands there."""
+
+    where: str
+    columns: Mapping[str, Any]
+
+
+def read_table(source: str | Path, split: str = "train") -> Iterator[RawRow]:
+    """Rows of a source, in order.
+
+    source: a file; a folder with `<split>.jsonl.gz` (or another known suffix); or "datasets:<id>[:<configuration>]",
+    whose `split` is read through the `datasets` library. Raises FedhftError(INVALID_DATA) that names file, line and
+    fix.
+    """
+    if isinstance(source, str) and source.startswith(DATASETS_PREFIX):
+        yield from _hub_rows(source.removeprefix(DATASETS_PREFIX), split)
+        return
+    path = find_file(Path(source).expanduser(), split)
+    try:
+        if path.name.endswith(".parquet"):
+            yield from _parquet_rows(path)
+        else:
+            with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as stream:
+                yield from _csv_rows(path, stream) if ".csv" in path.suffixes else _jsonl_rows(path, stream)
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FedhftError(
+            ErrorCode.INVALID_DATA, f"data {path}: cannot be read: {reason}; check the path, its rights and the file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise FedhftError(
+            ErrorCode.INVALID_DATA, f"data {path}: is not UTF-8 ({error}); convert it to UTF-8"
+        ) from error
+
+
+def _opened(path: Path) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+
+
+def find_file(path: Path, split: str) -> Path:
+    """The file itself, or `<split>` plus a known suffix inside a folder. Raises FedhftError(INVALID_DATA)."""
+    if path.is_dir():
+        for suffix in SUFFIXES:
+            candidate = path / f"{split}{suffix}"
+            if candidate.is_file():
+                return candidate
+        raise FedhftError(
+            ErrorCode.INVALID_DATA, f"data {path}: the folder has no split {split!r}; add {split} with one of {_SHOWN}"
+        )
+    if not path.is_file():
+        raise FedhftError(
+            ErrorCode.INVALID_DATA,
+            f"data {path}: no such file; give a file ({_SHOWN}), a folder with splits, or {DATASETS_PREFIX}<id>",
+        )
+    if not path.name.endswith(SUFFIXES):
+        raise FedhftError(ErrorCode.INVALID_DATA, f"data {path}: unknown kind of file; use one of {_SHOWN}")
+    return path
+
+
+def _jsonl_rows(path: Path, stream: io.TextIOWrapper) -> Iterator[RawRow]:
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise FedhftError(
+                ErrorCode.INVALID_DATA, f"data {where}: is not JSON ({error}); write one JSON object per line"
+            ) from error
+        if not isinstance(row, dict):
+            raise FedhftError(
+                ErrorCode.INVALID_DATA, f"data {where}: is a {type(row).__name__}; write one JSON object per line"
+            )
+        yield RawRow(where, row)
+
+
+def _csv_rows(path: Path, stream: io.TextIOWrapper) -> Iterator[RawRow]:
+    reader = csv.DictReader(stream, strict=True)
+    try:
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or any(value is None for value in row.values()):
+                raise FedhftError(
+                    ErrorCode.INVALID_DATA,
+                    f"data {where}: has not the {len(reader.fieldnames or ())} fields of the header; "
+                    "quote commas in text",
+                )
+            yield RawRow(where, row)
+    except csv.Error as error:
+        raise FedhftError(
+            ErrorCode.INVALID_DATA, f"data {path}, line {reader.line_num}: is not CSV: {error}; check the quotes"
+        ) from error
+
+
+def _parquet_rows(path: Path) -> Iterator[RawRow]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise FedhftError(
+            ErrorCode.INVALID_DATA, f"data {path}: reading Parquet needs pyarrow; pip install 'fedhft[data]'"
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=4096):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield RawRow(f"{path}, row {number}", row)
+    except pyarrow.ArrowException as error:
+        raise FedhftError(ErrorCode.INVALID_DATA, f"data {path}: is not Parquet: {error}; write it again") from error
+
+
+def _hub_rows(name: str, split: str) -> Iterator[RawRow]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise FedhftError(
+            ErrorCode.INVALID_DATA, f"data {name}: reading a `datasets` id needs it; pip install 'fedhft[data]'"
+        ) from error
+    identifier, _, configuration = name.partition(":")
+    try:
+        table = datasets.load_dataset(identifier, configuration or None, split=split)
+    except (OSError, ValueError, RuntimeError) as error:  # its own errors derive from these
+        raise FedhftError(
+            ErrorCode.INVALID_DATA,
+            f"data {DATASETS_PREFIX}{name}, split {split!r}: cannot be loaded: {error}; "
+            "check id, split and the network",
+        ) from error
+    for number, row in enumerate(table, start=1):
+        yield RawRow(f"{DATASETS_PREFIX}{name}[{split}], row {number}", row)
