@@ -39,7 +39,7 @@ def read_table(source: str | Path, split: str = "train") -> Iterator[RawRow]:
         if path.name.endswith(".parquet"):
             yield from _parquet_rows(path)
         else:
-            with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as stream:
+            with _opened(path) as stream:
                 yield from _csv_rows(path, stream) if ".csv" in path.suffixes else _jsonl_rows(path, stream)
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -52,8 +52,10 @@ def read_table(source: str | Path, split: str = "train") -> Iterator[RawRow]:
         ) from error
 
 
-def _opened(path: Path) -> io.BufferedIOBase:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+def _opened(path: Path) -> io.TextIOWrapper:
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def find_file(path: Path, split: str) -> Path:
