@@ -64,7 +64,7 @@ async def serve(settings: Settings) -> None:
     options = settings.service
     reached = failpoint(os.environ.get(VARIABLE, ""))
     async with contextlib.AsyncExitStack() as stack:
-        store = await open_store(options.redis, settings.blobs)
+        store = open_store(options.redis, settings.blobs)
         stack.push_async_callback(store.close)
         channel: grpc.aio.Channel | None = None
         if settings.clusterer:

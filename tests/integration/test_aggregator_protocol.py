@@ -1,0 +1,349 @@
+"""The aggregator over real sockets and a real Redis: whole rounds, and every way of doing them wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from fedhft_aggregator.federation import Federation
+from fedhft_aggregator.jobs import Jobs
+from fedhft_aggregator.loops import JobLoops
+
+from fedhft.coordination.job_view import JobViews
+from fedhft.errors import OUTCOMES, ErrorCode
+from fedhft.job import JobSpec
+from fedhft.rpc.channel import ChannelSettings, open_aio_channel
+from fedhft.rpc.server import ServerSettings, start_server
+from fedhft.rpc.status import error_from_rpc
+from fedhft.store.interface import Store
+from fedhft.store.open import open_store
+from fedhft.telemetry.metrics import REGISTRY
+from fedhft.v1 import federation_pb2, federation_pb2_grpc, jobs_pb2, jobs_pb2_grpc
+from tests.light import LightClient, light_job, light_schema
+
+RESPONSE = federation_pb2.PushUpdateResponse
+
+
+@dataclass
+class Aggregator:
+    store: Store
+    channel: grpc.aio.Channel
+    jobs: Any
+
+    async def submit(self, spec: JobSpec) -> jobs_pb2.Job:
+        return await self.jobs.Submit(jobs_pb2.SubmitJobRequest(spec_json=spec.canonical()), timeout=10)
+
+    async def get(self, name: str) -> jobs_pb2.Job:
+        return await self.jobs.Get(jobs_pb2.GetJobRequest(job=name), timeout=10)
+
+    def client(self, name: str, spec: JobSpec, **schema: Any) -> LightClient:
+        return LightClient(self.channel, name, spec, light_schema(**schema))
+
+    async def ended(self, name: str) -> jobs_pb2.Job:
+        async for job in self.jobs.Watch(jobs_pb2.WatchJobRequest(job=name), timeout=30):
+            last = job
+        return last
+
+
+@asynccontextmanager
+async def serving(redis_url: str, blobs: str = "redis") -> AsyncIterator[Aggregator]:
+    store = open_store(redis_url, blobs)
+    views = JobViews(store)
+    loops = JobLoops(store, views, None, lambda point: None)
+
+    def register(server: grpc.aio.Server) -> None:
+        federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, views), server)
+        jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
+
+    server = await start_server(ServerSettings("127.0.0.1:0"), register, [])
+    channel = open_aio_channel(ChannelSettings(server.address, own_connection=True))
+    try:
+        yield Aggregator(store, channel, jobs_pb2_grpc.JobsStub(channel))
+    finally:
+        await channel.close(None)
+        await loops.stop()
+        await server.stop(0)
+        await store.close()
+
+
+@pytest.fixture
+async def aggregator(redis_url: str) -> AsyncIterator[Aggregator]:
+    async with serving(redis_url) as running:
+        yield running
+
+
+async def refused(call: Awaitable[Any]) -> tuple[ErrorCode, str]:
+    """The code and text of a refusal; checks its gRPC status and that it was counted."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = error_from_rpc(caught.value)
+    assert caught.value.code().name == OUTCOMES[error.code].grpc_status
+    assert (REGISTRY.get_sample_value("fedhft_refusals_total", {"code": error.code.value}) or 0) > 0
+    return error.code, error.message
+
+
+async def two_in_a_round(aggregator: Aggregator, name: str, **changes: Any) -> tuple[LightClient, LightClient, Any]:
+    spec = light_job(name, **changes)
+    await aggregator.submit(spec)
+    one, two = aggregator.client("one", spec), aggregator.client("two", spec)
+    await one.enter()
+    await two.enter()
+    return one, two, await one.train_task()
+
+
+async def test_two_clients_run_a_job_to_its_end_and_its_versions_can_be_pulled(aggregator: Aggregator) -> None:
+    one, two, task = await two_in_a_round(aggregator, "whole")
+    for number in (1, 2):
+        assert task.round == number
+        pulled = await one.pull(task)
+        assert bool(pulled) == (number > 1)
+        for client, own in ((one, task), (two, await two.train_task())):
+            assert (await client.deliver(own)).result == RESPONSE.RESULT_ACCEPTED
+        if number == 1:
+            task = await one.train_task()
+    job = await aggregator.ended("whole")
+    assert (job.status, job.rounds_done) == ("completed", 2)
+    assert [entry.accepted for entry in job.history] == [2, 2]
+    finished = (await one.next_task()).finished
+    assert finished.status == "completed"
+
+
+async def test_a_repeated_push_is_acknowledged_again_even_after_its_round(aggregator: Aggregator) -> None:
+    one, two, task = await two_in_a_round(aggregator, "repeat")
+    blob = one.update(task)
+    header = one.header(task, blob)
+    assert (await one.push(header, [(0, blob)])).result == RESPONSE.RESULT_ACCEPTED
+    assert (await one.push(header, [(0, blob)])).result == RESPONSE.RESULT_REPEATED
+    await two.deliver(await two.train_task())
+    await one.train_task()
+    assert (await one.push(header)).result == RESPONSE.RESULT_REPEATED
+    assert (await aggregator.get("repeat")).history[0].accepted == 2
+
+
+async def test_a_second_different_update_is_refused_and_the_first_stands(aggregator: Aggregator) -> None:
+    one, _, task = await two_in_a_round(aggregator, "conflict")
+    await one.deliver(task)
+    other = one.update(task, scale=0.5)
+    code, _ = await refused(one.push(one.header(task, other), [(0, other)]))
+    assert code is ErrorCode.UPDATE_CONFLICT
+    assert (await aggregator.get("conflict")).accepted == 1
+
+
+async def test_an_interrupted_push_resumes_at_its_offset(aggregator: Aggregator) -> None:
+    one, _, task = await two_in_a_round(aggregator, "resume")
+    blob = one.update(task)
+    header = one.header(task, blob)
+    half = len(blob) // 2
+    code, text = await refused(one.push(header, [(0, blob[:half])]))
+    assert code is ErrorCode.TRUNCATED_STREAM
+    assert f"{half} of {len(blob)}" in text
+    staged = await one.push(one.header(task, blob, query_staged=True))
+    assert (staged.result, staged.staged_bytes) == (RESPONSE.RESULT_STAGED, half)
+    assert (await one.push(header, [(half, blob[half:])])).result == RESPONSE.RESULT_ACCEPTED
+
+
+async def test_a_chunk_at_the_wrong_offset_or_past_the_size_or_of_the_wrong_bytes_is_refused(
+    aggregator: Aggregator,
+) -> None:
+    one, _, task = await two_in_a_round(aggregator, "chunks")
+    blob = one.update(task)
+    header = one.header(task, blob)
+    assert (await refused(one.push(header, [(3, blob[3:10])])))[0] is ErrorCode.WRONG_OFFSET
+    assert (await refused(one.push(header, [(0, blob + b"more")])))[0] is ErrorCode.UPDATE_TOO_LARGE
+    bad = bytes(len(blob))
+    assert (await refused(one.push(header, [(0, bad)])))[0] is ErrorCode.DIGEST_MISMATCH
+    assert (await refused(one.push(header, [(0, bad[:5]), (5, bad[5:])])))[0] is ErrorCode.DIGEST_MISMATCH
+    assert (await refused(one.push(header, [])))[0] is ErrorCode.TRUNCATED_STREAM
+    huge = one.header(task, blob, size=10**9)
+    assert (await refused(one.push(huge, [(0, blob)])))[0] is ErrorCode.UPDATE_TOO_LARGE
+    assert (await one.push(header, [(0, blob)])).result == RESPONSE.RESULT_ACCEPTED
+
+
+async def test_foreign_stale_and_malformed_updates_are_refused_by_name(aggregator: Aggregator) -> None:
+    one, two, task = await two_in_a_round(aggregator, "foreign")
+    blob = one.update(task)
+    chunks = [(0, blob)]
+
+    async def code(header: federation_pb2.UpdateHeader) -> ErrorCode:
+        return (await refused(one.push(header, chunks)))[0]
+
+    assert await code(one.header(task, blob, round=7)) is ErrorCode.ROUND_CLOSED
+    assert await code(one.header(task, blob, base_version=3)) is ErrorCode.STALE_VERSION
+    assert await code(one.header(task, blob, job="nowhere")) is ErrorCode.UNKNOWN_JOB
+    assert await code(one.header(task, blob, job="No Job")) is ErrorCode.INVALID_ARGUMENT
+    assert await code(one.header(task, blob, lease_token="wrong")) is ErrorCode.LEASE_SUPERSEDED
+    assert await code(one.header(task, blob, client="nobody")) is ErrorCode.NOT_ENROLLED
+    assert await code(one.header(task, blob, digest=b"short")) is ErrorCode.MALFORMED_UPDATE
+    late = aggregator.client("late", one.spec)
+    await late.enter()
+    assert await code(late.header(task, blob)) is ErrorCode.NOT_PARTICIPANT
+    noise = b"no protobuf at all, but of the right digest"
+    assert (await refused(one.push(one.header(task, noise), [(0, noise)])))[0] is ErrorCode.MALFORMED_UPDATE
+    other = LightClient(aggregator.channel, "one", one.spec, light_schema(width=20))
+    strange = other.update(task)
+    assert (await refused(one.push(one.header(task, strange), [(0, strange)])))[0] is ErrorCode.SCHEMA_MISMATCH
+    assert (await aggregator.get("foreign")).accepted == 0
+    await one.deliver(task)
+    await two.deliver(await two.train_task())
+
+
+async def test_rows_beyond_the_plan_are_refused(aggregator: Aggregator) -> None:
+    one, _, task = await two_in_a_round(aggregator, "plan", tiers={"small": {"density": 0.25}})
+    greedy = federation_pb2.TrainTask()
+    greedy.CopyFrom(task)
+    greedy.plan.density = 1.0
+    blob = one.update(greedy)
+    code, _ = await refused(one.push(one.header(task, blob), [(0, blob)]))
+    assert code in (ErrorCode.OUTSIDE_PLAN, ErrorCode.UPDATE_TOO_LARGE)
+
+
+async def test_a_superseded_lease_is_told_so_and_the_new_holder_goes_on(aggregator: Aggregator) -> None:
+    one, _, task = await two_in_a_round(aggregator, "lease")
+    again = aggregator.client("one", one.spec)
+    await again.enroll()
+    assert (await refused(one.next_task(100)))[0] is ErrorCode.LEASE_SUPERSEDED
+    assert (await again.deliver(task)).result == RESPONSE.RESULT_ACCEPTED
+
+
+async def test_agents_that_disagree_on_protocol_labels_shapes_or_rights_are_refused_at_the_door(
+    aggregator: Aggregator,
+) -> None:
+    spec = light_job("door", clients=["one", "two"])
+    await aggregator.submit(spec)
+    one = aggregator.client("one", spec)
+    code, text = await refused(one.enroll(protocol_version=99))
+    assert (code, "99" in text) == (ErrorCode.PROTOCOL_VERSION, True)
+    await one.enroll()
+    await one.join()
+    two = aggregator.client("two", spec, width=20)
+    await two.enroll()
+    code, text = await refused(two.join())
+    assert code is ErrorCode.SCHEMA_MISMATCH
+    assert "slots" in text
+    labels = aggregator.client("two", spec, labels=("b", "a"))
+    labels.token = two.token
+    code, text = await refused(labels.join())
+    assert (code, "labels" in text) == (ErrorCode.SCHEMA_MISMATCH, True)
+    rank = aggregator.client("two", spec, rank=8)
+    rank.token = two.token
+    assert (await refused(rank.join()))[0] is ErrorCode.SCHEMA_MISMATCH
+    assert (await refused(two.join(samples=0)))[0] is ErrorCode.INVALID_DATA
+    assert (await refused(two.join(tier="huge", schema_json=one.schema.to_json())))[0] is ErrorCode.INVALID_ARGUMENT
+    assert (await refused(two.join(schema_json="{}")))[0] is ErrorCode.SCHEMA_MISMATCH
+    stranger = aggregator.client("stranger", spec)
+    await stranger.enroll()
+    assert (await refused(stranger.join()))[0] is ErrorCode.NOT_AUTHORISED
+    assert (await refused(stranger.next_task(100)))[0] is ErrorCode.NOT_JOINED
+    odd = aggregator.client("Bad Name", spec)
+    assert (await refused(odd.enroll()))[0] is ErrorCode.INVALID_ARGUMENT
+
+
+async def test_a_clustered_job_needs_finite_signatures(aggregator: Aggregator) -> None:
+    spec = light_job("signed", method={"clusters": 2})
+    await aggregator.submit(spec)
+    one = aggregator.client("one", spec)
+    await one.enroll()
+    for signature in ((), (float("nan"), 1.0)):
+        assert (await refused(one.join(signature=signature)))[0] is ErrorCode.INVALID_ARGUMENT
+    await one.join(signature=(1.0, 0.0))
+
+
+async def test_jobs_are_checked_when_submitted_and_can_be_listed_and_cancelled(aggregator: Aggregator) -> None:
+    spec = light_job("managed")
+    await aggregator.submit(spec)
+    assert (await aggregator.submit(spec)).status == "waiting"
+    code, text = await refused(aggregator.submit(light_job("managed", rounds={"total": 9})))
+    assert code is ErrorCode.JOB_EXISTS
+    raw = {**json.loads(spec.canonical()), "name": "other", "learning_rat": 1}
+    request = jobs_pb2.SubmitJobRequest(spec_json=json.dumps(raw))
+    code, text = await refused(aggregator.jobs.Submit(request, timeout=10))
+    assert (code, "learning_rat: unknown key" in text) == (ErrorCode.INVALID_JOB, True)
+    for broken in ("", "[]", "{"):
+        request = jobs_pb2.SubmitJobRequest(spec_json=broken)
+        assert (await refused(aggregator.jobs.Submit(request, timeout=10)))[0] is ErrorCode.INVALID_JOB
+    listed = await aggregator.jobs.List(jobs_pb2.ListJobsRequest(), timeout=10)
+    assert "managed" in [job.job for job in listed.jobs]
+    cancel = jobs_pb2.CancelJobRequest(job="managed", reason="enough")
+    cancelled = await aggregator.jobs.Cancel(cancel, timeout=10)
+    assert (cancelled.status, cancelled.reason) == ("cancelled", "enough")
+    assert (await refused(aggregator.jobs.Cancel(cancel, timeout=10)))[0] is ErrorCode.JOB_NOT_RUNNING
+    one = aggregator.client("one", spec)
+    await one.enroll()
+    assert (await refused(one.join()))[0] is ErrorCode.JOB_NOT_RUNNING
+    assert (await refused(aggregator.get("never")))[0] is ErrorCode.UNKNOWN_JOB
+    export = jobs_pb2.ExportJobRequest(job="managed")
+    assert (await refused(aggregator.jobs.Export(export, timeout=10)))[0] is ErrorCode.JOB_NOT_RUNNING
+
+
+async def test_a_round_closes_at_its_deadline_with_quorum_and_fails_without(aggregator: Aggregator) -> None:
+    rules = {"total": 1, "deadline": "1s", "extensions": 0, "quorum": 0.5}
+    one, _, task = await two_in_a_round(aggregator, "deadline", rounds=rules)
+    await one.deliver(task)
+    job = await aggregator.ended("deadline")
+    assert (job.status, job.history[0].accepted) == ("completed", 1)
+    await two_in_a_round(aggregator, "no-quorum", rounds={**rules, "quorum": 1.0})
+    job = await aggregator.ended("no-quorum")
+    assert job.status == "failed"
+    assert "0 of 2 asked clients delivered, 2 needed" in job.reason
+
+
+async def test_updates_of_other_clients_cannot_be_pulled(aggregator: Aggregator) -> None:
+    one, two, task = await two_in_a_round(aggregator, "private")
+    blob = one.update(task)
+    header = one.header(task, blob)
+    await one.push(header, [(0, blob)])
+    request = federation_pb2.PullBlobRequest(client="two", lease_token=two.token, job="private", digest=header.digest)
+
+    async def pull() -> None:
+        async for _ in two.stub.PullBlob(request, timeout=10):
+            pass
+
+    assert (await refused(pull()))[0] is ErrorCode.UNKNOWN_BLOB
+
+
+async def test_several_jobs_run_side_by_side(aggregator: Aggregator) -> None:
+    async def run(name: str) -> str:
+        one, two, task = await two_in_a_round(aggregator, name, rounds={"total": 1})
+        await one.deliver(task)
+        await two.deliver(await two.train_task())
+        return (await aggregator.ended(name)).status
+
+    specs = ["side-a", "side-b", "side-c"]
+    first = await run(specs[0])
+    assert [first, *await asyncio.gather(*[run_alone(aggregator, name) for name in specs[1:]])] == ["completed"] * 3
+
+
+async def run_alone(aggregator: Aggregator, name: str) -> str:
+    """A job of its own clients."""
+    spec = light_job(name, rounds={"total": 1})
+    await aggregator.submit(spec)
+    clients = [aggregator.client(f"{name}-{i}", spec) for i in range(2)]
+    for client in clients:
+        await client.enter()
+    for client in clients:
+        await client.deliver(await client.train_task())
+    return (await aggregator.ended(name)).status
+
+
+async def test_published_bytes_do_not_depend_on_the_order_of_arrival(redis_url: str, aggregator: Aggregator) -> None:
+    published = []
+    for name, order in (("order-a", (0, 1, 2)), ("order-b", (2, 0, 1))):
+        spec = light_job(name, rounds={"total": 1, "min_clients": 3})
+        await aggregator.submit(spec)
+        clients = [aggregator.client(f"client-{i}", spec) for i in range(3)]
+        for client in clients:
+            await client.enter()
+        for position in order:
+            await clients[position].deliver(await clients[position].train_task())
+        await aggregator.ended(name)
+        exported = await aggregator.jobs.Export(jobs_pb2.ExportJobRequest(job=name), timeout=10)
+        published.append([(ref.scope, ref.digest) for ref in exported.blobs])
+    assert published[0] == published[1]
+    assert published[0]

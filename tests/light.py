@@ -1,0 +1,181 @@
+"""Clients without a model: they speak the protocol over real sockets and send made-up tensors that fit the job."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc.aio
+import numpy as np
+
+from fedhft import PROTOCOL_VERSION, seeds
+from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Slot
+from fedhft.job import JobSpec, parse_job
+from fedhft.plan import AdapterPlan
+from fedhft.rounds.acceptance import expected_keys
+from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
+from fedhft.wire.codec import encode
+
+
+def light_schema(layers: int = 2, width: int = 16, rank: int = 4, labels: Sequence[str] = ("a", "b")) -> AdapterSchema:
+    """A schema of `layers` slots of width x width."""
+    return AdapterSchema(
+        base_digest="0" * 64,
+        tokenizer_digest="1" * 64,
+        architecture="light",
+        labels=tuple(labels),
+        layers=layers,
+        slots=tuple(Slot(f"layer.{i}.query", i, width, width, rank) for i in range(layers)),
+        head=(Parameter("classifier.weight", (len(labels), width)), Parameter("classifier.bias", (len(labels),))),
+    )
+
+
+def light_job(name: str, **changes: Any) -> JobSpec:
+    """A small job for light_schema; sections in `changes` are merged into the defaults."""
+    raw: dict[str, Any] = {
+        "name": name,
+        "model": {"name": "light"},
+        "task": {"labels": ["a", "b"]},
+        "adapter": {"rank": 4},
+        "method": {"preset": "fedhft", "clusters": 1},
+        "rounds": {"total": 2, "min_clients": 2, "deadline": "20s", "join_timeout": "30s"},
+        "evaluation": {"final": False},
+    }
+    for section, value in changes.items():
+        raw[section] = {**raw[section], **value} if isinstance(value, dict) and section in raw else value
+    return parse_job(raw)
+
+
+class LightClient:
+    """One client of one job."""
+
+    def __init__(self, channel: grpc.aio.Channel, name: str, spec: JobSpec, schema: AdapterSchema) -> None:
+        self.stub = federation_pb2_grpc.FederationStub(channel)
+        self.name = name
+        self.spec = spec
+        self.schema = schema
+        self.token = ""
+        self.held: dict[str, int] = {}
+
+    async def enroll(self, protocol_version: int = PROTOCOL_VERSION, memory_bytes: int = 0) -> None:
+        response = await self.stub.Enroll(
+            federation_pb2.EnrollRequest(
+                client=self.name,
+                protocol_version=protocol_version,
+                memory_bytes=memory_bytes,
+                lease_token=self.token,
+            ),
+            timeout=10,
+        )
+        self.token = response.lease_token
+
+    async def join(self, samples: int = 10, signature: Sequence[float] = (), **changes: Any) -> Any:
+        request = federation_pb2.JoinRequest(
+            client=self.name,
+            lease_token=self.token,
+            job=self.spec.name,
+            schema_json=self.schema.to_json(),
+            samples=samples,
+            signature=signature,
+        )
+        for field, value in changes.items():
+            setattr(request, field, value)
+        return await self.stub.Join(request, timeout=10)
+
+    async def enter(self, **changes: Any) -> None:
+        await self.enroll()
+        await self.join(**changes)
+
+    async def next_task(self, wait_ms: int = 10_000) -> federation_pb2.NextTaskResponse:
+        request = federation_pb2.NextTaskRequest(
+            client=self.name, lease_token=self.token, job=self.spec.name, wait_ms=wait_ms
+        )
+        request.held.extend(federation_pb2.HeldScope(scope=s, version=v) for s, v in self.held.items())
+        return await self.stub.NextTask(request, timeout=wait_ms / 1000 + 10)
+
+    async def train_task(self) -> federation_pb2.TrainTask:
+        """The next training task. Fails if the job ends first."""
+        for _ in range(10):
+            response = await self.next_task()
+            if response.WhichOneof("task") == "train":
+                return response.train
+            assert response.WhichOneof("task") == "wait", response
+        raise AssertionError("no training task within ten long polls")
+
+    async def pull(self, task: Any) -> dict[str, bytes]:
+        """Every blob of a task's view, digests checked."""
+        pulled = {}
+        for ref in task.view.blobs:
+            request = federation_pb2.PullBlobRequest(
+                client=self.name, lease_token=self.token, job=self.spec.name, digest=ref.digest
+            )
+            data = b"".join([chunk.data async for chunk in self.stub.PullBlob(request, timeout=20)])
+            assert hashlib.sha256(data).digest() == ref.digest
+            pulled[f"{ref.scope}@{ref.version}"] = data
+            self.held[ref.scope] = ref.version
+        return pulled
+
+    def update(self, task: federation_pb2.TrainTask, scale: float = 0.01) -> bytes:
+        """A blob that fits the task's plan: seeded noise on the first allowed rows."""
+        plan = plan_from(task.plan)
+        tensors = {}
+        for key in expected_keys(self.spec, self.schema, plan):
+            rows, cols = self.schema.shape(key)
+            kept = plan.rows_allowed(key, self.schema)
+            seed = seeds.seed_of("light", self.name, task.round, key.name, key.part.value)
+            values = seeds.uniform(seed, (kept, cols), scale)
+            index = None if kept == rows else np.arange(kept, dtype=np.int32)
+            tensors[key] = MaskedMatrix(rows, cols, index, values)
+        return encode(
+            MaskedDelta(tensors),
+            self.schema,
+            kind=adapter_pb2.BLOB_KIND_UPDATE,
+            encoding=self.spec.wire.up,
+            version=task.view.version,
+        )
+
+    def header(self, task: federation_pb2.TrainTask, blob: bytes, **changes: Any) -> federation_pb2.UpdateHeader:
+        header = federation_pb2.UpdateHeader(
+            client=self.name,
+            lease_token=self.token,
+            job=self.spec.name,
+            round=task.round,
+            base_version=task.view.version,
+            digest=hashlib.sha256(blob).digest(),
+            size=len(blob),
+            samples=10,
+        )
+        for field, value in changes.items():
+            setattr(header, field, value)
+        return header
+
+    async def push(
+        self, header: federation_pb2.UpdateHeader, chunks: Sequence[tuple[int, bytes]] = ()
+    ) -> federation_pb2.PushUpdateResponse:
+        """A header and the given (offset, bytes) chunks."""
+
+        async def messages() -> AsyncIterator[federation_pb2.PushUpdateRequest]:
+            yield federation_pb2.PushUpdateRequest(header=header)
+            for offset, data in chunks:
+                yield federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=offset, data=data))
+
+        return await self.stub.PushUpdate(messages(), timeout=20)
+
+    async def deliver(self, task: federation_pb2.TrainTask) -> federation_pb2.PushUpdateResponse:
+        """Train (not really) and push in one chunk."""
+        blob = self.update(task)
+        return await self.push(self.header(task, blob), [(0, blob)])
+
+
+def plan_from(message: adapter_pb2.AdapterPlan) -> AdapterPlan:
+    """The plan in a task."""
+    return AdapterPlan(
+        tier=message.tier,
+        depth=message.depth,
+        density=message.density,
+        epochs=message.epochs,
+        max_steps=message.max_steps,
+        train_a=message.train_a,
+        train_b=message.train_b,
+    )
