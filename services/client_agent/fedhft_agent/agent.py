@@ -1,0 +1,200 @@
+"""The process around the sessions: what it holds for its whole life, and which job it serves next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import load_canonical
+from fedhft.rpc.lifecycle import announce
+from fedhft.rpc.retry import CallStoppedError
+from fedhft.telemetry import metrics
+from fedhft.telemetry.http import serve_pages
+from fedhft.v1 import federation_pb2
+from fedhft_agent.connection import Connection, Peer
+from fedhft_agent.offers import Offers
+from fedhft_agent.refusals import LEAVE_THE_JOB, LEAVE_THE_SERVER
+from fedhft_agent.settings import AgentSettings
+from fedhft_agent.state import StateDirectory
+from fedhft_agent.stopping import StopSignal
+
+if TYPE_CHECKING:
+    from fedhft_agent.workplace import Workplace
+
+log = logging.getLogger(__name__)
+
+_LONGEST_IDLE_S = 10.0
+_EXIT_OF_STATUS = {"completed": 0, "failed": 42, "cancelled": 13}
+_NO_STATUS_EXIT = 13
+
+
+class Presence:
+    """What /readyz says: whether the server answers, and until then what the agent waits for."""
+
+    def __init__(self) -> None:
+        self._reached = False
+        self._enrolled = False
+
+    def contact(self, reached: bool) -> None:
+        """Note the outcome of an attempt at a call."""
+        self._reached = reached
+
+    def enrolled(self) -> None:
+        """Note that the server knows this agent."""
+        self._enrolled = True
+
+    def ready(self) -> tuple[bool, str]:
+        """Answer of the readiness page."""
+        if not self._enrolled:
+            return False, "not enrolled yet"
+        return self._reached, "" if self._reached else "the server does not answer"
+
+
+def run(settings: AgentSettings) -> int:
+    """Serve jobs until stopped, or as long as the settings say; returns the exit code.
+
+    Raises FedhftError for what ends the agent: a refusal nothing but a person can mend, or a server given up.
+    """
+    presence = Presence()
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        state = stack.enter_context(StateDirectory(settings.state_dir))
+        connection = stack.enter_context(Connection(_peer(settings), stop, presence.contact))
+        metrics.SOCKET_BYTES.measure(connection.meter.sample)
+        if settings.metrics_port is not None:
+            pages = serve_pages(settings.metrics_port, presence.ready, settings.metrics_host)
+            stack.callback(pages.stop)
+            announce(metrics=pages.address)
+        else:
+            announce()
+        try:
+            return _Agent(settings, state, connection, stop, presence).serve()
+        except CallStoppedError:
+            log.info("stopped")
+            return 0
+
+
+class _Agent:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        state: StateDirectory,
+        connection: Connection,
+        stop: StopSignal,
+        presence: Presence,
+    ) -> None:
+        self._settings = settings
+        self._state = state
+        self._connection = connection
+        self._stop = stop
+        self._presence = presence
+        self._offers = Offers(only=settings.job)
+        self._workplace: Workplace | None = None
+        self._last = settings.once or settings.job is not None
+
+    def serve(self) -> int:
+        idle, unseen = 0, 0
+        while True:
+            offers = self._connection.enroll()
+            self._presence.enrolled()
+            offer = self._offers.choose(offers)
+            if offer is not None:
+                idle = unseen = 0
+                code = self._take(offer)
+                if code is not None:
+                    return code
+                continue
+            if self._settings.job is not None and not any(o.job == self._settings.job for o in offers):
+                ended = self._named_job_ended(unseen)
+                if ended is not None:
+                    return ended
+                unseen += 1
+            if idle == 0:
+                log.info("waiting for a job")
+            idle += 1
+            self._stop.sleep(random.uniform(0.5, 1.0) * min(_LONGEST_IDLE_S, 1.5**idle))
+
+    def _take(self, offer: federation_pb2.JobOffer) -> int | None:
+        """Serve a job; the exit code if the agent is to end with it."""
+        try:
+            finished = self._serve_job(offer)
+        except FedhftError as error:
+            if self._last or error.code in LEAVE_THE_SERVER:
+                self._leave(offer.job, error)
+                raise
+            seconds = self._offers.failed(offer.job)
+            metrics.REFUSALS.labels(code=error.code.value).inc()
+            log.error(
+                "job left",
+                extra={"job": offer.job, "code": error.code.value, "detail": error.message, "again_in_s": seconds},
+            )
+            self._leave(offer.job, error)
+            return None
+        self._offers.ended(offer.job)
+        return self._exit_code(offer.job, finished) if self._last else None
+
+    def _serve_job(self, offer: federation_pb2.JobOffer) -> federation_pb2.FinishedTask:
+        if self._workplace is None:
+            self._workplace = _workplace(self._settings)
+        spec = load_canonical(offer.spec_json)
+        log.info("serving a job", extra={"job": offer.job})
+        session = self._workplace.session(
+            self._connection, self._stop, spec, self._state.job(offer.job, offer.spec_json)
+        )
+        finished = session.run()
+        log.info("job over", extra={"job": offer.job, "status": finished.status, "reason": finished.reason})
+        return finished
+
+    def _leave(self, job: str, error: FedhftError) -> None:
+        if error.code in LEAVE_THE_JOB and error.code is not ErrorCode.UNKNOWN_JOB:
+            with suppress(FedhftError):
+                self._connection.leave(job)
+
+    def _named_job_ended(self, unseen: int) -> int | None:
+        """The job asked for is not on offer: is it over, or closed to this client, or yet to come?"""
+        job = str(self._settings.job)
+        try:
+            answer = self._connection.next_task(job, (), wait_ms=0)
+        except FedhftError as error:
+            if error.code is ErrorCode.NOT_JOINED and unseen > 0:
+                raise FedhftError.field(
+                    ErrorCode.NOT_AUTHORISED, "--job", job, f"is not open to client {self._settings.client}",
+                    "ask the job's owner to add the client",
+                ) from error  # fmt: skip
+            if error.code in (ErrorCode.NOT_JOINED, ErrorCode.UNKNOWN_JOB):
+                return None
+            raise
+        return self._exit_code(job, answer.finished) if answer.WhichOneof("task") == "finished" else None
+
+    def _exit_code(self, job: str, finished: federation_pb2.FinishedTask) -> int:
+        code = _EXIT_OF_STATUS.get(finished.status, _NO_STATUS_EXIT)
+        if code:
+            log.error(
+                "job ended without a result", extra={"job": job, "status": finished.status, "reason": finished.reason}
+            )
+        return code
+
+
+def _workplace(settings: AgentSettings) -> Workplace:
+    """Load the tensor library, with its number of threads fixed first."""
+    if settings.threads:
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[variable] = str(settings.threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if settings.threads == 1 else "true")
+    from fedhft_agent.workplace import Workplace
+
+    return Workplace(settings)
+
+
+def _peer(settings: AgentSettings) -> Peer:
+    return Peer(
+        server=settings.server,
+        client=settings.client,
+        memory_bytes=settings.memory_bytes,
+        tls=settings.tls,
+        give_up_after_s=settings.give_up_after_s,
+    )

@@ -1,0 +1,280 @@
+"""The one connection of an agent: stubs, the lease, patience with a server that is away.
+
+Every call carries the lease token and a deadline. A server (or its store) that is away is waited for, with jittered
+back-off, until it answers, the agent is stopped, or the time given runs out. A server that has forgotten the agent is
+told again who it is, and the call repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+import grpc
+
+from fedhft import PROTOCOL_VERSION, __version__
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import ClientId
+from fedhft.rpc.channel import ChannelSettings, open_channel
+from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
+from fedhft.rpc.server import parse_address
+from fedhft.rpc.sockets import SocketMeter
+from fedhft.rpc.status import error_from_rpc
+from fedhft.rpc.tls import TlsSettings
+from fedhft.v1 import federation_pb2, federation_pb2_grpc
+from fedhft_agent.stopping import StopSignal
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Answer = TypeVar("Answer", covariant=True)
+
+CALL_S = 30.0
+"""Deadline of a control call."""
+POLL_MARGIN_S = 10.0
+"""How much later than the server is asked to answer a long poll is given up."""
+SLOWEST_LINK = 4096
+"""Bytes per second below which a stream is cut and resumed."""
+DEFECTS_IN_A_ROW = 5
+"""Times in a row that a call may meet a defect of the server before its error is believed."""
+_REENROLMENTS = 3
+_DEFAULT_WAIT_MS = 10_000
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whom to talk to, as whom, and how long to wait for an answer."""
+
+    server: str
+    """HOST:PORT."""
+    client: ClientId
+    memory_bytes: int = 0
+    tls: TlsSettings | None = None
+    give_up_after_s: float | None = None
+    """Seconds one call may go unanswered; None waits for ever."""
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, longest_s=15.0))
+
+
+class _Cancellable(Protocol):
+    """A call in flight."""
+
+    def cancel(self) -> object: ...
+
+
+class _Call(_Cancellable, Protocol[Answer]):
+    """A call in flight that ends in one message."""
+
+    def result(self) -> Answer: ...
+
+
+class Connection:
+    """Context manager. Calls come from one thread; a stop request cancels the one in flight from another."""
+
+    def __init__(self, peer: Peer, stop: StopSignal, on_contact: Callable[[bool], None] = lambda reached: None) -> None:
+        """`on_contact` hears whether the server answered, after every attempt."""
+        self._peer = peer
+        self._stop = stop
+        self._on_contact = on_contact
+        self._token = ""
+        self._lock = threading.Lock()
+        self._in_flight: _Cancellable | None = None
+        self.max_wait_ms = _DEFAULT_WAIT_MS
+        self.max_chunk_bytes = 0
+        self.meter = SocketMeter(remote_ports=[parse_address(peer.server, "--server")[1]])
+        """Counts what the connection carried."""
+
+    def __enter__(self) -> Connection:
+        # An own connection: two agents in one process (tests, tools) must not share sockets or counters.
+        settings = ChannelSettings(self._peer.server, tls=self._peer.tls, own_connection=True)
+        self._channel = open_channel(settings)
+        self._stub = federation_pb2_grpc.FederationStub(self._channel)
+        self._stop.on_request(self._cancel)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.meter.sample()
+        self._channel.close()
+
+    # -- control calls
+
+    def enroll(self) -> Sequence[federation_pb2.JobOffer]:
+        """Say who this is and get the jobs on offer. Waits for the server."""
+        return self.persist(self._enroll)
+
+    def join(self, request: federation_pb2.JoinRequest) -> federation_pb2.JoinResponse:
+        """Enter a job."""
+        return self._unary(self._stub.Join.future, request, CALL_S)
+
+    def next_task(
+        self, job: str, held: Sequence[tuple[str, int]], wait_ms: int | None = None
+    ) -> federation_pb2.NextTaskResponse:
+        """Wait for work as long as the server lets one wait."""
+        wait = self.max_wait_ms if wait_ms is None else wait_ms
+        request = federation_pb2.NextTaskRequest(
+            client=self._peer.client,
+            job=job,
+            wait_ms=wait,
+            held=[federation_pb2.HeldScope(scope=scope, version=version) for scope, version in held],
+        )
+        return self._unary(self._stub.NextTask.future, request, wait / 1000 + POLL_MARGIN_S)
+
+    def report_evaluation(
+        self, request: federation_pb2.ReportEvaluationRequest
+    ) -> federation_pb2.ReportEvaluationResponse:
+        """Deliver the scores of an evaluation task."""
+        return self._unary(self._stub.ReportEvaluation.future, request, CALL_S)
+
+    def leave(self, job: str) -> None:
+        """Leave a job, so that its rounds do not wait for this client."""
+        self._unary(self._stub.Leave.future, federation_pb2.LeaveRequest(job=job), CALL_S)
+
+    # -- one attempt at a stream
+
+    def pull(self, job: str, digest: bytes, offset: int, size: int) -> Iterator[federation_pb2.BlobChunk]:
+        """Chunks of a blob of `size` bytes from an offset on; one attempt. Raises FedhftError when it breaks."""
+        request = federation_pb2.PullBlobRequest(
+            client=self._peer.client, lease_token=self._token, job=job, digest=digest, offset=offset
+        )
+        call = self._stub.PullBlob(request, timeout=_stream_seconds(size - offset))
+        with self._cancellable(call), _translated():
+            yield from call
+
+    def push(
+        self, header: federation_pb2.UpdateHeader, chunks: Iterator[federation_pb2.BlobChunk], size: int
+    ) -> federation_pb2.PushUpdateResponse:
+        """Send a header and chunks that add up to `size` bytes; one attempt. Raises FedhftError."""
+        header.client, header.lease_token = self._peer.client, self._token
+
+        def messages() -> Iterator[federation_pb2.PushUpdateRequest]:
+            yield federation_pb2.PushUpdateRequest(header=header)
+            for chunk in chunks:
+                yield federation_pb2.PushUpdateRequest(chunk=chunk)
+
+        call = self._stub.PushUpdate.future(messages(), timeout=_stream_seconds(size))
+        with self._cancellable(call), _translated():
+            return call.result()
+
+    # -- patience
+
+    def persist(self, attempt: Callable[[], T]) -> T:
+        """Make attempts until one is answered: while server or store is away, wait and try again.
+
+        An answer is a result or a refusal that waiting does not mend; NOT_ENROLLED is mended by enrolling again. Raises
+        FedhftError (the refusal; SERVER_UNAVAILABLE and the like once the time is up), or CallStoppedError.
+        """
+        defects = enrolments = 0
+
+        def patient() -> T:
+            nonlocal defects, enrolments
+            try:
+                result = attempt()
+            except grpc.RpcError as rpc_error:
+                error = error_from_rpc(rpc_error)
+            except FedhftError as refusal:
+                error = refusal
+            else:
+                self._on_contact(True)
+                return result
+            self._on_contact(not error.outcome.retryable)
+            if error.code is ErrorCode.NOT_ENROLLED and enrolments < _REENROLMENTS:
+                enrolments += 1
+                log.info("the server does not know this agent; enrolling again")
+                self._enroll()
+                raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, error.message) from error
+            if error.code is ErrorCode.INTERNAL and defects + 1 < DEFECTS_IN_A_ROW:
+                defects += 1
+                raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, error.message) from error
+            raise error
+
+        return call_with_retry(
+            patient,
+            self._stop.requested,
+            give_up_after_s=self._peer.give_up_after_s,
+            on_wait=_say,
+            backoff=self._peer.backoff,
+        )
+
+    def pause(self, attempt: int) -> None:
+        """Back off before repeating something the n-th time. Raises CallStoppedError when asked to stop."""
+        bound = self._peer.backoff.bound_s(attempt)
+        self._stop.sleep(random.uniform(bound / 2, bound))
+
+    def _unary(self, start: Callable[..., _Call[T]], request: _Leased, timeout_s: float) -> T:
+        def attempt() -> T:
+            request.client, request.lease_token = self._peer.client, self._token
+            call = start(request, timeout=timeout_s)
+            with self._cancellable(call):
+                return call.result()
+
+        return self.persist(attempt)
+
+    def _enroll(self) -> Sequence[federation_pb2.JobOffer]:
+        call = self._stub.Enroll.future(
+            federation_pb2.EnrollRequest(
+                client=self._peer.client,
+                protocol_version=PROTOCOL_VERSION,
+                agent_version=__version__,
+                memory_bytes=self._peer.memory_bytes,
+                lease_token=self._token,
+            ),
+            timeout=CALL_S,
+        )
+        with self._cancellable(call), _translated():
+            answer = call.result()
+        self._token = answer.lease_token
+        self.max_wait_ms = answer.max_wait_ms or _DEFAULT_WAIT_MS
+        self.max_chunk_bytes = answer.max_chunk_bytes
+        return answer.jobs
+
+    @contextlib.contextmanager
+    def _cancellable(self, call: _Cancellable) -> Iterator[None]:
+        with self._lock:
+            self._in_flight = call
+        if self._stop.requested():
+            call.cancel()
+        try:
+            yield
+        except grpc.FutureCancelledError as error:  # nothing but a stop request cancels
+            raise CallStoppedError("stopped during a call") from error
+        finally:
+            with self._lock:
+                self._in_flight = None
+            call.cancel()  # of no effect on a finished call; a broken-off stream must not go on
+
+    def _cancel(self) -> None:
+        with self._lock:
+            call = self._in_flight
+        if call is not None:
+            call.cancel()
+
+
+class _Leased(Protocol):
+    client: str
+    lease_token: str
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_from_rpc(error) from error
+
+
+def _stream_seconds(size: int) -> float:
+    return CALL_S + size / SLOWEST_LINK
+
+
+def _say(wait: Wait) -> None:
+    log.warning(
+        "waiting for the server",
+        extra={"code": wait.error.code.value, "detail": wait.error.message, "seconds": round(wait.seconds, 1)},
+    )

@@ -1,0 +1,30 @@
+"""What a refusal means to an agent: the end of a round, of a job, or of itself."""
+
+from __future__ import annotations
+
+from fedhft.errors import ErrorCode
+
+LEAVE_THE_JOB = frozenset(
+    {
+        ErrorCode.SCHEMA_MISMATCH,
+        ErrorCode.INVALID_MODEL,
+        ErrorCode.INVALID_DATA,
+        ErrorCode.INVALID_JOB,
+        ErrorCode.INVALID_ARGUMENT,
+        ErrorCode.PLAN_TOO_LARGE,
+        ErrorCode.PROTOCOL_VERSION,
+        ErrorCode.NOT_AUTHORISED,
+        ErrorCode.UNKNOWN_JOB,
+    }
+)
+"""Refusals that will be the same next round: somebody has to mend something."""
+LEAVE_THE_SERVER = frozenset(
+    {
+        ErrorCode.LEASE_SUPERSEDED,
+        ErrorCode.NOT_ENROLLED,
+        ErrorCode.SERVER_UNAVAILABLE,
+        ErrorCode.STORE_UNAVAILABLE,
+        ErrorCode.STORE_FULL,
+    }
+)
+"""Refusals that end the agent: another agent took over, or the server has been away for as long as was allowed."""

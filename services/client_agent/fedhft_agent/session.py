@@ -1,0 +1,235 @@
+"""One client's part in one job: join, then task after task until the job is over.
+
+An update lives in three steps: the worker keeps it on disk as soon as it is trained, the server acknowledges it, the
+worker commits it. After a restart the first thing done is to deliver what was trained and not acknowledged, so a round
+is neither lost nor trained twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.plan import AdapterPlan
+from fedhft.rpc.retry import CallStoppedError
+from fedhft.rpc.sockets import SocketBytes
+from fedhft.telemetry import metrics
+from fedhft.training.learner import TrainingStopped
+from fedhft.training.worker import ClientWorker, Draft
+from fedhft.v1 import adapter_pb2, federation_pb2
+from fedhft_agent.connection import Connection
+from fedhft_agent.memory import check_plan_fits
+from fedhft_agent.refusals import LEAVE_THE_JOB, LEAVE_THE_SERVER
+from fedhft_agent.stopping import StopSignal
+from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Enlistment:
+    """How a client presents itself to a job."""
+
+    tier: str
+    """Tier asked for; empty lets the job decide."""
+    memory_bytes: int
+    """0 means not stated."""
+    weights_bytes: int
+    """Size of the loaded base model."""
+
+
+class Session:
+    """One job, from joining it to its end."""
+
+    def __init__(
+        self, connection: Connection, stop: StopSignal, spec: JobSpec, worker: ClientWorker, enlistment: Enlistment
+    ) -> None:
+        self._connection = connection
+        self._stop = stop
+        self._spec = spec
+        self._worker = worker
+        self._enlistment = enlistment
+        self._tier = enlistment.tier
+        self._payload = PayloadCount()
+        self._carried_before = SocketBytes(0, 0)
+        self._given_up = 0
+        self._idle_turns = 0
+
+    def run(self) -> federation_pb2.FinishedTask:
+        """Work until the job is over.
+
+        Raises FedhftError (what ends this job for this client, or the agent) and CallStoppedError.
+        """
+        try:
+            return self._work()
+        except TrainingStopped as error:
+            raise CallStoppedError("stopped between two batches") from error
+
+    def _work(self) -> federation_pb2.FinishedTask:
+        self._carried_before = self._connection.meter.sample()
+        self._join()
+        draft = self._worker.pending()
+        if draft is not None:
+            log.info("delivering an update trained before the restart", extra={"round": draft.round})
+            self._deliver(draft, resume=True)
+        while True:
+            answer = self._next_task()
+            match answer.WhichOneof("task"):
+                case "finished":
+                    return answer.finished
+                case "train":
+                    self._guarded(answer.train.round, partial(self._train, answer.train))
+                case "evaluate":
+                    self._guarded(answer.evaluate.round, partial(self._evaluate, answer.evaluate))
+                case _:
+                    self._stop.sleep(answer.wait.retry_after_ms / 1000)
+
+    # -- joining and asking
+
+    def _join(self) -> None:
+        enlistment = self._enlistment
+        answer = self._connection.join(
+            federation_pb2.JoinRequest(
+                job=self._spec.name,
+                schema_json=self._worker.schema.to_json(),
+                samples=self._worker.samples,
+                tier=enlistment.tier,
+                signature=self._worker.signature(),
+                data_digest=self._worker.data_digest,
+                has_shared_validation=self._worker.has_shared_validation,
+            )
+        )
+        self._tier = answer.tier
+        log.info("joined", extra={"job": self._spec.name, "tier": answer.tier, "rows": self._worker.samples})
+
+    def _next_task(self) -> federation_pb2.NextTaskResponse:
+        try:
+            return self._connection.next_task(self._spec.name, self._worker.held())
+        except FedhftError as error:
+            if error.code is ErrorCode.NOT_JOINED:
+                log.info("the job does not know this client; joining again", extra={"job": self._spec.name})
+                self._join()
+                return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
+            if error.code is ErrorCode.JOB_NOT_RUNNING:
+                return federation_pb2.NextTaskResponse(finished=federation_pb2.FinishedTask(reason=error.message))
+            raise
+
+    def _guarded(self, number: int, work: Callable[[], None]) -> None:
+        """Do a task. What goes wrong with this round alone is logged, and the round is not tried again."""
+        if number == self._given_up:
+            self._idle_turns += 1
+            self._connection.pause(self._idle_turns)
+            return
+        try:
+            work()
+            self._idle_turns = 0
+        except FedhftError as error:
+            if error.code in LEAVE_THE_JOB or error.code in LEAVE_THE_SERVER:
+                raise
+            self._give_up(number, error)
+
+    def _give_up(self, number: int, error: FedhftError) -> None:
+        # A blob that is no longer published is one to ask anew for; everything else would go wrong again.
+        if error.code is not ErrorCode.UNKNOWN_BLOB:
+            self._given_up = number
+        self._idle_turns = 0
+        metrics.REFUSALS.labels(code=error.code.value).inc()
+        log.warning("round given up", extra={"round": number, "code": error.code.value, "detail": error.message})
+        self._connection.pause(1)
+
+    # -- tasks
+
+    def _train(self, task: federation_pb2.TrainTask) -> None:
+        self._check_plan(task.plan)
+        self._fetch(task.view.blobs)
+        draft = self._worker.train(task, self._stop.requested)
+        figures = draft.measurements
+        log.info("trained", extra={"round": task.round, "steps": figures.steps, "seconds": figures.train_seconds})
+        if figures.steps:
+            metrics.AGENT_STEP_SECONDS.labels(tier=self._tier).observe(figures.train_seconds / figures.steps)
+        self._deliver(draft, resume=False)
+
+    def _evaluate(self, task: federation_pb2.EvaluateTask) -> None:
+        self._check_plan(task.plan)
+        self._fetch(task.view.blobs)
+        scores, figures = self._worker.evaluate(task, self._stop.requested)
+        answer = self._connection.report_evaluation(
+            federation_pb2.ReportEvaluationRequest(
+                job=self._spec.name,
+                round=task.round,
+                version=task.view.version,
+                scores=scores,
+                measurements=self._measured(figures),
+            )
+        )
+        log.info("evaluated", extra={"round": task.round, "recorded": answer.recorded})
+
+    def _check_plan(self, message: adapter_pb2.AdapterPlan) -> None:
+        plan = AdapterPlan(
+            tier=message.tier,
+            depth=message.depth,
+            density=message.density,
+            epochs=message.epochs,
+            max_steps=message.max_steps,
+            train_a=message.train_a,
+            train_b=message.train_b,
+        )
+        enlistment = self._enlistment
+        check_plan_fits(plan, self._worker.schema, enlistment.weights_bytes, enlistment.memory_bytes)
+
+    def _fetch(self, refs: Iterable[adapter_pb2.BlobRef]) -> None:
+        for ref in refs:
+            before = self._payload.received
+            data = pull_blob(self._connection, self._spec.name, ref, self._payload)
+            kind = "snapshot" if ref.kind == adapter_pb2.BLOB_KIND_SNAPSHOT else "delta"
+            moved = metrics.PAYLOAD_BYTES.labels(direction="down", payload=kind, tier=self._tier)
+            moved.inc(self._payload.received - before)
+            self._worker.apply(ref, data)
+
+    def _deliver(self, draft: Draft, *, resume: bool) -> None:
+        """Push a draft until it is acknowledged (then commit it) or refused for good (then abandon it)."""
+        header = federation_pb2.UpdateHeader(
+            job=self._spec.name,
+            round=draft.round,
+            base_version=draft.base_version,
+            digest=bytes.fromhex(draft.digest),
+            size=len(draft.blob),
+            samples=draft.samples,
+            scores=draft.scores,
+            measurements=self._measured(draft.measurements),
+            signature=draft.signature,
+        )
+        before = self._payload.sent
+        try:
+            result = push_update(self._connection, header, draft.blob, self._payload, resume=resume)
+        except FedhftError as error:
+            if error.code in LEAVE_THE_JOB or error.code in LEAVE_THE_SERVER:
+                raise
+            self._worker.abandon(draft)
+            metrics.AGENT_UPDATES.labels(outcome="abandoned").inc()
+            self._give_up(draft.round, error)
+            return
+        finally:
+            metrics.PAYLOAD_BYTES.labels(direction="up", payload="update", tier=self._tier).inc(
+                self._payload.sent - before
+            )
+        self._worker.commit(draft)
+        repeated = result == federation_pb2.PushUpdateResponse.RESULT_REPEATED
+        metrics.AGENT_UPDATES.labels(outcome="repeated" if repeated else "accepted").inc()
+        log.info("update accepted", extra={"round": draft.round, "bytes": len(draft.blob), "repeated": repeated})
+
+    def _measured(self, figures: federation_pb2.Measurements) -> federation_pb2.Measurements:
+        """The worker's figures with what this job has moved over the wire so far."""
+        measured = federation_pb2.Measurements()
+        measured.CopyFrom(figures)
+        carried = self._connection.meter.sample()
+        measured.socket_bytes_sent = carried.sent - self._carried_before.sent
+        measured.socket_bytes_received = carried.received - self._carried_before.received
+        measured.peak_rss_bytes = metrics.peak_memory_bytes()
+        measured.payload_bytes_sent = self._payload.sent
+        measured.payload_bytes_received = self._payload.received
+        return measured

@@ -1,0 +1,75 @@
+"""How an agent is asked to stop: SIGTERM or SIGINT set one event, at once, whatever the main thread is doing.
+
+Python runs signal handlers between byte codes of the main thread, which may sit in a tensor operation or in a
+call that waits; and a handler must not take locks that the interrupted code may hold. So the handlers do nothing: the
+interpreter writes the signal's number to a socket, and a thread that reads it does the rest.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+from fedhft.rpc.retry import CallStoppedError
+
+
+class StopSignal:
+    """Context manager: while inside, SIGTERM and SIGINT request a stop. Must be entered in the main thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._callbacks: list[Callable[[], None]] = []
+        self._previous: dict[int, object] = {}
+
+    def requested(self) -> bool:
+        """Whether a stop was requested."""
+        return self._event.is_set()
+
+    def request(self) -> None:
+        """Request a stop, as a signal would."""
+        self._event.set()
+        for callback in tuple(self._callbacks):
+            callback()
+
+    def on_request(self, callback: Callable[[], None]) -> None:
+        """Call `callback` (in another thread) when a stop is requested; at once if it already is."""
+        self._callbacks.append(callback)
+        if self._event.is_set():
+            callback()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait. Raises CallStoppedError as soon as a stop is requested."""
+        if self._event.wait(max(0.0, seconds)):
+            raise CallStoppedError("stopped while waiting")
+
+    def __enter__(self) -> StopSignal:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, _nothing)
+        self._thread = threading.Thread(target=self._watch, name="stop-signal", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._previous_fd)
+        self._writer.close()
+        self._thread.join()
+        self._reader.close()
+
+    def _watch(self) -> None:
+        while numbers := self._reader.recv(64):
+            if any(number in (signal.SIGTERM, signal.SIGINT) for number in numbers):
+                self.request()
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Let the wakeup socket carry the news."""

@@ -1,0 +1,176 @@
+"""Blobs in, updates out: streams that resume where they broke and end in a checked digest.
+
+A broken connection costs the bytes of the chunk in flight, never the transfer. Waiting for a server that is away is the
+connection's business; bytes that arrive wrong are counted here, and a transfer that goes wrong several times in a row
+without getting any further is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.v1 import adapter_pb2, federation_pb2
+from fedhft.wire.digest import chunks, digest_of
+from fedhft_agent.connection import Connection
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 * 1024
+"""Largest chunk this agent sends; the server may ask for smaller ones."""
+FRUITLESS_ATTEMPTS = 5
+"""Attempts in a row that may end in wrong or missing bytes without getting any further."""
+
+_WRONG_BYTES = frozenset({ErrorCode.DIGEST_MISMATCH, ErrorCode.TRUNCATED_STREAM, ErrorCode.WRONG_OFFSET})
+
+Result = federation_pb2.PushUpdateResponse.Result
+
+
+@dataclass
+class PayloadCount:
+    """Blob bytes of one job over the wire, after coding, repeats included."""
+
+    sent: int = 0
+    received: int = 0
+
+
+def pull_blob(connection: Connection, job: str, ref: adapter_pb2.BlobRef, count: PayloadCount) -> bytes:
+    """The bytes of a blob.
+
+    Raises FedhftError: DIGEST_MISMATCH or TRUNCATED_STREAM when the server keeps sending wrong bytes, UNKNOWN_BLOB when
+    it has the blob no more, and what the connection raises.
+    """
+    download = _Download(connection, job, ref, count)
+    _until_done(connection, download)
+    return bytes(download.received)
+
+
+def push_update(
+    connection: Connection, header: federation_pb2.UpdateHeader, data: bytes, count: PayloadCount, *, resume: bool
+) -> Result.ValueType:
+    """Deliver one update; RESULT_ACCEPTED, or RESULT_REPEATED when the server had it already.
+
+    resume: ask first what an earlier attempt left with the server (after a restart); otherwise that is asked on every
+    attempt but the first. Raises FedhftError with the server's refusal.
+    """
+    upload = _Upload(connection, header, data, count, ask=resume)
+    _until_done(connection, upload)
+    return upload.result
+
+
+class _Transfer(Protocol):
+    @property
+    def progress(self) -> int:
+        """Bytes known to be where they belong."""
+        ...
+
+    def attempt(self) -> None:
+        """Try to finish."""
+        ...
+
+
+def _until_done(connection: Connection, transfer: _Transfer) -> None:
+    def attempt() -> FedhftError | None:
+        # Wrong bytes are this module's business, not the connection's: a server that answers with them is not away.
+        try:
+            transfer.attempt()
+        except FedhftError as error:
+            if error.code in _WRONG_BYTES:
+                return error
+            raise
+        return None
+
+    fruitless, best = 0, 0
+    while (failure := connection.persist(attempt)) is not None:
+        fruitless = 1 if transfer.progress > best else fruitless + 1
+        best = max(best, transfer.progress)
+        log.warning("transfer broken", extra={"code": failure.code.value, "detail": failure.message, "held": best})
+        if fruitless >= FRUITLESS_ATTEMPTS:
+            raise failure
+        connection.pause(fruitless)
+
+
+class _Download:
+    def __init__(self, connection: Connection, job: str, ref: adapter_pb2.BlobRef, count: PayloadCount) -> None:
+        self._connection = connection
+        self._job = job
+        self._ref = ref
+        self._count = count
+        self.received = bytearray()
+
+    @property
+    def progress(self) -> int:
+        return len(self.received)
+
+    def attempt(self) -> None:
+        size, name = self._ref.size, f"blob {self._ref.digest.hex()[:12]}"
+        if len(self.received) < size:
+            for chunk in self._connection.pull(self._job, self._ref.digest, len(self.received), size):
+                if chunk.offset != len(self.received):
+                    raise FedhftError.field(
+                        ErrorCode.WRONG_OFFSET, f"{name}: chunk offset", chunk.offset, f"expected {len(self.received)}",
+                        "the transfer is resumed where it stood",
+                    )  # fmt: skip
+                if len(self.received) + len(chunk.data) > size:
+                    self.received.clear()
+                    raise FedhftError(
+                        ErrorCode.DIGEST_MISMATCH, f"{name}: more than the {size} bytes announced; it is fetched anew"
+                    )
+                self.received += chunk.data
+                self._count.received += len(chunk.data)
+        if len(self.received) < size:
+            raise FedhftError(
+                ErrorCode.TRUNCATED_STREAM, f"{name}: the stream ended after {len(self.received)} of {size} bytes"
+            )
+        if digest_of(bytes(self.received)) != self._ref.digest.hex():
+            self.received.clear()
+            raise FedhftError(ErrorCode.DIGEST_MISMATCH, f"{name}: the bytes received have another digest")
+
+
+class _Upload:
+    def __init__(
+        self,
+        connection: Connection,
+        header: federation_pb2.UpdateHeader,
+        data: bytes,
+        count: PayloadCount,
+        *,
+        ask: bool,
+    ) -> None:
+        self._connection = connection
+        self._header = header
+        self._data = data
+        self._count = count
+        self._ask = ask
+        self._confirmed = 0
+        self.result: Result.ValueType = federation_pb2.PushUpdateResponse.RESULT_UNSPECIFIED
+
+    @property
+    def progress(self) -> int:
+        return self._confirmed
+
+    def attempt(self) -> None:
+        offset = 0
+        if self._ask and self._data:
+            answer = self._query()
+            if answer.result != federation_pb2.PushUpdateResponse.RESULT_STAGED:
+                self.result = answer.result
+                return
+            offset = self._confirmed = min(answer.staged_bytes, len(self._data))
+        self._ask = True
+        self.result = self._connection.push(self._header, self._chunks(offset), len(self._data) - offset).result
+
+    def _query(self) -> federation_pb2.PushUpdateResponse:
+        question = federation_pb2.UpdateHeader()
+        question.CopyFrom(self._header)
+        question.query_staged = True
+        return self._connection.push(question, iter(()), 0)
+
+    def _chunks(self, offset: int) -> Iterator[federation_pb2.BlobChunk]:
+        size = min(CHUNK_BYTES, self._connection.max_chunk_bytes or CHUNK_BYTES)
+        for start, part in chunks(self._data, size, offset):
+            self._count.sent += len(part)
+            yield federation_pb2.BlobChunk(offset=start, data=part)

@@ -1,0 +1,67 @@
+"""The torch side of an agent: the base model, kept between jobs that can share it, and the worker of a job."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from fedhft.job import JobSpec
+from fedhft.training.base import LoadedBase, load_base
+from fedhft.training.data import load_client_data
+from fedhft.training.worker import ClientWorker
+from fedhft_agent.connection import Connection
+from fedhft_agent.session import Enlistment, Session
+from fedhft_agent.settings import AgentSettings
+from fedhft_agent.stopping import StopSignal
+
+log = logging.getLogger(__name__)
+
+
+class Workplace:
+    """Builds sessions; holds at most one base model."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._base: LoadedBase | None = None
+        self._loaded_for = ""
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+
+    def session(self, connection: Connection, stop: StopSignal, spec: JobSpec, state_dir: Path) -> Session:
+        """Everything a job needs, ready to join it. Raises FedhftError(INVALID_DATA), (INVALID_MODEL)."""
+        settings = self._settings
+        data = load_client_data(spec, settings.client, settings.data, settings.holdout, settings.shared_validation)
+        base = self._base_of(spec)
+        weights_bytes = sum(p.numel() * p.element_size() for p in base.model.parameters())
+        worker = ClientWorker(spec, settings.client, base, data, state_dir)
+        enlistment = Enlistment(
+            tier=settings.tier,
+            memory_bytes=settings.memory_bytes,
+            weights_bytes=weights_bytes,
+        )
+        return Session(connection, stop, spec, worker, enlistment)
+
+    def _base_of(self, spec: JobSpec) -> LoadedBase:
+        """The base model with this job's adapters: the one held, when it was built alike, else a fresh one.
+
+        What shapes the network is the model, the outputs, the adapters, how a round starts and the seed of its parts.
+        """
+        shape = json.dumps(
+            [
+                spec.model.model_dump(mode="json"),
+                spec.task.model_dump(mode="json"),
+                spec.adapter.model_dump(mode="json"),
+                spec.method.model_dump(mode="json"),
+                spec.seed,
+            ],
+            sort_keys=True,
+        )
+        if self._base is None or shape != self._loaded_for:
+            self._base = None  # let go of the old one before the new one is read
+            self._base = load_base(spec, self._settings.model)
+            self._loaded_for = shape
+            log.info("base model loaded", extra={"model": str(self._base.path), "digest": self._base.digest[:12]})
+        return self._base
