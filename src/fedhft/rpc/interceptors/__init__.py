@@ -1,0 +1,1 @@
+"""What every served call goes through, one file per concern."""

@@ -1,0 +1,76 @@
+"""One way to put something around a served call, whatever its arity."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+if TYPE_CHECKING:
+    ServerInterceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    ServerInterceptor = grpc.aio.ServerInterceptor
+"""Generic in the stubs, not at run time."""
+
+Enter = Callable[[Any], AbstractAsyncContextManager[None]]
+"""From the call's context to what surrounds its handler."""
+
+
+class AroundInterceptor(ServerInterceptor):
+    """Surrounds the whole life of each call, streams included, with `around`."""
+
+    @abstractmethod
+    def around(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
+        """What is entered before the handler and left after its last message. `method` is /package.Service/Method."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap the handler of a call. Unknown methods have none and stay unknown."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        method = handler_call_details.method
+        return _surrounded(handler, method, lambda context: self.around(method, context))
+
+
+def _surrounded(handler: Any, method: str, enter: Enter) -> grpc.RpcMethodHandler[Any, Any]:
+    coders = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(_behaviour(handler.stream_stream, method, enter), **coders)
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(_behaviour(handler.stream_unary, method, enter), **coders)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(_behaviour(handler.unary_stream, method, enter), **coders)
+    return grpc.unary_unary_rpc_method_handler(_behaviour(handler.unary_unary, method, enter), **coders)
+
+
+def _behaviour(inner: Any, method: str, enter: Enter) -> Any:
+    # The first argument is a request or an iterator of requests; it is passed on untouched either way.
+    if inspect.isasyncgenfunction(inner):
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with enter(context), aclosing(inner(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return stream
+
+    if not inspect.iscoroutinefunction(inner):
+        raise TypeError(f"{method}: its handler is {inner!r}; servers of fedhft take async handlers only")
+
+    async def answer(request: Any, context: Any) -> Any:
+        async with enter(context):
+            return await inner(request, context)
+
+    return answer

@@ -1,0 +1,81 @@
+"""Whether a service can do its work right now, asked in the background and told to everybody who asks.
+
+A service is ready while its check (usually: the store answers) succeeds. The gRPC health service, `/readyz` and
+whoever else is told follow within one interval, in both directions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from fedhft.errors import FedhftError
+
+logger = logging.getLogger(__name__)
+
+Check = Callable[[], Awaitable[object]]
+"""Returns when all is well, raises FedhftError when not."""
+
+
+class ReadinessWatch:
+    """Repeats a check and keeps its answer."""
+
+    def __init__(
+        self,
+        check: Check,
+        tell: Callable[[bool], Awaitable[None]],
+        interval_s: float = 1.0,
+        answer_s: float = 2.0,
+    ) -> None:
+        self._check = check
+        self._tell = tell
+        self._interval_s = interval_s
+        self._answer_s = answer_s
+        self._state: tuple[bool, str] = (False, "starting")
+        self._task: asyncio.Task[None] | None = None
+
+    def ready(self) -> tuple[bool, str]:
+        """The last answer and, when not ready, why. Any thread may call it; it does not block."""
+        return self._state
+
+    async def start(self) -> None:
+        """Check once, tell the outcome, then go on in the background."""
+        await self._once()
+        self._task = asyncio.create_task(self._repeat(), name="readiness")
+
+    async def stop(self, reason: str = "stopping") -> None:
+        """End the checks; not ready from now on."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._state = (False, reason)
+        await self._tell(False)
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._once()
+
+    async def _once(self) -> None:
+        try:
+            async with asyncio.timeout(self._answer_s):
+                await self._check()
+            state = (True, "")
+        except TimeoutError:
+            state = (False, f"no answer within {self._answer_s:g} s")
+        except FedhftError as error:
+            state = (False, error.message)
+        except Exception as error:
+            # The watch outlives a check that fails in a way nobody foresaw, or the service would stay ready for ever.
+            logger.exception("the readiness check failed in an unforeseen way")
+            state = (False, f"the check failed: {type(error).__name__}")
+        before, self._state = self._state, state
+        if state[0] != before[0]:
+            if state[0]:
+                logger.info("ready")
+            else:
+                logger.warning("not ready", extra={"reason": state[1]})
+        await self._tell(state[0])

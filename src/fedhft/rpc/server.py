@@ -1,0 +1,134 @@
+"""An asyncio gRPC server as every service of fedhft runs it: health, interceptors, keep-alive, graceful stop.
+
+Message sizes keep gRPC's own limits: tensors travel in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.rpc.interceptors.admission import AdmissionInterceptor
+from fedhft.rpc.interceptors.around import ServerInterceptor
+from fedhft.rpc.interceptors.deadlines import DeadlinesInterceptor
+from fedhft.rpc.interceptors.errors import ErrorsInterceptor
+from fedhft.rpc.interceptors.metrics import MetricsInterceptor
+from fedhft.rpc.keepalive import KeepAlive
+from fedhft.rpc.tls import TlsSettings
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where and how to serve."""
+
+    listen: str
+    """host:port; port 0 picks a free one."""
+    tls: TlsSettings | None = None
+    """None serves plain text."""
+    max_concurrent_rpcs: int | None = None
+    """Calls served at once, long polls included; further ones are refused with SERVER_UNAVAILABLE. None: no bound."""
+    keepalive: KeepAlive = field(default_factory=KeepAlive)
+    """Must be what the clients use."""
+    longest_call_s: float = 600.0
+    """Bound of a call whose client set no deadline."""
+
+
+class RunningServer:
+    """A server that accepts calls. Its health is NOT_SERVING until `set_ready(True)`."""
+
+    def __init__(self, server: grpc.aio.Server, address: str, health: HealthServicer, names: Sequence[str]) -> None:
+        self._server = server
+        self._names = ("", *names)
+        self.address = address
+        """host:port actually bound."""
+        self.health = health
+        """The grpc.health.v1 servicer."""
+
+    async def set_ready(self, ready: bool) -> None:
+        """Tell grpc.health.v1 whether calls can succeed now."""
+        serving = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in self._names:
+            await self.health.set(name, serving)
+
+    async def stop(self, grace_s: float) -> None:
+        """Turn unhealthy, take no new calls, give running ones `grace_s` seconds, then cancel them."""
+        await self.health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+
+def default_interceptors(settings: ServerSettings) -> list[ServerInterceptor]:
+    """Metrics, errors, deadlines and, where a bound is set, admission; the first is outermost."""
+    chain: list[ServerInterceptor] = [
+        MetricsInterceptor(),
+        ErrorsInterceptor(),
+        DeadlinesInterceptor(settings.longest_call_s),
+    ]
+    if settings.max_concurrent_rpcs is not None:
+        chain.append(AdmissionInterceptor(settings.max_concurrent_rpcs))
+    return chain
+
+
+async def start_server(
+    settings: ServerSettings,
+    register: Callable[[grpc.aio.Server], None],
+    service_names: Sequence[str],
+    interceptors: Sequence[ServerInterceptor] | None = None,
+) -> RunningServer:
+    """Bind, register and start. `service_names` are the full names that health answers for (`fedhft.v1.Federation`).
+
+    `interceptors` run inside the default ones, so what they raise is translated and counted too.
+    Raises FedhftError(INVALID_ARGUMENT) when the address cannot be bound.
+    """
+    host, port = parse_address(settings.listen, "listen")
+    options = settings.keepalive.server_options()
+    # Two servers on one port would share its connections silently.
+    options.append(("grpc.so_reuseport", 0))
+    server = grpc.aio.server(
+        interceptors=[*default_interceptors(settings), *(interceptors or ())], options=_arguments(options)
+    )
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    register(server)
+    address = f"{host}:{port}"
+    try:
+        if settings.tls is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, settings.tls.server_credentials())
+    except RuntimeError as error:
+        raise _unbound(settings.listen, str(error)) from error
+    if bound == 0:
+        raise _unbound(settings.listen, "gRPC gives no reason")
+    running = RunningServer(server, f"{host}:{bound}", health, service_names)
+    await running.set_ready(False)
+    await server.start()
+    return running
+
+
+def parse_address(text: str, field_name: str) -> tuple[str, int]:
+    """Split host:port (or [v6]:port). Raises FedhftError(INVALID_ARGUMENT)."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed) or not port.isdecimal() or int(port) > 65535:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, field_name, text, "is no address", "write host:port, for example 0.0.0.0:50051"
+        )
+    return host, int(port)
+
+
+def _arguments(options: Sequence[tuple[str, int | str]]) -> Sequence[tuple[str, Any]]:
+    return options
+
+
+def _unbound(listen: str, reason: str) -> FedhftError:
+    return FedhftError.field(
+        ErrorCode.INVALID_ARGUMENT, "listen", listen, f"cannot be bound ({reason})",
+        "choose a free port of this machine, or port 0 for any",
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Between refusals and gRPC statuses, both ways.
+
+The code of a refusal travels in the trailing metadata `fedhft-error-code`; the text for people is the status message.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import grpc
+import grpc.aio
+
+from fedhft.errors import ErrorCode, FedhftError
+
+ERROR_CODE_KEY = "fedhft-error-code"
+"""Trailing metadata key that carries `ErrorCode`."""
+
+MAX_MESSAGE_BYTES = 4096
+"""Longest status message as it travels. Headers end at 8 KiB; past that the peer sees a transport error instead."""
+
+_WITHOUT_CODE: dict[grpc.StatusCode, ErrorCode] = {
+    grpc.StatusCode.UNAVAILABLE: ErrorCode.SERVER_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCode.SERVER_UNAVAILABLE,
+    grpc.StatusCode.CANCELLED: ErrorCode.SERVER_UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED: ErrorCode.PROTOCOL_VERSION,
+    grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNAUTHENTICATED: ErrorCode.NOT_AUTHORISED,
+    grpc.StatusCode.PERMISSION_DENIED: ErrorCode.NOT_AUTHORISED,
+}
+"""Statuses that gRPC itself or a proxy made, without our code. The rest means a defect."""
+
+_BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed", "Connection reset")
+"""What gRPC says, under INTERNAL or UNKNOWN, when a connection broke or a proxy cut it."""
+
+
+def status_of(error: FedhftError) -> grpc.StatusCode:
+    """The gRPC status of a refusal."""
+    return grpc.StatusCode[error.outcome.grpc_status]
+
+
+def message_of(text: str) -> str:
+    """The text as far as it fits a status message (which travels percent-encoded)."""
+    if len(quote(text)) <= MAX_MESSAGE_BYTES:
+        return text
+    shortest, longest = 0, len(text)
+    while shortest < longest:
+        middle = (shortest + longest + 1) // 2
+        if len(quote(text[:middle])) <= MAX_MESSAGE_BYTES - 3:
+            shortest = middle
+        else:
+            longest = middle - 1
+    return text[:shortest] + "..."
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: FedhftError) -> NoReturn:
+    """End a call with a refusal. Handlers do not call this: they raise, and the errors interceptor does."""
+    context.set_code(status_of(error))  # abort does not keep it, and metrics read it
+    await context.abort(
+        status_of(error), message_of(error.message), trailing_metadata=((ERROR_CODE_KEY, error.code.value),)
+    )
+    raise error  # abort never returns
+
+
+def error_from_rpc(error: grpc.RpcError) -> FedhftError:
+    """What a failed call means to its caller, from a blocking or an asyncio stub.
+
+    Refusals by the server come back as they were raised there. A server that is away, slow or stopping
+    (UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, a broken connection) is SERVER_UNAVAILABLE.
+    """
+    status = _call(error, "code")
+    details = _call(error, "details") or ""
+    for key, value in _call(error, "trailing_metadata") or ():
+        if key == ERROR_CODE_KEY:
+            try:
+                return FedhftError(ErrorCode(value), details)
+            except ValueError:
+                break  # a newer server; its status says enough
+    if not isinstance(status, grpc.StatusCode):
+        return FedhftError(ErrorCode.INTERNAL, f"the call failed without a status: {error!r}")
+    code = _WITHOUT_CODE.get(status, ErrorCode.INTERNAL)
+    if code is ErrorCode.INTERNAL and any(sign in details for sign in _BROKEN_CONNECTION):
+        code = ErrorCode.SERVER_UNAVAILABLE
+    if code is ErrorCode.SERVER_UNAVAILABLE:
+        return FedhftError(
+            code,
+            f"the server does not answer ({status.name}: {details}); check that it runs and its address is right",
+        )
+    if code is ErrorCode.PROTOCOL_VERSION:
+        return FedhftError(code, f"the server does not know this call ({details}); use the same release on both sides")
+    return FedhftError(code, f"{status.name}: {details}")
+
+
+def _call(error: grpc.RpcError, name: str) -> Any:
+    # Only calls that reached a channel have these; a bare RpcError has none.
+    method = getattr(error, name, None)
+    return method() if callable(method) else None
