@@ -60,7 +60,8 @@ def load_client_data(
     if holdout is not None:
         held = load_rows(holdout, spec.task, "validation")
     else:
-        rows, held = split_rows(rows, spec.evaluation.holdout, seeds.seed_of("holdout", spec.seed, client))
+        seed = seeds.seed_of("holdout", spec.seed, client)
+        rows, held = split_rows(rows, spec.evaluation.holdout, seed, by_class=spec.task.kind == "classification")
     return ClientData.of(rows, held, load_rows(shared, spec.task, "validation") if shared is not None else None)
 
 
@@ -74,23 +75,23 @@ def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple
     return rows
 
 
-def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """(train, holdout): holds out `share` of the rows, class by class, drawn by `seed`; both keep the source's order.
+def split_rows(
+    rows: Sequence[Row], share: float, seed: int, *, by_class: bool = True
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """(train, holdout): holds out `share` of the rows, drawn by `seed`; both keep the source's order.
 
-    round(share * n) rows in all, spread over classes by largest remainder; every class keeps a training row, and
-    with share > 0 and two rows or more at least one is held out where that is possible.
+    round(share * n) rows in all, at least one of two or more; by class they are spread by largest remainder (ties by
+    seed), and every class keeps a training row, even where that leaves fewer to hold out.
     """
     if share <= 0 or len(rows) < 2:
         return tuple(rows), ()
     wanted = max(1, math.floor(share * len(rows) + 0.5))
     classes: dict[float, list[int]] = {}
     for index, row in enumerate(rows):
-        classes.setdefault(row.label, []).append(index)
-    if len(classes) == len(rows):  # regression: all targets differ, so there is nothing to balance
-        classes = {0.0: list(range(len(rows)))}
+        classes.setdefault(row.label if by_class else 0.0, []).append(index)
     exact = {label: share * len(members) for label, members in sorted(classes.items())}
     taken = {label: min(math.floor(value), len(classes[label]) - 1) for label, value in exact.items()}
-    for label in sorted(exact, key=lambda label: (taken[label] - exact[label], label)):
+    for label in sorted(exact, key=lambda label: (taken[label] - exact[label], seeds.seed_of(seed, repr(label)))):
         if sum(taken.values()) >= wanted:
             break
         if taken[label] < len(classes[label]) - 1:
@@ -162,13 +163,8 @@ def _class(raw: RawRow, task: TaskSpec, value: Any) -> float:
             return float(labels.index(value))
         if value.strip().isdecimal() and int(value) < len(labels):
             return float(int(value))
-    elif (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and value == int(value)
-        and 0 <= value < len(labels)
-    ):
-        return float(int(value))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(labels)):
+        return float(value)
     names = ", ".join(map(repr, labels[:12])) + (", ..." if len(labels) > 12 else "")
     raise FedhftError(
         ErrorCode.INVALID_DATA,

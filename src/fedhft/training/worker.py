@@ -133,6 +133,8 @@ class ClientWorker:
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
         plan = self._plan(task.plan)
+        if task.round <= self._memory.round:
+            self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
@@ -236,12 +238,25 @@ class ClientWorker:
         scopes = [SHARED, *(cluster_scope(j) for j, weight in enumerate(weights) if weight > 0)]
         ahead = [scope for scope in scopes if memory.held.get(scope, 0) > version]
         if ahead:
-            raise FedhftError(
-                ErrorCode.STALE_VERSION,
-                f"view of version {version}: {', '.join(ahead)} is held at a later one; ask again",
-            )
+            self._start_over(view)
+            memory = self._memory
         held = {**memory.held, **dict.fromkeys(scopes, version)}
         self._memory = replace(memory, state=with_version(memory.state, version, clusters), held=held)
+
+    def _start_over(self, view: pb.ViewSource) -> None:
+        """Forget everything but the signature: the server counts from earlier, so it runs a job of this name anew.
+
+        Raises FedhftError(STALE_VERSION) unless the view is the job's start: its blobs were listed for what was held.
+        """
+        memory = self._memory
+        self._memory = WorkerMemory(signature=memory.signature, data_digest=memory.data_digest)
+        self._folder.write_memory(self._memory)
+        if view.version:
+            raise FedhftError(
+                ErrorCode.STALE_VERSION,
+                f"view of version {view.version}: the state kept here is of an earlier run of job {self.spec.name}; "
+                "it was dropped, ask for the task again",
+            )
 
     def _load(self, memberships: Sequence[float], plan: AdapterPlan, round_number: int) -> None:
         self._network.load(self._view(tuple(memberships) or (1.0,)), plan.depth, int(round_number))
