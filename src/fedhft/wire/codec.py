@@ -32,6 +32,7 @@ FORMAT = 1
 """Version of the blob format."""
 MOST_COLUMNS = 4096
 """Largest rank of a product factor."""
+_SMALL_RANK = 64
 _LONGEST_SCOPE = 128
 
 
@@ -258,12 +259,11 @@ def _check_shapes(keys: Sequence[TensorKey], shapes: Sequence[tuple[int, int]], 
 
 
 def _most_values(schema: AdapterSchema) -> int:
-    # A, B, and a product either dense or in factors, which are sent only while they are the smaller form; a little
-    # slack for ranks published for tiny slots.
+    # A, B, and a product: dense, or in factors while they are the smaller form; with slack for ranks of tiny slots.
     total = sum(parameter.matrix_shape[0] * parameter.matrix_shape[1] for parameter in schema.head + schema.weights)
     for slot in schema.slots:
         side = slot.in_features + slot.out_features
-        total += side * slot.rank + max(2 * slot.in_features * slot.out_features, 64 * side)
+        total += side * slot.rank + max(slot.in_features * slot.out_features, _SMALL_RANK * side)
     return total
 
 

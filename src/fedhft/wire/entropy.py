@@ -25,6 +25,8 @@ _SMALL_GAP = 1.005
 _WORTH_CODING = 16
 _RAW_DEFLATE = -15
 _LARGEST_BLOCKS = 9
+_MOST_INFLATION = 1 << 15
+"""A zstd block of 4 bytes makes at most 128 KiB; deflate inflates far less."""
 
 
 class _Contexts(threading.local):
@@ -78,6 +80,8 @@ def unpack(stream: pb.Stream, size: int) -> bytes:
     Raises FedhftError(MALFORMED_UPDATE) when `stream` is no such stream.
     """
     coding = stream.WhichOneof("coding")
+    if stream.ByteSize() * _MOST_INFLATION < size:
+        raise _malformed(f"{stream.ByteSize()} bytes cannot inflate to {size}")
     try:
         if coding == "zstd":
             raw = _read_zstd(stream.zstd, size)

@@ -1,0 +1,1 @@
+"""Measurements that a person can repeat: `python -m benchmarks.<name>`."""
