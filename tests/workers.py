@@ -21,7 +21,7 @@ torch.set_num_threads(1)  # bits depend on the number of threads
 
 
 def job_for(
-    model: Path, architecture: str = "bert", method: str | dict[str, Any] = "fedhft", **sections: Any
+    path: Path, architecture: str = "bert", method: str | dict[str, Any] = "fedhft", **sections: Any
 ) -> JobSpec:
     """A two-class job on a tiny model: rank 4, alpha 8."""
     return parse_job(
@@ -29,7 +29,7 @@ def job_for(
             "name": "tiny",
             "seed": 11,
             "method": method,
-            "model": {"name": str(model)},
+            "model": {"name": str(path), "max_length": 64},
             "task": {"labels": ["bad", "good"]},
             "adapter": {"targets": list(TARGETS[architecture]), "rank": 4, "alpha": 8},
             **sections,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from fedhft.adapter import AdapterSchema
@@ -55,6 +56,7 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
         )
     text_digest = tokenizer_digest(path)
     tokenizer = _load_tokenizer(path)
+    _check_length(spec, path, tokenizer)
     model, new_parameters = _load_model(path, spec, tokenizer)
     return LoadedBase(path, model, tokenizer, digest, text_digest, new_parameters)
 
@@ -102,6 +104,17 @@ def _load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+def _check_length(spec: JobSpec, path: Path, tokenizer: Any) -> None:
+    """A row longer than the position table would fail deep inside the model; the job is wrong, so say it here."""
+    positions = read_config(path).get("max_position_embeddings")
+    longest = min(int(tokenizer.model_max_length), positions if isinstance(positions, int) and positions > 0 else 2**31)
+    if spec.model.max_length > longest:
+        raise FedhftError.field(
+            ErrorCode.INVALID_MODEL, "model.max_length", spec.model.max_length,
+            f"{path.name} reads at most {longest} tokens", f"set it to {longest} or less",
+        )  # fmt: skip
+
+
 def _load_model(path: Path, spec: JobSpec, tokenizer: Any) -> tuple[torch.nn.Module, frozenset[str]]:
     regression = spec.task.kind == "regression"
     transformers.utils.logging.disable_progress_bar()
@@ -124,7 +137,16 @@ def _load_model(path: Path, spec: JobSpec, tokenizer: Any) -> tuple[torch.nn.Mod
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
             f"model {path}: cannot be loaded for sequence classification: {str(error).strip() or type(error).__name__}",
