@@ -1,8 +1,8 @@
 """What every back end of the store can do. The contract tests in tests/contract hold for each of them.
 
-All calls are coroutines and raise FedhftError: STORE_UNAVAILABLE when the back end does not answer in time, STORE_FULL when
-it has no memory left, and what each method names. Every transition is atomic. Times are the store's own clock, so replicas
-with different clocks agree.
+All calls are coroutines and raise FedhftError: STORE_UNAVAILABLE when the back end does not answer in time, STORE_FULL
+when it has no memory left, and what each method names. Every transition is atomic. Times are the store's own clock, so
+replicas with different clocks agree. No call is sent twice on its own: after STORE_UNAVAILABLE it may have happened.
 """
 
 from __future__ import annotations
@@ -28,12 +28,20 @@ from fedhft.store.records import (
 class BlobStore(Protocol):
     """Content-addressed bytes of a job, and half-received transfers."""
 
+    async def ping(self) -> None:
+        """Raises STORE_UNAVAILABLE unless the back end takes writes."""
+        ...
+
+    async def close(self) -> None:
+        """Release what is held open."""
+        ...
+
     async def put(self, job: JobId, data: bytes) -> str:
         """Store bytes; returns their hex SHA-256. Idempotent."""
         ...
 
     async def get(self, job: JobId, digest: str, offset: int = 0, length: int = -1) -> bytes:
-        """Bytes [offset, offset + length) (to the end for -1). Raises UNKNOWN_BLOB."""
+        """Bytes [offset, offset + length) (to the end for -1), or fewer. Raises UNKNOWN_BLOB, INVALID_ARGUMENT."""
         ...
 
     async def size(self, job: JobId, digest: str) -> int | None:
@@ -49,7 +57,10 @@ class BlobStore(Protocol):
         ...
 
     async def commit(self, job: JobId, transfer: str, digest: str) -> None:
-        """Turn a transfer into the blob `digest`. Raises DIGEST_MISMATCH (and drops the transfer); idempotent once done."""
+        """Turn a transfer into the blob `digest`; idempotent once done.
+
+        Raises DIGEST_MISMATCH and drops the transfer when its bytes are others.
+        """
         ...
 
     async def discard(self, job: JobId, transfer: str) -> None:
@@ -93,7 +104,10 @@ class Store(Protocol):
         ...
 
     async def check_lease(self, client: ClientId, lease_token: str) -> AgentRecord:
-        """Heartbeat: checks the token and notes last_seen. Raises NOT_ENROLLED, LEASE_SUPERSEDED. Never creates a record."""
+        """Heartbeat: checks the token and notes last_seen; never creates a record.
+
+        Raises NOT_ENROLLED, LEASE_SUPERSEDED.
+        """
         ...
 
     async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:
@@ -106,7 +120,10 @@ class Store(Protocol):
 
     # -- jobs
     async def create_job(self, job: JobId, spec_json: str) -> bool:
-        """True when created (status waiting), False when the identical job exists. Raises JOB_EXISTS for another spec."""
+        """True when created (status waiting), False when the identical job exists.
+
+        Raises JOB_EXISTS for another spec.
+        """
         ...
 
     async def job(self, job: JobId) -> JobRecord:
@@ -123,7 +140,7 @@ class Store(Protocol):
 
     # -- joining
     async def fix_schema(self, job: JobId, schema_json: str) -> str:
-        """Store the schema if none is stored; returns the stored one (the first wins)."""
+        """Store the schema if none is stored; returns the stored one (the first wins). Raises UNKNOWN_JOB."""
         ...
 
     async def schema(self, job: JobId) -> str | None:
@@ -152,20 +169,22 @@ class Store(Protocol):
 
     # -- who may move the job on
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
-        """Take or renew the job's coordinator lease; returns the fencing token (same while the holder keeps it), None if held
-        by another. A new holder's token is larger than any before.
+        """Take or renew the job's coordinator lease; returns the fencing token, None if held by another.
+
+        The token stays the same while the holder keeps the lease; after that, the next one is larger than any before.
         """
         ...
 
     async def release(self, job: JobId, holder: str) -> None:
-        """Give the lease up, if held by `holder`."""
+        """Give the lease up, if held by `holder`; its token is worth nothing from then on."""
         ...
 
     # -- rounds
     async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
-        """Open round `number` if the last one is number - 1 and published (or none and number is 1) and status is running or
-        evaluating; wakes TASKS. Raises FENCED for an outdated fence, ROUND_CLOSED when the round is not the next,
-        JOB_NOT_RUNNING.
+        """Open round `number` if the last one is number - 1 and published (or none and number is 1); wakes TASKS.
+
+        Repeating the very same opening changes nothing. Raises, in this order, FENCED for an outdated fence,
+        UNKNOWN_JOB, JOB_NOT_RUNNING unless running or evaluating, ROUND_CLOSED when the round is not the next.
         """
         ...
 
@@ -174,16 +193,17 @@ class Store(Protocol):
         ...
 
     async def accept(self, job: JobId, update: UpdateRecord, lease_token: str) -> AcceptResult:
-        """Durably record an update, in one step, or say why not; wakes ARRIVALS. Checks, in this order: job runs
-        (JOB_NOT_RUNNING), lease (NOT_ENROLLED, LEASE_SUPERSEDED), round is the current one (ROUND_CLOSED), client takes part
-        (NOT_PARTICIPANT), already recorded with the same digest (REPEATED, whatever the phase) or another (UPDATE_CONFLICT),
-        phase is collecting (ROUND_CLOSED), base_version (STALE_VERSION), the blob is there (UNKNOWN_BLOB; skipped for an
-        empty digest).
+        """Durably record an update, in one step, or say why not; wakes ARRIVALS.
+
+        Checks, in this order: job runs (UNKNOWN_JOB, JOB_NOT_RUNNING), lease (NOT_ENROLLED, LEASE_SUPERSEDED), round is
+        the current one (ROUND_CLOSED), client takes part (NOT_PARTICIPANT), already recorded with the same digest
+        (REPEATED, whatever the phase) or another (UPDATE_CONFLICT), phase is collecting (ROUND_CLOSED), base_version
+        (STALE_VERSION), the blob is there (UNKNOWN_BLOB; skipped for an empty digest).
         """
         ...
 
     async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
-        """Accepted updates of a round."""
+        """Accepted updates of a round, by client. Those of rounds long past are forgotten (KEPT_UPDATE_ROUNDS)."""
         ...
 
     async def accepted_count(self, job: JobId, number: int) -> int:
@@ -195,18 +215,24 @@ class Store(Protocol):
         ...
 
     async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
-        """Move the deadline and count the extension. Raises FENCED, ROUND_CLOSED unless collecting."""
+        """Move the deadline and count the extension; the same deadline again changes nothing.
+
+        Raises FENCED, ROUND_CLOSED unless collecting.
+        """
         ...
 
     async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
-        """Collecting -> folding; pins and returns the sorted accepted clients. Returns the pinned ones again when already
-        folding. Raises FENCED, ROUND_CLOSED when published or another round.
+        """Collecting -> folding; pins and returns the sorted accepted clients, the same again when already folding.
+
+        Raises FENCED, ROUND_CLOSED when published or another round.
         """
         ...
 
     async def publish(self, job: JobId, number: int, version: VersionRecord, summary: str, fence: int) -> bool:
-        """Folding -> published, with the new version and the round's summary (JSON); wakes TASKS. False when the round was
-        already published (nothing changes). Raises FENCED. For the final evaluation `version` is the unchanged last one.
+        """Folding -> published, with the new version and the round's summary (JSON); wakes TASKS.
+
+        False when the round was already published (nothing changes). For the final evaluation `version` is the
+        unchanged last one. Raises FENCED, ROUND_CLOSED when the round is not folding.
         """
         ...
 
@@ -215,7 +241,7 @@ class Store(Protocol):
         ...
 
     async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
-        """Forget version records below a number; returns them, so that their blobs can be deleted."""
+        """Forget version records below a number, never the latest; returns them, so that their blobs can be deleted."""
         ...
 
     async def history(self, job: JobId) -> list[str]:
@@ -228,7 +254,10 @@ class Store(Protocol):
         ...
 
     async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:
-        """Publish version expected_version + 1 if expected_version is the latest; False otherwise."""
+        """Publish version expected_version + 1 if expected_version is the latest; False otherwise.
+
+        Repeating the very same record is True again. Raises INVALID_ARGUMENT when the record has another number.
+        """
         ...
 
     # -- waiting
@@ -237,5 +266,8 @@ class Store(Protocol):
         ...
 
     async def wait_change(self, job: JobId, topic: Topic, seen: int, timeout_s: float) -> int:
-        """Wait until the counter differs from `seen`, at most `timeout_s`; returns it. Waiters never poll the back end."""
+        """Wait until the counter differs from `seen`, at most `timeout_s`; returns it.
+
+        Waiters never poll the back end. An outage is waited through; STORE_UNAVAILABLE if it outlasts the timeout.
+        """
         ...

@@ -32,7 +32,7 @@ class Phase(StrEnum):
 
 
 class Topic(StrEnum):
-    """What a waiter waits for: new work for agents (a round opened, a status changed), or updates and joins arriving."""
+    """What a waiter waits for: new work for agents (a round opened, a status changed), or updates and joins."""
 
     TASKS = "tasks"
     ARRIVALS = "arrivals"

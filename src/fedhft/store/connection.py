@@ -1,0 +1,156 @@
+"""The way to Redis: bounded in time and in connections, one round trip per script, errors told in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.store import refusals
+
+Argument = str | bytes | int
+"""What a command takes."""
+
+_STATES = ("LOADING", "BUSY", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """How long to wait for Redis, and how many connections to open."""
+
+    connect_s: float = 2.0
+    """Seconds to open a connection."""
+    answer_s: float = 10.0
+    """Seconds for one command in all: a free connection, opening it, the answer."""
+    connections: int = 32
+    """Most connections of one process; further commands wait for one."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """One transition: its Lua text and the digest under which Redis knows it."""
+
+    text: str
+    sha1: str
+
+
+@cache
+def script(name: str) -> Script:
+    """The script in `lua/<name>.lua`."""
+    text = files("fedhft.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisConnection:
+    """A bounded pool of connections to one server.
+
+    Nothing is sent twice: a command whose answer was lost may have been carried out, and only the caller knows whether
+    repeating it is harmless. Connections that died while idle are replaced before they are used.
+
+    Time is bounded by `asyncio.timeout` around each command and not by the client's own socket timeout: that one sends
+    inside `asyncio.wait_for`, which on Python 3.11 can swallow a cancellation, and the cancelled task would run on.
+    """
+
+    def __init__(self, url: str, settings: ConnectionSettings | None = None) -> None:
+        settings = settings or ConnectionSettings()
+        self.where = _without_credentials(url)
+        self._settings = settings
+        self._url = url
+        self._client = Redis.from_pool(self._pool(settings.connections))
+        # Typed here once: redis-py leaves these without annotations.
+        self._execute: Callable[..., Awaitable[Any]] = self._client.execute_command
+
+    def _pool(self, connections: int) -> BlockingConnectionPool:
+        try:
+            return BlockingConnectionPool.from_url(
+                self._url,
+                max_connections=connections,
+                timeout=None,
+                socket_timeout=None,
+                socket_connect_timeout=self._settings.connect_s,
+                socket_keepalive=True,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+            )
+        except ValueError as error:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT,
+                "store url",
+                self.where,
+                str(error),
+                "use redis://host:port/db, rediss://host:port/db or unix:///path?db=0",
+            ) from error
+
+    async def call(self, *command: Argument) -> Any:
+        """Run one command. Raises STORE_UNAVAILABLE, STORE_FULL."""
+        try:
+            async with self.bounded():
+                return await self._execute(*command)
+        except (RedisError, OSError) as error:
+            raise self.refusal(error) from error
+
+    async def transaction(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """Run commands together, in one round trip, as one step."""
+        try:
+            async with self.bounded(), self._client.pipeline(transaction=True) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return list(await pipeline.execute())
+        except (RedisError, OSError) as error:
+            raise self.refusal(error) from error
+
+    async def run(self, name: str, keys: tuple[str, ...], *arguments: Argument) -> list[Any]:
+        """Run the script `lua/<name>.lua` in one round trip (a second one when the server does not know it yet)."""
+        wanted = script(name)
+        try:
+            async with self.bounded():
+                try:
+                    found = await self._execute("EVALSHA", wanted.sha1, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    found = await self._execute("EVAL", wanted.text, len(keys), *keys, *arguments)
+        except (RedisError, OSError) as error:
+            raise self.refusal(error) from error
+        return list(found)
+
+    def bounded(self) -> asyncio.Timeout:
+        """The time limit of one command."""
+        return asyncio.timeout(self._settings.answer_s)
+
+    def subscriber(self) -> PubSub:
+        """A subscription with a connection of its own, outside the pool that commands use."""
+        return Redis.from_pool(self._pool(1)).pubsub()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    def refusal(self, error: Exception) -> FedhftError:
+        """What an error of Redis or of the way to it means to our callers."""
+        text = str(error) or f"no answer in {self._settings.answer_s:g} s"
+        if not isinstance(error, ResponseError):
+            return refusals.unavailable(self.where, f"does not answer ({text})")
+        if "OOM command not allowed" in text or text.startswith("command not allowed when used memory"):
+            return refusals.full(self.where, "is out of memory")
+        if text.startswith(_STATES):
+            return refusals.unavailable(self.where, f"takes no commands now ({text})")
+        if text.startswith(_DENIED):
+            return refusals.unavailable(self.where, f"does not let us in ({text}); give the right user and password")
+        return FedhftError(ErrorCode.INTERNAL, f"redis refused a command: {text}")
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -1,0 +1,140 @@
+"""Every key that fedhft keeps in Redis: its name, its type, what it holds.
+
+All keys of a job start with `fedhft:job:<job>:`, which cannot collide with the others because ids hold no colon. One
+primary server is meant, not Redis Cluster: an accept reads the agent's lease and the job together. A key without the
+words "expires after" lives until something deletes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedhft.ids import ClientId, JobId
+from fedhft.store.records import Topic
+
+JOBS = "fedhft:jobs"
+"""list: ids of all jobs, in the order in which they were created."""
+
+PROBE = "fedhft:probe"
+"""string: written by every readiness check to prove that writes work; expires after ten seconds."""
+
+CHANGE_PATTERN = "fedhft:job:*:changes:*"
+"""pub/sub pattern: a change counter's new value is published on the channel that is named like the counter's key."""
+
+KEPT_UPDATE_ROUNDS = 32
+"""Accepted updates of older rounds than this are forgotten when a round opens (their blobs go earlier, by sweep)."""
+
+TRANSFER_TTL_S = 6 * 3600
+"""A half-received transfer to which nothing was added for this long is dropped, so abandoned ones free their memory."""
+
+
+def agent(client: ClientId) -> str:
+    """hash: lease_token, memory_bytes, agent_version, last_seen_ms of an enrolled agent."""
+    return f"fedhft:agent:{client}"
+
+
+@dataclass(frozen=True)
+class JobKeys:
+    """The keys of one job."""
+
+    id: JobId
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of the job start with."""
+        return f"fedhft:job:{self.id}:"
+
+    @property
+    def job(self) -> str:
+        """hash: spec (canonical JSON), status, reason, created_ms."""
+        return self.prefix + "job"
+
+    @property
+    def schema(self) -> str:
+        """string: the adapter schema (JSON) that the first agent fixed."""
+        return self.prefix + "schema"
+
+    @property
+    def clients(self) -> str:
+        """hash client -> ClientRecord without its signature (JSON): everybody who joined."""
+        return self.prefix + "clients"
+
+    @property
+    def signatures(self) -> str:
+        """hash client -> signature as little-endian doubles: apart, being a hundred times larger."""
+        return self.prefix + "signatures"
+
+    @property
+    def lease(self) -> str:
+        """string: who holds the coordinator lease; expires after the lease's time, which is the end of the lease."""
+        return self.prefix + "lease"
+
+    @property
+    def fence(self) -> str:
+        """string, counter: the last fencing token handed out; writes that show another one are refused."""
+        return self.prefix + "fence"
+
+    @property
+    def round(self) -> str:
+        """hash: record (RoundRecord as opened, JSON); number and base_version for the scripts; and what changes: phase,
+        deadline_ms, extensions, pinned (client ids separated by blanks).
+        """
+        return self.prefix + "round"
+
+    @property
+    def participants(self) -> str:
+        """set: clients that take part in the round."""
+        return self.prefix + "participants"
+
+    def updates(self, number: int) -> str:
+        """hash client -> UpdateRecord (JSON): what round `number` accepted; this is the durable append."""
+        return f"{self.prefix}updates:{number}"
+
+    @property
+    def versions(self) -> str:
+        """hash version number -> VersionRecord (JSON); the field `latest` holds the latest number."""
+        return self.prefix + "versions"
+
+    @property
+    def history(self) -> str:
+        """list: summaries (JSON) of published rounds, in order."""
+        return self.prefix + "history"
+
+    @property
+    def memberships(self) -> str:
+        """hash membership version -> MembershipRecord (JSON); the field `latest` holds the latest number."""
+        return self.prefix + "memberships"
+
+    def changes(self, topic: Topic) -> str:
+        """string, counter: grows with every change of a topic; also the channel on which its new value is told."""
+        return f"{self.prefix}changes:{topic.value}"
+
+    def blob(self, digest: str) -> str:
+        """string: the bytes whose SHA-256 is `digest` (Redis blobs only, like all keys below)."""
+        return f"{self.blob_prefix}{digest}"
+
+    @property
+    def blob_prefix(self) -> str:
+        """What the keys of all blobs of the job start with."""
+        return self.prefix + "blob:"
+
+    @property
+    def blobs(self) -> str:
+        """sorted set digest -> milliseconds when last stored: the index of blobs, for sweeping by age."""
+        return self.prefix + "blobs"
+
+    def transfer(self, name: str) -> str:
+        """string: bytes of a transfer received so far; expires after TRANSFER_TTL_S without an addition."""
+        return f"{self.transfer_prefix}{name}"
+
+    @property
+    def transfer_prefix(self) -> str:
+        """What the keys of all transfers of the job start with."""
+        return self.prefix + "transfer:"
+
+    @property
+    def transfers(self) -> str:
+        """hash transfer -> "<incarnation> <milliseconds of the last addition>": the index of transfers. The incarnation
+        is a random token of its first chunk, so a commit can tell that what it verified is still what is there.
+        """
+        return self.prefix + "transfers"

@@ -1,0 +1,52 @@
+-- Record an update durably, or say why not. The checks come in the order of the interface.
+-- EVALSHA sha 7 KEYS... ARGV...
+-- KEYS  job            hash, read: status
+--       agent          hash, read: lease_token
+--       round          hash, read: number, phase, base_version
+--       participants   set, read: clients that take part in the round
+--       updates        hash, read and written: accepted updates of the update's round
+--       blob           string, read: whether the update's bytes are there
+--       arrivals       counter and channel, written when accepted
+-- ARGV  blob_state is 'look' (at the key), or 'present' or 'absent' when the caller looked elsewhere or needs none.
+-- Returns {'accepted'}, {'repeated'} or {refusal, detail}.
+local job, agent, round, participants, updates, blob, arrivals = unpack(KEYS)
+local client, number, base_version, digest, record, lease_token, blob_state = unpack(ARGV)
+
+local status = redis.call('HGET', job, 'status')
+if not status then
+  return {'unknown_job'}
+elseif status ~= 'running' and status ~= 'evaluating' then
+  return {'job_not_running', status}
+end
+local token = redis.call('HGET', agent, 'lease_token')
+if not token then
+  return {'not_enrolled'}
+elseif token ~= lease_token then
+  return {'lease_superseded'}
+end
+local now = redis.call('HMGET', round, 'number', 'phase', 'base_version')
+if now[1] ~= number then
+  return {'round_closed', now[1] and ('round ' .. now[1] .. ' ' .. now[2]) or 'no round yet'}
+end
+if redis.call('SISMEMBER', participants, client) == 0 then
+  return {'not_participant'}
+end
+local recorded = redis.call('HGET', updates, client)
+if recorded then
+  if cjson.decode(recorded).digest == digest then
+    return {'repeated'}
+  end
+  return {'update_conflict'}
+end
+if now[2] ~= 'collecting' then
+  return {'round_closed', 'round ' .. now[1] .. ' ' .. now[2]}
+end
+if now[3] ~= base_version then
+  return {'stale_version', now[3]}
+end
+if blob_state == 'absent' or (blob_state == 'look' and redis.call('EXISTS', blob) == 0) then
+  return {'unknown_blob'}
+end
+redis.call('HSET', updates, client, record)
+redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
+return {'accepted'}

@@ -1,0 +1,17 @@
+-- Take or renew the coordinator lease of a job.
+-- EVALSHA sha 2 KEYS... ARGV...
+-- KEYS  lease   string with expiry, read and written: the holder
+--       fence   counter, read and written: the last fencing token handed out
+-- Returns {'ok', fence}, or {'held'} when another holds it.
+local lease, fence = unpack(KEYS)
+local holder, ttl_ms = unpack(ARGV)
+
+local now = redis.call('GET', lease)
+if now and now ~= holder then
+  return {'held'}
+end
+redis.call('SET', lease, holder, 'PX', ttl_ms)
+if now then
+  return {'ok', tonumber(redis.call('GET', fence))}
+end
+return {'ok', redis.call('INCR', fence)}

@@ -1,0 +1,20 @@
+-- Move the deadline of a round that collects, and count it. The same deadline again changes nothing.
+-- EVALSHA sha 2 KEYS... ARGV...
+-- KEYS  fence   counter, read: the current fencing token
+--       round   hash, read and written: number, phase, deadline_ms, extensions
+-- Returns {'ok'}, {'fenced'} or {'round_closed', state}.
+local fence, round = unpack(KEYS)
+local token, number, deadline_ms = unpack(ARGV)
+
+if redis.call('GET', fence) ~= token then
+  return {'fenced'}
+end
+local now = redis.call('HMGET', round, 'number', 'phase', 'deadline_ms')
+if now[1] ~= number or now[2] ~= 'collecting' then
+  return {'round_closed', now[1] and ('round ' .. now[1] .. ' ' .. now[2]) or 'no round yet'}
+end
+if now[3] ~= deadline_ms then
+  redis.call('HSET', round, 'deadline_ms', deadline_ms)
+  redis.call('HINCRBY', round, 'extensions', 1)
+end
+return {'ok'}

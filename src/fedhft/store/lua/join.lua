@@ -1,0 +1,21 @@
+-- Add a client to a job, or replace what is known of it.
+-- EVALSHA sha 4 KEYS... ARGV...
+-- KEYS  job          hash, read: whether the job exists
+--       clients      hash, written: the client's record
+--       signatures   hash, written: its signature; '' removes it
+--       arrivals     counter and channel, written
+-- Returns {'ok'} or {'unknown_job'}.
+local job, clients, signatures, arrivals = unpack(KEYS)
+local client, record, signature = unpack(ARGV)
+
+if redis.call('EXISTS', job) == 0 then
+  return {'unknown_job'}
+end
+redis.call('HSET', clients, client, record)
+if signature == '' then
+  redis.call('HDEL', signatures, client)
+else
+  redis.call('HSET', signatures, client, signature)
+end
+redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
+return {'ok'}

@@ -1,0 +1,16 @@
+-- Remove a client from a job.
+-- EVALSHA sha 3 KEYS... ARGV...
+-- KEYS  clients      hash, written
+--       signatures   hash, written
+--       arrivals     counter and channel, written when the client was there
+-- Returns {'ok', 1}, or {'ok', 0} when it was not there.
+local clients, signatures, arrivals = unpack(KEYS)
+local client = ARGV[1]
+
+-- The deletion comes first: Redis out of memory refuses a script at a first write that grows, never at one that shrinks.
+if redis.call('HDEL', clients, client) == 0 then
+  return {'ok', 0}
+end
+redis.call('HDEL', signatures, client)
+redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
+return {'ok', 1}

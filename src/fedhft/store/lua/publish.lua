@@ -1,0 +1,26 @@
+-- Publish a folded round: its version and its summary, once.
+-- EVALSHA sha 5 KEYS... ARGV...
+-- KEYS  fence      counter, read: the current fencing token
+--       round      hash, read and written: number, phase
+--       versions   hash, written: the version's record, and which is the latest
+--       history    list, written: the round's summary
+--       tasks      counter and channel, written when published
+-- Returns {'ok', 1} when published, {'ok', 0} when it was before, {'fenced'} or {'round_closed', state}.
+local fence, round, versions, history, tasks = unpack(KEYS)
+local token, number, version, record, summary = unpack(ARGV)
+
+if redis.call('GET', fence) ~= token then
+  return {'fenced'}
+end
+local now = redis.call('HMGET', round, 'number', 'phase')
+if now[1] and (tonumber(now[1]) > tonumber(number) or (now[1] == number and now[2] == 'published')) then
+  return {'ok', 0}
+end
+if now[1] ~= number or now[2] ~= 'folding' then
+  return {'round_closed', now[1] and ('round ' .. now[1] .. ' ' .. now[2]) or 'no round yet'}
+end
+redis.call('HSET', versions, version, record, 'latest', version)
+redis.call('RPUSH', history, summary)
+redis.call('HSET', round, 'phase', 'published')
+redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
+return {'ok', 1}

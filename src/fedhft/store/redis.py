@@ -1,0 +1,54 @@
+"""The store in Redis 6.2 or later. What each key holds is in keys.py, each transition in lua/."""
+
+from __future__ import annotations
+
+from fedhft.ids import JobId
+from fedhft.store.blobs_redis import RedisBlobs
+from fedhft.store.changes import ChangeFeed
+from fedhft.store.connection import RedisConnection
+from fedhft.store.interface import BlobStore
+from fedhft.store.keys import PROBE, JobKeys
+from fedhft.store.records import Topic
+from fedhft.store.redis_agents import RedisAgents
+from fedhft.store.redis_jobs import RedisJobs
+from fedhft.store.redis_rounds import RedisRounds
+
+_PROBE_TTL_MS = 10_000
+
+
+class RedisStore(RedisAgents, RedisJobs, RedisRounds):
+    """Store over Redis; blobs there too unless another back end is given. Opens no connection until it needs one."""
+
+    def __init__(self, redis: RedisConnection, blobs: BlobStore | None = None) -> None:
+        self._redis = redis
+        self._blobs: BlobStore = RedisBlobs(redis) if blobs is None else blobs
+        self._changes = ChangeFeed(redis)
+
+    @property
+    def blobs(self) -> BlobStore:
+        """See Store.blobs."""
+        return self._blobs
+
+    async def ping(self) -> None:
+        """See Store.ping."""
+        await self._redis.call("SET", PROBE, 1, "PX", _PROBE_TTL_MS)
+        await self._blobs.ping()
+
+    async def now_ms(self) -> int:
+        """See Store.now_ms."""
+        seconds, microseconds = await self._redis.call("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def close(self) -> None:
+        """See Store.close."""
+        await self._changes.close()
+        await self._blobs.close()
+        await self._redis.close()
+
+    async def changes(self, job: JobId, topic: Topic) -> int:
+        """See Store.changes."""
+        return await self._changes.read(JobKeys(job).changes(topic))
+
+    async def wait_change(self, job: JobId, topic: Topic, seen: int, timeout_s: float) -> int:
+        """See Store.wait_change."""
+        return await self._changes.wait(JobKeys(job).changes(topic), seen, timeout_s)

@@ -1,0 +1,70 @@
+"""Agents in Redis: one small hash each."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping
+
+from fedhft.ids import ClientId
+from fedhft.store import keys, refusals
+from fedhft.store.connection import RedisConnection
+from fedhft.store.records import AgentRecord
+
+
+class RedisAgents:
+    """The agent part of RedisStore."""
+
+    _redis: RedisConnection
+
+    async def enroll(
+        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = ""
+    ) -> AgentRecord:
+        """See Store.enroll."""
+        token, now_ms = await self._redis.run(
+            "enroll", (keys.agent(client),), lease_token, secrets.token_hex(16), memory_bytes, agent_version
+        )
+        return AgentRecord(
+            client=client,
+            lease_token=token.decode(),
+            memory_bytes=memory_bytes,
+            agent_version=agent_version,
+            last_seen_ms=int(now_ms),
+        )
+
+    async def check_lease(self, client: ClientId, lease_token: str) -> AgentRecord:
+        """See Store.check_lease."""
+        outcome, *found = await self._redis.run("check_lease", (keys.agent(client),), lease_token)
+        if outcome == b"not_enrolled":
+            raise refusals.not_enrolled(client)
+        if outcome == b"lease_superseded":
+            raise refusals.lease_superseded(client)
+        memory_bytes, agent_version, now_ms = found
+        return AgentRecord(
+            client=client,
+            lease_token=lease_token,
+            memory_bytes=int(memory_bytes),
+            agent_version=agent_version.decode(),
+            last_seen_ms=int(now_ms),
+        )
+
+    async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:
+        """See Store.agents."""
+        if not clients:
+            return {}
+        ordered = sorted(clients)
+        records = await self._redis.transaction(*(("HGETALL", keys.agent(client)) for client in ordered))
+        return {
+            client: AgentRecord(
+                client=client,
+                lease_token=record[b"lease_token"].decode(),
+                memory_bytes=int(record[b"memory_bytes"]),
+                agent_version=record[b"agent_version"].decode(),
+                last_seen_ms=int(record[b"last_seen_ms"]),
+            )
+            for client, record in zip(ordered, records, strict=True)
+            if record
+        }
+
+    async def forget_agent(self, client: ClientId) -> None:
+        """See Store.forget_agent."""
+        await self._redis.call("DEL", keys.agent(client))

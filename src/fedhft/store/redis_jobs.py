@@ -1,0 +1,162 @@
+"""Jobs in Redis: specs, status, who joined, memberships, and who may move a job on."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Collection, Mapping
+
+from fedhft.ids import ClientId, JobId
+from fedhft.store import refusals
+from fedhft.store.connection import RedisConnection
+from fedhft.store.keys import JOBS, JobKeys
+from fedhft.store.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
+
+
+class RedisJobs:
+    """The job part of RedisStore."""
+
+    _redis: RedisConnection
+
+    async def create_job(self, job: JobId, spec_json: str) -> bool:
+        """See Store.create_job."""
+        outcome, *created = await self._redis.run("create_job", (JobKeys(job).job, JOBS), job, spec_json)
+        if outcome == b"job_exists":
+            raise refusals.job_exists(job)
+        return bool(created[0])
+
+    async def job(self, job: JobId) -> JobRecord:
+        """See Store.job."""
+        found = await self._redis.call("HGETALL", JobKeys(job).job)
+        if not found:
+            raise refusals.unknown_job(job)
+        return _job_record(job, found)
+
+    async def jobs(self) -> list[JobRecord]:
+        """See Store.jobs."""
+        ids = [JobId(raw.decode()) for raw in await self._redis.call("LRANGE", JOBS, 0, -1)]
+        if not ids:
+            return []
+        found = await self._redis.transaction(*(("HGETALL", JobKeys(job).job) for job in ids))
+        return [_job_record(job, fields) for job, fields in zip(ids, found, strict=True)]
+
+    async def set_status(self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus]) -> bool:
+        """See Store.set_status."""
+        its = JobKeys(job)
+        outcome, *changed = await self._redis.run(
+            "set_status",
+            (its.job, its.changes(Topic.TASKS), its.changes(Topic.ARRIVALS)),
+            status.value,
+            reason,
+            *(one.value for one in expected),
+        )
+        if outcome == b"unknown_job":
+            raise refusals.unknown_job(job)
+        return bool(changed[0])
+
+    async def fix_schema(self, job: JobId, schema_json: str) -> str:
+        """See Store.fix_schema."""
+        its = JobKeys(job)
+        outcome, *stored = await self._redis.run("fix_schema", (its.job, its.schema), schema_json)
+        if outcome == b"unknown_job":
+            raise refusals.unknown_job(job)
+        text: str = stored[0].decode()
+        return text
+
+    async def schema(self, job: JobId) -> str | None:
+        """See Store.schema."""
+        found = await self._redis.call("GET", JobKeys(job).schema)
+        return None if found is None else str(found.decode())
+
+    async def join(self, job: JobId, client: ClientRecord) -> None:
+        """See Store.join."""
+        its = JobKeys(job)
+        (outcome,) = await self._redis.run(
+            "join",
+            (its.job, its.clients, its.signatures, its.changes(Topic.ARRIVALS)),
+            client.client,
+            client.model_dump_json(exclude={"signature"}),
+            _packed(client.signature),
+        )
+        if outcome == b"unknown_job":
+            raise refusals.unknown_job(job)
+
+    async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
+        """See Store.set_signature."""
+        its = JobKeys(job)
+        _, joined = await self._redis.run("set_signature", (its.clients, its.signatures), client, _packed(signature))
+        return bool(joined)
+
+    async def leave(self, job: JobId, client: ClientId) -> bool:
+        """See Store.leave."""
+        its = JobKeys(job)
+        _, left = await self._redis.run("leave", (its.clients, its.signatures, its.changes(Topic.ARRIVALS)), client)
+        return bool(left)
+
+    async def client(self, job: JobId, client: ClientId) -> ClientRecord | None:
+        """See Store.client."""
+        its = JobKeys(job)
+        record, signature = await self._redis.transaction(
+            ("HGET", its.clients, client), ("HGET", its.signatures, client)
+        )
+        return None if record is None else _client_record(record, signature)
+
+    async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
+        """See Store.clients."""
+        its = JobKeys(job)
+        records, signatures = await self._redis.transaction(("HGETALL", its.clients), ("HGETALL", its.signatures))
+        return {
+            ClientId(raw.decode()): _client_record(record, signatures.get(raw))
+            for raw, record in sorted(records.items())
+        }
+
+    async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
+        """See Store.acquire."""
+        its = JobKeys(job)
+        outcome, *fence = await self._redis.run("acquire", (its.lease, its.fence), holder, ttl_ms)
+        return int(fence[0]) if outcome == b"ok" else None
+
+    async def release(self, job: JobId, holder: str) -> None:
+        """See Store.release."""
+        its = JobKeys(job)
+        await self._redis.run("release", (its.lease, its.fence), holder)
+
+    async def memberships(self, job: JobId, version: int = 0) -> MembershipRecord | None:
+        """See Store.memberships."""
+        outcome, *record = await self._redis.run("read_latest", (JobKeys(job).memberships,), version or "latest")
+        return MembershipRecord.model_validate_json(record[0]) if outcome == b"ok" else None
+
+    async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:
+        """See Store.publish_memberships."""
+        if record.version != expected_version + 1:
+            raise refusals.wrong_membership_version(record.version, expected_version)
+        _, published = await self._redis.run(
+            "publish_memberships",
+            (JobKeys(job).memberships,),
+            record.version,
+            expected_version,
+            record.model_dump_json(),
+        )
+        return bool(published)
+
+
+def _job_record(job: JobId, fields: Mapping[bytes, bytes]) -> JobRecord:
+    return JobRecord(
+        job=job,
+        spec_json=fields[b"spec"].decode(),
+        status=JobStatus(fields[b"status"].decode()),
+        reason=fields[b"reason"].decode(),
+        created_ms=int(fields[b"created_ms"]),
+    )
+
+
+def _client_record(record: bytes, signature: bytes | None) -> ClientRecord:
+    return ClientRecord(**json.loads(record), signature=_unpacked(signature or b""))
+
+
+def _packed(signature: tuple[float, ...]) -> bytes:
+    return struct.pack(f"<{len(signature)}d", *signature)
+
+
+def _unpacked(data: bytes) -> tuple[float, ...]:
+    return struct.unpack(f"<{len(data) // 8}d", data)

@@ -1,0 +1,193 @@
+"""Rounds in Redis: opened, collected, folded, published; each transition is one script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import ClientId, JobId
+from fedhft.store import keys, refusals
+from fedhft.store.blobs_redis import RedisBlobs
+from fedhft.store.connection import RedisConnection
+from fedhft.store.interface import BlobStore
+from fedhft.store.keys import KEPT_UPDATE_ROUNDS, JobKeys
+from fedhft.store.records import AcceptResult, Phase, RoundRecord, Topic, UpdateRecord, VersionRecord
+
+
+class RedisRounds:
+    """The round part of RedisStore."""
+
+    _redis: RedisConnection
+    _blobs: BlobStore
+
+    async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
+        """See Store.open_round."""
+        its = JobKeys(job)
+        outcome, *detail = await self._redis.run(
+            "open_round",
+            (
+                its.fence,
+                its.job,
+                its.round,
+                its.participants,
+                its.updates(round_.number - KEPT_UPDATE_ROUNDS),
+                its.changes(Topic.TASKS),
+            ),
+            fence,
+            round_.number,
+            round_.model_dump_json(),
+            round_.phase.value,
+            round_.base_version,
+            round_.deadline_ms,
+            *round_.participants,
+        )
+        _check(outcome, detail, job, round_.number, fence)
+
+    async def round(self, job: JobId) -> RoundRecord | None:
+        """See Store.round."""
+        record, phase, deadline_ms, extensions, pinned = await self._redis.call(
+            "HMGET", JobKeys(job).round, "record", "phase", "deadline_ms", "extensions", "pinned"
+        )
+        if record is None:
+            return None
+        return RoundRecord.model_validate_json(record).model_copy(
+            update={
+                "phase": Phase(phase.decode()),
+                "deadline_ms": int(deadline_ms),
+                "extensions": int(extensions),
+                "pinned": _sorted_clients(pinned),
+            }
+        )
+
+    async def accept(self, job: JobId, update: UpdateRecord, lease_token: str) -> AcceptResult:
+        """See Store.accept."""
+        if not update.digest:
+            blob_state = "present"
+        elif isinstance(self._blobs, RedisBlobs):
+            blob_state = "look"
+        else:
+            blob_state = "absent" if await self._blobs.size(job, update.digest) is None else "present"
+        its = JobKeys(job)
+        client = ClientId(update.client)
+        outcome, *detail = await self._redis.run(
+            "accept",
+            (
+                its.job,
+                keys.agent(client),
+                its.round,
+                its.participants,
+                its.updates(update.round),
+                its.blob(update.digest),
+                its.changes(Topic.ARRIVALS),
+            ),
+            client,
+            update.round,
+            update.base_version,
+            update.digest,
+            update.model_dump_json(),
+            lease_token,
+            blob_state,
+        )
+        match outcome:
+            case b"accepted":
+                return AcceptResult.ACCEPTED
+            case b"repeated":
+                return AcceptResult.REPEATED
+            case b"not_enrolled":
+                raise refusals.not_enrolled(client)
+            case b"lease_superseded":
+                raise refusals.lease_superseded(client)
+            case b"not_participant":
+                raise refusals.not_participant(client, update.round)
+            case b"update_conflict":
+                raise refusals.update_conflict(client, update.round)
+            case b"stale_version":
+                raise refusals.stale_version(update.base_version, detail[0].decode())
+            case b"unknown_blob":
+                raise refusals.unknown_blob(job, update.digest)
+        raise _refusal(outcome, detail, job, update.round)
+
+    async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
+        """See Store.updates."""
+        found = await self._redis.call("HGETALL", JobKeys(job).updates(number))
+        return {
+            ClientId(raw.decode()): UpdateRecord.model_validate_json(record) for raw, record in sorted(found.items())
+        }
+
+    async def accepted_count(self, job: JobId, number: int) -> int:
+        """See Store.accepted_count."""
+        return int(await self._redis.call("HLEN", JobKeys(job).updates(number)))
+
+    async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
+        """See Store.delivered."""
+        return bool(await self._redis.call("HEXISTS", JobKeys(job).updates(number), client))
+
+    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+        """See Store.extend_round."""
+        its = JobKeys(job)
+        outcome, *detail = await self._redis.run("extend_round", (its.fence, its.round), fence, number, deadline_ms)
+        _check(outcome, detail, job, number, fence)
+
+    async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
+        """See Store.begin_fold."""
+        its = JobKeys(job)
+        outcome, *detail = await self._redis.run(
+            "begin_fold", (its.fence, its.round, its.updates(number)), fence, number
+        )
+        _check(outcome, detail, job, number, fence)
+        return _sorted_clients(detail[0])
+
+    async def publish(self, job: JobId, number: int, version: VersionRecord, summary: str, fence: int) -> bool:
+        """See Store.publish."""
+        its = JobKeys(job)
+        outcome, *detail = await self._redis.run(
+            "publish",
+            (its.fence, its.round, its.versions, its.history, its.changes(Topic.TASKS)),
+            fence,
+            number,
+            version.version,
+            version.model_dump_json(),
+            summary,
+        )
+        _check(outcome, detail, job, number, fence)
+        return bool(detail[0])
+
+    async def version(self, job: JobId, number: int | None = None) -> VersionRecord | None:
+        """See Store.version."""
+        outcome, *record = await self._redis.run(
+            "read_latest", (JobKeys(job).versions,), "latest" if number is None else number
+        )
+        return VersionRecord.model_validate_json(record[0]) if outcome == b"ok" else None
+
+    async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
+        """See Store.drop_versions."""
+        _, *dropped = await self._redis.run("drop_versions", (JobKeys(job).versions,), below)
+        records = [VersionRecord.model_validate_json(record) for record in dropped]
+        return sorted(records, key=lambda record: record.version)
+
+    async def history(self, job: JobId) -> list[str]:
+        """See Store.history."""
+        return [summary.decode() for summary in await self._redis.call("LRANGE", JobKeys(job).history, 0, -1)]
+
+
+def _sorted_clients(joined: bytes) -> tuple[ClientId, ...]:
+    return tuple(sorted(ClientId(client) for client in joined.decode().split()))
+
+
+def _refusal(outcome: bytes, detail: list[Any], job: JobId, number: int, fence: int = 0) -> FedhftError:
+    match outcome:
+        case b"fenced":
+            return refusals.fenced(job, fence)
+        case b"unknown_job":
+            return refusals.unknown_job(job)
+        case b"job_not_running":
+            return refusals.job_not_running(job, detail[0].decode())
+        case b"round_closed":
+            return refusals.round_closed(job, number, detail[0].decode())
+    return FedhftError(ErrorCode.INTERNAL, f"a store script answered {outcome!r}")
+
+
+def _check(outcome: bytes, detail: list[Any], job: JobId, number: int, fence: int) -> None:
+    if outcome != b"ok":
+        raise _refusal(outcome, detail, job, number, fence)

@@ -1,0 +1,276 @@
+"""Contract of every store: agents, jobs, joining, memberships, the coordinator's lease."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fedhft.errors import ErrorCode
+from fedhft.ids import JobId
+from fedhft.store.interface import Store
+from fedhft.store.records import JobStatus, Topic
+from tests.contract.federation import (
+    ALICE,
+    ALIVE,
+    BOB,
+    CAROL,
+    JOB,
+    SPEC,
+    client_record,
+    membership_record,
+    refused,
+    running_job,
+)
+
+
+class TestAgents:
+    async def test_an_enrolled_agent_is_known_by_its_token(self, store: Store) -> None:
+        enrolled = await store.enroll(ALICE, 2 << 30, "0.1.0")
+        seen = await store.check_lease(ALICE, enrolled.lease_token)
+        assert (seen.client, seen.memory_bytes, seen.agent_version) == (ALICE, 2 << 30, "0.1.0")
+        assert seen.lease_token == enrolled.lease_token != ""
+
+    async def test_a_heartbeat_moves_last_seen_on_the_stores_clock(self, store: Store) -> None:
+        enrolled = await store.enroll(ALICE, 1, "0.1.0")
+        assert abs(await store.now_ms() - enrolled.last_seen_ms) < 5_000
+        await asyncio.sleep(0.02)
+        await store.check_lease(ALICE, enrolled.lease_token)
+        assert (await store.agents([ALICE]))[ALICE].last_seen_ms > enrolled.last_seen_ms
+
+    async def test_enrolling_again_with_the_current_token_keeps_it(self, store: Store) -> None:
+        first = await store.enroll(ALICE, 1, "0.1.0")
+        again = await store.enroll(ALICE, 2, "0.2.0", first.lease_token)
+        assert again.lease_token == first.lease_token
+        assert (await store.agents([ALICE]))[ALICE].memory_bytes == 2
+
+    async def test_enrolling_without_the_token_supersedes_the_other_agent(self, store: Store) -> None:
+        first = await store.enroll(ALICE, 1, "0.1.0")
+        second = await store.enroll(ALICE, 1, "0.1.0", "guessed")
+        assert second.lease_token not in (first.lease_token, "guessed")
+        with refused(ErrorCode.LEASE_SUPERSEDED):
+            await store.check_lease(ALICE, first.lease_token)
+        await store.check_lease(ALICE, second.lease_token)
+
+    async def test_a_heartbeat_of_a_stranger_is_refused_and_creates_nothing(self, store: Store) -> None:
+        with refused(ErrorCode.NOT_ENROLLED):
+            await store.check_lease(ALICE, "")
+        assert await store.agents([ALICE]) == {}
+
+    async def test_a_late_heartbeat_never_revives_a_forgotten_agent(self, store: Store) -> None:
+        enrolled = await store.enroll(ALICE, 1, "0.1.0")
+        await store.forget_agent(ALICE)
+        with refused(ErrorCode.NOT_ENROLLED):
+            await store.check_lease(ALICE, enrolled.lease_token)
+        assert await store.agents([ALICE]) == {}
+        assert (await store.enroll(ALICE, 1, "0.1.0", enrolled.lease_token)).lease_token != enrolled.lease_token
+
+    async def test_only_enrolled_agents_are_listed(self, store: Store) -> None:
+        await store.enroll(ALICE, 1, "0.1.0")
+        await store.enroll(BOB, 2, "0.1.0")
+        found = await store.agents([CAROL, BOB, ALICE])
+        assert {client: record.memory_bytes for client, record in found.items()} == {ALICE: 1, BOB: 2}
+        assert await store.agents([]) == {}
+
+
+class TestJobs:
+    async def test_a_new_job_waits(self, store: Store) -> None:
+        assert await store.create_job(JOB, SPEC)
+        record = await store.job(JOB)
+        assert (record.job, record.spec_json, record.status, record.reason) == (JOB, SPEC, JobStatus.WAITING, "")
+        assert abs(await store.now_ms() - record.created_ms) < 5_000
+
+    async def test_submitting_the_same_job_again_changes_nothing(self, store: Store) -> None:
+        await running_job(store)
+        assert not await store.create_job(JOB, SPEC)
+        assert (await store.job(JOB)).status is JobStatus.RUNNING
+        assert len(await store.jobs()) == 1
+
+    async def test_another_job_under_a_taken_id_is_refused(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        with refused(ErrorCode.JOB_EXISTS):
+            await store.create_job(JOB, '{"id": "other"}')
+        assert (await store.job(JOB)).spec_json == SPEC
+
+    async def test_jobs_are_listed_oldest_first(self, store: Store) -> None:
+        ids = [JobId(name) for name in ("zeta", "alpha", "mid")]
+        for job in ids:
+            await store.create_job(job, SPEC)
+        assert [record.job for record in await store.jobs()] == ids
+
+    async def test_an_unknown_job_is_refused_wherever_it_is_needed(self, store: Store) -> None:
+        for call in (
+            store.job(JOB),
+            store.set_status(JOB, JobStatus.RUNNING, "", ALIVE),
+            store.fix_schema(JOB, "{}"),
+            store.join(JOB, client_record(ALICE)),
+        ):
+            with refused(ErrorCode.UNKNOWN_JOB):
+                await call
+        assert await store.jobs() == []
+
+    async def test_a_status_changes_only_from_an_expected_one(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        assert not await store.set_status(JOB, JobStatus.COMPLETED, "done", [JobStatus.RUNNING])
+        assert (await store.job(JOB)).status is JobStatus.WAITING
+        assert await store.set_status(JOB, JobStatus.FAILED, "no quorum in round 3", ALIVE)
+        record = await store.job(JOB)
+        assert (record.status, record.reason) == (JobStatus.FAILED, "no quorum in round 3")
+
+    async def test_of_many_racing_status_changes_one_wins(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        outcomes = await asyncio.gather(
+            *(store.set_status(JOB, JobStatus.RUNNING, str(i), [JobStatus.WAITING]) for i in range(20))
+        )
+        assert sum(outcomes) == 1
+        assert (await store.job(JOB)).reason == str(outcomes.index(True))
+
+    async def test_a_changed_status_wakes_both_topics(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        before = [await store.changes(JOB, topic) for topic in Topic]
+        await store.set_status(JOB, JobStatus.COMPLETED, "", [JobStatus.RUNNING])
+        assert [await store.changes(JOB, topic) for topic in Topic] == before
+        await store.set_status(JOB, JobStatus.RUNNING, "", [JobStatus.WAITING])
+        after = [await store.changes(JOB, topic) for topic in Topic]
+        assert all(late > early for late, early in zip(after, before, strict=True))
+
+
+class TestJoining:
+    async def test_the_first_schema_wins(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        assert await store.schema(JOB) is None
+        stored = await asyncio.gather(*(store.fix_schema(JOB, f'{{"n": {i}}}') for i in range(10)))
+        assert len(set(stored)) == 1
+        assert await store.schema(JOB) == stored[0]
+
+    async def test_clients_are_listed_by_id_with_all_they_told(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        alice = client_record(ALICE, signature=(0.1, -0.7, 1e-30), has_shared_validation=True)
+        bob = client_record(BOB, tier="half")
+        await store.join(JOB, bob)
+        await store.join(JOB, alice)
+        found = await store.clients(JOB)
+        assert list(found) == [ALICE, BOB]
+        assert found == {ALICE: alice, BOB: bob}
+        assert await store.client(JOB, ALICE) == alice
+        assert await store.client(JOB, CAROL) is None
+
+    async def test_joining_again_replaces_everything(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        await store.join(JOB, client_record(ALICE, signature=(1.0,)))
+        await store.join(JOB, client_record(ALICE, samples=99))
+        assert await store.clients(JOB) == {ALICE: client_record(ALICE, samples=99)}
+
+    async def test_clients_of_one_job_are_not_in_another(self, store: Store) -> None:
+        other = JobId("tickets2")
+        await store.create_job(JOB, SPEC)
+        await store.create_job(other, SPEC)
+        await store.join(JOB, client_record(ALICE))
+        assert await store.clients(other) == {}
+
+    async def test_a_signature_can_be_refreshed(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        await store.join(JOB, client_record(ALICE, signature=(1.0, 0.0)))
+        assert await store.set_signature(JOB, ALICE, (0.0, 1.0))
+        assert (await store.clients(JOB))[ALICE] == client_record(ALICE, signature=(0.0, 1.0))
+        assert await store.set_signature(JOB, ALICE, ())
+        assert (await store.clients(JOB))[ALICE].signature == ()
+
+    async def test_a_late_signature_never_revives_a_client_that_left(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        await store.join(JOB, client_record(ALICE))
+        assert await store.leave(JOB, ALICE)
+        assert not await store.leave(JOB, ALICE)
+        assert not await store.set_signature(JOB, ALICE, (1.0,))
+        assert await store.clients(JOB) == {}
+        await store.join(JOB, client_record(ALICE))
+        assert (await store.clients(JOB))[ALICE].signature == ()
+
+    async def test_joining_and_leaving_wake_arrivals_only(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        tasks, arrivals = await store.changes(JOB, Topic.TASKS), await store.changes(JOB, Topic.ARRIVALS)
+        await store.join(JOB, client_record(ALICE))
+        joined = await store.changes(JOB, Topic.ARRIVALS)
+        await store.leave(JOB, ALICE)
+        left = await store.changes(JOB, Topic.ARRIVALS)
+        await store.leave(JOB, ALICE)
+        assert arrivals < joined < left == await store.changes(JOB, Topic.ARRIVALS)
+        assert await store.changes(JOB, Topic.TASKS) == tasks
+
+
+class TestMemberships:
+    async def test_versions_follow_each_other_and_stay_readable(self, store: Store) -> None:
+        assert await store.memberships(JOB) is None
+        assert await store.publish_memberships(JOB, membership_record(1, 0.25), 0)
+        assert await store.publish_memberships(JOB, membership_record(2, 0.75), 1)
+        assert await store.memberships(JOB) == membership_record(2, 0.75)
+        assert await store.memberships(JOB, 1) == membership_record(1, 0.25)
+        assert await store.memberships(JOB, 3) is None
+
+    async def test_only_the_successor_of_the_latest_is_published(self, store: Store) -> None:
+        assert not await store.publish_memberships(JOB, membership_record(2), 1)
+        await store.publish_memberships(JOB, membership_record(1, 0.25), 0)
+        assert not await store.publish_memberships(JOB, membership_record(1, 0.75), 0)
+        assert not await store.publish_memberships(JOB, membership_record(3), 2)
+        assert await store.memberships(JOB) == membership_record(1, 0.25)
+
+    async def test_repeating_what_was_published_succeeds(self, store: Store) -> None:
+        assert await store.publish_memberships(JOB, membership_record(1, 0.25), 0)
+        assert await store.publish_memberships(JOB, membership_record(1, 0.25), 0)
+        assert await store.publish_memberships(JOB, membership_record(2), 1)
+
+    async def test_a_record_with_the_wrong_number_is_refused(self, store: Store) -> None:
+        with refused(ErrorCode.INVALID_ARGUMENT):
+            await store.publish_memberships(JOB, membership_record(7), 0)
+        assert await store.memberships(JOB) is None
+
+    async def test_of_many_racing_memberships_exactly_one_is_published_per_version(self, store: Store) -> None:
+        for version in range(1, 6):
+            offers = [membership_record(version, weight / 32) for weight in range(16)]
+            outcomes = await asyncio.gather(*(store.publish_memberships(JOB, one, version - 1) for one in offers))
+            assert sum(outcomes) == 1
+            assert await store.memberships(JOB) == offers[outcomes.index(True)]
+
+
+class TestCoordinatorLease:
+    async def test_the_lease_is_exclusive_and_its_token_stays_while_it_is_kept(self, store: Store) -> None:
+        fence = await store.acquire(JOB, "one", 60_000)
+        assert fence is not None
+        assert await store.acquire(JOB, "two", 60_000) is None
+        assert await store.acquire(JOB, "one", 60_000) == fence
+
+    async def test_of_many_racing_holders_one_gets_the_lease(self, store: Store) -> None:
+        fences = await asyncio.gather(*(store.acquire(JOB, f"holder-{i}", 60_000) for i in range(20)))
+        assert len([fence for fence in fences if fence is not None]) == 1
+
+    async def test_the_next_holder_has_a_larger_token(self, store: Store) -> None:
+        first = await store.acquire(JOB, "one", 60_000)
+        await store.release(JOB, "two")
+        assert await store.acquire(JOB, "two", 60_000) is None
+        await store.release(JOB, "one")
+        second = await store.acquire(JOB, "two", 60_000)
+        assert first is not None
+        assert second is not None
+        assert second > first
+
+    async def test_a_lease_ends_by_itself_and_renewing_moves_its_end(self, store: Store) -> None:
+        first = await store.acquire(JOB, "one", 300)
+        await asyncio.sleep(0.2)
+        assert await store.acquire(JOB, "one", 300) == first
+        await asyncio.sleep(0.2)
+        assert await store.acquire(JOB, "two", 300) is None
+        await asyncio.sleep(0.2)
+        second = await store.acquire(JOB, "two", 60_000)
+        assert first is not None
+        assert second is not None
+        assert second > first
+
+    async def test_who_lost_the_lease_and_takes_it_again_gets_a_new_token(self, store: Store) -> None:
+        first = await store.acquire(JOB, "one", 50)
+        await asyncio.sleep(0.1)
+        again = await store.acquire(JOB, "one", 50)
+        assert first is not None
+        assert again is not None
+        assert again > first
+
+    async def test_jobs_have_leases_of_their_own(self, store: Store) -> None:
+        assert await store.acquire(JOB, "one", 60_000) is not None
+        assert await store.acquire(JobId("other"), "two", 60_000) is not None

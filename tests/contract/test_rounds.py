@@ -1,0 +1,403 @@
+"""Contract of every store: rounds from opening to publishing, and waiting for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fedhft.errors import ErrorCode
+from fedhft.ids import ClientId, JobId
+from fedhft.store.interface import Store
+from fedhft.store.keys import KEPT_UPDATE_ROUNDS
+from fedhft.store.records import AcceptResult, JobStatus, Phase, Topic, VersionRecord
+from tests.contract.federation import (
+    ALICE,
+    ALIVE,
+    BOB,
+    CAROL,
+    JOB,
+    SPEC,
+    digest_of,
+    open_first_round,
+    refused,
+    round_record,
+    running_job,
+    token_of,
+    update_record,
+    version_record,
+)
+
+
+class TestOpening:
+    async def test_an_opened_round_reads_back_whole(self, store: Store) -> None:
+        assert await store.round(JOB) is None
+        await open_first_round(store)
+        assert await store.round(JOB) == round_record()
+
+    async def test_only_the_next_round_opens_and_only_after_the_last_is_published(self, store: Store) -> None:
+        await running_job(store)
+        fence = await store.acquire(JOB, "coordinator", 60_000)
+        assert fence is not None
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.open_round(JOB, round_record(2), fence)
+        await store.open_round(JOB, round_record(1), fence)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.open_round(JOB, round_record(2), fence)
+        await store.begin_fold(JOB, 1, fence)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.open_round(JOB, round_record(2), fence)
+        await store.publish(JOB, 1, version_record(1), "{}", fence)
+        for number in (1, 3):
+            with refused(ErrorCode.ROUND_CLOSED):
+                await store.open_round(JOB, round_record(number), fence)
+        await store.open_round(JOB, round_record(2, clients=(CAROL,)), fence)
+        assert await store.round(JOB) == round_record(2, clients=(CAROL,))
+
+    async def test_repeating_the_very_same_opening_changes_nothing(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.extend_round(JOB, 1, 2000, fence)
+        before = await store.changes(JOB, Topic.TASKS)
+        await store.open_round(JOB, round_record(), fence)
+        assert await store.round(JOB) == round_record(deadline_ms=2000, extensions=1)
+        assert await store.changes(JOB, Topic.TASKS) == before
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.open_round(JOB, round_record(target=1), fence)
+
+    async def test_no_round_opens_unless_the_job_runs_or_evaluates(self, store: Store) -> None:
+        fence = await store.acquire(JOB, "coordinator", 60_000)
+        assert fence is not None
+        with refused(ErrorCode.UNKNOWN_JOB):
+            await store.open_round(JOB, round_record(), fence)
+        await store.create_job(JOB, SPEC)
+        for status in (JobStatus.WAITING, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED):
+            await store.set_status(JOB, status, "", list(JobStatus))
+            with refused(ErrorCode.JOB_NOT_RUNNING):
+                await store.open_round(JOB, round_record(), fence)
+        await store.set_status(JOB, JobStatus.EVALUATING, "", list(JobStatus))
+        await store.open_round(JOB, round_record(evaluation=True), fence)
+
+    async def test_opening_wakes_tasks(self, store: Store) -> None:
+        await running_job(store)
+        before = await store.changes(JOB, Topic.TASKS)
+        await open_first_round(store)
+        assert await store.changes(JOB, Topic.TASKS) > before
+
+    async def test_a_round_of_ten_thousand_participants_opens(self, store: Store) -> None:
+        many = tuple(ClientId(f"client-{i}") for i in range(10_000))
+        await open_first_round(store, participants=round_record(clients=many).participants)
+        found = await store.round(JOB)
+        assert found is not None
+        assert len(found.participants) == len(many)
+
+
+class TestAccepting:
+    async def test_an_accepted_update_reads_back_and_a_repeat_is_acknowledged(self, store: Store) -> None:
+        await open_first_round(store)
+        token = await token_of(store, ALICE)
+        digest = await store.blobs.put(JOB, b"an update")
+        update = update_record(ALICE, digest=digest, size=9)
+        assert await store.accept(JOB, update, token) is AcceptResult.ACCEPTED
+        assert await store.accept(JOB, update, token) is AcceptResult.REPEATED
+        assert await store.updates(JOB, 1) == {ALICE: update}
+        assert await store.accepted_count(JOB, 1) == 1
+        assert await store.delivered(JOB, 1, ALICE)
+        assert not await store.delivered(JOB, 1, BOB)
+        assert not await store.delivered(JOB, 2, ALICE)
+
+    async def test_another_update_of_the_same_client_is_a_conflict_and_the_first_stands(self, store: Store) -> None:
+        await open_first_round(store)
+        token = await token_of(store, ALICE)
+        first = update_record(ALICE, digest=await store.blobs.put(JOB, b"first"))
+        second = update_record(ALICE, digest=await store.blobs.put(JOB, b"second"))
+        await store.accept(JOB, first, token)
+        with refused(ErrorCode.UPDATE_CONFLICT):
+            await store.accept(JOB, second, token)
+        assert await store.updates(JOB, 1) == {ALICE: first}
+
+    async def test_a_repeat_is_acknowledged_in_every_phase_of_its_round(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        token = await token_of(store, ALICE)
+        update = update_record(ALICE)
+        await store.accept(JOB, update, token)
+        await store.begin_fold(JOB, 1, fence)
+        assert await store.accept(JOB, update, token) is AcceptResult.REPEATED
+        await store.publish(JOB, 1, version_record(1), "{}", fence)
+        assert await store.accept(JOB, update, token) is AcceptResult.REPEATED
+        await store.open_round(JOB, round_record(2), fence)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.accept(JOB, update, token)
+
+    async def test_every_reason_to_refuse_an_update_is_named_and_records_nothing(self, store: Store) -> None:
+        update = update_record(ALICE)
+        with refused(ErrorCode.UNKNOWN_JOB):
+            await store.accept(JOB, update, "")
+        await store.create_job(JOB, SPEC)
+        with refused(ErrorCode.JOB_NOT_RUNNING):
+            await store.accept(JOB, update, "")
+        await running_job(store)
+        with refused(ErrorCode.NOT_ENROLLED):
+            await store.accept(JOB, update, "")
+        old = await token_of(store, ALICE)
+        token = await token_of(store, ALICE)
+        with refused(ErrorCode.LEASE_SUPERSEDED):
+            await store.accept(JOB, update, old)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.accept(JOB, update, token)
+        fence = await open_first_round(store)
+        for number in (0, 2):
+            with refused(ErrorCode.ROUND_CLOSED):
+                await store.accept(JOB, update_record(ALICE, number), token)
+        with refused(ErrorCode.NOT_PARTICIPANT):
+            await store.accept(JOB, update_record(CAROL), await token_of(store, CAROL))
+        with refused(ErrorCode.STALE_VERSION):
+            await store.accept(JOB, update_record(ALICE, base_version=7), token)
+        with refused(ErrorCode.UNKNOWN_BLOB):
+            await store.accept(JOB, update_record(ALICE, digest=digest_of(b"never sent")), token)
+        assert await store.updates(JOB, 1) == {}
+        assert await store.accepted_count(JOB, 1) == 0
+        await store.begin_fold(JOB, 1, fence)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.accept(JOB, update, token)
+        await store.set_status(JOB, JobStatus.CANCELLED, "", ALIVE)
+        with refused(ErrorCode.JOB_NOT_RUNNING):
+            await store.accept(JOB, update, token)
+        assert await store.updates(JOB, 1) == {}
+
+    async def test_the_refusals_come_in_their_order(self, store: Store) -> None:
+        fence = await open_first_round(store, base_version=3)
+        digest = digest_of(b"never sent")
+        alice, carol = await token_of(store, ALICE), await token_of(store, CAROL)
+        wrong = update_record(CAROL, 2, base_version=9, digest=digest)
+        with refused(ErrorCode.LEASE_SUPERSEDED):
+            await store.accept(JOB, wrong, "another token")
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.accept(JOB, wrong, carol)
+        with refused(ErrorCode.NOT_PARTICIPANT):
+            await store.accept(JOB, update_record(CAROL, base_version=9, digest=digest), carol)
+        with refused(ErrorCode.STALE_VERSION):
+            await store.accept(JOB, update_record(ALICE, base_version=9, digest=digest), alice)
+        await store.accept(JOB, update_record(ALICE, base_version=3), alice)
+        with refused(ErrorCode.UPDATE_CONFLICT):
+            await store.accept(JOB, update_record(ALICE, base_version=9, digest=digest), alice)
+        await store.begin_fold(JOB, 1, fence)
+        bob = await token_of(store, BOB)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.accept(JOB, update_record(BOB, base_version=9, digest=digest), bob)
+
+    async def test_a_blob_of_another_job_does_not_count(self, store: Store) -> None:
+        await open_first_round(store)
+        digest = await store.blobs.put(JobId("other"), b"an update")
+        with refused(ErrorCode.UNKNOWN_BLOB):
+            await store.accept(JOB, update_record(ALICE, digest=digest), await token_of(store, ALICE))
+
+    async def test_racing_pushes_of_one_client_record_one_update(self, store: Store) -> None:
+        await open_first_round(store)
+        token = await token_of(store, ALICE)
+        digests = [await store.blobs.put(JOB, bytes([i])) for i in range(8)]
+        outcomes = await asyncio.gather(
+            *(store.accept(JOB, update_record(ALICE, digest=digest), token) for digest in digests * 2),
+            return_exceptions=True,
+        )
+        assert outcomes.count(AcceptResult.ACCEPTED) == 1
+        assert outcomes.count(AcceptResult.REPEATED) == 1
+        assert await store.accepted_count(JOB, 1) == 1
+
+    async def test_only_a_newly_accepted_update_wakes_arrivals(self, store: Store) -> None:
+        await open_first_round(store)
+        token = await token_of(store, ALICE)
+        before = await store.changes(JOB, Topic.ARRIVALS)
+        await store.accept(JOB, update_record(ALICE), token)
+        after = await store.changes(JOB, Topic.ARRIVALS)
+        await store.accept(JOB, update_record(ALICE), token)
+        assert before < after == await store.changes(JOB, Topic.ARRIVALS)
+
+    async def test_updates_of_rounds_long_past_are_forgotten(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.accept(JOB, update_record(ALICE), await token_of(store, ALICE))
+        for number in range(1, KEPT_UPDATE_ROUNDS + 1):
+            assert await store.delivered(JOB, 1, ALICE)
+            await store.begin_fold(JOB, number, fence)
+            await store.publish(JOB, number, version_record(number), "{}", fence)
+            await store.open_round(JOB, round_record(number + 1), fence)
+        assert await store.updates(JOB, 1) == {}
+
+
+class TestClosing:
+    async def test_folding_pins_the_accepted_clients_sorted_and_keeps_them(self, store: Store) -> None:
+        names = [ClientId(name) for name in ("b", "a-1", "a.1", "a1", "z_9", "0")]
+        fence = await open_first_round(store, participants=round_record(clients=tuple(names)).participants)
+        for name in names[:-1]:
+            await store.accept(JOB, update_record(name), await token_of(store, name))
+        pinned = tuple(sorted(names[:-1]))
+        assert await store.begin_fold(JOB, 1, fence) == pinned
+        assert await store.begin_fold(JOB, 1, fence) == pinned
+        found = await store.round(JOB)
+        assert found is not None
+        assert (found.phase, found.pinned) == (Phase.FOLDING, pinned)
+
+    async def test_a_round_without_updates_folds_to_nothing(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        assert await store.begin_fold(JOB, 1, fence) == ()
+
+    async def test_extending_moves_the_deadline_and_counts(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.extend_round(JOB, 1, 5000, fence)
+        await store.extend_round(JOB, 1, 5000, fence)
+        await store.extend_round(JOB, 1, 9000, fence)
+        assert await store.round(JOB) == round_record(deadline_ms=9000, extensions=2)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.extend_round(JOB, 2, 9999, fence)
+        await store.begin_fold(JOB, 1, fence)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.extend_round(JOB, 1, 9999, fence)
+
+    async def test_publishing_adds_a_version_and_a_summary_once(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.publish(JOB, 1, version_record(1), "early", fence)
+        await store.begin_fold(JOB, 1, fence)
+        before = await store.changes(JOB, Topic.TASKS)
+        assert await store.publish(JOB, 1, version_record(1), '{"round": 1}', fence)
+        assert await store.changes(JOB, Topic.TASKS) > before
+        other = VersionRecord(version=1, round=1, clusters=9)
+        assert not await store.publish(JOB, 1, other, '{"round": "again"}', fence)
+        assert await store.history(JOB) == ['{"round": 1}']
+        assert await store.version(JOB) == version_record(1)
+        found = await store.round(JOB)
+        assert found is not None
+        assert found.phase is Phase.PUBLISHED
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.begin_fold(JOB, 1, fence)
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.publish(JOB, 2, version_record(2), "{}", fence)
+
+    async def test_a_late_publish_of_an_earlier_round_changes_nothing(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.begin_fold(JOB, 1, fence)
+        await store.publish(JOB, 1, version_record(1), "one", fence)
+        await store.open_round(JOB, round_record(2), fence)
+        assert not await store.publish(JOB, 1, version_record(1), "one again", fence)
+        assert await store.history(JOB) == ["one"]
+        assert await store.round(JOB) == round_record(2)
+
+    async def test_versions_are_read_by_number_and_dropped_from_below_but_never_the_latest(self, store: Store) -> None:
+        assert await store.version(JOB) is None
+        assert await store.drop_versions(JOB, 5) == []
+        fence = await open_first_round(store)
+        for number in (1, 2, 3):
+            if number > 1:
+                await store.open_round(JOB, round_record(number), fence)
+            await store.begin_fold(JOB, number, fence)
+            await store.publish(JOB, number, version_record(number), str(number), fence)
+        assert await store.version(JOB, 2) == version_record(2)
+        assert await store.version(JOB, 4) is None
+        assert await store.drop_versions(JOB, 3) == [version_record(1), version_record(2)]
+        assert await store.version(JOB, 2) is None
+        assert await store.drop_versions(JOB, 100) == []
+        assert await store.version(JOB) == version_record(3)
+        assert await store.history(JOB) == ["1", "2", "3"]
+
+    async def test_the_final_evaluation_republishes_the_last_version(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.begin_fold(JOB, 1, fence)
+        await store.publish(JOB, 1, version_record(1), "1", fence)
+        await store.set_status(JOB, JobStatus.EVALUATING, "", ALIVE)
+        await store.open_round(JOB, round_record(2, evaluation=True, base_version=1), fence)
+        await store.begin_fold(JOB, 2, fence)
+        assert await store.publish(JOB, 2, version_record(1), "scores", fence)
+        assert await store.version(JOB) == version_record(1)
+        assert await store.history(JOB) == ["1", "scores"]
+
+
+class TestFencing:
+    async def test_an_old_holders_token_is_refused_everywhere(self, store: Store) -> None:
+        await running_job(store)
+        old = await store.acquire(JOB, "old", 50)
+        assert old is not None
+        await asyncio.sleep(0.1)
+        new = await store.acquire(JOB, "new", 60_000)
+        assert new is not None
+        with refused(ErrorCode.FENCED):
+            await store.open_round(JOB, round_record(), old)
+        assert await store.round(JOB) is None
+        await store.open_round(JOB, round_record(), new)
+        with refused(ErrorCode.FENCED):
+            await store.open_round(JOB, round_record(), old)
+        with refused(ErrorCode.FENCED):
+            await store.extend_round(JOB, 1, 9999, old)
+        with refused(ErrorCode.FENCED):
+            await store.begin_fold(JOB, 1, old)
+        assert await store.round(JOB) == round_record()
+        await store.begin_fold(JOB, 1, new)
+        with refused(ErrorCode.FENCED):
+            await store.publish(JOB, 1, version_record(1), "{}", old)
+        assert await store.version(JOB) is None
+        await store.publish(JOB, 1, version_record(1), "{}", new)
+        with refused(ErrorCode.FENCED):
+            await store.publish(JOB, 1, version_record(1), "{}", old)
+
+    async def test_a_released_token_is_refused_even_before_anyone_else_holds_the_lease(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.release(JOB, "coordinator")
+        with refused(ErrorCode.FENCED):
+            await store.begin_fold(JOB, 1, fence)
+
+    async def test_a_token_that_was_never_handed_out_is_refused(self, store: Store) -> None:
+        await running_job(store)
+        for fence in (0, 1, 7):
+            with refused(ErrorCode.FENCED):
+                await store.open_round(JOB, round_record(), fence)
+
+
+class TestWaiting:
+    async def test_a_change_wakes_all_who_wait_at_once(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        seen = await store.changes(JOB, Topic.TASKS)
+        waiting = [asyncio.create_task(store.wait_change(JOB, Topic.TASKS, seen, 10)) for _ in range(50)]
+        await asyncio.sleep(0.2)
+        assert not any(task.done() for task in waiting)
+        await store.begin_fold(JOB, 1, fence)
+        started = time.monotonic()
+        await store.publish(JOB, 1, version_record(1), "{}", fence)
+        assert {await task for task in waiting} == {seen + 1}
+        assert time.monotonic() - started < 2
+
+    async def test_a_change_missed_before_waiting_is_told_at_once(self, store: Store) -> None:
+        seen = await store.changes(JOB, Topic.TASKS)
+        await open_first_round(store)
+        started = time.monotonic()
+        assert await store.wait_change(JOB, Topic.TASKS, seen, 10) == await store.changes(JOB, Topic.TASKS) > seen
+        assert time.monotonic() - started < 2
+
+    async def test_nothing_happens_until_the_timeout(self, store: Store) -> None:
+        await open_first_round(store)
+        seen = await store.changes(JOB, Topic.TASKS)
+        started = time.monotonic()
+        waiting = asyncio.create_task(store.wait_change(JOB, Topic.TASKS, seen, 0.4))
+        await store.accept(JOB, update_record(ALICE), await token_of(store, ALICE))
+        assert await waiting == seen
+        assert 0.35 < time.monotonic() - started < 3
+
+    async def test_without_time_to_wait_the_counter_is_just_read(self, store: Store) -> None:
+        await running_job(store)
+        seen = await store.changes(JOB, Topic.TASKS)
+        assert await store.wait_change(JOB, Topic.TASKS, seen, 0) == seen
+        assert await store.wait_change(JOB, Topic.TASKS, seen - 1, 0) == seen
+
+    async def test_one_job_does_not_wake_another(self, store: Store) -> None:
+        other = JobId("other")
+        seen = await store.changes(other, Topic.TASKS)
+        waiting = asyncio.create_task(store.wait_change(other, Topic.TASKS, seen, 0.5))
+        await asyncio.sleep(0.1)
+        await running_job(store)
+        assert await waiting == seen
+
+    async def test_a_waiter_that_gave_up_harms_nobody(self, store: Store) -> None:
+        await running_job(store)
+        seen = await store.changes(JOB, Topic.ARRIVALS)
+        gone = asyncio.create_task(store.wait_change(JOB, Topic.ARRIVALS, seen, 10))
+        stays = asyncio.create_task(store.wait_change(JOB, Topic.ARRIVALS, seen, 10))
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        await store.set_status(JOB, JobStatus.CANCELLED, "", ALIVE)
+        assert await stays == seen + 1
