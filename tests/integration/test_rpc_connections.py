@@ -1,0 +1,179 @@
+"""Keep-alive, TLS and byte counts of real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.rpc.channel import ChannelSettings, open_aio_channel, open_channel
+from fedhft.rpc.keepalive import KeepAlive
+from fedhft.rpc.sockets import SocketBytes, SocketMeter
+from fedhft.rpc.status import error_from_rpc
+from fedhft.rpc.tls import TlsSettings
+from tests.integration.rpc_service import call, served
+
+
+def port(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+async def test_an_idle_client_that_keeps_alive_is_not_sent_away() -> None:
+    # gRPC's server closes a connection after two pings it finds too many; this client sends about eight.
+    keepalive = KeepAlive(interval_s=0.2, answer_s=1.0)
+    release = asyncio.Event()
+
+    async def wait(request: bytes, context: Any) -> None:
+        await release.wait()
+
+    async with (
+        served(wait, keepalive=keepalive) as server,
+        open_aio_channel(ChannelSettings(server.address, keepalive=keepalive)) as channel,
+    ):
+        waiting = asyncio.create_task(call(channel, "unary_unary", timeout=30))
+        await asyncio.sleep(1.7)
+        assert not waiting.done()
+        release.set()
+        assert await waiting == b"x"
+
+
+async def test_a_client_that_pings_faster_than_its_server_allows_is_sent_away() -> None:
+    # The counterpart: why both sides are configured by one value.
+    async def wait(request: bytes, context: Any) -> None:
+        await asyncio.sleep(10)
+
+    async with (
+        served(wait, keepalive=KeepAlive(interval_s=60.0)) as server,
+        open_aio_channel(ChannelSettings(server.address, keepalive=KeepAlive(interval_s=0.2, answer_s=1.0))) as channel,
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            await call(channel, "unary_unary", timeout=9)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+
+async def test_the_meter_counts_what_a_connection_carried_both_ways() -> None:
+    async def grow(request: bytes, context: Any) -> None:
+        return None
+
+    async with served(grow) as server:
+        client = SocketMeter(remote_ports={port(server.address)})
+        host = SocketMeter(local_ports={port(server.address)})
+        assert client.supported
+        assert client.sample() == host.sample() == SocketBytes(0, 0)
+        async with open_aio_channel(ChannelSettings(server.address, own_connection=True)) as channel:
+            for _ in range(3):
+                await call(channel, "unary_unary", b"x" * 1_000_000)
+            await asyncio.sleep(0.1)  # the last acknowledgement
+            there, back = client.sample(), host.sample()
+        for carried in (there.sent, there.received, back.sent, back.received):
+            assert 3_000_000 < carried < 3_030_000
+        assert abs(there.sent - back.received) <= 64
+        assert abs(there.received - back.sent) <= 64
+
+
+async def test_closed_connections_stay_in_the_sum() -> None:
+    async with served() as server:
+        meter = SocketMeter(remote_ports={port(server.address)})
+        totals = []
+        for _ in range(3):
+            async with open_aio_channel(ChannelSettings(server.address, own_connection=True)) as channel:
+                await call(channel, "unary_unary", b"x" * 100_000)
+                await asyncio.sleep(0.1)
+                totals.append(meter.sample().sent)
+        await asyncio.sleep(0.1)
+        totals.append(meter.sample().sent)
+        assert 100_000 < totals[0] < 105_000
+        assert 200_000 < totals[1] < 210_000
+        assert 300_000 < totals[2] < 315_000
+        assert totals[3] == pytest.approx(totals[2], abs=64)
+
+
+async def test_a_meter_of_other_ports_sees_nothing() -> None:
+    async with served() as server, open_aio_channel(ChannelSettings(server.address)) as channel:
+        meter = SocketMeter(remote_ports={1})
+        await call(channel, "unary_unary", b"x" * 100_000)
+        assert meter.sample() == SocketBytes(0, 0)
+        assert SocketMeter().sample().sent > 100_000
+
+
+async def test_a_channel_of_its_own_has_a_connection_of_its_own() -> None:
+    peers: list[str] = []
+
+    async def note(request: bytes, context: Any) -> None:
+        peers.append(context.peer())
+
+    async with served(note) as server:
+        for own in (True, False):
+            peers.clear()
+            settings = ChannelSettings(server.address, own_connection=own)
+            with open_channel(settings) as first, open_channel(settings) as second:
+                for channel in (first, second):
+                    method = channel.unary_unary("/fedhft.test.Echo/unary_unary")
+                    await asyncio.to_thread(method, b"x", timeout=5)
+            assert len(set(peers)) == (2 if own else 1)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """authority, server, client and stranger (signed by nobody we know), made by openssl."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for name in ("authority", "stranger"):
+        openssl(
+            "req",
+            "-x509",
+            *new_key,
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.pem",
+            "-subj",
+            f"/CN={name}",
+            "-days",
+            "2",
+        )
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial",
+            "-out", f"{name}.pem", "-days", "2", "-extfile", "names",
+        )  # fmt: skip
+    return folder
+
+
+async def test_tls_lets_in_clients_with_a_certificate_of_the_authority_and_nobody_else(certificates: Path) -> None:
+    def of(name: str | None, authority: str) -> TlsSettings:
+        if name is None:
+            return TlsSettings(authority=certificates / f"{authority}.pem")
+        return TlsSettings(
+            certificates / f"{name}.pem", certificates / f"{name}.key", certificates / f"{authority}.pem"
+        )
+
+    async with served(tls=of("server", "authority")) as server:
+        async with open_aio_channel(ChannelSettings(server.address, tls=of("client", "authority"))) as channel:
+            assert await call(channel, "unary_unary") == b"x"
+        strangers = [of("stranger", "authority"), of(None, "authority"), of("client", "stranger"), None]
+        for settings in strangers:
+            async with open_aio_channel(ChannelSettings(server.address, tls=settings)) as channel:
+                with pytest.raises(grpc.RpcError) as caught:
+                    await call(channel, "unary_unary", timeout=5)
+                assert error_from_rpc(caught.value).code is ErrorCode.SERVER_UNAVAILABLE
+
+
+def test_tls_files_that_are_missing_or_half_given_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FedhftError, match="give both files or neither"):
+        TlsSettings(certificate=tmp_path / "a.pem")
+    with pytest.raises(FedhftError, match=r"nowhere\.pem.*cannot be read"):
+        TlsSettings(authority=tmp_path / "nowhere.pem").channel_credentials()
+    with pytest.raises(FedhftError, match="a server needs a certificate and a key"):
+        TlsSettings(authority=tmp_path / "a.pem").server_credentials()

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.telemetry import http, metrics
+from fedhft.telemetry.http import PagesServer, serve_pages
+
+
+class Switch:
+    """A readiness that a test turns."""
+
+    def __init__(self) -> None:
+        self.state = (True, "")
+
+    def __call__(self) -> tuple[bool, str]:
+        return self.state
+
+
+@pytest.fixture
+def switch() -> Switch:
+    return Switch()
+
+
+@pytest.fixture
+def pages(switch: Switch) -> Iterator[PagesServer]:
+    server = serve_pages(0, switch)
+    yield server
+    server.stop()
+
+
+def get(pages: PagesServer, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{pages.address}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def connect(pages: PagesServer) -> socket.socket:
+    host, _, port = pages.address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+def test_readiness_is_told_as_it_is_with_its_reason(pages: PagesServer, switch: Switch) -> None:
+    status, body = get(pages, "/readyz")
+    assert (status, json.loads(body)) == (200, {"ready": True, "reason": ""})
+    switch.state = (False, "the store does not answer")
+    status, body = get(pages, "/readyz")
+    assert (status, json.loads(body)) == (503, {"ready": False, "reason": "the store does not answer"})
+
+
+def test_a_process_that_is_not_ready_is_still_healthy(pages: PagesServer, switch: Switch) -> None:
+    switch.state = (False, "no")
+    assert get(pages, "/healthz")[0] == 200
+
+
+def test_an_unknown_page_is_not_found_and_names_those_there_are(pages: PagesServer) -> None:
+    status, body = get(pages, "/")
+    assert status == 404
+    assert "/metrics" in body
+
+
+def test_metrics_are_readable_and_named_as_the_house_does(pages: PagesServer) -> None:
+    status, body = get(pages, "/metrics")
+    assert status == 200
+    families = {family.name for family in text_string_to_metric_families(body)}
+    ours = {name for name in families if not name.startswith("process_")}
+    assert ours
+    assert all(name.startswith("fedhft_") for name in ours)
+    assert {"fedhft_refusals", "fedhft_rpc_seconds", "fedhft_process_peak_memory_bytes"} <= ours
+    assert "process_resident_memory_bytes" in families
+
+
+def test_every_refusal_has_a_counter_before_it_first_happens(pages: PagesServer) -> None:
+    _, body = get(pages, "/metrics")
+    for code in ErrorCode:
+        assert f'fedhft_refusals_total{{code="{code.value}"}}' in body
+
+
+def test_socket_bytes_are_sampled_at_the_scrape(pages: PagesServer) -> None:
+    carried = (1, 2)
+    metrics.SOCKET_BYTES.measure(lambda: carried)
+    carried = (1000, 2000)
+    _, body = get(pages, "/metrics")
+    assert 'fedhft_socket_bytes_total{direction="sent"} 1000.0' in body
+    assert 'fedhft_socket_bytes_total{direction="received"} 2000.0' in body
+
+
+def test_clusters_of_a_job_replace_those_before_and_go_with_it() -> None:
+    def shown() -> list[str]:
+        return [line for line in metrics.render().decode().splitlines() if 'job="shown"' in line]
+
+    metrics.set_clusters("shown", 3, [4, 5, 6])
+    metrics.set_clusters("shown", 4, [7, 8])
+    assert sorted(shown()) == [
+        'fedhft_cluster_clients{cluster="0",job="shown"} 7.0',
+        'fedhft_cluster_clients{cluster="1",job="shown"} 8.0',
+        'fedhft_memberships_version{job="shown"} 4.0',
+    ]
+    metrics.forget_job("shown")
+    assert shown() == []
+
+
+def test_peak_memory_is_of_this_process_alone_and_stays_when_memory_is_freed() -> None:
+    # In a child, because the peak of the tests' own process is whatever earlier tests made it.
+    program = (
+        "from fedhft.telemetry.metrics import peak_memory_bytes as peak\n"
+        "before = peak(); block = b'x' * (64 << 20); grown = peak(); del block; print(before, grown, peak())"
+    )
+    ballast = b"x" * (256 << 20)  # would count for the child if the figure survived exec
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
+    del ballast
+    before, grown, after = map(int, run.stdout.split())
+    assert before < 200 << 20
+    assert grown - before == pytest.approx(64 << 20, rel=0.1)
+    assert after > 0.95 * grown  # the kernel adds up batches, so the last few hundred KiB come and go
+
+
+def test_silent_connections_are_bounded_and_closed(pages: PagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http._Pages, "timeout", 0.5)
+    silent = [connect(pages) for _ in range(http.MAX_CONNECTIONS)]
+    time.sleep(0.2)
+    with connect(pages) as one_more:
+        assert one_more.recv(1) == b""  # closed without an answer, and without another thread
+    for connection in silent:
+        with connection:
+            assert connection.recv(1) == b""
+    assert get(pages, "/healthz")[0] == 200
+
+
+def test_a_port_that_is_taken_is_refused_by_name(pages: PagesServer, switch: Switch) -> None:
+    port = int(pages.address.rpartition(":")[2])
+    with pytest.raises(FedhftError, match=r"metrics address = .*cannot be bound") as caught:
+        serve_pages(port, switch)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_after_a_stop_nobody_listens(switch: Switch) -> None:
+    pages = serve_pages(0, switch)
+    pages.stop()
+    with pytest.raises(OSError, match="refused"):
+        connect(pages)
