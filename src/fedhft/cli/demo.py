@@ -1,0 +1,220 @@
+"""`fedhft demo`: a local federation of real processes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedhft.cli.output import FormatOption, OutputFormat, print_json
+from fedhft.errors import ErrorCode, FedhftError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedhft.demo.partition import Partition
+    from fedhft.demo.result import DemoResult
+
+_DATA, _TRAINING, _RUN = "Data", "Training", "Run"
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for report, plots, history and adapters.", rich_help_panel=_RUN)
+    ] = Path("out/demo"),
+    method: Annotated[
+        str,
+        typer.Option(help="fedhft, fedhft-paper, fedit, ffa-lora, rolora, full or local.", rich_help_panel=_TRAINING),
+    ] = "fedhft",
+    compare: Annotated[
+        str,
+        typer.Option(help="Further methods on the same clients, e.g. fedit,local.", rich_help_panel=_TRAINING),
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with train.jsonl(.gz), validation.jsonl(.gz) and meta.json.",
+            show_default="a generated corpus of support tickets",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    clients: Annotated[int, typer.Option(help="Number of clients, one agent process each.", rich_help_panel=_DATA)] = 6,
+    per_client: Annotated[
+        int, typer.Option(help="Rows a client owns (with --data); a fifth of them is held out.", rich_help_panel=_DATA)
+    ] = 400,
+    partition: Annotated[
+        str, typer.Option(help="How --data is handed out: dirichlet, groups or iid.", rich_help_panel=_DATA)
+    ] = "dirichlet",
+    alpha: Annotated[
+        float, typer.Option(help="Dirichlet concentration; smaller means more skew.", rich_help_panel=_DATA)
+    ] = 1.0,
+    groups: Annotated[
+        int, typer.Option(help="Hidden groups, each with its own meaning of the labels.", rich_help_panel=_DATA)
+    ] = 2,
+    extra_holdout: Annotated[
+        int,
+        typer.Option(
+            help="Further held-out rows per client (with --data), for steadier personal scores.", rich_help_panel=_DATA
+        ),
+    ] = 0,
+    validation_rows: Annotated[
+        int, typer.Option(help="Most common validation rows to use (with --data).", rich_help_panel=_DATA)
+    ] = 2000,
+    rounds: Annotated[int, typer.Option(help="Rounds to run.", rich_help_panel=_TRAINING)] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of data, partition and training.", rich_help_panel=_TRAINING)] = 0,
+    tiers: Annotated[
+        str,
+        typer.Option(help="Row densities of the device classes; clients take them in turn.", rich_help_panel=_TRAINING),
+    ] = "1.0,0.5,0.25",
+    clusters: Annotated[
+        str,
+        typer.Option(help="J or auto, for clustered methods.", show_default="the method's", rich_help_panel=_TRAINING),
+    ] = "",
+    epochs: Annotated[float, typer.Option(help="Local epochs per round.", rich_help_panel=_TRAINING)] = 1.0,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="AdamW learning rate.", show_default="3e-3; full: 1e-4", rich_help_panel=_TRAINING),
+    ] = None,
+    learning_rate_decay: Annotated[
+        float, typer.Option(help="Factor on the learning rate per round.", rich_help_panel=_TRAINING)
+    ] = 1.0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other field of the job, e.g. server.momentum=0.5; repeatable. "
+            "method.* and wire.* hold for --method alone.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub id of the base model.", show_default="the packaged MiniLM", rich_help_panel=_TRAINING
+        ),
+    ] = None,
+    keep_logs: Annotated[
+        bool, typer.Option("--keep-logs", help="Keep logs, Redis data and agent states.", rich_help_panel=_RUN)
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Longest time one method may take, seconds.", rich_help_panel=_RUN)
+    ] = 3600.0,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Run a whole federation on this machine: Redis, clusterer, aggregator and agents as real processes talking gRPC.
+
+    Writes report.md, plots, results.json, every method's history and the exported adapters under --out. With --format
+    json standard output is one object {"runs": [...]}; progress goes to standard error.
+    """
+    from rich.console import Console
+
+    from fedhft.demo.run import run_demo
+    from fedhft.demo.settings import DemoSettings
+    from fedhft.demo.table import RoundTable
+
+    settings = DemoSettings(
+        out=out,
+        method=method,
+        compare=tuple(name.strip() for name in compare.split(",") if name.strip()),
+        data=data,
+        clients=clients,
+        per_client=per_client,
+        alpha=alpha,
+        partition=parse_partition(partition),
+        groups=groups,
+        extra_holdout=extra_holdout,
+        validation_rows=validation_rows,
+        tiers=parse_densities(tiers),
+        rounds=rounds,
+        seed=seed,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        learning_rate_decay=learning_rate_decay,
+        clusters=parse_clusters(clusters),
+        overrides=tuple(set_ or ()),
+        model=model,
+        keep_logs=keep_logs,
+        timeout_s=timeout,
+    )
+    console = Console(stderr=format is OutputFormat.JSON)
+    signal.signal(signal.SIGTERM, _stop)
+    with RoundTable(console) as table:
+        result = run_demo(settings, table)
+    if format is OutputFormat.JSON:
+        print_json(result.as_dict())
+    else:
+        print_summary(console, result)
+        console.print(f"report: {out / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def parse_partition(text: str) -> Partition:
+    """`dirichlet`, `groups` or `iid`. Raises FedhftError(INVALID_ARGUMENT)."""
+    from fedhft.demo.partition import Partition
+
+    try:
+        return Partition(text)
+    except ValueError:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "partition", text, "unknown", f"choose from {', '.join(Partition)}"
+        ) from None
+
+
+def parse_densities(text: str) -> tuple[float, ...]:
+    """`1.0,0.5` as numbers. Raises FedhftError(INVALID_ARGUMENT)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "tiers", text, "is no list of densities", "write 1.0,0.5,0.25"
+        ) from None
+
+
+def parse_clusters(text: str) -> int | str | None:
+    """`auto`, a number, or nothing. Raises FedhftError(INVALID_ARGUMENT)."""
+    if text in ("", "auto"):
+        return text or None
+    if not text.isdecimal() or int(text) < 1:
+        raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "clusters", text, "is no number", "write auto, 1, 2, ...")
+    return int(text)
+
+
+def print_summary(console: Console, result: DemoResult) -> None:
+    """Methods side by side."""
+    from rich.table import Table
+
+    from fedhft.demo.table import shown, size
+
+    table = Table(title="Scores before local training, bytes per client and round", title_justify="left")
+    for head in ("method", "personal", "worst tenth", "after", "shared", "up", "down", "agent memory", "seconds"):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for run in result.runs:
+        table.add_row(
+            run.method,
+            shown(run.personal.before.mean),
+            shown(run.personal.before.worst_tenth),
+            shown(run.personal.after.mean),
+            shown(run.validation.before),
+            size(run.bytes.up_per_client_round),
+            size(run.bytes.down_per_client_round),
+            size(run.agent_peak_rss_bytes.max),
+            f"{run.wall_seconds:.0f}",
+        )
+    console.print(table)
+    for run in result.runs:
+        found = run.clusters
+        if found.adjusted_rand_index is not None:
+            console.print(
+                f"{run.method}: {found.count} cluster(s), adjusted Rand index {found.adjusted_rand_index:.3f} against "
+                f"the hidden groups, mean largest membership {shown(found.mean_max_membership)}",
+                markup=False,
+                highlight=False,
+            )
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Unwinds through the federation's own stopping, like Ctrl-C.
+    raise SystemExit(128 + number)

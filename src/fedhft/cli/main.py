@@ -1,0 +1,60 @@
+"""The `fedhft` command: every group of commands in a module of its own, loaded for what they do only when they run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fedhft.cli import demo, job, model, services, simulate
+from fedhft.errors import FedhftError
+
+app = typer.Typer(
+    name="fedhft",
+    help="Federated fine-tuning of language models across machines that are not equally strong.",
+    epilog="Exit codes: 0 done, 2 wrong usage, 130 interrupted; every other code is listed in docs/exit-codes.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fedhft import PROTOCOL_VERSION, __version__
+
+        typer.echo(f"fedhft {__version__}, protocol {PROTOCOL_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Federated fine-tuning of language models across machines that are not equally strong."""
+
+
+app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate_job)
+services.add_to(app)
+app.add_typer(job.app, name="job")
+app.add_typer(model.app, name="model")
+
+
+def main() -> int:
+    """Run the command; a refusal is one message on standard error and its own exit code."""
+    try:
+        app()
+    except FedhftError as error:
+        print(f"fedhft: {error.message}", file=sys.stderr)
+        return error.outcome.exit_code
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""`fedhft model ...`: base models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedhft.cli.output import FormatOption, OutputFormat, print_json
+
+app = typer.Typer(help="Base models.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Base models."""
+
+
+@app.command()
+def digest(
+    model: Annotated[str, typer.Argument(help="Folder of a model, as save_pretrained writes it.")],
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Print the digest of a base model, for model.digest of a job, and its tokenizer's."""
+    from pathlib import Path
+
+    from fedhft.training.digest import base_digest, tokenizer_digest
+
+    path = Path(model).expanduser()
+    base, tokenizer = base_digest(path), tokenizer_digest(path)
+    if format is OutputFormat.JSON:
+        print_json({"model": model, "digest": base, "tokenizer_digest": tokenizer})
+    else:
+        typer.echo(f"model      {base}\ntokenizer  {tokenizer}")

@@ -1,0 +1,55 @@
+"""`fedhft simulate`: a job over clients of one process, without sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhft.cli.output import FormatOption, OutputFormat, print_json
+
+
+def simulate_job(
+    file: Annotated[Path, typer.Argument(help="Job file, TOML.")],
+    data: Annotated[Path, typer.Option(help="Folder with train.jsonl(.gz), validation.jsonl(.gz) and meta.json.")],
+    clients: Annotated[int, typer.Option(help="Number of clients.")] = 8,
+    per_client: Annotated[int, typer.Option(help="Rows a client owns; a fifth of them is held out.")] = 200,
+    partition: Annotated[str, typer.Option(help="How the data is handed out: dirichlet, groups or iid.")] = "dirichlet",
+    alpha: Annotated[float, typer.Option(help="Dirichlet concentration; smaller means more skew.")] = 1.0,
+    groups: Annotated[int, typer.Option(help="Hidden groups, each with its own meaning of the labels.")] = 2,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of the base model.", show_default="what the job names")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of tensor operations; 1 repeats to the bit.")] = 1,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Run a job in this process: the same rounds, folds and local training, hundreds of clients, no sockets.
+
+    Prints what `fedhft demo` prints; figures of sockets and processes are null.
+    """
+    import os
+
+    from rich.console import Console
+
+    from fedhft.cli.demo import parse_partition, print_summary
+    from fedhft.demo.partition import Partition, Shares, hand_out, read_source
+    from fedhft.demo.result import DemoResult
+    from fedhft.demo.table import RoundTable
+    from fedhft.job import read_job
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, which is below
+    from fedhft.demo.simulated import run_simulated
+
+    kind = parse_partition(partition)
+    spec = read_job(file)
+    shares = Shares(kind, clients, per_client, alpha, groups if kind is Partition.GROUPS else 1)
+    rows = hand_out(read_source(data), shares, spec.seed)
+    console = Console(stderr=format is OutputFormat.JSON)
+    with RoundTable(console) as table:
+        run = run_simulated(spec, rows, model, lambda job: table.show(spec.method.preset, job))
+    result = DemoResult((run,))
+    if format is OutputFormat.JSON:
+        print_json(result.as_dict())
+    else:
+        print_summary(console, result)

@@ -1,0 +1,1 @@
+"""`fedhft demo`: a whole federation of real processes on one machine."""

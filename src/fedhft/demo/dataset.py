@@ -1,0 +1,108 @@
+"""A federation's data before it is handed out: who has which rows, and where they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. label: class index, or the target number of a regression."""
+
+    text: str
+    label: int | float
+    text_pair: str | None = None
+
+    def to_json(self) -> str:
+        """As it stands in a JSONL file."""
+        pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
+        return json.dumps({"text": self.text, **pair, "label": self.label}, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """One client's rows. group: its hidden group, which nobody tells the federation."""
+
+    client: str
+    group: int
+    train: tuple[Row, ...]
+    holdout: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class ClientFiles:
+    """Where one client's rows were written."""
+
+    client: str
+    train: Path
+    holdout: Path
+    shared: Path
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Everything the agents of a demo are given. All clients' rows and the shared validation rows are disjoint.
+
+    labels: names in class order; empty for regression.
+    shared: the common validation rows as each group labels them (one entry per group; texts and order are the same).
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    clients: tuple[ClientRows, ...]
+    shared: tuple[tuple[Row, ...], ...]
+    has_groups: bool
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether rows carry a second text."""
+        return any(row.text_pair is not None for row in self.clients[0].train)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Hidden group of each client."""
+        return tuple(client.group for client in self.clients)
+
+    def majority(self) -> float:
+        """Mean over clients of the accuracy of always answering the client's most frequent training label."""
+        scores = []
+        for client in self.clients:
+            labels = [row.label for row in client.train]
+            top = max(sorted(set(labels)), key=labels.count)
+            scores.append(sum(row.label == top for row in client.holdout) / len(client.holdout))
+        return sum(scores) / len(scores)
+
+    def write(self, folder: Path) -> tuple[ClientFiles, ...]:
+        """Write a folder per client and one shared file per group; returns the files by client."""
+        shared = []
+        for group, rows in enumerate(self.shared):
+            shared.append(folder / f"shared-{group}.jsonl")
+            _write_rows(shared[-1], rows)
+        files = []
+        for client in self.clients:
+            own = ClientFiles(
+                client.client,
+                folder / client.client / "train.jsonl",
+                folder / client.client / "holdout.jsonl",
+                shared[client.group if len(shared) > 1 else 0],
+            )
+            _write_rows(own.train, client.train)
+            _write_rows(own.holdout, client.holdout)
+            files.append(own)
+        return tuple(files)
+
+
+def label_counts(rows: Sequence[Row], labels: int) -> list[int]:
+    """Rows of each class."""
+    counts = [0] * labels
+    for row in rows:
+        counts[int(row.label)] += 1
+    return counts
+
+
+def _write_rows(path: Path, rows: Iterable[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")

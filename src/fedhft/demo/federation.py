@@ -1,0 +1,191 @@
+"""A local federation of real processes: Redis, the clusterer, the aggregator and one agent per client.
+
+Everything talks gRPC and Redis over loopback as it would between machines. Only processes started here are ended, by
+their ids, in the order agents, aggregator, clusterer, Redis; whatever goes wrong, the message carries the end of the
+log of the process that failed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from fedhft.demo.dataset import ClientFiles
+from fedhft.demo.processes import ServiceProcess, deaf_to_interrupts, stop_all
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.jobs.client import JobsClient, is_over
+from fedhft.store.embedded import EmbeddedRedis
+from fedhft.store.records import JobStatus
+from fedhft.v1 import jobs_pb2
+
+_LISTEN_S = 60.0
+_POLL_S = 0.5
+_PATIENCE_S = 10.0
+_GRACE_S = 15.0
+_SCRAPE_S = 10.0
+_THREADS = "1"
+
+
+@dataclass(frozen=True)
+class FederationLayout:
+    """Where a federation keeps its things. folder: logs, Redis data and agent states, all of this run alone."""
+
+    folder: Path
+    model: Path | None
+    """Local copy of the base model for the agents; None lets them fetch it by the job's name for it."""
+    blobs: str = "redis"
+    """"redis", or "directory" for adapters that are large (all weights)."""
+
+
+class Federation:
+    """A running federation; a context manager. Raises FedhftError when it does not come up."""
+
+    def __init__(self, layout: FederationLayout) -> None:
+        self._layout = layout
+        self._redis = EmbeddedRedis(layout.folder / "redis")
+        self._services: list[ServiceProcess] = []
+        self._agents: list[ServiceProcess] = []
+        self._client: JobsClient | None = None
+        self._metrics = ""
+        self._server = ""
+
+    def __enter__(self) -> Federation:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(patience_s=0.0 if error else _PATIENCE_S)
+
+    @property
+    def jobs(self) -> JobsClient:
+        """A client of the aggregator."""
+        if self._client is None:
+            raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, "the federation does not run; start it first")
+        return self._client
+
+    @property
+    def processes(self) -> Mapping[str, int]:
+        """Name -> process id of everything that was started and still runs."""
+        running = {p.name: p.pid for p in (*self._services, *self._agents) if p.exit_code is None}
+        return {**running, **({"redis": self._redis.pid} if self._redis.pid else {})}
+
+    def start(self) -> None:
+        """Start Redis, the clusterer and the aggregator; returns when they listen. Raises FedhftError."""
+        try:
+            self._start_services()
+        except BaseException:
+            self.stop(patience_s=0.0)
+            raise
+
+    def start_agents(self, job: str, files: Sequence[ClientFiles]) -> None:
+        """Start one agent per client, each for this one job."""
+        for own in files:
+            arguments = [
+                "--server", self._server, "--client", own.client, "--job", job, "--once", "--threads", _THREADS,
+                "--data", str(own.train), "--holdout", str(own.holdout), "--shared-validation", str(own.shared),
+                "--state-dir", str(self._layout.folder / "state" / own.client),
+            ]  # fmt: skip
+            if self._layout.model is not None:
+                arguments += ["--model", str(self._layout.model)]
+            self._agents.append(self._start(own.client, "fedhft_agent", arguments))
+
+    def follow(self, job: str, timeout_s: float, on_change: Callable[[jobs_pb2.Job], None]) -> jobs_pb2.Job:
+        """Report every change of a job until it is completed; returns it.
+
+        Raises FedhftError: JOB_FAILED when the job ends any other way or takes too long; when a process ends before its
+        time, the error that its exit code stands for.
+        """
+        changes: queue.Queue[jobs_pb2.Job | FedhftError] = queue.Queue()
+
+        def watch() -> None:
+            try:
+                for change in self.jobs.watch(job):
+                    changes.put(change)
+            except FedhftError as error:
+                changes.put(error)
+
+        threading.Thread(target=watch, name=f"watch-{job}", daemon=True).start()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                change = changes.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._check_processes()
+                if time.monotonic() > deadline:
+                    raise self._ended(job, f"took longer than {timeout_s:g} s") from None
+                continue
+            if isinstance(change, FedhftError):
+                self._check_processes()
+                raise change
+            on_change(change)
+            if is_over(change):
+                if change.status != JobStatus.COMPLETED:
+                    self._check_processes()
+                    raise self._ended(job, f"ended as {change.status}: {change.reason}")
+                return change
+
+    def aggregator_cpu_seconds(self) -> float:
+        """CPU time of the aggregator so far, seconds, from its metrics page."""
+        with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=_SCRAPE_S) as page:
+            for line in page.read().decode().splitlines():
+                if line.startswith("process_cpu_seconds_total "):
+                    return float(line.split()[1])
+        raise FedhftError(ErrorCode.INTERNAL, f"http://{self._metrics}/metrics has no process_cpu_seconds_total")
+
+    def stop(self, patience_s: float = _PATIENCE_S) -> None:
+        """End every process. `patience_s`: how long agents may take to leave by themselves. May be called again."""
+        with deaf_to_interrupts():
+            stop_all(self._agents, patience_s, _GRACE_S)
+            if self._client is not None:
+                self._client.close()
+            for process in reversed(self._services):
+                stop_all([process], 0.0, _GRACE_S)
+            self._redis.stop()
+
+    def _start_services(self) -> None:
+        self._redis.start()
+        pages = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--redis", self._redis.url]
+        clusterer = self._start("clusterer", "fedhft_clusterer", pages)
+        self._services.append(clusterer)
+        blobs = "redis" if self._layout.blobs == "redis" else f"dir:{self._layout.folder / 'blobs'}"
+        address = clusterer.wait_listening(_LISTEN_S)["grpc"]
+        aggregator = self._start(
+            "aggregator", "fedhft_aggregator", [*pages, "--blobs", blobs, "--clusterer", str(address)]
+        )
+        self._services.append(aggregator)
+        addresses = aggregator.wait_listening(_LISTEN_S)
+        self._server, self._metrics = str(addresses["grpc"]), str(addresses["metrics"])
+        self._client = JobsClient(self._server, give_up_after_s=30.0)
+
+    def _start(self, name: str, module: str, arguments: Sequence[str]) -> ServiceProcess:
+        environment = {
+            "OMP_NUM_THREADS": _THREADS,
+            "MKL_NUM_THREADS": _THREADS,
+            "OPENBLAS_NUM_THREADS": _THREADS,
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+            **({"HF_HUB_OFFLINE": "1"} if self._layout.model is not None else {}),
+        }
+        return ServiceProcess(name, module, arguments, self._layout.folder / "logs" / f"{name}.log", environment)
+
+    def _check_processes(self) -> None:
+        for process in self._services:
+            if process.exit_code is not None:
+                raise process.failure()
+        for process in self._agents:
+            if process.exit_code:
+                raise process.failure()
+        if self._redis.pid is None:
+            raise FedhftError(ErrorCode.STORE_UNAVAILABLE, f"Redis ended; see {self._layout.folder / 'redis'}")
+
+    def _ended(self, job: str, how: str) -> FedhftError:
+        log = next(process for process in self._services if process.name == "aggregator").describe_log()
+        return FedhftError(ErrorCode.JOB_FAILED, f"job {job} {how}\n{log}")

@@ -1,0 +1,268 @@
+"""Real data handed out to clients: by Dirichlet label shares, with hidden groups, or evenly.
+
+dirichlet: client i draws label shares p_i ~ Dir(alpha, ..., alpha) and then its rows by them (Hsu, Qi and Brown 2019,
+arXiv 1909.06335): the smaller alpha, the fewer labels a client has. groups: rows are even, and every hidden group of
+clients has its own permutation of the labels, so that what one group calls `World` another calls `Sports`. iid: even.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhft.demo.dataset import ClientRows, FederatedData, Row
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.seeds import seed_of
+
+OWN_HOLDOUT = 0.2
+"""Share of a client's rows that is held out for its personal score."""
+
+
+class Partition(StrEnum):
+    """How rows are handed out."""
+
+    DIRICHLET = "dirichlet"
+    GROUPS = "groups"
+    IID = "iid"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before it is handed out. labels: names in class order, empty for regression."""
+
+    name: str
+    labels: tuple[str, ...]
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a source is handed out.
+
+    per_client: rows a client owns; a fifth of them is held out.
+    extra_holdout: rows held out besides, with the same label shares, for steadier personal scores.
+    validation_rows: most common validation rows that are used.
+    """
+
+    kind: Partition
+    clients: int
+    per_client: int
+    alpha: float = 1.0
+    groups: int = 1
+    extra_holdout: int = 0
+    validation_rows: int = 2000
+
+
+def read_source(folder: Path) -> Source:
+    """Read `train.jsonl[.gz]`, `validation.jsonl[.gz]` and `meta.json` (`label_names`) of a folder.
+
+    Without `meta.json` class indices become label names, and numbers that are no integers make a regression.
+    Raises FedhftError(INVALID_DATA) naming file, line and fix.
+    """
+    if not folder.is_dir():
+        raise FedhftError.field(
+            ErrorCode.INVALID_DATA, "data", str(folder), "is no folder",
+            "give one with train.jsonl.gz and validation.jsonl.gz",
+        )  # fmt: skip
+    train, validation = (tuple(_read_rows(_find(folder, split))) for split in ("train", "validation"))
+    names = _label_names(folder)
+    if names is None:
+        values = {row.label for row in train + validation}
+        if all(float(value).is_integer() and value >= 0 for value in values):
+            names = tuple(str(index) for index in range(int(max(values)) + 1))
+        else:
+            names = ()
+    for split, rows in (("train", train), ("validation", validation)):
+        for number, row in enumerate(rows, 1):
+            if names and not (float(row.label).is_integer() and 0 <= row.label < len(names)):
+                raise FedhftError.field(
+                    ErrorCode.INVALID_DATA, "label", row.label,
+                    f"row {number} of {split} has a label outside 0..{len(names) - 1}",
+                    "mend the row or list every label in label_names of meta.json",
+                )  # fmt: skip
+    return Source(folder.resolve().name, names, train, validation)
+
+
+def group_permutations(labels: int, groups: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """One permutation of 0..labels-1 per group (class -> what the group calls it); the first group's changes nothing.
+
+    Up to as many groups as labels, they are powers of one cycle through all labels, so two groups agree on no label.
+    Beyond that they are merely different. Raises FedhftError(INVALID_ARGUMENT) beyond labels! groups.
+    """
+    if groups < 1 or labels < 1 or groups > math.factorial(min(labels, 12)):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "groups", groups, f"{labels} labels have too few permutations",
+            "use fewer groups, at least one",
+        )  # fmt: skip
+    rng = random.Random(seed_of("permutations", seed, labels))
+    cycle = list(range(labels))
+    rng.shuffle(cycle)
+    place = {label: index for index, label in enumerate(cycle)}
+    found = [
+        tuple(cycle[(place[label] + step) % labels] for label in range(labels)) for step in range(min(groups, labels))
+    ]
+    while len(found) < groups:
+        candidate = list(range(labels))
+        rng.shuffle(candidate)
+        if tuple(candidate) not in found:
+            found.append(tuple(candidate))
+    return tuple(found)
+
+
+def hand_out(source: Source, shares: Shares, seed: int) -> FederatedData:
+    """Disjoint rows for every client. Client i is in group i % groups. The same arguments give the same data.
+
+    Raises FedhftError(INVALID_ARGUMENT) when the source has too few rows or no labels to share by.
+    """
+    _check(source, shares)
+    classes = max(1, len(source.labels))
+    groups = shares.groups if shares.kind is Partition.GROUPS else 1
+    rng = np.random.default_rng(seed_of("partition", seed))
+    pools = _pools(source, classes, rng)
+    held = max(1, round(OWN_HOLDOUT * shares.per_client)) + shares.extra_holdout
+    names = group_permutations(classes, groups, seed) if source.labels else ((0,),)
+    digits = max(2, len(str(shares.clients)))
+    clients = []
+    for number in range(shares.clients):
+        proportions = _proportions(shares, pools, rng)
+        chosen = _draw(pools, proportions, shares.per_client + shares.extra_holdout, rng)
+        rows = [_renamed(source.train[index], names[number % groups]) for index in chosen]
+        clients.append(
+            ClientRows(f"client-{number + 1:0{digits}d}", number % groups, tuple(rows[held:]), tuple(rows[:held]))
+        )
+    order = rng.permutation(len(source.validation))[: shares.validation_rows]
+    common = [source.validation[index] for index in sorted(order)]
+    shared = tuple(tuple(_renamed(row, names[group]) for row in common) for group in range(groups))
+    return FederatedData(source.name, source.labels, tuple(clients), shared, has_groups=groups > 1)
+
+
+def _check(source: Source, shares: Shares) -> None:
+    def refuse(field: str, value: object, problem: str, fix: str) -> FedhftError:
+        return FedhftError.field(ErrorCode.INVALID_ARGUMENT, field, value, problem, fix)
+
+    if shares.clients < 1:
+        raise refuse("clients", shares.clients, "a federation needs clients", "use 2 or more")
+    if shares.per_client < 5:
+        raise refuse("per-client", shares.per_client, "too few rows to hold a fifth out", "use 5 or more")
+    if shares.extra_holdout < 0 or shares.validation_rows < 1:
+        raise refuse("validation-rows", shares.validation_rows, "must be positive", "use 1 or more")
+    if shares.kind is Partition.DIRICHLET and not shares.alpha > 0:
+        raise refuse("alpha", shares.alpha, "must be positive", "use for example 1.0; smaller means more skew")
+    if not source.labels and shares.kind is not Partition.IID:
+        raise refuse("partition", str(shares.kind), f"{source.name} is a regression, it has no labels", "use iid")
+    if not 1 <= shares.groups <= shares.clients:
+        raise refuse("groups", shares.groups, f"there are {shares.clients} clients", "use 1 to as many groups")
+    needed = shares.clients * (shares.per_client + shares.extra_holdout)
+    if needed > len(source.train):
+        raise refuse(
+            "per-client", shares.per_client,
+            f"{shares.clients} clients would need {needed} rows, {source.name} has {len(source.train)}",
+            f"use at most {len(source.train) // shares.clients - shares.extra_holdout}",
+        )  # fmt: skip
+
+
+def _pools(source: Source, classes: int, rng: np.random.Generator) -> list[list[int]]:
+    """Row indices by class, each in random order."""
+    pools: list[list[int]] = [[] for _ in range(classes)]
+    for index in rng.permutation(len(source.train)):
+        pools[int(source.train[index].label) if source.labels else 0].append(int(index))
+    return pools
+
+
+def _proportions(shares: Shares, pools: list[list[int]], rng: np.random.Generator) -> NDArray[np.float64]:
+    if shares.kind is Partition.DIRICHLET:
+        return rng.dirichlet(np.full(len(pools), shares.alpha))
+    sizes = np.array([len(pool) for pool in pools], np.float64)
+    even: NDArray[np.float64] = sizes / sizes.sum()
+    return even
+
+
+def _draw(pools: list[list[int]], proportions: NDArray[np.float64], count: int, rng: np.random.Generator) -> list[int]:
+    """Take `count` rows by label proportions; a class that runs out leaves its share to the others."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        left = np.array([len(pool) for pool in pools], np.float64)
+        weights = np.where(left > 0, proportions, 0.0)
+        if weights.sum() <= 1e-12:
+            weights = left
+        wanted = rng.multinomial(count - len(chosen), weights / weights.sum())
+        for pool, number in zip(pools, wanted, strict=True):
+            taken = min(int(number), len(pool))
+            chosen.extend(pool[len(pool) - taken :])
+            del pool[len(pool) - taken :]
+    return [chosen[index] for index in rng.permutation(len(chosen))]
+
+
+def _renamed(row: Row, names: tuple[int, ...]) -> Row:
+    return Row(row.text, names[int(row.label)], row.text_pair) if len(names) > 1 else row
+
+
+def _find(folder: Path, split: str) -> Path:
+    for name in (f"{split}.jsonl.gz", f"{split}.jsonl"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FedhftError.field(
+        ErrorCode.INVALID_DATA, "data", str(folder), f"has no {split}.jsonl.gz or {split}.jsonl",
+        'add the file, one {"text": ..., "label": ...} per line',
+    )  # fmt: skip
+
+
+def _read_rows(path: Path) -> Iterator[Row]:
+    def refuse(number: int, problem: str) -> FedhftError:
+        return FedhftError(
+            ErrorCode.INVALID_DATA,
+            f"{path.name}, line {number}: {problem}; "
+            'every line is {"text": ..., "label": number}, with "text_pair" for pairs',
+        )
+
+    empty = True
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    raw = json.loads(line)
+                except ValueError as error:
+                    raise refuse(number, f"is not JSON ({error})") from error
+                if not isinstance(raw, dict):
+                    raise refuse(number, "is not an object")
+                text, label, pair = raw.get("text"), raw.get("label"), raw.get("text_pair")
+                if not isinstance(text, str) or not (pair is None or isinstance(pair, str)):
+                    raise refuse(number, "text is missing or no string")
+                if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
+                    raise refuse(number, f"label = {label!r} is no number")
+                empty = False
+                yield Row(text, label, pair)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FedhftError(ErrorCode.INVALID_DATA, f"{path}: cannot be read: {error}") from error
+    if empty:
+        raise FedhftError.field(ErrorCode.INVALID_DATA, "data", path.name, "has no rows", "add rows")
+
+
+def _label_names(folder: Path) -> tuple[str, ...] | None:
+    path = folder / "meta.json"
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        names = raw["label_names"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FedhftError(
+            ErrorCode.INVALID_DATA, f"{path}: has no readable label_names ({error}); list the labels in class order"
+        ) from error
+    if not isinstance(names, list) or len(set(map(str, names))) != len(names):
+        raise FedhftError.field(
+            ErrorCode.INVALID_DATA, "label_names", names, "must be distinct names", "mend meta.json"
+        )
+    return tuple(str(name) for name in names)

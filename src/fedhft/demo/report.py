@@ -1,0 +1,242 @@
+"""The report of a demo, Markdown: what was run, how every method scored and what it cost, and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedhft.demo.dataset import FederatedData, label_counts
+from fedhft.demo.result import RunResult, measured, strongest
+from fedhft.demo.table import shown, size
+from fedhft.job import JobSpec
+from fedhft.v1 import jobs_pb2
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """One finished method: its job as submitted, as it ended, and the sum of it."""
+
+    spec: JobSpec
+    job: jobs_pb2.Job
+    result: RunResult
+
+
+def fewest_rows(data: FederatedData) -> frozenset[str]:
+    """The clients with the fewest training rows: a third of them, all that tie included."""
+    sizes = sorted(len(client.train) for client in data.clients)
+    limit = sizes[max(1, round(len(sizes) / 3)) - 1]
+    return frozenset(client.client for client in data.clients if len(client.train) <= limit)
+
+
+def mean_over(run: MethodRun, clients: frozenset[str], name: str) -> float | None:
+    """Mean of a final figure (`personal_before`, ...) over some clients; None when one of them has none."""
+    values = [measured(result, name) for result in run.job.results if result.client in clients]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(clients) else None
+
+
+def write_report(runs: Sequence[MethodRun], data: FederatedData, plots: Mapping[str, str]) -> str:
+    """The whole report. plots: title -> path relative to the report."""
+    main = runs[0]
+    parts = [
+        f"# Federation report: {main.result.method} on {data.name}",
+        _overview(main, data),
+        "## Scores",
+        _scores(runs, data),
+        "## The clients with the least data",
+        _least(runs, data),
+        "## What it cost",
+        _costs(runs),
+        *_membership_section(runs, data),
+        "## Rounds",
+        *(_rounds(run) for run in runs),
+        "## Clients",
+        _clients(runs, data),
+        *([] if not plots else ["## Plots", *(f"![{title}]({path})" for title, path in plots.items())]),
+        *_adapter_section(runs),
+        "## How to read this",
+        _LEGEND,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_LEGEND = """\
+* **personal**: every client's own held-out rows, with the adapter that client is served. *Before* is what the
+  federation gives a client; *after* is what the client has after one more local training from there.
+* **shared**: the common validation rows. Every client scores a part with its own mixture; *mass-weighted* scores the
+  one adapter that serves everybody at once. Where hidden groups permute the labels, each client scores the common
+  texts with the labels as its own group means them.
+* **worst tenth**: mean over the tenth of clients that score lowest (at least one).
+* **majority**: always answering a client's most frequent training label.
+* Bytes are what the kernel's TCP counters of the agents' sockets say, protocol overhead included, from joining to the
+  end of the job."""
+
+
+def _overview(main: MethodRun, data: FederatedData) -> str:
+    spec = main.spec
+    rows = [len(client.train) for client in data.clients]
+    held = [len(client.holdout) for client in data.clients]
+    lines = [
+        f"* {len(data.clients)} clients with {min(rows)} to {max(rows)} training rows and {min(held)} to {max(held)} "
+        f"held-out rows each; {len(data.shared[0])} common validation rows; {len(data.labels) or 'no'} labels",
+        f"* base model `{spec.model.name}`, LoRA rank {spec.adapter.rank}, alpha {spec.adapter.alpha:g} on "
+        f"{', '.join(spec.adapter.targets)}",
+        f"* {spec.rounds.total} rounds of {spec.training.epochs:g} local epoch(s), learning rate "
+        f"{spec.training.learning_rate:g}, seed {spec.seed}",
+    ]
+    if data.has_groups:
+        lines.append(
+            f"* {len(data.shared)} hidden groups, each with its own meaning of the labels; nobody tells the federation"
+        )
+    return "\n".join(lines)
+
+
+def _scores(runs: Sequence[MethodRun], data: FederatedData) -> str:
+    def row(run: MethodRun) -> list[str]:
+        personal, shared = run.result.personal, run.result.validation
+        return [
+            run.result.method,
+            shown(personal.before.mean), shown(personal.before.worst_tenth), shown(personal.before.worst),
+            shown(personal.after.mean), shown(personal.after.worst_tenth), shown(personal.after.worst),
+            shown(shared.before), shown(shared.after), shown(shared.mass_weighted),
+        ]  # fmt: skip
+
+    heads = (
+        "method", "personal before", "worst tenth", "worst", "personal after", "worst tenth", "worst",
+        "shared before", "shared after", "mass-weighted",
+    )  # fmt: skip
+    table = _table(heads, map(row, runs))
+    return (
+        f"{table}\n\nAnswering the majority label would score {data.majority():.3f} (personal)."
+        if data.labels
+        else table
+    )
+
+
+def _least(runs: Sequence[MethodRun], data: FederatedData) -> str:
+    clients = fewest_rows(data)
+    rows = sorted({len(client.train) for client in data.clients if client.client in clients})
+    cells = [
+        [run.result.method, *(shown(mean_over(run, clients, f"personal_{moment}")) for moment in ("before", "after"))]
+        for run in runs
+    ]
+    names = ", ".join(sorted(clients))
+    between = f"{rows[0]}" if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
+    return f"{names}: {between} training rows.\n\n" + _table(("method", "personal before", "personal after"), cells)
+
+
+def _costs(runs: Sequence[MethodRun]) -> str:
+    def row(run: MethodRun) -> list[str]:
+        result = run.result
+        cpu = result.aggregator_cpu_seconds
+        return [
+            result.method,
+            size(result.bytes.up_per_client_round),
+            size(result.bytes.down_per_client_round),
+            size(result.agent_peak_rss_bytes.max),
+            size(result.agent_peak_rss_bytes.mean),
+            "-" if cpu is None else f"{cpu:.1f}",
+            f"{result.wall_seconds:.0f}",
+        ]
+
+    heads = (
+        "method", "up per client and round", "down", "agent peak memory, max", "mean",
+        "aggregator CPU seconds", "wall seconds",
+    )  # fmt: skip
+    return _table(heads, map(row, runs))
+
+
+def _membership_section(runs: Sequence[MethodRun], data: FederatedData) -> list[str]:
+    clustered = [run for run in runs if run.spec.method.is_clustered and run.job.memberships.rows]
+    if not clustered:
+        return []
+    group_of = {client.client: client.group for client in data.clients}
+    parts = ["## Clusters"]
+    for run in clustered:
+        found = run.result.clusters
+        index = "" if found.adjusted_rand_index is None else f", adjusted Rand index {found.adjusted_rand_index:.3f}"
+        parts.append(
+            f"**{run.result.method}**: {found.count} cluster(s){index}, "
+            f"mean largest membership {shown(found.mean_max_membership)}"
+        )
+        heads = ["client", *(["hidden group"] if data.has_groups else [])]
+        heads += [f"cluster-{cluster}" for cluster in range(run.job.memberships.clusters)]
+        rows = [
+            [
+                row.client,
+                *([str(group_of.get(row.client, "-"))] if data.has_groups else []),
+                *(f"{weight:.3f}" for weight in row.weights),
+            ]
+            for row in run.job.memberships.rows
+        ]
+        parts.append(_table(heads, rows))
+    return parts
+
+
+def _rounds(run: MethodRun) -> str:
+    rows = [
+        [
+            str(entry.round),
+            shown(measured(entry, "personal_before_mean")),
+            shown(measured(entry, "personal_after_mean")),
+            shown(measured(entry, "shared_before")),
+            size(entry.socket_bytes_up),
+            size(entry.socket_bytes_down),
+            "+".join(map(str, entry.cluster_sizes)) or "-",
+            f"{entry.seconds:.1f}",
+        ]
+        for entry in (*run.job.history, *([run.job.final] if run.job.HasField("final") else []))
+    ]
+    heads = ("round", "personal before", "personal after", "shared before", "up", "down", "clusters", "seconds")
+    return (
+        f"**{run.result.method}** (the last line is the final evaluation; scores are those at its start)\n\n"
+        + _table(heads, rows)
+    )
+
+
+def _clients(runs: Sequence[MethodRun], data: FederatedData) -> str:
+    results: list[Mapping[str, jobs_pb2.ClientResult]] = [{r.client: r for r in run.job.results} for run in runs]
+    cluster_of = strongest(runs[0].job.memberships)
+    rows = []
+    for client in data.clients:
+        own = results[0].get(client.client)
+        cells = [
+            client.client,
+            str(client.group) if data.has_groups else "-",
+            str(cluster_of.get(client.client, "-")),
+            own.tier if own else "-",
+            str(len(client.train)),
+            "/".join(map(str, label_counts(client.train, len(data.labels)))) if 0 < len(data.labels) <= 8 else "-",
+        ]
+        for found in results:
+            result = found.get(client.client)
+            cells += [_figure(result, f"personal_{moment}") for moment in ("before", "after")]
+        rows.append(cells)
+    heads = ["client", "group", "cluster", "tier", "rows", "rows by label"]
+    for run in runs:
+        heads += [f"{run.result.method} before", f"{run.result.method} after"]
+    return _table(heads, rows)
+
+
+def _adapter_section(runs: Sequence[MethodRun]) -> list[str]:
+    exported = [path for run in runs for path in run.result.adapters]
+    if not exported:
+        return []
+    return ["## Adapters", "\n".join(f"* `{path}`" for path in exported), "Each loads with plain PEFT:", _LOADING]
+
+
+_LOADING = """\
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base_model, "<directory>")
+```"""
+
+
+def _figure(result: jobs_pb2.ClientResult | None, name: str) -> str:
+    return "-" if result is None else shown(measured(result, name))
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,211 @@
+"""The one object a demo reports: `DemoResult.as_dict()` is what `fedhft demo --format json` prints.
+
+Keys are stable. A score is accuracy in 0..1 (classification) or Pearson correlation (regression); bytes are what the
+kernel's TCP counters of the agents' sockets say; null stands where a key does not apply or nothing was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedhft.job import JobSpec
+from fedhft.methods import Combine
+from fedhft.v1 import clustering_pb2, jobs_pb2
+
+
+@dataclass(frozen=True)
+class SharedScore:
+    """On the common validation split, mean over clients of their own mixture, before and after one more local
+    training; and before it with the mass-weighted mixture.
+    """
+
+    before: float | None
+    after: float | None
+    mass_weighted: float | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over the clients' scores on their own held-out rows."""
+
+    mean: float | None
+    worst_tenth: float | None
+    worst: float | None
+
+
+@dataclass(frozen=True)
+class PersonalScore:
+    """Before and after one more local training."""
+
+    before: Spread
+    after: Spread
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of all clients from joining to the end of the job, over accepted updates (clients x rounds)."""
+
+    up_per_client_round: float | None
+    down_per_client_round: float | None
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Peak resident set over agents, bytes."""
+
+    max: int | None
+    mean: float | None
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """count: J. adjusted_rand_index: of each client's largest membership against the hidden groups.
+    mean_max_membership: mean over clients of the largest membership.
+    """
+
+    count: int | None
+    adjusted_rand_index: float | None
+    mean_max_membership: float | None
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One round. validation: shared score, own mixtures, of the version this round published. seconds: wall time."""
+
+    round: int
+    seconds: float
+    validation: float | None
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One method on the demo's clients. wall_seconds: from starting the first process to the end of the job."""
+
+    method: str
+    seed: int
+    rounds: int
+    clients: int
+    wall_seconds: float
+    validation: SharedScore
+    personal: PersonalScore
+    bytes: Traffic
+    agent_peak_rss_bytes: PeakMemory
+    aggregator_cpu_seconds: float | None
+    clusters: Clusters
+    history: tuple[HistoryEntry, ...]
+    adapters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Every run of a demo, the main method first."""
+
+    runs: tuple[RunResult, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them."""
+        return asdict(self)
+
+
+def run_result(
+    job: jobs_pb2.Job,
+    spec: JobSpec,
+    *,
+    wall_seconds: float,
+    aggregator_cpu_seconds: float | None,
+    groups: Mapping[str, int] | None,
+    adapters: Sequence[str],
+) -> RunResult:
+    """Sum up a completed job. groups: hidden group of each client, None where there are none."""
+    final = job.final
+    return RunResult(
+        method=spec.method.preset,
+        seed=spec.seed,
+        rounds=job.rounds_done,
+        clients=len(job.clients),
+        wall_seconds=round(wall_seconds, 3),
+        validation=SharedScore(
+            measured(final, "shared_before"), measured(final, "shared_after"), measured(final, "shared_mass_weighted")
+        ),
+        personal=PersonalScore(_spread(final, "before"), _spread(final, "after")),
+        bytes=_traffic(job),
+        agent_peak_rss_bytes=_memory(job),
+        aggregator_cpu_seconds=aggregator_cpu_seconds,
+        clusters=_clusters(job.memberships, spec, groups),
+        history=_history(job),
+        adapters=tuple(adapters),
+    )
+
+
+def measured(message: jobs_pb2.RoundSummary | jobs_pb2.ClientResult, name: str) -> float | None:
+    """An optional figure of a message; None when it was not measured."""
+    return float(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
+
+
+def strongest(memberships: clustering_pb2.Memberships) -> dict[str, int]:
+    """Cluster of each client's largest membership, the first among equals."""
+    return {row.client: max(range(len(row.weights)), key=lambda j: row.weights[j]) for row in memberships.rows}
+
+
+def _spread(final: jobs_pb2.RoundSummary, moment: str) -> Spread:
+    return Spread(
+        measured(final, f"personal_{moment}_mean"),
+        measured(final, f"personal_{moment}_worst_tenth"),
+        measured(final, f"personal_{moment}_worst"),
+    )
+
+
+def _traffic(job: jobs_pb2.Job) -> Traffic:
+    updates = sum(entry.accepted for entry in job.history)
+    if not updates:
+        return Traffic(None, None)
+    if job.results:
+        up = sum(client.socket_bytes_sent for client in job.results)
+        down = sum(client.socket_bytes_received for client in job.results)
+    else:
+        up = sum(entry.socket_bytes_up for entry in job.history)
+        down = sum(entry.socket_bytes_down for entry in job.history)
+    # A simulation has no sockets; a real federation cannot have carried nothing.
+    return Traffic(up / updates, down / updates) if up and down else Traffic(None, None)
+
+
+def _memory(job: jobs_pb2.Job) -> PeakMemory:
+    peaks = [client.peak_rss_bytes for client in job.results if client.peak_rss_bytes]
+    return PeakMemory(max(peaks), sum(peaks) / len(peaks)) if peaks else PeakMemory(None, None)
+
+
+def _clusters(memberships: clustering_pb2.Memberships, spec: JobSpec, groups: Mapping[str, int] | None) -> Clusters:
+    if spec.method.combine is Combine.NONE:
+        return Clusters(None, None, None)
+    if not spec.method.is_clustered:
+        return Clusters(1, None, None)
+    found = strongest(memberships)
+    if not found:
+        return Clusters(1, None, None)
+    index = None
+    if groups is not None and len(set(groups.values())) > 1:
+        from sklearn.metrics import adjusted_rand_score
+
+        clients = sorted(found.keys() & groups.keys())
+        index = float(adjusted_rand_score([groups[c] for c in clients], [found[c] for c in clients]))
+    largest = [max(row.weights) for row in memberships.rows]
+    return Clusters(memberships.clusters, index, sum(largest) / len(largest))
+
+
+def _history(job: jobs_pb2.Job) -> tuple[HistoryEntry, ...]:
+    # What a round published is scored when clients hold it: at the start of the next round, or in the final evaluation.
+    following = [*job.history[1:], job.final]
+    return tuple(
+        HistoryEntry(
+            round=entry.round,
+            seconds=entry.seconds,
+            validation=measured(after, "shared_before"),
+            bytes_up=entry.socket_bytes_up,
+            bytes_down=entry.socket_bytes_down,
+        )
+        for entry, after in zip(job.history, following, strict=True)
+    )

@@ -1,0 +1,129 @@
+"""A demo from settings to files: data, one federation per method, results, history, adapters, report, plots."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedhft.demo.dataset import ClientFiles, FederatedData
+from fedhft.demo.federation import Federation, FederationLayout
+from fedhft.demo.model import BaseModel, base_model
+from fedhft.demo.plots import write_plots
+from fedhft.demo.report import MethodRun, write_report
+from fedhft.demo.result import DemoResult, run_result
+from fedhft.demo.settings import DemoSettings, demo_data, demo_job
+from fedhft.demo.table import RoundTable
+from fedhft.job import JobSpec
+from fedhft.jobs.adapters import fetch_adapters, write_adapters
+from fedhft.jobs.view import as_dict
+from fedhft.methods import Combine, Trained
+from fedhft.v1 import jobs_pb2
+
+
+def run_demo(settings: DemoSettings, table: RoundTable) -> DemoResult:
+    """Run every method one after another and write everything under settings.out. Raises FedhftError.
+
+    Each method gets fresh processes, so that memory and CPU figures are its own; a federation that is done stops while
+    the next one starts.
+    """
+    settings.check()
+    model = base_model(settings.model)
+    data = demo_data(settings)
+    specs = [demo_job(settings, method, data, model.name) for method in settings.methods]
+    settings.out.mkdir(parents=True, exist_ok=True)
+    files = data.write(settings.out / "data")
+    with ThreadPoolExecutor(1, thread_name_prefix="stop") as stopping:
+        runs = [_run_method(settings, spec, data, files, model, table, stopping) for spec in specs]
+    result = DemoResult(tuple(run.result for run in runs))
+    _write_json(settings.out / "results.json", result.as_dict())
+    table.say("drawing the plots")
+    plots = write_plots(runs, data, settings.out / "plots")
+    relative = {title: path.relative_to(settings.out).as_posix() for title, path in plots.items()}
+    (settings.out / "report.md").write_text(write_report(runs, data, relative), encoding="utf-8")
+    return result
+
+
+def _run_method(
+    settings: DemoSettings,
+    spec: JobSpec,
+    data: FederatedData,
+    files: Sequence[ClientFiles],
+    model: BaseModel,
+    table: RoundTable,
+    stopping: ThreadPoolExecutor,
+) -> MethodRun:
+    method = spec.method.preset
+    folder = settings.out / method
+    for name in ("run", "adapters"):  # what an earlier demo left there would mix with this one's
+        shutil.rmtree(folder / name, ignore_errors=True)
+    large = spec.method.trained is Trained.ALL_WEIGHTS
+    layout = FederationLayout((folder / "run").absolute(), model.path, "directory" if large else "redis")
+    started = time.monotonic()
+    table.say(f"{method}: starting Redis, the clusterer, the aggregator and {len(files)} agents")
+    federation = Federation(layout)
+    try:
+        federation.start()
+        job = federation.jobs.submit(spec)
+        federation.start_agents(spec.name, [_absolute(own) for own in files])
+        job = federation.follow(spec.name, settings.timeout_s, lambda change: table.show(method, change))
+        wall_seconds = time.monotonic() - started
+        cpu_seconds = federation.aggregator_cpu_seconds()
+        adapters = _export(federation, spec, job, folder / "adapters", table)
+    except BaseException:
+        federation.stop(patience_s=0.0)
+        raise
+    stopping.submit(_stop, federation, layout.folder, settings.keep_logs)
+    groups = {client.client: client.group for client in data.clients} if data.has_groups else None
+    result = run_result(
+        job, spec, wall_seconds=wall_seconds, aggregator_cpu_seconds=cpu_seconds, groups=groups,
+        adapters=[os.fspath(path) for path in adapters],
+    )  # fmt: skip
+    _write_json(folder / "history.json", _history(spec, job, data, asdict(result)))
+    return MethodRun(spec, job, result)
+
+
+def _export(federation: Federation, spec: JobSpec, job: jobs_pb2.Job, out: Path, table: RoundTable) -> list[Path]:
+    if spec.method.combine is Combine.NONE:
+        return []
+    table.say(f"{spec.method.preset}: exporting adapters")
+    return write_adapters(fetch_adapters(federation.jobs, spec.name), out, job)
+
+
+def _stop(federation: Federation, folder: Path, keep_logs: bool) -> None:
+    federation.stop()
+    if not keep_logs:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _history(spec: JobSpec, job: jobs_pb2.Job, data: FederatedData, result: dict[str, Any]) -> dict[str, Any]:
+    """Everything the aggregator told about the job, and what only the demo knows of its clients."""
+    told = as_dict(job)
+    rows = {client.client: client for client in data.clients}
+    for client in told["results"]:
+        own = rows[client["client"]]
+        client["group"] = own.group if data.has_groups else None
+        client["holdout_rows"] = len(own.holdout)
+    return {
+        "spec": json.loads(spec.canonical()),
+        "rounds": told["history"],
+        "final": told["final"],
+        "clients": told["results"],
+        "memberships": told["memberships"],
+        "result": result,
+    }
+
+
+def _absolute(files: ClientFiles) -> ClientFiles:
+    return ClientFiles(files.client, files.train.absolute(), files.holdout.absolute(), files.shared.absolute())
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

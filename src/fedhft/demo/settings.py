@@ -1,0 +1,187 @@
+"""What a demo is asked to do, its data, and the job of each of its methods: pure functions of the settings."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedhft.demo import corpus
+from fedhft.demo.dataset import FederatedData
+from fedhft.demo.partition import Partition, Shares, hand_out, read_source
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec, parse_job
+from fedhft.methods import PRESETS, method_of
+
+CORPUS_ROWS = (240, 120, 60)
+"""Training rows of a client of the generated corpus, by tier: strong devices have more data, as they often do."""
+CORPUS_HOLDOUT = 80
+CORPUS_VALIDATION = 240
+
+_RATES = {"full": 1e-4}
+_RATE = 3e-3
+_OF_ONE_METHOD = ("method", "wire")
+"""Sections whose overrides belong to the main method and not to those it is compared with."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Settings of `fedhft demo`; every field is an option of that name."""
+
+    out: Path
+    method: str = "fedhft"
+    compare: tuple[str, ...] = ()
+    data: Path | None = None
+    """Folder of real data; None generates the corpus."""
+    clients: int = 6
+    per_client: int = 400
+    """Rows a client owns (real data)."""
+    alpha: float = 1.0
+    partition: Partition = Partition.DIRICHLET
+    groups: int = 2
+    extra_holdout: int = 0
+    validation_rows: int = 2000
+    tiers: tuple[float, ...] = (1.0, 0.5, 0.25)
+    """Densities; clients take them in turn."""
+    rounds: int = 6
+    seed: int = 0
+    epochs: float = 1.0
+    learning_rate: float | None = None
+    learning_rate_decay: float = 1.0
+    clusters: int | str | None = None
+    """J or "auto" for clustered methods; None leaves it to the method."""
+    overrides: tuple[str, ...] = ()
+    """key=value with dotted keys of the job."""
+    model: str | None = None
+    """Path or hub id; None takes the packaged MiniLM."""
+    keep_logs: bool = False
+    timeout_s: float = 3600.0
+    """Longest time one method may take."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The main method, then those it is compared with."""
+        return (self.method, *self.compare)
+
+    def check(self) -> None:
+        """Raises FedhftError(INVALID_ARGUMENT) for settings that cannot work."""
+
+        def refuse(field: str, value: object, problem: str, fix: str) -> FedhftError:
+            return FedhftError.field(ErrorCode.INVALID_ARGUMENT, field, value, problem, fix)
+
+        for name in self.methods:
+            if name not in PRESETS:
+                raise refuse("method", name, "unknown", f"choose from {', '.join(sorted(PRESETS))}")
+        if len(set(self.methods)) != len(self.methods):
+            raise refuse("compare", ",".join(self.compare), "names a method twice", "name each method once")
+        if self.clients < 2:
+            raise refuse("clients", self.clients, "a federation has at least two", "use 2 or more")
+        if not self.tiers or not all(0 < density <= 1 for density in self.tiers):
+            raise refuse("tiers", list(self.tiers), "must be densities above 0, at most 1", "write 1.0,0.5,0.25")
+        if self.timeout_s <= 0:
+            raise refuse("timeout", self.timeout_s, "must be positive", "give seconds")
+
+
+def demo_data(settings: DemoSettings) -> FederatedData:
+    """The rows of every client: the generated corpus, or the folder's rows handed out. Raises FedhftError."""
+    if settings.data is None:
+        tiers = tier_of_clients(settings.clients, len(settings.tiers), settings.groups)
+        # Tiers are taken strongest first here, whatever order they were given in.
+        ranks = sorted(range(len(settings.tiers)), key=lambda tier: (-settings.tiers[tier], tier))
+        rows = tuple(CORPUS_ROWS[min(ranks.index(tier), len(CORPUS_ROWS) - 1)] for tier in tiers)
+        return corpus.generate(
+            rows, holdout=CORPUS_HOLDOUT, validation=CORPUS_VALIDATION, groups=settings.groups, seed=settings.seed
+        )
+    shares = Shares(
+        kind=settings.partition,
+        clients=settings.clients,
+        per_client=settings.per_client,
+        alpha=settings.alpha,
+        groups=settings.groups if settings.partition is Partition.GROUPS else 1,
+        extra_holdout=settings.extra_holdout,
+        validation_rows=settings.validation_rows,
+    )
+    return hand_out(read_source(settings.data), shares, settings.seed)
+
+
+def tier_of_clients(clients: int, tiers: int, groups: int) -> tuple[int, ...]:
+    """Tier index of each client: in turn within each hidden group (client i is in group i % groups)."""
+    return tuple((number // groups) % tiers for number in range(clients))
+
+
+def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: str) -> JobSpec:
+    """The job of one method over the given data; `model` is what the job calls the base model.
+
+    Overrides of `method.*` and `wire.*` are the main method's alone; all others hold for every method, so that the
+    comparison stays one. Raises FedhftError: INVALID_ARGUMENT for an override that is no key=value, INVALID_JOB.
+    """
+    names = [client.client for client in data.clients]
+    tier_names = [f"density-{density:g}" for density in settings.tiers]
+    groups = max(data.groups) + 1
+    turns = tier_of_clients(len(names), len(tier_names), groups)
+    generated = settings.data is None
+    raw: dict[str, Any] = {
+        "name": f"demo-{method}",
+        "seed": settings.seed,
+        "clients": names,
+        "model": {"name": model, "max_length": 64 if generated else 128},
+        "task": {
+            "kind": "classification" if data.labels else "regression",
+            "labels": list(data.labels),
+            "text_pair": "text_pair" if data.has_pairs else None,
+        },
+        "method": {"preset": method},
+        "tiers": {name: {"density": density} for name, density in zip(tier_names, settings.tiers, strict=True)},
+        "client_tiers": {name: tier_names[turn] for name, turn in zip(names, turns, strict=True)},
+        "training": {
+            "learning_rate": settings.learning_rate or _RATES.get(method, _RATE),
+            "learning_rate_decay": settings.learning_rate_decay,
+            "epochs": settings.epochs,
+            "batch_size": 8 if generated else 16,
+        },
+        "rounds": {
+            "total": settings.rounds,
+            "min_clients": len(names),
+            "quorum": 1.0,
+            "deadline": settings.timeout_s,
+            "join_timeout": settings.timeout_s,
+            "client_timeout": settings.timeout_s,
+        },
+    }
+    if settings.clusters is not None and method_of(method).is_clustered:
+        raw["method"]["clusters"] = settings.clusters
+    for override in settings.overrides:
+        key, value = parse_override(override)
+        if method == settings.method or key[0] not in _OF_ONE_METHOD:
+            _set(raw, key, value, override)
+    return parse_job(raw)
+
+
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+    """`a.b=value` as (("a", "b"), value); the value is TOML where it can be read so, else the text itself.
+
+    Raises FedhftError(INVALID_ARGUMENT).
+    """
+    key, equals, value = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "set", text, "is no key=value", "write for example server.momentum=0.5"
+        )
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path, value.strip()
+
+
+def _set(raw: dict[str, Any], path: Sequence[str], value: Any, text: str) -> None:
+    section = raw
+    for part in path[:-1]:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "set", text, f"{part} is no section of the job", "see `fedhft job schema`"
+            )
+    section[path[-1]] = value

@@ -1,0 +1,79 @@
+"""A simulated job, summed up like a run of real processes; what only sockets and processes have is null."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fedhft.coordination.history import RoundHistory
+from fedhft.demo.dataset import FederatedData
+from fedhft.demo.result import RunResult, run_result
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.simulation.run import Simulated, simulate
+from fedhft.training.data import load_client_data
+from fedhft.v1 import clustering_pb2, jobs_pb2
+
+
+def run_simulated(
+    spec: JobSpec, data: FederatedData, model: str | None, observe: Callable[[jobs_pb2.Job], None]
+) -> RunResult:
+    """Run a job over `data` in this process; `observe` sees the job after every round.
+
+    Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and whatever the simulation raises.
+    """
+    if spec.task.labels != data.labels:
+        raise FedhftError.field(
+            ErrorCode.INVALID_DATA, "task.labels", list(spec.task.labels), f"the data has {list(data.labels)}",
+            "write the labels of the data's meta.json into the job, in that order",
+        )  # fmt: skip
+    started = time.monotonic()
+    seen: list[RoundHistory] = []
+
+    def take_in(history: RoundHistory) -> None:
+        seen.append(history)
+        observe(_job(spec, data, seen))
+
+    with tempfile.TemporaryDirectory() as folder:
+        held = {
+            own.client: load_client_data(spec, own.client, own.train, own.holdout, own.shared)
+            for own in data.write(Path(folder))
+        }
+        ended = simulate(spec, held, model=model, observe=take_in)
+    job = _job(spec, data, list(ended.histories), ended)
+    groups = {client.client: client.group for client in data.clients} if data.has_groups else None
+    return run_result(
+        job,
+        spec,
+        wall_seconds=time.monotonic() - started,
+        aggregator_cpu_seconds=None,
+        groups=groups,
+        adapters=(),
+    )
+
+
+def _job(
+    spec: JobSpec, data: FederatedData, histories: list[RoundHistory], ended: Simulated | None = None
+) -> jobs_pb2.Job:
+    rounds = [entry for entry in histories if not entry.evaluation]
+    job = jobs_pb2.Job(
+        job=spec.name,
+        status="running" if ended is None else ended.status.value,
+        reason="" if ended is None else ended.reason,
+        rounds_done=len(rounds),
+        clients=sorted(client.client for client in data.clients),
+        history=[entry.summary for entry in rounds],
+    )
+    for entry in histories:
+        if entry.evaluation:
+            job.final.CopyFrom(entry.summary)
+            job.results.extend(entry.results)
+    if ended is not None and ended.memberships is not None:
+        job.memberships.clusters = ended.memberships.clusters
+        job.memberships.rows.extend(
+            clustering_pb2.Membership(client=client, weights=weights)
+            for client, weights in sorted(ended.memberships.rows.items())
+        )
+    return job

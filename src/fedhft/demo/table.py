@@ -1,0 +1,119 @@
+"""What a person sees while a demo runs: a live table on a terminal, one line per round anywhere else."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from fedhft.demo.result import measured
+from fedhft.v1 import jobs_pb2
+
+_COLUMNS = ("method", "round", "mean", "worst tenth", "after", "shared", "up", "down", "clusters", "seconds")
+_CAPTION = (
+    "mean and worst tenth: clients' own held-out rows at the start of the round; after: mean after local training; "
+    "shared: common validation rows"
+)
+
+
+class RoundTable:
+    """Rows of every method's rounds, as they are published. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rows: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._status = ""
+        self._live: Live | None = None
+
+    def __enter__(self) -> RoundTable:
+        if self._console.is_terminal:
+            self._live = Live(self._render(), console=self._console, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._status = ""
+            self._live.update(self._render())
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A sentence about what happens now."""
+        if self._live is None:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._status = text
+            self._live.update(self._render())
+
+    def show(self, method: str, job: jobs_pb2.Job) -> None:
+        """Take in a job's state and show what is new."""
+        for row in self.take_in(method, job):
+            if self._live is None:
+                line = ", ".join(f"{title} {cell}" for title, cell in zip(_COLUMNS[2:], row[2:], strict=True))
+                self._console.print(f"{row[0]} round {row[1]}: {line}", markup=False, highlight=False, soft_wrap=True)
+        if self._live is not None:
+            waiting = f"{job.accepted} of {job.asked} clients done" if job.open_round else job.reason or job.status
+            what = f"round {job.open_round}" if job.open_round else f"{len(job.clients)} clients"
+            self._status = f"{method}: {what}, {waiting}"
+            self._live.update(self._render())
+
+    def take_in(self, method: str, job: jobs_pb2.Job) -> list[tuple[str, ...]]:
+        """Add a row for every round that is new; returns these rows."""
+        entries = [(str(entry.round), entry) for entry in job.history]
+        if job.HasField("final"):
+            entries.append(("final", job.final))
+        new = [row_of(method, name, entry) for name, entry in entries if (method, name) not in self._rows]
+        self._rows.update({(row[0], row[1]): row for row in new})
+        return new
+
+    def print(self) -> None:
+        """The table as it stands."""
+        self._console.print(self._render())
+
+    def _render(self) -> Table:
+        table = Table(caption=self._status or _CAPTION, caption_justify="left", title_justify="left")
+        for column in _COLUMNS:
+            table.add_column(column, justify="left" if column in ("method", "clusters") else "right", no_wrap=True)
+        last = None
+        for (method, _), row in self._rows.items():
+            if last is not None and method != last:
+                table.add_section()
+            last = method
+            table.add_row(*row)
+        return table
+
+
+def row_of(method: str, name: str, entry: jobs_pb2.RoundSummary) -> tuple[str, ...]:
+    """One row's cells, in the order of the columns."""
+    return (
+        method,
+        name,
+        shown(measured(entry, "personal_before_mean")),
+        shown(measured(entry, "personal_before_worst_tenth")),
+        shown(measured(entry, "personal_after_mean")),
+        shown(measured(entry, "shared_before")),
+        size(entry.socket_bytes_up),
+        size(entry.socket_bytes_down),
+        "+".join(map(str, entry.cluster_sizes)) or "-",
+        f"{entry.seconds:.1f}",
+    )
+
+
+def shown(value: float | None) -> str:
+    """A score, or a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes for people: powers of 1024."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,1 @@
+"""Talking to an aggregator about jobs: what the command line and the demo share."""

@@ -1,0 +1,124 @@
+"""A blocking client of the Jobs service. Refusals arrive as FedhftError; a server that is away is tried again."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+import grpc
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.rpc.channel import ChannelSettings, open_channel
+from fedhft.rpc.retry import Backoff, call_with_retry
+from fedhft.rpc.status import error_from_rpc
+from fedhft.rpc.tls import TlsSettings
+from fedhft.store.records import JobStatus
+from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
+
+T = TypeVar("T")
+
+_CALL_S = 30.0
+_BACKOFF = Backoff(first_s=0.2, longest_s=5.0)
+
+
+def is_over(job: jobs_pb2.Job) -> bool:
+    """Whether nothing happens to the job any more."""
+    return JobStatus(job.status).over
+
+
+class JobsClient:
+    """Calls to one aggregator. A context manager; every method raises FedhftError.
+
+    give_up_after_s: how long a call is repeated while the server is away (SERVER_UNAVAILABLE, STORE_UNAVAILABLE).
+    """
+
+    def __init__(self, server: str, tls: TlsSettings | None = None, give_up_after_s: float = 10.0) -> None:
+        self._channel = open_channel(ChannelSettings(server, tls=tls))
+        self._stub = jobs_pb2_grpc.JobsStub(self._channel)
+        self._give_up_after_s = give_up_after_s
+
+    def __enter__(self) -> JobsClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls in flight end with SERVER_UNAVAILABLE."""
+        self._channel.close()
+
+    def submit(self, spec: JobSpec) -> jobs_pb2.Job:
+        """Store a job; the identical job again is no error, so a repeat after a lost answer is safe."""
+        request = jobs_pb2.SubmitJobRequest(spec_json=spec.canonical())
+        return self._call(lambda: self._stub.Submit(request, timeout=_CALL_S))
+
+    def get(self, job: str) -> jobs_pb2.Job:
+        """One job with its history."""
+        return self._call(lambda: self._stub.Get(jobs_pb2.GetJobRequest(job=job), timeout=_CALL_S))
+
+    def list(self) -> list[jobs_pb2.Job]:
+        """Every job, oldest first, without specs and histories."""
+        return [*self._call(lambda: self._stub.List(jobs_pb2.ListJobsRequest(), timeout=_CALL_S)).jobs]
+
+    def cancel(self, job: str, reason: str) -> jobs_pb2.Job:
+        """End a job."""
+        request = jobs_pb2.CancelJobRequest(job=job, reason=reason)
+        return self._call(lambda: self._stub.Cancel(request, timeout=_CALL_S))
+
+    def export(self, job: str) -> jobs_pb2.ExportJobResponse:
+        """Names everything needed to build the adapters of the last version."""
+        return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))
+
+    def watch(self, job: str) -> Iterator[jobs_pb2.Job]:
+        """The job now and after every change until it is over, over as many connections as it takes."""
+        heard, repeat = time.monotonic(), 0
+        while True:
+            stream = self._stub.Watch(jobs_pb2.WatchJobRequest(job=job))
+            try:
+                for message in stream:
+                    heard, repeat = time.monotonic(), 0
+                    yield message
+                    if is_over(message):
+                        return
+                refusal = FedhftError(ErrorCode.SERVER_UNAVAILABLE, "the server stopped; start it again")
+            except grpc.RpcError as error:
+                refusal = error_from_rpc(error)
+                if not refusal.outcome.retryable:
+                    raise refusal from error
+            finally:
+                stream.cancel()  # type: ignore[no-untyped-call]
+            if time.monotonic() - heard > self._give_up_after_s:
+                raise refusal
+            repeat += 1
+            time.sleep(random.uniform(0, _BACKOFF.bound_s(repeat)))
+
+    def blob(self, job: str, ref: adapter_pb2.BlobRef) -> bytes:
+        """The bytes of one blob; goes on where a broken stream ended. Raises DIGEST_MISMATCH, TRUNCATED_STREAM."""
+        data = bytearray()
+
+        def pull() -> None:
+            request = jobs_pb2.JobBlobRequest(job=job, digest=ref.digest, offset=len(data))
+            for chunk in self._stub.Blob(request, timeout=_CALL_S):
+                if chunk.offset != len(data) or len(data) + len(chunk.data) > ref.size:
+                    raise FedhftError(ErrorCode.TRUNCATED_STREAM, f"blob {ref.digest.hex()[:16]}: a chunk does not fit")
+                data.extend(chunk.data)
+            if len(data) < ref.size:
+                raise FedhftError(
+                    ErrorCode.TRUNCATED_STREAM,
+                    f"blob {ref.digest.hex()[:16]}: {len(data)} of {ref.size} bytes came; try again",
+                )
+
+        self._call(pull)
+        if hashlib.sha256(data).digest() != ref.digest:
+            raise FedhftError(ErrorCode.DIGEST_MISMATCH, f"blob {ref.digest.hex()[:16]}: wrong content; export again")
+        return bytes(data)
+
+    def _call(self, call: Callable[[], T]) -> T:
+        return call_with_retry(call, lambda: False, give_up_after_s=self._give_up_after_s, backoff=_BACKOFF)
