@@ -1,0 +1,221 @@
+"""Memberships from signatures: a Gaussian mixture that keeps its clusters' identities (FedHFT; DESIGN 4.2).
+
+    signatures -> unit norm -> principal components -> mixture (first: several starts; then: from the last means)
+    -> components matched to the last ones -> posteriors ^ (1 / temperature) -> smoothed with the last memberships
+
+J is fixed by the job, or chosen (selection.py) at the first clustering that finds more than one; from then on it stays.
+Fewer than 2 J clients are not clustered at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from fedhft.adapter import Float32, Float64
+from fedhft.clustering.gaussian import Covariance, Fit, Gaussians, best_fit, fit
+from fedhft.clustering.identity import match
+from fedhft.clustering.selection import MARGIN, choose_clusters
+from fedhft.clustering.subspace import Subspace, dimensions, principal
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import ClusteringSpec
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureModel:
+    """A fitted mixture: what warm start, identity and newcomers need. One cluster has a space of no dimensions."""
+
+    space: Subspace
+    gaussians: Gaussians
+
+    @property
+    def clusters(self) -> int:
+        """Number of components J."""
+        return len(self.gaussians.weights)
+
+    @property
+    def means(self) -> Float64:
+        """Component means in signature space, (J x D)."""
+        return self.space.lift(self.gaussians.means)
+
+    def assign(self, signatures: Float64, temperature: float) -> Float64:
+        """Tempered posteriors (n x J) of unit-norm signatures (n x D); a zero signature gets the mixture's weights."""
+        if self.clusters == 1:
+            return np.ones((len(signatures), 1))
+        joint = self.gaussians.log_joint(self.space.project(signatures))
+        posteriors: Float64 = softmax(joint / temperature, axis=1)
+        unknown = ~signatures.any(axis=1)
+        posteriors[unknown] = self.gaussians.weights
+        return posteriors
+
+    def to_json(self) -> str:
+        """Exact text form: arrays are base64 of little-endian float64."""
+        return json.dumps(
+            {
+                "format": _FORMAT,
+                "covariance": self.gaussians.kind,
+                "center": _text(self.space.center),
+                "basis": _text(self.space.basis),
+                "weights": _text(self.gaussians.weights),
+                "means": _text(self.gaussians.means),
+                "covariances": _text(self.gaussians.covariances),
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> MixtureModel:
+        """Inverse of to_json. Raises FedhftError(INVALID_ARGUMENT) for anything else."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            kind: Covariance = raw["covariance"]
+            if raw["format"] != _FORMAT or kind not in ("diag", "tied"):
+                raise ValueError(f"format {raw['format']}, covariance {kind}")
+            weights, center = _array(raw["weights"]), _array(raw["center"])
+            basis = _array(raw["basis"]).reshape(-1, len(center))
+            dims = len(basis)
+            means = _array(raw["means"]).reshape(len(weights), dims)
+            shape = (len(weights), dims) if kind == "diag" else (dims, dims)
+            spread = _array(raw["covariances"]).reshape(shape)
+        except (ValueError, KeyError, TypeError) as error:
+            raise FedhftError(
+                ErrorCode.INVALID_ARGUMENT, f"the mixture cannot be read: {error}; cluster the clients anew"
+            ) from error
+        return cls(Subspace(center, basis), Gaussians(kind, weights, means, spread))
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """New memberships.
+
+    rows: client -> weights over clusters, summing to 1. log_likelihood: mean per client, nats, in the fit's own space;
+    0 where nothing was fitted. dimensions: principal components used, 0 for one cluster.
+    """
+
+    model: MixtureModel
+    rows: Mapping[str, tuple[float, ...]]
+    clusters: int
+    log_likelihood: float
+    dimensions: int
+
+
+def update(
+    signatures: Mapping[str, Float32],
+    previous: MixtureModel | None,
+    previous_rows: Mapping[str, Sequence[float]],
+    settings: ClusteringSpec,
+    clusters: int,
+) -> Fitted:
+    """Fit the mixture to the clients' signatures and return everybody's memberships.
+
+    signatures: client -> float32 (D,), equally long, any norm; zeros say nothing. previous, previous_rows: what the
+    last update returned, None and {} at first. clusters: J, or 0 for auto.
+    A client in previous_rows without a signature keeps its memberships (uniform ones when J changed); a new one gets
+    its posterior unsmoothed. Equal arguments give equal results.
+    Raises FedhftError: INVALID_ARGUMENT for signatures of unequal length or another than last time's, NON_FINITE.
+    """
+    names = sorted(signatures)
+    known = _unit_norm(names, signatures, previous)
+    fitted_on = known[known.any(axis=1)]
+    wanted = _wanted(fitted_on, previous, settings, clusters)
+    if wanted == 1:
+        model, likelihood = _single(known), 0.0
+    elif len(fitted_on) < 2 * wanted and previous is not None:
+        model, likelihood = previous, 0.0  # too few to fit; those who are here are still told apart
+    else:
+        model, likelihood = _fit(fitted_on, wanted, previous, settings)
+    posteriors = model.assign(known, settings.temperature)
+    rows = {client: _kept(row, model.clusters) for client, row in previous_rows.items()}
+    for name, posterior in zip(names, posteriors, strict=True):
+        last = previous_rows.get(name)
+        share = settings.smoothing if last is not None and len(last) == model.clusters else 0.0
+        rows[name] = _normalised(share * np.asarray(rows.get(name, posterior)) + (1.0 - share) * posterior)
+    return Fitted(model, dict(sorted(rows.items())), model.clusters, likelihood, len(model.space.basis))
+
+
+def _wanted(signatures: Float64, previous: MixtureModel | None, settings: ClusteringSpec, clusters: int) -> int:
+    if previous is not None and previous.clusters > 1 and clusters in (0, previous.clusters):
+        return previous.clusters
+    if clusters == 0:
+        return choose_clusters(signatures, settings.maximum, settings.ridge)
+    return clusters if len(signatures) >= 2 * clusters else 1
+
+
+def _fit(
+    signatures: Float64, clusters: int, previous: MixtureModel | None, settings: ClusteringSpec
+) -> tuple[MixtureModel, float]:
+    space = principal(signatures, dimensions(len(signatures), clusters))
+    if len(space.basis) == 0:
+        return _single(signatures), 0.0
+    points = space.project(signatures)
+    chosen = best_fit(points, clusters, settings.covariance, settings.ridge)
+    continues = previous is not None and previous.clusters == clusters
+    if previous is not None and continues:
+        warm = fit(points, space.project(previous.means), settings.covariance, settings.ridge)
+        # A new start replaces the continued one only on the evidence that would justify another cluster.
+        if chosen.log_likelihood - warm.log_likelihood < MARGIN:
+            chosen = warm
+        chosen = _reordered(chosen, match(previous.means, space.lift(chosen.gaussians.means)).tolist())
+    return MixtureModel(space, chosen.gaussians), chosen.log_likelihood / len(signatures)
+
+
+def _reordered(one: Fit, order: list[int]) -> Fit:
+    parts = one.gaussians
+    spread = parts.covariances[order] if parts.kind == "diag" else parts.covariances
+    return Fit(Gaussians(parts.kind, parts.weights[order], parts.means[order], spread), one.log_likelihood)
+
+
+def _single(signatures: Float64) -> MixtureModel:
+    width = signatures.shape[1]
+    center = signatures.mean(axis=0) if len(signatures) else np.zeros(width)
+    nothing = np.zeros((1, 0))
+    return MixtureModel(Subspace(center, np.zeros((0, width))), Gaussians("diag", np.ones(1), nothing, nothing))
+
+
+def _unit_norm(names: list[str], signatures: Mapping[str, Float32], previous: MixtureModel | None) -> Float64:
+    width = len(previous.space.center) if previous is not None else None
+    for name in names:
+        shape = np.shape(signatures[name])
+        if width is None and len(shape) == 1:
+            width = shape[0]
+        if shape != (width,):
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT,
+                f"signature of {name}",
+                shape,
+                f"is not of length {width} like the others of this job",
+                "let the client join again with the same release",
+            )
+        if not np.isfinite(signatures[name]).all():
+            raise FedhftError(
+                ErrorCode.NON_FINITE, f"signature of {name}: has values that are not finite; let the client join again"
+            )
+    matrix = np.array([signatures[name] for name in names], np.float64).reshape(len(names), width or 0)
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    unit: Float64 = matrix / np.where(norms > 0.0, norms, 1.0)
+    return unit
+
+
+def _kept(row: Sequence[float], clusters: int) -> tuple[float, ...]:
+    return tuple(row) if len(row) == clusters else (1.0 / clusters,) * clusters
+
+
+def _normalised(row: Float64) -> tuple[float, ...]:
+    return tuple((row / row.sum()).tolist())
+
+
+def _text(array: Float64) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, "<f8").tobytes()).decode("ascii")
+
+
+def _array(text: str) -> Float64:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f8").astype(np.float64)
