@@ -54,9 +54,10 @@ class JobLoops:
     async def stop(self) -> None:
         """Stop driving; another replica goes on at once because leases are given up."""
         for job, task in list(self._tasks.items()):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # A cancellation can surface as an error of the store's client, which the loop would live through: repeat it.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.2)
             with contextlib.suppress(FedhftError):
                 await self._store.release(job, self._holder)
         self._tasks.clear()

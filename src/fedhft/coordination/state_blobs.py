@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedhft.adapter import AdapterSchema, AdapterState, Float32, MaskedDelta, MaskedMatrix, TensorKey
-from fedhft.aggregation.fold import ServerState
-from fedhft.aggregation.versions import initial_state, snapshot
+from fedhft.aggregation.versions import ServerState, initial_state, snapshot
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.store.interface import BlobStore

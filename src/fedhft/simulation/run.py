@@ -1,0 +1,176 @@
+"""A whole federation in one process: the same decisions, folds, plans and client work as over sockets, without them.
+
+What differs from a deployment: the store is in memory, clients train one after another on one shared copy of the base
+model, and figures of sockets and processes (bytes carried, peak memory) do not exist and stay zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from fedhft.coordination.clusterer import LocalClusterer
+from fedhft.coordination.coordinator import Coordinator
+from fedhft.coordination.history import RoundHistory
+from fedhft.coordination.job_view import JobView, JobViews
+from fedhft.coordination.tasks import task_of
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import ClientId, JobId
+from fedhft.job import JobSpec
+from fedhft.rounds.summary import write_report
+from fedhft.store.memory import MemoryStore
+from fedhft.store.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord
+from fedhft.training.base import LoadedBase, load_base
+from fedhft.training.data import ClientData
+from fedhft.training.worker import ClientWorker
+from fedhft.v1 import federation_pb2
+
+_NO_HURRY_S = 30 * 86400.0
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """How a simulated job ended. `histories` has one entry per round, then the final evaluation's."""
+
+    spec: JobSpec
+    status: JobStatus
+    reason: str
+    histories: tuple[RoundHistory, ...]
+    memberships: MembershipRecord | None
+
+
+@dataclass
+class _Traffic:
+    up: int = 0
+    down: int = 0
+
+
+@dataclass
+class Simulation:
+    """A job over clients of this process. `observe` is called after every round."""
+
+    spec: JobSpec
+    clients: Mapping[str, ClientData]
+    base: LoadedBase
+    observe: Callable[[RoundHistory], None] = lambda history: None
+    _workers: dict[str, ClientWorker] = field(default_factory=dict, init=False)
+    _traffic: dict[str, _Traffic] = field(default_factory=dict, init=False)
+    _tokens: dict[str, str] = field(default_factory=dict, init=False)
+
+    async def run(self) -> Simulated:
+        """Run to the end. Raises FedhftError(JOB_FAILED) when the job fails."""
+        # Nobody is late in a simulation: clients take their turns, however long that takes.
+        rules = self.spec.rounds.model_copy(
+            update={"deadline": _NO_HURRY_S, "client_timeout": _NO_HURRY_S, "min_clients": len(self.clients)}
+        )
+        spec = self.spec.model_copy(update={"rounds": rules})
+        store = MemoryStore()
+        job = JobId(spec.name)
+        await store.create_job(job, spec.canonical())
+        await self._join(store, job, spec)
+        views = JobViews(store)
+        coordinator = Coordinator(store, job, LocalClusterer(store), "simulation", observe=self.observe)
+        while (wait_s := await coordinator.step()) is not None:
+            if wait_s:
+                await self._work(store, job, await views.get(job))
+        record = await store.job(job)
+        if record.status is JobStatus.FAILED:
+            raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {record.reason}")
+        histories = tuple(RoundHistory.from_json(text) for text in await store.history(job))
+        return Simulated(spec, record.status, record.reason, histories, await store.memberships(job))
+
+    async def _join(self, store: MemoryStore, job: JobId, spec: JobSpec) -> None:
+        for name, data in sorted(self.clients.items()):
+            worker = ClientWorker(spec, name, self.base, data, None)
+            agent = await store.enroll(ClientId(name), 0, "simulation")
+            self._workers[name], self._traffic[name] = worker, _Traffic()
+            self._tokens[name] = agent.lease_token
+            await store.fix_schema(job, worker.schema.to_json())
+            client = ClientRecord(
+                client=name,
+                tier=spec.tier_of(name, 0),
+                samples=worker.samples,
+                data_digest=worker.data_digest,
+                signature=worker.signature(),
+                has_shared_validation=worker.has_shared_validation,
+                joined_ms=await store.now_ms(),
+            )
+            await store.join(job, client)
+
+    async def _work(self, store: MemoryStore, job: JobId, view: JobView) -> None:
+        """Every client that still owes the open round something does it, one after another."""
+        current = view.round
+        if current is None or current.phase is not Phase.COLLECTING:
+            return
+        for name in sorted(current.participants):
+            client = ClientId(name)
+            worker = self._workers[name]
+            if await store.delivered(job, current.number, client):
+                continue
+            response = task_of(view, name, dict(worker.held()), await store.now_ms())
+            if response is None:
+                continue
+            task = response.train if response.WhichOneof("task") == "train" else response.evaluate
+            for ref in task.view.blobs:
+                data = await store.blobs.get(job, ref.digest.hex())
+                self._traffic[name].down += len(data)
+                worker.apply(ref, data)
+            if isinstance(task, federation_pb2.TrainTask):
+                await self._train(store, job, name, task)
+            else:
+                scores, measurements = await asyncio.to_thread(worker.evaluate, task)
+                self._count(name, measurements)
+                await self._record(store, job, name, task, "", 0, write_report(scores, measurements))
+
+    async def _train(self, store: MemoryStore, job: JobId, name: str, task: federation_pb2.TrainTask) -> None:
+        worker = self._workers[name]
+        draft = await asyncio.to_thread(worker.train, task, threading.Event().is_set)
+        if draft.blob:
+            await store.blobs.put(job, draft.blob)
+        self._traffic[name].up += len(draft.blob)
+        self._count(name, draft.measurements)
+        report = write_report(draft.scores, draft.measurements, draft.signature)
+        await self._record(store, job, name, task, draft.digest, len(draft.blob), report)
+        worker.commit(draft)
+
+    def _count(self, name: str, measurements: federation_pb2.Measurements) -> None:
+        measurements.payload_bytes_sent = self._traffic[name].up
+        measurements.payload_bytes_received = self._traffic[name].down
+        measurements.peak_rss_bytes = 0
+
+    async def _record(
+        self,
+        store: MemoryStore,
+        job: JobId,
+        name: str,
+        task: federation_pb2.TrainTask | federation_pb2.EvaluateTask,
+        digest: str,
+        size: int,
+        report: str,
+    ) -> None:
+        update = UpdateRecord(
+            client=name,
+            round=task.round,
+            base_version=task.view.version,
+            digest=digest,
+            size=size,
+            samples=self._workers[name].samples,
+            report=report,
+        )
+        await store.accept(job, update, self._tokens[name])
+
+
+def simulate(
+    spec: JobSpec,
+    clients: Mapping[str, ClientData],
+    *,
+    model: str | None = None,
+    observe: Callable[[RoundHistory], None] = lambda history: None,
+) -> Simulated:
+    """Run a job over clients in this process. `model` overrides where the base model is loaded from.
+
+    Raises FedhftError: INVALID_MODEL, JOB_FAILED, or what a client's work raises.
+    """
+    return asyncio.run(Simulation(spec, clients, load_base(spec, model), observe).run())
