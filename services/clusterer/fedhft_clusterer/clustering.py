@@ -1,0 +1,122 @@
+"""The Clustering service of protos/fedhft/v1/clustering.proto."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from typing import Any
+
+import grpc.aio
+
+from fedhft.coordination.clusterer import SignedClient
+from fedhft.coordination.memberships import Runner, figures_of, publish_memberships, sizes_of
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import JobId, parse_job_id
+from fedhft.store.interface import Store
+from fedhft.store.records import MembershipRecord
+from fedhft.telemetry import metrics
+from fedhft.v1 import clustering_pb2 as pb
+from fedhft.v1 import clustering_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SHOWN_JOBS = 100
+"""Jobs whose clusters are on the metrics page: those clustered last."""
+
+
+class Clustering(clustering_pb2_grpc.ClusteringServicer):
+    """Signatures in, memberships out; all state is the store's."""
+
+    def __init__(self, store: Store, run: Runner) -> None:
+        self._store = store
+        self._run = run
+        self._working: dict[tuple[JobId, int], asyncio.Task[MembershipRecord]] = {}
+        self._shown: OrderedDict[JobId, None] = OrderedDict()
+
+    async def UpdateMemberships(self, request: pb.UpdateMembershipsRequest, context: Context) -> pb.Memberships:
+        """Fit, publish, answer with what stands now.
+
+        Idempotent: a repeat joins the call that is still at work, or finds its result. A caller that goes away does not
+        stop the work, so that its retry finds it done.
+        """
+        job = parse_job_id(request.job)
+        key = (job, request.expected_version)
+        task = self._working.get(key)
+        if task is None:
+            task = asyncio.create_task(self._publish(job, request), name=f"clustering of {job}")
+            self._working[key] = task
+            task.add_done_callback(lambda done: self._done(key, done))
+        record = await asyncio.shield(task)
+        self._show(job, record)
+        return message_of(job, record)
+
+    async def _publish(self, job: JobId, request: pb.UpdateMembershipsRequest) -> MembershipRecord:
+        clients = [SignedClient(one.client, one.samples, tuple(one.signature)) for one in request.clients]
+        return await publish_memberships(
+            self._store, job, request.expected_version, clients, request.clusters, request.round, self._run
+        )
+
+    def _done(self, key: tuple[JobId, int], task: asyncio.Task[MembershipRecord]) -> None:
+        self._working.pop(key, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("no new memberships", extra={"job": key[0], "reason": str(error)})
+
+    async def GetMemberships(self, request: pb.GetMembershipsRequest, context: Context) -> pb.Memberships:
+        """A version, or the latest; version 0 without rows when nothing was published yet."""
+        job = parse_job_id(request.job)
+        record = await self._record(job, request.version)
+        return pb.Memberships(job=job) if record is None else message_of(job, record)
+
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
+        """Sizes of the latest clusters and how their fit went."""
+        job = parse_job_id(request.job)
+        record = await self._record(job, 0)
+        if record is None:
+            return pb.DescribeResponse(job=job)
+        figures = figures_of(record)
+        largest = [max(row) for row in record.rows.values()]
+        return pb.DescribeResponse(
+            job=job,
+            version=record.version,
+            clusters=[
+                pb.ClusterDescription(
+                    cluster=cluster, mass=sum(row[cluster] for row in record.rows.values()), clients=clients
+                )
+                for cluster, clients in enumerate(sizes_of(record))
+            ],
+            mean_largest_membership=sum(largest) / len(largest) if largest else 0.0,
+            log_likelihood=figures.log_likelihood,
+            dimensions=figures.dimensions,
+        )
+
+    async def _record(self, job: JobId, version: int) -> MembershipRecord | None:
+        await self._store.job(job)  # refuses an unknown job
+        record = await self._store.memberships(job, version)
+        if record is None and version:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "version", version, "the job has no such membership version",
+                "ask for version 0, the latest",
+            )  # fmt: skip
+        return record
+
+    def _show(self, job: JobId, record: MembershipRecord) -> None:
+        metrics.set_clusters(job, record.version, sizes_of(record))
+        self._shown[job] = None
+        self._shown.move_to_end(job)
+        if len(self._shown) > SHOWN_JOBS:
+            forgotten, _ = self._shown.popitem(last=False)
+            metrics.forget_job(forgotten)
+
+
+def message_of(job: JobId, record: MembershipRecord) -> pb.Memberships:
+    """Memberships as they travel, clients in ascending order."""
+    return pb.Memberships(
+        job=job,
+        version=record.version,
+        clusters=record.clusters,
+        rows=[pb.Membership(client=client, weights=row) for client, row in sorted(record.rows.items())],
+        round=record.round,
+    )

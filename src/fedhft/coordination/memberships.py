@@ -1,0 +1,156 @@
+"""New memberships over a store: load the last ones, fit the mixture, publish if nobody else did (DESIGN 4.2).
+
+The clusterer service puts this behind gRPC; `simulate` calls it in its own process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhft.clustering import mixture
+from fedhft.coordination.clusterer import SignedClient
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import JobId, parse_client_id
+from fedhft.job import load_canonical
+from fedhft.store.interface import Store
+from fedhft.store.records import MembershipRecord
+from fedhft.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+MAX_CLUSTERS = 64
+"""What a job may ask for."""
+
+Fit = Callable[[], mixture.Fitted]
+Runner = Callable[[Fit], Awaitable[mixture.Fitted]]
+"""Runs the fit somewhere that does not block the event loop."""
+
+
+@dataclass(frozen=True)
+class FitFigures:
+    """How a fit went, for people."""
+
+    log_likelihood: float
+    """Mean per client, nats."""
+    dimensions: int
+    """After PCA."""
+
+
+async def publish_memberships(
+    store: Store,
+    job: JobId,
+    expected_version: int,
+    clients: Sequence[SignedClient],
+    clusters: int,
+    after_round: int,
+    run: Runner = asyncio.to_thread,
+) -> MembershipRecord:
+    """Fit and publish version expected_version + 1, or return what another caller published since.
+
+    Raises FedhftError: INVALID_ARGUMENT naming the client whose signature cannot be used, UNKNOWN_JOB, and the store's.
+    """
+    signatures = checked_signatures(clients)
+    if not 0 <= clusters <= MAX_CLUSTERS:
+        raise _refused("clusters", clusters, "is out of range", f"give 1 to {MAX_CLUSTERS}, or 0 for auto")
+    spec = load_canonical((await store.job(job)).spec_json)
+    latest = await store.memberships(job)
+    seen = latest.version if latest else 0
+    if latest is not None and seen > expected_version:
+        metrics.CLUSTERINGS.labels(outcome="lost").inc()
+        return latest
+    if seen < expected_version:
+        raise _refused("expected_version", expected_version, f"the latest is {seen}", "ask for the latest first")
+    previous = model_of(latest) if latest else None
+    joined = await store.clients(job)
+    # Clients that are not asked keep their memberships; those that have left the job do not.
+    rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in joined or name in signatures}
+    started = time.perf_counter()
+    fitted = await run(lambda: mixture.update(signatures, previous, rows, spec.clustering, clusters))
+    seconds = time.perf_counter() - started
+    metrics.CLUSTERING_SECONDS.observe(seconds)
+    record = MembershipRecord(
+        version=expected_version + 1,
+        round=after_round,
+        clusters=fitted.clusters,
+        rows=dict(fitted.rows),
+        model=_text_of(fitted),
+    )
+    if not await store.publish_memberships(job, record, expected_version):
+        metrics.CLUSTERINGS.labels(outcome="lost").inc()
+        winner = await store.memberships(job)
+        if winner is None:
+            raise FedhftError(ErrorCode.UNKNOWN_JOB, f"job = {job!r}: its memberships are gone; submit it again")
+        return winner
+    metrics.CLUSTERINGS.labels(outcome="published").inc()
+    fields = {"job": job, "version": record.version, "sizes": sizes_of(record), "seconds": round(seconds, 3)}
+    log.info("memberships published", extra=fields)
+    return record
+
+
+def checked_signatures(clients: Sequence[SignedClient]) -> dict[str, NDArray[np.float32]]:
+    """Signatures by client, in ascending order of ids. Raises FedhftError(INVALID_ARGUMENT) naming the client."""
+    if not clients:
+        raise _refused("clients", [], "nobody is to be clustered", "send every joined client that has a signature")
+    length = len(clients[0].signature)
+    found: dict[str, NDArray[np.float32]] = {}
+    for client in sorted(clients, key=lambda one: one.client):
+        name = parse_client_id(client.client)
+        field, size = f"signature of client {name!r}", len(client.signature)
+        if name in found:
+            raise _refused("client", name, "is listed twice", "list every client once")
+        if size == 0:
+            raise _refused(field, (), "is empty", "leave the client out until it has one")
+        if size != length:
+            raise _refused(
+                field, f"{size} values", f"the first client's has {length}", "signatures of a job are equally long"
+            )
+        values = np.asarray(client.signature, dtype=np.float32)
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if wrong.size:
+            position = int(wrong[0])
+            raise _refused(f"{field}[{position}]", float(values[position]), "is not finite", "let the client join anew")
+        found[name] = values
+    return found
+
+
+def model_of(record: MembershipRecord) -> mixture.MixtureModel | None:
+    """The fitted mixture kept with memberships; None when they came without one."""
+    return mixture.MixtureModel.from_json(json.dumps(json.loads(record.model)["mixture"])) if record.model else None
+
+
+def figures_of(record: MembershipRecord) -> FitFigures:
+    """How the fit behind memberships went; zeros when there was none."""
+    if not record.model:
+        return FitFigures(0.0, 0)
+    kept = json.loads(record.model)
+    return FitFigures(float(kept["log_likelihood"]), int(kept["dimensions"]))
+
+
+def sizes_of(record: MembershipRecord) -> list[int]:
+    """Clients whose largest membership is each cluster."""
+    largest = Counter(max(range(len(row)), key=row.__getitem__) for row in record.rows.values())
+    return [largest[cluster] for cluster in range(record.clusters)]
+
+
+def _text_of(fitted: mixture.Fitted) -> str:
+    likelihood = fitted.log_likelihood if math.isfinite(fitted.log_likelihood) else 0.0
+    kept = {
+        "mixture": json.loads(fitted.model.to_json()),
+        "log_likelihood": likelihood,
+        "dimensions": fitted.dimensions,
+    }
+    return json.dumps(kept, separators=(",", ":"), sort_keys=True)
+
+
+def _refused(field: str, value: object, problem: str, fix: str) -> FedhftError:
+    return FedhftError.field(ErrorCode.INVALID_ARGUMENT, field, value, problem, fix)

@@ -1,0 +1,445 @@
+"""The clusterer over real sockets and a real Redis: memberships that last, races, bad signatures, outages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from fedhft_clusterer.clustering import Clustering
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fedhft.clustering.mixture import Fitted
+from fedhft.coordination.memberships import Fit
+from fedhft.errors import OUTCOMES, ErrorCode
+from fedhft.ids import ClientId, JobId
+from fedhft.rpc.channel import ChannelSettings, open_aio_channel
+from fedhft.rpc.server import ServerSettings, start_server
+from fedhft.rpc.status import error_from_rpc
+from fedhft.store.embedded import EmbeddedRedis
+from fedhft.store.interface import Store
+from fedhft.store.open import open_store
+from fedhft.store.records import ClientRecord
+from fedhft.telemetry.metrics import REGISTRY
+from fedhft.v1 import clustering_pb2 as pb
+from fedhft.v1 import clustering_pb2_grpc
+from tests.light import light_job
+
+GROUPS = {f"{group}{i}": group for group in "abc" for i in range(5)}
+"""Fifteen clients of three groups that point in different directions."""
+
+
+def signatures(clients: Sequence[str] = tuple(GROUPS), noise: float = 0.2, seed: int = 1) -> dict[str, list[float]]:
+    """Unit-norm signatures: the group's direction and some noise of the client's own."""
+    directions = np.random.default_rng(0).normal(size=(3, 32))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    found = {}
+    for client in clients:
+        own = np.random.default_rng([seed, *client.encode()]).normal(size=32) * noise / np.sqrt(32)
+        raw = directions["abc".index(client[0])] + own
+        found[client] = [float(x) for x in raw / np.linalg.norm(raw)]
+    return found
+
+
+@dataclass
+class Gate:
+    """Where fits run: at once, or when the test lets them."""
+
+    fits: int = 0
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, fit: Fit) -> Fitted:
+        self.fits += 1
+        self.started.set()
+        await self.open.wait()
+        return await asyncio.to_thread(fit)
+
+
+@dataclass
+class Clusterer:
+    store: Store
+    stub: Any
+    gate: Gate
+
+    async def job(self, name: str, **changes: Any) -> JobId:
+        await self.store.create_job(JobId(name), light_job(name, **changes).canonical())
+        return JobId(name)
+
+    async def update(
+        self, job: str, signed: dict[str, list[float]], expected: int = 0, clusters: int = 3, timeout: float = 60
+    ) -> pb.Memberships:
+        request = pb.UpdateMembershipsRequest(
+            job=job,
+            expected_version=expected,
+            clients=[pb.ClientSignature(client=c, samples=10, signature=s) for c, s in signed.items()],
+            clusters=clusters,
+            round=expected + 1,
+        )
+        return await self.stub.UpdateMemberships(request, timeout=timeout)  # type: ignore[no-any-return]
+
+    async def get(self, job: str, version: int = 0) -> pb.Memberships:
+        return await self.stub.GetMemberships(pb.GetMembershipsRequest(job=job, version=version), timeout=10)  # type: ignore[no-any-return]
+
+    async def describe(self, job: str) -> pb.DescribeResponse:
+        return await self.stub.Describe(pb.DescribeRequest(job=job), timeout=10)  # type: ignore[no-any-return]
+
+
+@asynccontextmanager
+async def serving(redis_url: str) -> AsyncIterator[Clusterer]:
+    store, gate = open_store(redis_url, "redis"), Gate()
+    gate.open.set()
+    server = await start_server(
+        ServerSettings("127.0.0.1:0"),
+        lambda server: clustering_pb2_grpc.add_ClusteringServicer_to_server(Clustering(store, gate.run), server),
+        ["fedhft.v1.Clustering"],
+    )
+    async with open_aio_channel(ChannelSettings(server.address, own_connection=True)) as channel:
+        yield Clusterer(store, clustering_pb2_grpc.ClusteringStub(channel), gate)
+    await server.stop(0)
+    await store.close()
+
+
+@pytest.fixture
+async def clusterer(fresh_redis_url: str) -> AsyncIterator[Clusterer]:
+    async with serving(fresh_redis_url) as running:
+        yield running
+
+
+def rows(message: pb.Memberships) -> dict[str, tuple[float, ...]]:
+    return {row.client: tuple(row.weights) for row in message.rows}
+
+
+def largest(message: pb.Memberships) -> dict[str, int]:
+    return {client: int(np.argmax(weights)) for client, weights in rows(message).items()}
+
+
+def clusters_by_group(message: pb.Memberships) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for client, cluster in largest(message).items():
+        found.setdefault(client[0], set()).add(cluster)
+    return found
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def refused(call: Awaitable[Any], status: str = "") -> tuple[ErrorCode, str]:
+    """The code and text of a refusal; checks that it came under its own gRPC status, or under `status`."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = error_from_rpc(caught.value)
+    assert caught.value.code().name == (status or OUTCOMES[error.code].grpc_status)
+    return error.code, error.message
+
+
+async def test_hidden_groups_become_clusters_and_are_in_the_store(clusterer: Clusterer) -> None:
+    job = await clusterer.job("groups")
+    answer = await clusterer.update(job, signatures())
+    assert (answer.job, answer.version, answer.clusters, answer.round) == ("groups", 1, 3, 1)
+    assert sorted(rows(answer)) == sorted(GROUPS)
+    assert all(sum(weights) == pytest.approx(1.0) and len(weights) == 3 for weights in rows(answer).values())
+    found = clusters_by_group(answer)
+    assert sorted(cluster for clusters in found.values() for cluster in clusters) == [0, 1, 2]
+    stored = await clusterer.store.memberships(job)
+    assert stored is not None
+    assert stored.rows == rows(answer)
+    assert stored.model
+
+
+async def test_clusters_keep_their_numbers_and_newcomers_find_theirs(clusterer: Clusterer) -> None:
+    job = await clusterer.job("identity")
+    first = await clusterer.update(job, signatures())
+    version = first.version
+    for seed in range(2, 6):
+        signed = signatures([*GROUPS, "a9", "c9"], seed=seed)
+        # Another order and other noise each time: an unmatched fit would shuffle the numbers.
+        shuffled = {client: signed[client] for client in np.random.default_rng(seed).permutation(sorted(signed))}
+        again = await clusterer.update(job, shuffled, expected=version)
+        version = again.version
+        assert {c: j for c, j in largest(again).items() if c in GROUPS} == largest(first)
+        assert largest(again)["a9"] == largest(first)["a0"]
+        assert largest(again)["c9"] == largest(first)["c0"]
+    assert version == 5
+
+
+async def test_the_fit_goes_on_from_the_last_one_even_in_another_process(
+    clusterer: Clusterer, fresh_redis_url: str
+) -> None:
+    job = await clusterer.job("handover", clustering={"smoothing": 0.5})
+    first = await clusterer.update(job, signatures())
+    moved = signatures()
+    moved["a0"] = moved["b0"]
+    async with serving(fresh_redis_url) as replica:
+        second = await replica.update(job, moved, expected=1)
+    was, became = largest(first)["a0"], largest(first)["b0"]
+    # Half of the old membership stays, by the job's smoothing.
+    assert rows(second)["a0"][was] == pytest.approx(0.5, abs=0.01)
+    assert rows(second)["a0"][became] == pytest.approx(0.5, abs=0.01)
+
+
+async def test_who_is_not_asked_keeps_its_memberships_and_who_left_loses_them(clusterer: Clusterer) -> None:
+    job = await clusterer.job("unsampled")
+    for client in GROUPS:
+        record = ClientRecord(client=client, tier="standard", samples=10, data_digest="d", joined_ms=0)
+        await clusterer.store.join(job, record)
+    first = await clusterer.update(job, signatures())
+    await clusterer.store.leave(job, ClientId("a1"))
+    asked = [client for client in GROUPS if client not in ("a0", "a1")]
+    second = await clusterer.update(job, signatures(asked, seed=2), expected=1)
+    assert rows(second)["a0"] == rows(first)["a0"]
+    assert "a1" not in rows(second)
+
+
+async def test_a_repeated_request_finds_the_first_ones_result(clusterer: Clusterer) -> None:
+    job = await clusterer.job("repeated")
+    first = await clusterer.update(job, signatures())
+    again = await clusterer.update(job, signatures())
+    assert again == first
+    assert clusterer.gate.fits == 1
+    latest = await clusterer.store.memberships(job)
+    assert latest is not None
+    assert latest.version == 1
+
+
+async def test_requests_at_the_same_time_share_one_fit(clusterer: Clusterer) -> None:
+    job = await clusterer.job("shared")
+    clusterer.gate.open.clear()
+    calls = [asyncio.create_task(clusterer.update(job, signatures())) for _ in range(5)]
+    await asyncio.wait_for(clusterer.gate.started.wait(), 5)
+    await asyncio.sleep(0.1)
+    clusterer.gate.open.set()
+    answers = await asyncio.gather(*calls)
+    assert all(answer == answers[0] for answer in answers)
+    assert clusterer.gate.fits == 1
+
+
+async def test_of_two_replicas_one_publishes_and_both_answer_with_it(
+    clusterer: Clusterer, fresh_redis_url: str
+) -> None:
+    job = await clusterer.job("race")
+    lost = counted("fedhft_clusterings_total", outcome="lost")
+    async with serving(fresh_redis_url) as replica:
+        clusterer.gate.open.clear()
+        slow = asyncio.create_task(clusterer.update(job, signatures(seed=1)))
+        await asyncio.wait_for(clusterer.gate.started.wait(), 5)  # has read version 0, and fits
+        winner = await replica.update(job, signatures(seed=2))
+        clusterer.gate.open.set()
+        assert await slow == winner
+    assert winner.version == 1
+    latest = await clusterer.store.memberships(job)
+    assert latest is not None
+    assert (latest.version, latest.rows) == (1, rows(winner))
+    assert counted("fedhft_clusterings_total", outcome="lost") == lost + 1
+
+
+async def test_a_caller_that_gives_up_finds_the_result_when_it_comes_back(clusterer: Clusterer) -> None:
+    job = await clusterer.job("impatient")
+    clusterer.gate.open.clear()
+    code, _ = await refused(clusterer.update(job, signatures(), timeout=0.3), "DEADLINE_EXCEEDED")
+    assert code is ErrorCode.SERVER_UNAVAILABLE
+    clusterer.gate.open.set()
+    assert (await clusterer.update(job, signatures())).version == 1
+    assert clusterer.gate.fits == 1
+
+
+BAD = {
+    "nan": ("b2", [0.1, float("nan"), 0.2] + [0.0] * 29, r"signature of client 'b2'[1] = nan: is not finite"),
+    "infinite": ("b2", [float("inf")] + [0.0] * 31, "signature of client 'b2'[0] = inf: is not finite"),
+    "empty": ("b2", [], "signature of client 'b2' = (): is empty"),
+    "short": ("b2", [0.1, 0.2], "signature of client 'b2' = '2 values': the first client's has 32"),
+    "no client": ("B 2", [0.1] * 32, "client = 'B 2': is not a valid id"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+async def test_a_signature_that_cannot_be_used_is_refused_by_the_clients_name(clusterer: Clusterer, case: str) -> None:
+    client, signature, problem = BAD[case]
+    job = await clusterer.job("bad")
+    before = counted("fedhft_refusals_total", code="invalid_argument")
+    code, text = await refused(clusterer.update(job, {**signatures(), client: signature}))
+    assert code is ErrorCode.INVALID_ARGUMENT
+    assert problem in text
+    assert counted("fedhft_refusals_total", code="invalid_argument") == before + 1
+    assert await clusterer.store.memberships(job) is None
+
+
+async def test_requests_that_make_no_sense_are_refused_by_field(clusterer: Clusterer) -> None:
+    job = await clusterer.job("senseless")
+    assert await refused(clusterer.update("nowhere", signatures())) == (ErrorCode.UNKNOWN_JOB, AnyText("nowhere"))
+    assert await refused(clusterer.update("No Job", signatures())) == (ErrorCode.INVALID_ARGUMENT, AnyText("job = "))
+    assert await refused(clusterer.update(job, {})) == (ErrorCode.INVALID_ARGUMENT, AnyText("clients = []"))
+    many = clusterer.update(job, signatures(), clusters=65)
+    assert await refused(many) == (ErrorCode.INVALID_ARGUMENT, AnyText("clusters = 65"))
+    ahead = clusterer.update(job, signatures(), expected=7)
+    assert await refused(ahead) == (ErrorCode.INVALID_ARGUMENT, AnyText("expected_version = 7: the latest is 0"))
+    one = pb.ClientSignature(client="a0", signature=[1.0, 0.0])
+    twice = clusterer.stub.UpdateMemberships(
+        pb.UpdateMembershipsRequest(job=job, clients=[one, one], clusters=1), timeout=10
+    )
+    assert await refused(twice) == (ErrorCode.INVALID_ARGUMENT, AnyText("client = 'a0': is listed twice"))
+    assert await clusterer.store.memberships(job) is None
+
+
+class AnyText(str):
+    """Equal to every text that contains it."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and str(self) in other
+
+
+async def test_versions_can_be_read_again_and_described(clusterer: Clusterer) -> None:
+    job = await clusterer.job("described")
+    assert await clusterer.get(job) == pb.Memberships(job=job)
+    assert await clusterer.describe(job) == pb.DescribeResponse(job=job)
+    first = await clusterer.update(job, signatures())
+    second = await clusterer.update(job, signatures(seed=2), expected=1)
+    assert await clusterer.get(job, 1) == first
+    assert await clusterer.get(job) == await clusterer.get(job, 2) == second
+    assert (await refused(clusterer.get(job, 9)))[0] is ErrorCode.INVALID_ARGUMENT
+    assert (await refused(clusterer.get("nowhere")))[0] is ErrorCode.UNKNOWN_JOB
+    description = await clusterer.describe(job)
+    assert description.version == 2
+    assert [one.clients for one in description.clusters] == [5, 5, 5]
+    assert sum(one.mass for one in description.clusters) == pytest.approx(15.0)
+    assert 0.9 < description.mean_largest_membership <= 1.0
+    assert description.dimensions >= 2
+    assert description.log_likelihood != 0.0
+    assert counted("fedhft_memberships_version", job="described") == 2
+    assert [counted("fedhft_cluster_clients", job="described", cluster=str(j)) for j in range(3)] == [5, 5, 5]
+
+
+async def test_too_few_clients_are_all_in_one_cluster(clusterer: Clusterer) -> None:
+    job = await clusterer.job("few")
+    answer = await clusterer.update(job, signatures(["a0", "b0", "c0"]))
+    assert answer.clusters == 1
+    assert set(rows(answer).values()) == {(1.0,)}
+    assert (await clusterer.describe(job)).dimensions == 0
+
+
+# -- the process
+
+
+@dataclass
+class Process:
+    child: asyncio.subprocess.Process
+    grpc: str
+    metrics: str
+
+    async def page(self, path: str) -> tuple[int, str]:
+        host, _, port = self.metrics.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        head, _, body = (await asyncio.wait_for(reader.read(), 10)).decode().partition("\r\n\r\n")
+        writer.close()
+        return int(head.split()[1]), body
+
+
+@asynccontextmanager
+async def process(redis_url: str, log: Path) -> AsyncIterator[Process]:
+    with log.open("wb") as stderr:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "fedhft_clusterer",
+            "--listen", "127.0.0.1:0", "--metrics-port", "0", "--redis", redis_url,
+            stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        line = json.loads(await asyncio.wait_for(child.stdout.readline(), 60) or "{}")
+        assert line.pop("event", None) == "listening", f"it ended; see {log}"
+        yield Process(child, **line)
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+async def eventually(probe: Any, expected: object, within_s: float = 15.0) -> None:
+    async with asyncio.timeout(within_s):
+        while await probe() != expected:  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(0.05)
+
+
+async def test_health_and_readiness_follow_redis_down_and_up_and_nothing_published_is_lost(tmp_path: Path) -> None:
+    redis = EmbeddedRedis(tmp_path / "redis")
+    redis.start()
+    store = open_store(redis.url, "redis")
+    job = JobId("outage")
+    await store.create_job(job, light_job(job).canonical())
+    try:
+        async with (
+            process(redis.url, tmp_path / "log") as running,
+            open_aio_channel(ChannelSettings(running.grpc)) as channel,
+        ):
+            service = Clusterer(store, clustering_pb2_grpc.ClusteringStub(channel), Gate())
+
+            async def health() -> tuple[int, int]:
+                stub = health_pb2_grpc.HealthStub(channel)
+                request = health_pb2.HealthCheckRequest(service="fedhft.v1.Clustering")
+                page, _ = await running.page("/readyz")
+                return (await stub.Check(request, timeout=5)).status, page
+
+            await eventually(health, (health_pb2.HealthCheckResponse.SERVING, 200))
+            first = await service.update(job, signatures())
+            redis.kill()
+            await eventually(health, (health_pb2.HealthCheckResponse.NOT_SERVING, 503))
+            _, reason = await running.page("/readyz")
+            assert json.loads(reason)["reason"]
+            assert (await running.page("/healthz"))[0] == 200
+            code, _ = await refused(service.update(job, signatures(), expected=1))
+            assert code is ErrorCode.STORE_UNAVAILABLE
+            redis.start()
+            await eventually(health, (health_pb2.HealthCheckResponse.SERVING, 200))
+            assert await service.get(job) == first
+            assert (await service.update(job, signatures(), expected=1)).version == 2
+            _, metrics = await running.page("/metrics")
+            assert 'fedhft_refusals_total{code="store_unavailable"} 1.0' in metrics
+            assert 'fedhft_clusterings_total{outcome="published"} 2.0' in metrics
+            assert 'fedhft_socket_bytes_total{direction="received"}' in metrics
+            running.child.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(running.child.wait(), 15) == 0
+    finally:
+        await store.close()
+        redis.stop()
+
+
+async def test_it_starts_without_redis_says_so_and_turns_ready_when_redis_comes(tmp_path: Path) -> None:
+    redis = EmbeddedRedis(tmp_path / "redis")
+    redis.start()
+    redis.stop()
+    async with process(redis.url, tmp_path / "log") as running:
+
+        async def ready() -> int:
+            return (await running.page("/readyz"))[0]
+
+        assert await ready() == 503
+        redis.start()
+        await eventually(ready, 200)
+        running.child.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(running.child.wait(), 15) == 0
+    redis.stop()
+
+
+async def test_an_address_it_cannot_listen_on_ends_it_with_the_errors_exit_code(tmp_path: Path) -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "fedhft_clusterer", "--listen", "nowhere", "--metrics-port", "0",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, stderr = await asyncio.wait_for(child.communicate(), 60)
+    assert child.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
+    assert "fedhft_clusterer: listen = 'nowhere': is no address; write host:port" in stderr.decode()
