@@ -50,9 +50,8 @@ class RedisBlobs:
 
     async def size(self, job: JobId, digest: str) -> int | None:
         """See BlobStore.size."""
-        key = JobKeys(job).blob(digest)
-        exists, size = await self._redis.transaction(("EXISTS", key), ("STRLEN", key))
-        return int(size) if exists else None
+        outcome, *size = await self._redis.run("size_of_blob", (JobKeys(job).blob(digest),))
+        return int(size[0]) if outcome == b"ok" else None
 
     async def stage(self, job: JobId, transfer: str, offset: int, data: bytes) -> int:
         """See BlobStore.stage."""
@@ -81,20 +80,22 @@ class RedisBlobs:
         script that what it renames is what was checked.
         """
         its = JobKeys(job)
-        found = ""
+        found = "of nothing"
         for _ in range(_COMMIT_ATTEMPTS):
-            done, data, entry = await self._redis.transaction(
-                ("EXISTS", its.blob(digest)), ("GET", its.transfer(transfer)), ("HGET", its.transfers, transfer)
+            outcome, *staged = await self._redis.run(
+                "read_transfer", (its.transfer(transfer), its.transfers, its.blob(digest)), transfer
             )
-            data, entry = data or b"", entry or b"none 0"
-            found = digest if done else await _sha256(data)
+            if outcome == b"none":
+                break
+            incarnation, data = staged if outcome == b"staged" else (b"", b"")
+            found = digest if outcome == b"done" else await _sha256(data)
             if found != digest:
                 break
             (outcome,) = await self._redis.run(
                 "commit_transfer",
                 (its.transfer(transfer), its.transfers, its.blob(digest), its.blobs),
                 transfer,
-                entry.split()[0],
+                incarnation,
                 len(data),
                 digest,
             )
@@ -106,15 +107,12 @@ class RedisBlobs:
     async def discard(self, job: JobId, transfer: str) -> None:
         """See BlobStore.discard."""
         its = JobKeys(job)
-        await self._redis.transaction(("UNLINK", its.transfer(transfer)), ("HDEL", its.transfers, transfer))
+        await self._redis.run("discard_transfer", (its.transfer(transfer), its.transfers), transfer)
 
     async def delete(self, job: JobId, digests: Collection[str]) -> None:
         """See BlobStore.delete."""
-        if digests:
-            its = JobKeys(job)
-            await self._redis.transaction(
-                ("UNLINK", *(its.blob(digest) for digest in digests)), ("ZREM", its.blobs, *digests)
-            )
+        its = JobKeys(job)
+        await self._redis.run("delete_blobs", (its.blobs,), its.blob_prefix, *digests)
 
     async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
         """See BlobStore.sweep."""

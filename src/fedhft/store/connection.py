@@ -102,10 +102,13 @@ class RedisConnection:
         except (RedisError, OSError) as error:
             raise self.refusal(error) from error
 
-    async def transaction(self, *commands: tuple[Argument, ...]) -> list[Any]:
-        """Run commands together, in one round trip, as one step."""
+    async def together(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """Run independent commands in one round trip. What must be one step is a script.
+
+        (Not MULTI: a server that is out of memory refuses even reads and deletions inside one.)
+        """
         try:
-            async with self.bounded(), self._client.pipeline(transaction=True) as pipeline:
+            async with self.bounded(), self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
                 return list(await pipeline.execute())
@@ -142,7 +145,7 @@ class RedisConnection:
         text = str(error) or f"no answer in {self._settings.answer_s:g} s"
         if not isinstance(error, ResponseError):
             return refusals.unavailable(self.where, f"does not answer ({text})")
-        if "OOM command not allowed" in text or text.startswith("command not allowed when used memory"):
+        if "command not allowed when used memory" in text:
             return refusals.full(self.where, "is out of memory")
         if text.startswith(_STATES):
             return refusals.unavailable(self.where, f"takes no commands now ({text})")

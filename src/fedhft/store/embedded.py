@@ -21,7 +21,8 @@ from fedhft.store import refusals
 _START_ATTEMPTS = 5
 _START_S = 30.0
 _STOP_S = 15.0
-_PROBE_S = 1.0
+_PROBE_S = 0.5
+_PAUSE_S = 0.02
 
 
 def find_server() -> Path | None:
@@ -110,7 +111,7 @@ class EmbeddedRedis:
                 return False
             if self._answers():
                 return True
-            time.sleep(0.02)
+            time.sleep(_PAUSE_S)
         self.kill()
         return False
 
@@ -149,12 +150,19 @@ class EmbeddedRedis:
         return " / ".join(line.strip() for line in lines[-3:]) or "it said nothing"
 
     def _answers(self) -> bool:
+        """Whether our own process answers: on a port that was taken meanwhile, it might be another Redis."""
+        ours = f"process_id:{self.pid}\r\n".encode()
+        answer = b""
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=_PROBE_S) as probe:
-                probe.sendall(b"PING\r\n")
-                return probe.recv(64).startswith(b"+PONG")
+                probe.sendall(b"INFO server\r\n")
+                while piece := probe.recv(4096):
+                    answer += piece
+                    if ours in answer:
+                        return True
         except OSError:
             return False
+        return False
 
 
 def _free_port() -> int:

@@ -52,7 +52,7 @@ class RedisAgents:
         if not clients:
             return {}
         ordered = sorted(clients)
-        records = await self._redis.transaction(*(("HGETALL", keys.agent(client)) for client in ordered))
+        records = await self._redis.together(*(("HGETALL", keys.agent(client)) for client in ordered))
         return {
             client: AgentRecord(
                 client=client,

@@ -37,7 +37,7 @@ class RedisJobs:
         ids = [JobId(raw.decode()) for raw in await self._redis.call("LRANGE", JOBS, 0, -1)]
         if not ids:
             return []
-        found = await self._redis.transaction(*(("HGETALL", JobKeys(job).job) for job in ids))
+        found = await self._redis.together(*(("HGETALL", JobKeys(job).job) for job in ids))
         return [_job_record(job, fields) for job, fields in zip(ids, found, strict=True)]
 
     async def set_status(self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus]) -> bool:
@@ -95,19 +95,19 @@ class RedisJobs:
 
     async def client(self, job: JobId, client: ClientId) -> ClientRecord | None:
         """See Store.client."""
-        its = JobKeys(job)
-        record, signature = await self._redis.transaction(
-            ("HGET", its.clients, client), ("HGET", its.signatures, client)
-        )
-        return None if record is None else _client_record(record, signature)
+        return (await self._clients(job, client)).get(client)
 
     async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
         """See Store.clients."""
+        return await self._clients(job)
+
+    async def _clients(self, job: JobId, *wanted: ClientId) -> dict[ClientId, ClientRecord]:
         its = JobKeys(job)
-        records, signatures = await self._redis.transaction(("HGETALL", its.clients), ("HGETALL", its.signatures))
+        records, signatures = await self._redis.run("read_clients", (its.clients, its.signatures), *wanted)
+        signature_of = dict(zip(signatures[::2], signatures[1::2], strict=True))
         return {
-            ClientId(raw.decode()): _client_record(record, signatures.get(raw))
-            for raw, record in sorted(records.items())
+            ClientId(raw.decode()): _client_record(record, signature_of.get(raw, b""))
+            for raw, record in sorted(zip(records[::2], records[1::2], strict=True))
         }
 
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
@@ -150,8 +150,8 @@ def _job_record(job: JobId, fields: Mapping[bytes, bytes]) -> JobRecord:
     )
 
 
-def _client_record(record: bytes, signature: bytes | None) -> ClientRecord:
-    return ClientRecord(**json.loads(record), signature=_unpacked(signature or b""))
+def _client_record(record: bytes, signature: bytes) -> ClientRecord:
+    return ClientRecord(**json.loads(record), signature=_unpacked(signature))
 
 
 def _packed(signature: tuple[float, ...]) -> bytes:

@@ -1,0 +1,122 @@
+"""open_store and the embedded Redis."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import redis
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.store.blobs_directory import DirectoryBlobs
+from fedhft.store.blobs_memory import MemoryBlobs
+from fedhft.store.blobs_redis import RedisBlobs
+from fedhft.store.embedded import EmbeddedRedis, find_server
+from fedhft.store.memory import MemoryStore
+from fedhft.store.open import open_store
+from fedhft.store.redis import RedisStore
+from tests.contract.federation import refused
+
+
+class TestOpening:
+    def test_each_pair_of_texts_opens_its_back_ends(self, tmp_path: Path) -> None:
+        for url, blobs, store_kind, blobs_kind in (
+            ("memory://", "memory", MemoryStore, MemoryBlobs),
+            ("memory://", f"dir:{tmp_path}", MemoryStore, DirectoryBlobs),
+            ("redis://127.0.0.1:6379/3", "redis", RedisStore, RedisBlobs),
+            ("rediss://host", f"dir:{tmp_path}", RedisStore, DirectoryBlobs),
+            ("unix:///run/redis.sock?db=2", "redis", RedisStore, RedisBlobs),
+        ):
+            store = open_store(url, blobs)
+            assert type(store) is store_kind
+            assert type(store.blobs) is blobs_kind
+
+    @pytest.mark.parametrize(
+        ("url", "blobs"),
+        [
+            ("http://host", "redis"),
+            ("redis://host:not-a-port/0", "redis"),
+            ("", "redis"),
+            ("redis://host", "s3"),
+            ("redis://host", "dir:"),
+            ("redis://host", ""),
+            ("redis://host", "memory"),
+            ("memory://", "redis"),
+        ],
+    )
+    def test_anything_else_is_refused_with_the_fix(self, url: str, blobs: str) -> None:
+        with pytest.raises(FedhftError) as caught:
+            open_store(url, blobs)
+        assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+        assert "use " in caught.value.message
+
+    async def test_databases_of_one_server_are_apart_and_share_it(self, fresh_redis_url: str) -> None:
+        one, two = open_store(fresh_redis_url, "redis"), open_store(fresh_redis_url.removesuffix("0") + "1", "redis")
+        await one.create_job("tickets", "{}")  # type: ignore[arg-type]
+        assert len(await one.jobs()) == 1
+        assert await two.jobs() == []
+        await one.close()
+        await two.close()
+
+
+class TestEmbeddedRedis:
+    def test_it_is_durable_the_way_we_ask_of_any_redis(self, own_redis: EmbeddedRedis) -> None:
+        with redis.Redis.from_url(own_redis.url, decode_responses=True) as client:
+            settings = client.config_get("*")
+            assert settings["appendonly"] == "yes"
+            assert settings["appendfsync"] == "always"
+            assert settings["save"] == ""
+            assert settings["maxmemory-policy"] == "noeviction"
+            assert settings["bind"] == "127.0.0.1"
+
+    def test_it_keeps_its_data_and_its_port_when_killed_and_started(self, own_redis: EmbeddedRedis) -> None:
+        url = own_redis.url
+        with redis.Redis.from_url(url) as client:
+            client.set("key", "value")
+        own_redis.kill()
+        assert own_redis.pid is None
+        own_redis.start()
+        assert own_redis.url == url
+        with redis.Redis.from_url(url) as client:
+            assert client.get("key") == b"value"
+
+    def test_starting_a_running_one_changes_nothing(self, own_redis: EmbeddedRedis) -> None:
+        pid = own_redis.pid
+        own_redis.start()
+        assert own_redis.pid == pid
+
+    def test_leaving_the_block_ends_the_process(self, tmp_path: Path) -> None:
+        with EmbeddedRedis(tmp_path / "redis") as server:
+            pid = server.pid
+            assert pid is not None
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    def test_one_that_died_by_itself_is_started_again(self, own_redis: EmbeddedRedis) -> None:
+        assert own_redis.pid is not None
+        os.kill(own_redis.pid, signal.SIGTERM)
+        while own_redis.pid is not None:
+            pass
+        own_redis.start()
+        with redis.Redis.from_url(own_redis.url) as client:
+            assert client.ping()
+
+    def test_a_taken_port_is_told_with_redis_own_words(self, own_redis: EmbeddedRedis, tmp_path: Path) -> None:
+        taken = int(own_redis.url.rpartition(":")[2].removesuffix("/0"))
+        with pytest.raises(FedhftError) as caught:
+            EmbeddedRedis(tmp_path / "second", taken).start()
+        assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+        assert "Address already in use" in caught.value.message
+
+    def test_without_any_redis_the_error_says_how_to_get_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert find_server() is not None
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert find_server() is None
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            EmbeddedRedis(tmp_path / "redis").start()

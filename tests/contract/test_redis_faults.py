@@ -1,0 +1,387 @@
+"""What the Redis store does when Redis is away, killed, full or slow. Each test has a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import ClientId
+from fedhft.store.connection import ConnectionSettings, RedisConnection
+from fedhft.store.embedded import EmbeddedRedis
+from fedhft.store.interface import Store
+from fedhft.store.open import open_store
+from fedhft.store.records import AcceptResult, JobStatus, Topic
+from fedhft.store.redis import RedisStore
+from tests.contract.federation import (
+    ALICE,
+    ALIVE,
+    BOB,
+    CAROL,
+    JOB,
+    SPEC,
+    client_record,
+    digest_of,
+    membership_record,
+    open_first_round,
+    refused,
+    round_record,
+    token_of,
+    update_record,
+    version_record,
+)
+
+
+class TestAway:
+    async def test_every_call_is_refused_in_time_while_redis_is_away_and_works_once_it_is_there(
+        self, tmp_path: Path
+    ) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        store = open_store(f"redis://user:secret@127.0.0.1:{port}/0", "redis")
+        started = time.monotonic()
+        for call in (
+            store.ping(),
+            store.now_ms(),
+            store.job(JOB),
+            store.agents([ALICE, BOB]),
+            store.enroll(ALICE, 1, "0.1.0"),
+            store.check_lease(ALICE, "t"),
+            store.accept(JOB, update_record(ALICE), "t"),
+            store.clients(JOB),
+            store.blobs.put(JOB, b"data"),
+            store.blobs.get(JOB, digest_of(b"data")),
+            store.blobs.stage(JOB, "t", 0, b"data"),
+            store.blobs.commit(JOB, "t", digest_of(b"data")),
+            store.changes(JOB, Topic.TASKS),
+            store.wait_change(JOB, Topic.TASKS, 0, 0.2),
+        ):
+            with pytest.raises(FedhftError) as caught:
+                await call
+            assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+            assert "secret" not in caught.value.message
+            assert f"127.0.0.1:{port}" in caught.value.message
+        assert time.monotonic() - started < 10
+        await store.close()
+        store = open_store(f"redis://127.0.0.1:{port}/0", "redis")
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            await store.ping()
+        with EmbeddedRedis(tmp_path / "redis", port):
+            await store.ping()
+            assert await store.create_job(JOB, SPEC)
+            await store.close()
+
+    async def test_a_server_that_hangs_is_given_up_in_time_and_used_again_afterwards(
+        self, own_redis: EmbeddedRedis, admin: Redis
+    ) -> None:
+        store = RedisStore(RedisConnection(own_redis.url, ConnectionSettings(answer_s=0.3)))
+        await store.create_job(JOB, SPEC)
+        sleeping = asyncio.create_task(admin.execute_command("DEBUG", "SLEEP", "1.5"))
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            await store.job(JOB)
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            await store.agents([ALICE])
+        assert time.monotonic() - started < 1.2
+        await sleeping
+        assert (await store.job(JOB)).spec_json == SPEC
+        await store.close()
+
+    async def test_a_wrong_password_is_told_as_such(self, own_redis: EmbeddedRedis, admin: Redis) -> None:
+        await admin.execute_command("CONFIG", "SET", "requirepass", "right")
+        for url in (own_redis.url, own_redis.url.replace("//", "//:wrong@")):
+            store = open_store(url, "redis")
+            with pytest.raises(FedhftError) as caught:
+                await store.ping()
+            assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+            assert "wrong@" not in caught.value.message
+            await store.close()
+
+    async def test_more_callers_than_connections_wait_for_one(self, own_redis: EmbeddedRedis) -> None:
+        store = RedisStore(RedisConnection(own_redis.url, ConnectionSettings(connections=3)))
+        await open_first_round(store)
+        counts = await asyncio.gather(*(store.accepted_count(JOB, 1) for _ in range(300)))
+        assert counts == [0] * 300
+        await store.close()
+
+
+class TestKilled:
+    async def test_every_acknowledged_update_survives_a_killed_redis_and_none_is_counted_twice(
+        self, own_redis: EmbeddedRedis, own_store: Store
+    ) -> None:
+        clients = [ClientId(f"client-{i:03}") for i in range(200)]
+        await open_first_round(own_store, participants=round_record(clients=tuple(clients)).participants)
+        tokens = {client: await token_of(own_store, client) for client in clients}
+        acknowledged: set[ClientId] = set()
+        enough = asyncio.Event()
+
+        async def push(client: ClientId) -> None:
+            digest = await own_store.blobs.put(JOB, f"update of {client}".encode() * 100)
+            await own_store.accept(JOB, update_record(client, digest=digest), tokens[client])
+            acknowledged.add(client)
+            if len(acknowledged) == 60:
+                enough.set()
+
+        async def push_slowly() -> None:
+            for start in range(0, len(clients), 4):
+                await asyncio.gather(*(push(client) for client in clients[start : start + 4]))
+
+        pushing = asyncio.create_task(push_slowly())
+        await enough.wait()
+        own_redis.kill()
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            await pushing
+        assert 60 <= len(acknowledged) < 200
+        own_redis.start()
+        recorded = await own_store.updates(JOB, 1)
+        assert acknowledged <= set(recorded)
+        for client, update in recorded.items():
+            assert await own_store.blobs.get(JOB, update.digest) == f"update of {client}".encode() * 100
+        before = set(recorded)
+        for client in clients:
+            digest = digest_of(f"update of {client}".encode() * 100)
+            await own_store.blobs.put(JOB, f"update of {client}".encode() * 100)
+            outcome = await own_store.accept(JOB, update_record(client, digest=digest), tokens[client])
+            assert outcome is (AcceptResult.REPEATED if client in before else AcceptResult.ACCEPTED)
+        assert await own_store.accepted_count(JOB, 1) == 200
+
+    async def test_a_whole_round_survives_a_kill_after_every_step(
+        self, own_redis: EmbeddedRedis, own_store: Store
+    ) -> None:
+        async def killed_and_back() -> None:
+            own_redis.kill()
+            await asyncio.to_thread(own_redis.start)
+
+        fence = await open_first_round(own_store)
+        token = await token_of(own_store, ALICE)
+        await own_store.blobs.stage(JOB, "t", 0, b"half ")
+        await killed_and_back()
+        await own_store.blobs.stage(JOB, "t", 5, b"whole")
+        await own_store.blobs.commit(JOB, "t", digest_of(b"half whole"))
+        await own_store.join(JOB, client_record(ALICE, signature=(0.5, 0.5)))
+        await own_store.publish_memberships(JOB, membership_record(1), 0)
+        await killed_and_back()
+        update = update_record(ALICE, digest=digest_of(b"half whole"))
+        assert await own_store.accept(JOB, update, token) is AcceptResult.ACCEPTED
+        await killed_and_back()
+        assert await own_store.begin_fold(JOB, 1, fence) == (ALICE,)
+        await killed_and_back()
+        assert await own_store.publish(JOB, 1, version_record(1), "{}", fence)
+        await killed_and_back()
+        assert await own_store.version(JOB) == version_record(1)
+        assert await own_store.updates(JOB, 1) == {ALICE: update}
+        assert await own_store.clients(JOB) == {ALICE: client_record(ALICE, signature=(0.5, 0.5))}
+        assert await own_store.memberships(JOB) == membership_record(1)
+        assert await own_store.acquire(JOB, "another", 1000) is None
+
+
+class TestWaitingThroughFaults:
+    async def test_a_change_made_by_one_process_wakes_another(self, own_redis: EmbeddedRedis, own_store: Store) -> None:
+        other = open_store(own_redis.url, "redis")
+        await own_store.create_job(JOB, SPEC)
+        seen = await other.changes(JOB, Topic.TASKS)
+        waiting = asyncio.create_task(other.wait_change(JOB, Topic.TASKS, seen, 20))
+        await asyncio.sleep(0.3)
+        started = time.monotonic()
+        await own_store.set_status(JOB, JobStatus.RUNNING, "", ALIVE)
+        assert await waiting == seen + 1
+        assert time.monotonic() - started < 0.5
+        await other.close()
+
+    async def test_a_waiter_outlives_a_restart_of_redis(self, own_redis: EmbeddedRedis, own_store: Store) -> None:
+        other = open_store(own_redis.url, "redis")
+        await own_store.create_job(JOB, SPEC)
+        seen = await other.changes(JOB, Topic.TASKS)
+        waiting = [asyncio.create_task(other.wait_change(JOB, Topic.TASKS, seen, 30)) for _ in range(20)]
+        await asyncio.sleep(0.3)
+        own_redis.kill()
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(own_redis.start)
+        await own_store.set_status(JOB, JobStatus.RUNNING, "", ALIVE)
+        started = time.monotonic()
+        assert {await task for task in waiting} == {seen + 1}
+        assert time.monotonic() - started < 5
+        again = asyncio.create_task(other.wait_change(JOB, Topic.TASKS, seen + 1, 20))
+        await asyncio.sleep(1.5)
+        started = time.monotonic()
+        await own_store.set_status(JOB, JobStatus.FAILED, "", ALIVE)
+        assert await again == seen + 2
+        assert time.monotonic() - started < 0.5
+        await other.close()
+
+    async def test_a_change_during_a_lost_subscription_is_not_missed(self, own_store: Store, admin: Redis) -> None:
+        await own_store.create_job(JOB, SPEC)
+        seen = await own_store.changes(JOB, Topic.TASKS)
+        waiting = asyncio.create_task(own_store.wait_change(JOB, Topic.TASKS, seen, 20))
+        await asyncio.sleep(0.3)
+        assert await admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 1
+        await own_store.set_status(JOB, JobStatus.RUNNING, "", ALIVE)
+        started = time.monotonic()
+        assert await waiting == seen + 1
+        assert time.monotonic() - started < 3
+
+    async def test_without_subscriptions_one_read_a_second_serves_all_waiters(
+        self, own_store: Store, admin: Redis
+    ) -> None:
+        await admin.execute_command("ACL", "SETUSER", "default", "-psubscribe")
+        await own_store.create_job(JOB, SPEC)
+        seen = await own_store.changes(JOB, Topic.TASKS)
+        waiting = [asyncio.create_task(own_store.wait_change(JOB, Topic.TASKS, seen, 20)) for _ in range(50)]
+        await asyncio.sleep(0.5)
+        before = await reads(admin)
+        await asyncio.sleep(3)
+        assert 1 <= await reads(admin) - before <= 5
+        await own_store.set_status(JOB, JobStatus.RUNNING, "", ALIVE)
+        assert {await task for task in waiting} == {seen + 1}
+
+    async def test_waiters_do_not_poll(self, own_store: Store, admin: Redis) -> None:
+        await own_store.create_job(JOB, SPEC)
+        seen = await own_store.changes(JOB, Topic.TASKS)
+        waiting = [asyncio.create_task(own_store.wait_change(JOB, Topic.TASKS, seen, 3)) for _ in range(200)]
+        await asyncio.sleep(0.5)
+        before = await reads(admin)
+        await asyncio.gather(*waiting)
+        assert await reads(admin) == before
+
+    async def test_a_wait_that_outlasts_an_outage_it_cannot_see_through_says_so(
+        self, own_redis: EmbeddedRedis, own_store: Store
+    ) -> None:
+        await own_store.create_job(JOB, SPEC)
+        waiting = asyncio.create_task(own_store.wait_change(JOB, Topic.TASKS, 0, 1))
+        await asyncio.sleep(0.3)
+        own_redis.kill()
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            await waiting
+
+
+async def reads(admin: Redis) -> int:
+    """How many GET and MGET the server has run."""
+    stats = await admin.info("commandstats")
+    return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("get", "mget"))
+
+
+class TestFull:
+    async def test_out_of_memory_every_growing_call_is_refused_and_changes_nothing(
+        self, own_store: Store, admin: Redis
+    ) -> None:
+        store = own_store
+        fence = await open_first_round(store)
+        await store.join(JOB, client_record(ALICE))
+        await store.publish_memberships(JOB, membership_record(1), 0)
+        tokens = {client: await token_of(store, client) for client in (ALICE, BOB)}
+        digest = await store.blobs.put(JOB, b"update")
+        await store.blobs.stage(JOB, "t", 0, b"half")
+        await store.accept(JOB, update_record(ALICE, digest=digest), tokens[ALICE])
+        before = await contents(admin)
+        growing: list[Callable[[], Awaitable[object]]] = [
+            store.ping,
+            lambda: store.enroll(CAROL, 1, "0.1.0"),
+            lambda: store.create_job(ClientId("another"), SPEC),  # type: ignore[arg-type]
+            lambda: store.set_status(JOB, JobStatus.EVALUATING, "", ALIVE),
+            lambda: store.fix_schema(JOB, "{}"),
+            lambda: store.join(JOB, client_record(BOB)),
+            lambda: store.set_signature(JOB, ALICE, (1.0,)),
+            lambda: store.acquire(JOB, "coordinator", 60_000),
+            lambda: store.extend_round(JOB, 1, 9999, fence),
+            lambda: store.accept(JOB, update_record(BOB, digest=digest), tokens[BOB]),
+            lambda: store.begin_fold(JOB, 1, fence),
+            lambda: store.publish_memberships(JOB, membership_record(2), 1),
+            lambda: store.blobs.put(JOB, b"more"),
+            lambda: store.blobs.stage(JOB, "t", 4, b" more"),
+        ]
+        await admin.config_set("maxmemory", 1)
+        for call in growing:
+            with refused(ErrorCode.STORE_FULL):
+                await call()
+        # Reading goes on, and agents are not thrown out for it.
+        await store.check_lease(ALICE, tokens[ALICE])
+        assert list(await store.updates(JOB, 1)) == [ALICE]
+        assert await store.accept(JOB, update_record(ALICE, digest=digest), tokens[ALICE]) is AcceptResult.REPEATED
+        assert await store.blobs.get(JOB, digest) == b"update"
+        await admin.config_set("maxmemory", 0)
+        assert await contents(admin) == before
+        for call in growing:
+            await call()
+
+    async def test_a_refused_publish_or_opening_leaves_the_round_as_it_was(
+        self, own_store: Store, admin: Redis
+    ) -> None:
+        fence = await open_first_round(own_store)
+        await own_store.begin_fold(JOB, 1, fence)
+        await admin.config_set("maxmemory", 1)
+        before = await contents(admin)
+        with refused(ErrorCode.STORE_FULL):
+            await own_store.publish(JOB, 1, version_record(1), "{}", fence)
+        assert await contents(admin) == before
+        await admin.config_set("maxmemory", 0)
+        assert await own_store.publish(JOB, 1, version_record(1), "{}", fence)
+        await admin.config_set("maxmemory", 1)
+        before = await contents(admin)
+        with refused(ErrorCode.STORE_FULL):
+            await own_store.open_round(JOB, round_record(2), fence)
+        assert await contents(admin) == before
+
+    async def test_what_frees_memory_works_when_there_is_none(self, own_store: Store, admin: Redis) -> None:
+        fence = await open_first_round(own_store)
+        await own_store.join(JOB, client_record(ALICE))
+        await own_store.enroll(ALICE, 1, "0.1.0")
+        for number in (1, 2):
+            await own_store.begin_fold(JOB, number, fence)
+            await own_store.publish(JOB, number, version_record(number), "{}", fence)
+            await own_store.open_round(JOB, round_record(number + 1), fence)
+        digests = [await own_store.blobs.put(JOB, bytes([i])) for i in range(3)]
+        for name in ("discarded", "swept", "committed"):
+            await own_store.blobs.stage(JOB, name, 0, name.encode())
+        await admin.config_set("maxmemory", 1)
+        await own_store.blobs.commit(JOB, "committed", digest_of(b"committed"))
+        await own_store.blobs.delete(JOB, digests[:1])
+        await own_store.blobs.discard(JOB, "discarded")
+        await asyncio.sleep(0.05)
+        assert await own_store.blobs.sweep(JOB, [digests[1], digest_of(b"committed")], 0.01) == 2
+        assert len(await own_store.drop_versions(JOB, 2)) == 1
+        assert await own_store.leave(JOB, ALICE)
+        await own_store.forget_agent(ALICE)
+        await own_store.release(JOB, "coordinator")
+        sizes = [await own_store.blobs.size(JOB, digest) for digest in (*digests, digest_of(b"committed"))]
+        assert sizes == [None, 1, None, 9]
+
+
+async def contents(admin: Redis) -> dict[bytes, bytes]:
+    """Everything the server holds. The probe and the heartbeat's time may differ; nothing else."""
+    return {key: await admin.dump(key) for key in await admin.keys("*") if b"probe" not in key}
+
+
+class TestCancelled:
+    async def test_a_cancelled_call_never_hands_its_answer_to_the_next_one(self, own_redis: EmbeddedRedis) -> None:
+        store = RedisStore(RedisConnection(own_redis.url, ConnectionSettings(connections=2)))
+        digests = [await store.blobs.put(JOB, f"blob {i}".encode() * 5000) for i in range(20)]
+        for steps in range(120):
+            call = asyncio.create_task(store.blobs.get(JOB, digests[steps % 20]))
+            for _ in range(steps % 24):
+                await asyncio.sleep(0)
+            call.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await call
+            expected = f"blob {(steps + 7) % 20}".encode() * 5000
+            assert await store.blobs.get(JOB, digests[(steps + 7) % 20]) == expected
+            assert await store.blobs.size(JOB, digests[0]) == 30_000
+        await store.close()
+
+    async def test_closing_right_after_waiting_began_does_not_hang(self, own_redis: EmbeddedRedis) -> None:
+        for steps in range(60):
+            store = open_store(own_redis.url, "redis")
+            waiting = asyncio.create_task(store.wait_change(JOB, Topic.TASKS, 0, 0.01))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(2):
+                await asyncio.gather(waiting, return_exceptions=True)
+                await store.close()
