@@ -175,6 +175,27 @@ def test_rows_other_than_the_seeds_are_sent_as_they_are() -> None:
     assert decode(data, SMALL, kind=UPDATE).delta.tensors[A].kept_rows.tolist() == [0, 1, 2]
 
 
+def test_one_masked_tensor_with_other_rows_sends_all_rows_as_they_are() -> None:
+    index = seeded_rows(9, A, 6, 3)
+    delta = MaskedDelta(
+        {
+            A: MaskedMatrix.of(np.ones((6, 2), np.float32), index),
+            B: MaskedMatrix.of(np.ones((5, 2), np.float32), index[:1]),
+        }
+    )
+    assert seeded_rows(9, B, 5, 1).tolist() != index[:1].tolist()
+    received = decode(encode(delta, SMALL, kind=UPDATE, encoding="int8", row_seed=9), SMALL, kind=UPDATE).delta.tensors
+    assert received[A].kept_rows.tolist() == index.tolist()
+    assert received[B].kept_rows.tolist() == index[:1].tolist()
+
+
+def test_int8_is_rounded_as_the_seed_says() -> None:
+    delta = delta_of(SMALL, 1.0, 0)
+    drawn = {encode(delta, SMALL, kind=UPDATE, encoding="int8", rounding_seed=seed) for seed in (None, 1, 2)}
+    assert len(drawn) == 3
+    assert encode(delta, SMALL, kind=UPDATE, encoding="int8", rounding_seed=1) in drawn
+
+
 def test_random_float_bits_never_grow_by_more_than_the_header() -> None:
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, 6 * 384 * 8, dtype=np.uint32)
@@ -386,6 +407,31 @@ def test_a_block_that_contradicts_itself_is_refused(tamper: Callable[[pb.TensorB
     assert refusal_of(blob, SMALL) is ErrorCode.MALFORMED_UPDATE
 
 
+def test_scales_of_float_codes_are_refused() -> None:
+    blob = blob_of(SMALL, MaskedDelta({A: ones(6, 2)}), "fp32")
+    blob.tensors.scales.append(pb.Stream(stored=b"\x01"))
+    assert refusal_of(blob, SMALL) is ErrorCode.MALFORMED_UPDATE
+
+
+def test_rows_of_no_masked_tensor_are_refused() -> None:
+    blob = blob_of(SMALL, MaskedDelta({A: ones(6, 2)}))
+    blob.tensors.rows.all = True
+    assert refusal_of(blob, SMALL) is ErrorCode.MALFORMED_UPDATE
+
+
+def test_a_scope_of_absurd_length_is_refused() -> None:
+    blob = blob_of(SMALL, MaskedDelta({A: ones(6, 2)}))
+    blob.scope = "s" * 1000
+    assert refusal_of(blob, SMALL) is ErrorCode.MALFORMED_UPDATE
+
+
+def test_a_mask_that_keeps_every_row_is_read_as_no_mask() -> None:
+    blob = blob_of(SMALL, MaskedDelta({A: ones(6, 2)}))
+    blob.tensors.masked.all = True
+    blob.tensors.rows.all = True
+    assert decode(blob.SerializeToString(), SMALL, kind=UPDATE).delta.tensors[A].index is None
+
+
 def test_an_infinite_value_in_a_received_blob_is_refused() -> None:
     blob = blob_of(SMALL, MaskedDelta({A: ones(6, 2)}), "fp32")
     # Rotated by one bit, an infinite binary32 is ff 00 00 00.
@@ -412,7 +458,7 @@ def test_a_bomb_in_a_blob_is_refused_without_being_inflated() -> None:
 _VICTIM = encode(delta_of(SMALL, 0.5, 0), SMALL, kind=UPDATE, encoding="int8")
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, len(_VICTIM) - 1), st.integers(1, 255)), min_size=1, max_size=4),
     st.integers(0, len(_VICTIM)),

@@ -86,6 +86,8 @@ def test_seeded_rows_travel_as_their_seed() -> None:
         (pb.Subset(present=pb.RiceGaps(count=1, parameter=0, bits=b"\x03")), 8),
         (pb.Subset(present=pb.RiceGaps(count=1, parameter=0, bits=b"\x01" + b"\x00" * 10000)), 8),
         (pb.Subset(present=pb.RiceGaps(count=1, parameter=0, bits=b"\x80")), 7),
+        (pb.Subset(present=pb.RiceGaps(count=1, parameter=0, bits=b"\x01\x00\x00")), 100),
+        (pb.Subset(present=pb.RiceGaps(count=0, parameter=40)), 8),
         (pb.Subset(absent=pb.RiceGaps(count=1, parameter=3, bits=b"\x0f")), 7),
     ],
 )

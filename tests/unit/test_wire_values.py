@@ -121,7 +121,7 @@ def test_nan_and_infinity_are_refused_by_the_sender(encoding: str, bad: float) -
     values = np.ones(40, np.float32)
     values[17] = bad
     with pytest.raises(FedhftError) as refusal:
-        through(values, encoding)
+        encode_values(values, [40], ENCODINGS[encoding], 64)
     assert refusal.value.code is ErrorCode.NON_FINITE
     assert encoding in refusal.value.message
 
@@ -129,7 +129,7 @@ def test_nan_and_infinity_are_refused_by_the_sender(encoding: str, bad: float) -
 @pytest.mark.parametrize(("encoding", "value"), [("fp16", 65536.0), ("bf16", 3.4e38), ("int8", 3.4e38)])
 def test_values_that_would_become_infinite_are_refused_by_the_sender(encoding: str, value: float) -> None:
     with pytest.raises(FedhftError) as refusal:
-        through(np.array([value], np.float32), encoding)
+        encode_values(np.array([value], np.float32), [1], ENCODINGS[encoding], 64)
     assert refusal.value.code is ErrorCode.NON_FINITE
 
 
