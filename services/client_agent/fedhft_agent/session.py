@@ -200,7 +200,7 @@ class Session:
             size=len(draft.blob),
             samples=draft.samples,
             scores=draft.scores,
-            measurements=self._measured(draft.measurements),
+            measurements=self._measured(draft.measurements, about_to_send=len(draft.blob)),
             signature=draft.signature,
         )
         before = self._payload.sent
@@ -222,14 +222,17 @@ class Session:
         metrics.AGENT_UPDATES.labels(outcome="repeated" if repeated else "accepted").inc()
         log.info("update accepted", extra={"round": draft.round, "bytes": len(draft.blob), "repeated": repeated})
 
-    def _measured(self, figures: federation_pb2.Measurements) -> federation_pb2.Measurements:
-        """The worker's figures with what this job has moved over the wire so far."""
+    def _measured(self, figures: federation_pb2.Measurements, about_to_send: int = 0) -> federation_pb2.Measurements:
+        """The worker's figures with what this job has moved over the wire, the update they go with included.
+
+        Only the kernel knows what sockets carry, and only afterwards: those bytes appear in the next report.
+        """
         measured = federation_pb2.Measurements()
         measured.CopyFrom(figures)
         carried = self._connection.meter.sample()
         measured.socket_bytes_sent = carried.sent - self._carried_before.sent
         measured.socket_bytes_received = carried.received - self._carried_before.received
         measured.peak_rss_bytes = metrics.peak_memory_bytes()
-        measured.payload_bytes_sent = self._payload.sent
+        measured.payload_bytes_sent = self._payload.sent + about_to_send
         measured.payload_bytes_received = self._payload.received
         return measured
