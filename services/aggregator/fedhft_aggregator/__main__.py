@@ -74,7 +74,7 @@ async def serve(settings: Settings) -> None:
         loops = JobLoops(store, views, RemoteClusterer(channel) if channel else None, reached)
 
         def register(server: grpc.aio.Server) -> None:
-            federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, views), server)
+            federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, views, reached), server)
             jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
 
         server = await start_server(

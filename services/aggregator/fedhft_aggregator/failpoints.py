@@ -1,6 +1,7 @@
 """Points at which fault tests end this process the hard way (SIGKILL), to prove that nothing accepted is lost.
 
-FEDHFT_FAILPOINT names one: `open`, `folding`, `folded` or `published`, with `@n` for the n-th time it is reached.
+FEDHFT_FAILPOINT names one, with `@n` for the n-th time it is reached: `open` (before a round is recorded), `accepted` (an
+update is recorded but not acknowledged), `folding` (updates are pinned), `folded` (before publishing), `published`.
 Unset, as in any deployment, nothing happens.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from fedhft.errors import ErrorCode, FedhftError
 
 VARIABLE = "FEDHFT_FAILPOINT"
-POINTS = ("open", "folding", "folded", "published")
+POINTS = ("open", "accepted", "folding", "folded", "published")
 
 
 def failpoint(setting: str) -> Callable[[str], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc.aio
@@ -34,10 +34,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Federation(federation_pb2_grpc.FederationServicer):
     """Serves agents over a store; keeps nothing of its own but a cache."""
 
-    def __init__(self, store: Store, views: JobViews) -> None:
+    def __init__(self, store: Store, views: JobViews, reached: Callable[[str], None] = lambda point: None) -> None:
         self._store = store
         self._views = views
-        self._uploads = Uploads(store)
+        self._uploads = Uploads(store, reached)
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
         """Check identity and protocol, hand out a lease token and the jobs on offer."""

@@ -54,7 +54,7 @@ class JobLoops:
     async def stop(self) -> None:
         """Stop driving; another replica goes on at once because leases are given up."""
         for job, task in list(self._tasks.items()):
-            # A cancellation can surface as an error of the store's client, which the loop would live through: repeat it.
+            # A cancellation can surface as an error of the store's client, which the loop lives through: repeat it.
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=0.2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema
@@ -98,8 +98,11 @@ def check_header(client: ClientId, job: JobId, view: JobView, header: federation
 class Uploads:
     """Receives updates for one process."""
 
-    def __init__(self, store: Store, streams_at_once: int = 32, checks_at_once: int = 2) -> None:
+    def __init__(
+        self, store: Store, reached: Callable[[str], None], streams_at_once: int = 32, checks_at_once: int = 2
+    ) -> None:
         self._store = store
+        self._reached = reached
         self._streams = asyncio.Semaphore(streams_at_once)
         self._checks = asyncio.Semaphore(checks_at_once)
 
@@ -192,6 +195,7 @@ class Uploads:
             ),
             upload.lease_token,
         )
+        self._reached("accepted")
         response = federation_pb2.PushUpdateResponse
         if result is AcceptResult.REPEATED:
             return response(result=response.RESULT_REPEATED, staged_bytes=header.size)

@@ -37,6 +37,7 @@ class Network:
         self.schema: AdapterSchema = build_schema(base, spec)
         self.model = base.model
         self._seed = spec.seed
+        self._bf16 = spec.training.precision == "bf16"
         self._restart = spec.method.start is Start.RESTART
         self._round = 0
         self._depth = self.schema.layers
@@ -165,8 +166,9 @@ class Network:
 
     def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """float32 (batch x outputs)."""
-        logits: torch.Tensor = self.model(**inputs).logits
-        return logits
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            logits: torch.Tensor = self.model(**inputs).logits
+        return logits.float()
 
     # -- where things are in the model
 
