@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,33 @@ class TestOpening:
         await two.close()
 
 
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("setting", "value"), [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")]
+    )
+    async def test_a_redis_that_may_forget_is_warned_about_once(
+        self, own_redis: EmbeddedRedis, caplog: pytest.LogCaptureFixture, setting: str, value: str
+    ) -> None:
+        durable = open_store(own_redis.url, "redis")
+        await durable.ping()
+        await durable.close()
+        assert caplog.messages == []
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.config_set(setting, value)
+        store = open_store(own_redis.url, "redis")
+        await store.ping()
+        await store.ping()
+        await store.close()
+        assert [setting in message and value in message for message in caplog.messages] == [True]
+
+    async def test_a_redis_that_hides_its_settings_is_still_used(self, own_redis: EmbeddedRedis) -> None:
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.execute_command("ACL", "SETUSER", "default", "-config")
+        store = open_store(own_redis.url, "redis")
+        await store.ping()
+        await store.close()
+
+
 class TestEmbeddedRedis:
     def test_it_is_durable_the_way_we_ask_of_any_redis(self, own_redis: EmbeddedRedis) -> None:
         with redis.Redis.from_url(own_redis.url, decode_responses=True) as client:
@@ -95,11 +125,26 @@ class TestEmbeddedRedis:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
+    def test_it_ends_when_the_process_that_started_it_is_killed(self, tmp_path: Path) -> None:
+        program = (
+            "import sys, time; from pathlib import Path; from fedhft.store.embedded import EmbeddedRedis\n"
+            "redis = EmbeddedRedis(Path(sys.argv[1])); redis.start(); print(redis.pid, flush=True); time.sleep(60)"
+        )
+        with subprocess.Popen([sys.executable, "-c", program, tmp_path / "redis"], stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            os.kill(pid, 0)
+            parent.kill()
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+
     def test_one_that_died_by_itself_is_started_again(self, own_redis: EmbeddedRedis) -> None:
         assert own_redis.pid is not None
         os.kill(own_redis.pid, signal.SIGTERM)
         while own_redis.pid is not None:
-            pass
+            time.sleep(0.02)
         own_redis.start()
         with redis.Redis.from_url(own_redis.url) as client:
             assert client.ping()

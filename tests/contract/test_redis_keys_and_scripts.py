@@ -72,6 +72,30 @@ class TestKeys:
         expiring = {key.decode() for key in await admin.keys("*") if await admin.ttl(key) >= 0}
         assert expiring == {keys.PROBE, its.lease, its.transfer("t")}
 
+    async def test_who_left_leaves_nothing_behind(self, own_store: Store, admin: Redis) -> None:
+        await open_first_round(own_store)
+        before = set(await admin.keys("*"))
+        await own_store.join(JOB, client_record(ALICE, signature=(1.0,)))
+        await own_store.enroll(ALICE, 1, "0.1.0")
+        await own_store.leave(JOB, ALICE)
+        await own_store.forget_agent(ALICE)
+        assert {key for key in await admin.keys("*") if b":changes:" not in key} <= before
+
+    async def test_swept_and_deleted_blobs_leave_nothing_behind(self, own_store: Store, admin: Redis) -> None:
+        before = set(await admin.keys("*"))
+        digest = await own_store.blobs.put(JOB, b"deleted")
+        await own_store.blobs.put(JOB, b"swept")
+        for name in ("swept", "discarded", "refused", "committed"):
+            await own_store.blobs.stage(JOB, name, 0, name.encode())
+        await own_store.blobs.commit(JOB, "committed", digest_of(b"committed"))
+        with refused(ErrorCode.DIGEST_MISMATCH):
+            await own_store.blobs.commit(JOB, "refused", digest_of(b"other"))
+        await own_store.blobs.delete(JOB, [digest])
+        await own_store.blobs.discard(JOB, "discarded")
+        await asyncio.sleep(0.02)
+        assert await own_store.blobs.sweep(JOB, [], 0.001) == 3
+        assert set(await admin.keys("*")) == before
+
     async def test_a_committed_transfer_no_longer_expires(self, own_store: Store, admin: Redis) -> None:
         await own_store.blobs.stage(JOB, "t", 0, b"data")
         await own_store.blobs.commit(JOB, "t", digest_of(b"data"))

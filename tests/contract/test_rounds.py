@@ -76,6 +76,14 @@ class TestOpening:
         await store.set_status(JOB, JobStatus.EVALUATING, "", list(JobStatus))
         await store.open_round(JOB, round_record(evaluation=True), fence)
 
+    async def test_participants_of_the_last_round_are_not_in_the_next_by_themselves(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.begin_fold(JOB, 1, fence)
+        await store.publish(JOB, 1, version_record(1), "{}", fence)
+        await store.open_round(JOB, round_record(2, clients=(CAROL,)), fence)
+        with refused(ErrorCode.NOT_PARTICIPANT):
+            await store.accept(JOB, update_record(ALICE, 2), await token_of(store, ALICE))
+
     async def test_opening_wakes_tasks(self, store: Store) -> None:
         await running_job(store)
         before = await store.changes(JOB, Topic.TASKS)

@@ -21,7 +21,7 @@ from fedhft.errors import FedhftError
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import CHANGE_PATTERN
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _IDLE_S = 5.0
 _RETRY_S = 1.0
@@ -86,7 +86,7 @@ class ChangeFeed:
                 await self._follow(subscription)
             except (RedisError, OSError, FedhftError) as error:
                 if self._subscribed:
-                    logger.warning("lost the change subscription of %s: %s", self._redis.where, error)
+                    log.warning("lost the change subscription of %s: %s", self._redis.where, error)
             finally:
                 self._subscribed = False
                 await _close(subscription)
@@ -132,7 +132,7 @@ class ChangeFeed:
         try:
             values = await self._redis.call("MGET", *wanted)
         except FedhftError as error:
-            logger.debug("could not read change counters: %s", error)
+            log.debug("could not read change counters: %s", error)
             return
         for key, raw in zip(wanted, values, strict=True):
             counter = self._counters.get(key)

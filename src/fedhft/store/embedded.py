@@ -23,6 +23,8 @@ _START_S = 30.0
 _STOP_S = 15.0
 _PROBE_S = 0.5
 _PAUSE_S = 0.02
+_GUARD = 'read gone; kill "$0"'
+"""A shell that waits on a pipe of ours: it closes when we die, however we die, and then Redis is told to stop."""
 
 
 def find_server() -> Path | None:
@@ -40,6 +42,8 @@ def find_server() -> Path | None:
 class EmbeddedRedis:
     """One Redis server on a free loopback port, with its data in `directory`. A context manager.
 
+    It ends with this process, also when this process is killed.
+
     Every write is on disk before it is acknowledged (`appendfsync always`), so it may be killed at any moment; started
     again on the same directory (and, within this object, on the same port) it holds all that it acknowledged.
     """
@@ -49,6 +53,7 @@ class EmbeddedRedis:
         self._wanted_port = port
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> EmbeddedRedis:
         self.start()
@@ -67,7 +72,12 @@ class EmbeddedRedis:
     @property
     def pid(self) -> int | None:
         """Process id while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
+        if self._process is None:
+            return None
+        if self._process.poll() is None:
+            return self._process.pid
+        self._dismiss_guard()
+        return None
 
     def start(self) -> None:
         """Start, and return when it answers. Raises STORE_UNAVAILABLE: there is no server, or it does not come up."""
@@ -105,9 +115,17 @@ class EmbeddedRedis:
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
+                self._dismiss_guard()
                 return False
             if self._answers():
                 return True
@@ -119,6 +137,7 @@ class EmbeddedRedis:
         """Stop it in order; kill it when that takes too long."""
         if self._process is None:
             return
+        self._dismiss_guard()
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
@@ -130,10 +149,20 @@ class EmbeddedRedis:
     def kill(self) -> None:
         """Kill it as a power cut would (SIGKILL)."""
         if self._process is not None:
+            self._dismiss_guard()
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
             self._process.wait(_STOP_S)
             self._process = None
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            # Killed before its pipe closes: it must not outlive the process whose id it was given.
+            self._guard.kill()
+            self._guard.wait(_STOP_S)
+            if self._guard.stdin is not None:
+                self._guard.stdin.close()
+            self._guard = None
 
     @property
     def _log(self) -> Path:

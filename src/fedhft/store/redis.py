@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
+from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.changes import ChangeFeed
@@ -13,7 +16,10 @@ from fedhft.store.redis_agents import RedisAgents
 from fedhft.store.redis_jobs import RedisJobs
 from fedhft.store.redis_rounds import RedisRounds
 
+log = logging.getLogger(__name__)
+
 _PROBE_TTL_MS = 10_000
+_DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
 
 class RedisStore(RedisAgents, RedisJobs, RedisRounds):
@@ -23,6 +29,7 @@ class RedisStore(RedisAgents, RedisJobs, RedisRounds):
         self._redis = redis
         self._blobs: BlobStore = RedisBlobs(redis) if blobs is None else blobs
         self._changes = ChangeFeed(redis)
+        self._settings_checked = False
 
     @property
     def blobs(self) -> BlobStore:
@@ -33,6 +40,24 @@ class RedisStore(RedisAgents, RedisJobs, RedisRounds):
         """See Store.ping."""
         await self._redis.call("SET", PROBE, 1, "PX", _PROBE_TTL_MS)
         await self._blobs.ping()
+        if not self._settings_checked:
+            self._settings_checked = True
+            await self._check_settings()
+
+    async def _check_settings(self) -> None:
+        """Warn once when this Redis may forget what it acknowledged."""
+        try:
+            settings = await self._redis.together(*(("CONFIG", "GET", name) for name in _DURABLE))
+        except FedhftError as error:
+            log.info("cannot read the settings of %s, so durability is up to it: %s", self._redis.where, error)
+            return
+        for (name, wanted), answer in zip(_DURABLE.items(), settings, strict=True):
+            found = b" ".join(answer[1:]).decode()
+            if found and found != wanted:
+                log.warning(
+                    "%s has %s %s: it may lose what it acknowledged; set `%s %s`",
+                    *(self._redis.where, name, found, name, wanted),
+                )
 
     async def now_ms(self) -> int:
         """See Store.now_ms."""
