@@ -252,12 +252,12 @@ class TestCoordinatorLease:
         assert second > first
 
     async def test_a_lease_ends_by_itself_and_renewing_moves_its_end(self, store: Store) -> None:
-        first = await store.acquire(JOB, "one", 300)
-        await asyncio.sleep(0.2)
-        assert await store.acquire(JOB, "one", 300) == first
-        await asyncio.sleep(0.2)
-        assert await store.acquire(JOB, "two", 300) is None
-        await asyncio.sleep(0.2)
+        first = await store.acquire(JOB, "one", 800)
+        await asyncio.sleep(0.5)
+        assert await store.acquire(JOB, "one", 800) == first
+        await asyncio.sleep(0.5)
+        assert await store.acquire(JOB, "two", 800) is None
+        await asyncio.sleep(0.5)
         second = await store.acquire(JOB, "two", 60_000)
         assert first is not None
         assert second is not None

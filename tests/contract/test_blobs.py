@@ -155,10 +155,10 @@ class TestSweeping:
         kept, old = await store.blobs.put(JOB, b"kept"), await store.blobs.put(JOB, b"old")
         other = await store.blobs.put(OTHER, b"another job's")
         await store.blobs.stage(JOB, "abandoned", 0, b"half")
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         young = await store.blobs.put(JOB, b"young")
         await store.blobs.stage(JOB, "going on", 0, b"half")
-        assert await store.blobs.sweep(JOB, [kept], 0.3) == 2
+        assert await store.blobs.sweep(JOB, [kept], 0.7) == 2
         assert [await store.blobs.size(JOB, digest) for digest in (kept, old, young)] == [4, None, 5]
         assert [await store.blobs.staged(JOB, name) for name in ("abandoned", "going on")] == [0, 4]
         assert await store.blobs.size(OTHER, other) == 13
@@ -167,11 +167,11 @@ class TestSweeping:
         await store.blobs.put(JOB, b"put again")
         await store.blobs.put(JOB, b"committed again")
         await store.blobs.stage(JOB, "slow", 0, b"one")
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         await store.blobs.put(JOB, b"put again")
         await store.blobs.commit(JOB, "t", digest_of(b"committed again"))
         await store.blobs.stage(JOB, "slow", 3, b"two")
-        assert await store.blobs.sweep(JOB, [], 0.3) == 0
+        assert await store.blobs.sweep(JOB, [], 0.7) == 0
 
     async def test_sweeping_an_unknown_job_finds_nothing(self, store: Store) -> None:
         assert await store.blobs.sweep(JobId("never"), [], 0) == 0

@@ -194,7 +194,7 @@ class TestWaitingThroughFaults:
         started = time.monotonic()
         await own_store.set_status(JOB, JobStatus.RUNNING, "", ALIVE)
         assert await waiting == seen + 1
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 2
         await other.close()
 
     async def test_a_waiter_outlives_a_restart_of_redis(self, own_redis: EmbeddedRedis, own_store: Store) -> None:
@@ -215,7 +215,7 @@ class TestWaitingThroughFaults:
         started = time.monotonic()
         await own_store.set_status(JOB, JobStatus.FAILED, "", ALIVE)
         assert await again == seen + 2
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 2
         await other.close()
 
     async def test_a_change_during_a_lost_subscription_is_not_missed(self, own_store: Store, admin: Redis) -> None:
