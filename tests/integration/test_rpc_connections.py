@@ -42,6 +42,19 @@ async def test_an_idle_client_that_keeps_alive_is_not_sent_away() -> None:
         assert await waiting == b"x"
 
 
+async def test_a_connection_without_calls_stays_open() -> None:
+    # A server that finds the pings too many lets running calls finish, so only an idle connection shows it.
+    keepalive = KeepAlive(interval_s=0.5, answer_s=1.0)
+    async with (
+        served(keepalive=keepalive) as server,
+        open_aio_channel(ChannelSettings(server.address, own_connection=True, keepalive=keepalive)) as channel,
+    ):
+        await call(channel, "unary_unary")
+        for _ in range(60):
+            assert channel.get_state() is grpc.ChannelConnectivity.READY
+            await asyncio.sleep(0.05)
+
+
 async def test_a_client_that_pings_faster_than_its_server_allows_is_sent_away() -> None:
     # The counterpart: why both sides are configured by one value.
     async def wait(request: bytes, context: Any) -> None:

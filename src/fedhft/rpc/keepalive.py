@@ -33,7 +33,7 @@ class KeepAlive:
     def server_options(self) -> Options:
         """Channel arguments of a server whose clients use `client_options`."""
         return [
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", round(self.interval_s * 500)),
+            ("grpc.http2.min_ping_interval_without_data_ms", round(self.interval_s * 500)),
             ("grpc.keepalive_permit_without_calls", 1),
             # The server looks for dead peers too, at half the pace: clients behind NAT vanish without a word.
             ("grpc.keepalive_time_ms", round(self.interval_s * 2000)),
