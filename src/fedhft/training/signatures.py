@@ -1,11 +1,21 @@
 """What a client is clustered by (DESIGN 4.2).
 
-anchor: gradients of the head and of every B at the job's common starting point (A seeded, B = 0) over the local
-rows. It depends on nothing but job and data, so it does not fade as clustering succeeds. update: the round's own
-update, the paper's way.
+anchor: gradients of the head and of B in the last layers at the job's common starting point (A seeded, B = 0) over
+the local rows, with respect to the logits' error
 
-The head's part and the adapters' part are each brought to unit norm before they are projected together, so that
-neither drowns the other.
+    e_i = w_i (m - y_i)      y_i one-hot, w_i = 1 / (classes * rows of the class of i), m = sum_i w_i y_i
+
+that is, the gradient of the class-balanced loss minus its gradient if labels had nothing to do with the texts. Plain
+gradients are ruled by label shares: one more row of a class pushes along the mean feature of all rows, which every
+client shares. Measured on 12 clients in 3 groups that permute the labels, distance of cosines within and between
+groups in their standard deviations: AG News (60 rows) 1.4 plain, 8.3 so; SNIPS (60) 2.1, 8.1; Banking77 (100) 0.9,
+4.5. It depends on nothing but job and data, so it does not fade as clustering succeeds. Two layers do as well as all
+six (8.2) and spare the rest of the backward pass.
+
+update: the round's own update, the paper's way.
+
+In both, the head's part and the adapters' part are each brought to unit norm before they are projected together, so
+that neither drowns the other (heads tell more where there are many classes, adapters where there are few).
 """
 
 from __future__ import annotations
@@ -15,17 +25,18 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from fedhft.adapter import Float32, MaskedDelta, Part, TensorKey
+from fedhft.adapter import Float32, Float64, MaskedDelta, Part, TensorKey
 from fedhft.clustering.signature import project
 from fedhft.job import JobSpec
 from fedhft.methods import SignatureKind, Start
 from fedhft.plan import AdapterPlan
 from fedhft.training.batches import EncodedRows, scoring_batches
-from fedhft.training.learner import mean_loss
 from fedhft.training.network import Network
 
 ANCHOR_ROWS = 512
 """Most rows that an anchor signature is computed on."""
+ANCHOR_DEPTH = 2
+"""Layers, counted from the output, whose B takes part."""
 _ANCHOR_BATCH = 32
 
 
@@ -40,25 +51,48 @@ def wants_update(spec: JobSpec) -> bool:
 
 
 def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tuple[float, ...]:
-    """Unit-norm projection of the mean gradient at the start over at most ANCHOR_ROWS rows, spread evenly over the
-    data.
-    """
+    """Unit-norm projection of the gradient at the start over at most ANCHOR_ROWS rows, spread evenly over the data."""
     chosen = rows
     if len(rows) > ANCHOR_ROWS:
         chosen = rows.take(np.linspace(0, len(rows) - 1, ANCHOR_ROWS).round().astype(np.int64))
     network.load({}, network.schema.layers, 0)
-    plan = AdapterPlan("", network.schema.layers, 1.0, 1.0, 0, train_a=False, train_b=True)
+    depth = min(ANCHOR_DEPTH, network.schema.layers)
+    plan = AdapterPlan("", depth, 1.0, 1.0, 0, train_a=False, train_b=True)
     keys = network.trained_keys(plan)
+    regression = spec.task.kind == "regression"
+    errors = _errors(chosen.labels[:, None] if regression else one_hot(chosen.labels, spec.task.outputs), regression)
     with torch.enable_grad(), network.trainable(plan, {}, None) as parameters:
         for index in scoring_batches(chosen.lengths, _ANCHOR_BATCH):
-            inputs, labels = chosen.batch(index)
-            loss = mean_loss(network.logits(inputs), labels, spec.task.kind == "regression", reduction="sum")
-            (loss / len(chosen)).backward()
+            inputs, _ = chosen.batch(index)
+            logits = network.logits(inputs)
+            if errors is None:  # one class only: all there is to learn is that these texts have this label
+                part = logits.detach().softmax(1).numpy() - one_hot(chosen.labels[index], spec.task.outputs)
+            else:
+                part = errors[index]
+            logits.backward(torch.from_numpy(part.astype(np.float32)))
         gradients: dict[TensorKey, Float32] = {}
         for key, parameter in zip(keys, parameters, strict=True):
             if parameter.grad is not None:
                 gradients[key] = parameter.grad.detach().numpy().copy()
     return _projected(gradients, spec)
+
+
+def one_hot(labels: Float64, classes: int) -> Float64:
+    """(n x classes) of class indices (n,)."""
+    return np.eye(classes)[labels.astype(np.int64)]
+
+
+def _errors(targets: Float64, regression: bool) -> Float64 | None:
+    """e (n x outputs) of the module's equation; equal weights for regression. None when all targets are equal."""
+    if (targets == targets[0]).all():
+        return None if not regression else np.zeros_like(targets)
+    if regression:
+        weights = np.full(len(targets), 1.0 / len(targets))
+    else:
+        counts = targets.sum(0)
+        weights = 1.0 / (targets @ counts * np.count_nonzero(counts))
+    weighted: Float64 = weights[:, None] * (weights @ targets - targets)
+    return weighted
 
 
 def update_signature(delta: MaskedDelta, network: Network, spec: JobSpec) -> tuple[float, ...]:
