@@ -45,14 +45,36 @@ async def test_an_idle_client_that_keeps_alive_is_not_sent_away() -> None:
 async def test_a_connection_without_calls_stays_open() -> None:
     # A server that finds the pings too many lets running calls finish, so only an idle connection shows it.
     keepalive = KeepAlive(interval_s=0.5, answer_s=1.0)
+    peers: list[str] = []
+
+    async def note(request: bytes, context: Any) -> None:
+        peers.append(context.peer())
+
     async with (
-        served(keepalive=keepalive) as server,
+        served(note, keepalive=keepalive) as server,
         open_aio_channel(ChannelSettings(server.address, own_connection=True, keepalive=keepalive)) as channel,
     ):
         await call(channel, "unary_unary")
-        for _ in range(60):
-            assert channel.get_state() is grpc.ChannelConnectivity.READY
-            await asyncio.sleep(0.05)
+        await asyncio.sleep(4.0)  # gRPC pings once a second at most, and the third unwelcome ping ends the connection
+        await call(channel, "unary_unary")
+    assert len(set(peers)) == 1
+
+
+async def test_a_connection_outlives_a_silence_between_calls() -> None:
+    keepalive = KeepAlive(interval_s=0.2, answer_s=1.0)
+    peers: list[str] = []
+
+    async def note(request: bytes, context: Any) -> None:
+        peers.append(context.peer())
+
+    async with (
+        served(note, keepalive=keepalive) as server,
+        open_aio_channel(ChannelSettings(server.address, keepalive=keepalive)) as channel,
+    ):
+        await call(channel, "unary_unary", timeout=30)
+        await asyncio.sleep(2.0)  # about ten pings, no traffic
+        await call(channel, "unary_unary", timeout=30)
+    assert peers[0] == peers[1]
 
 
 async def test_a_client_that_pings_faster_than_its_server_allows_is_sent_away() -> None:
