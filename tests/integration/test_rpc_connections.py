@@ -60,23 +60,6 @@ async def test_a_connection_without_calls_stays_open() -> None:
     assert len(set(peers)) == 1
 
 
-async def test_a_connection_outlives_a_silence_between_calls() -> None:
-    keepalive = KeepAlive(interval_s=0.2, answer_s=1.0)
-    peers: list[str] = []
-
-    async def note(request: bytes, context: Any) -> None:
-        peers.append(context.peer())
-
-    async with (
-        served(note, keepalive=keepalive) as server,
-        open_aio_channel(ChannelSettings(server.address, keepalive=keepalive)) as channel,
-    ):
-        await call(channel, "unary_unary", timeout=30)
-        await asyncio.sleep(2.0)  # about ten pings, no traffic
-        await call(channel, "unary_unary", timeout=30)
-    assert peers[0] == peers[1]
-
-
 async def test_a_client_that_pings_faster_than_its_server_allows_is_sent_away() -> None:
     # The counterpart: why both sides are configured by one value.
     async def wait(request: bytes, context: Any) -> None:
