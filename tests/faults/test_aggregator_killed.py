@@ -1,7 +1,7 @@
 """The aggregator is killed (SIGKILL) at every point of a round; the job ends as if nothing had happened.
 
-Real processes: Redis, clusterer, aggregator, four agents with a real (tiny) model. The published bytes must equal those of an
-undisturbed run: nothing accepted is lost, nothing is counted twice.
+Real processes: Redis, clusterer, aggregator, four agents with a real (tiny) model. The published bytes must equal those
+of an undisturbed run: nothing accepted is lost, nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedhft.demo.processes import ServiceProcess, stop_all
-from fedhft.job import parse_job
+from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient
+from fedhft.simulation.run import simulate
 from fedhft.store.embedded import EmbeddedRedis
+from fedhft.training.data import load_client_data
 from tests.models import rows, tiny_model
 
 CLIENTS = ("ash", "birch", "cedar", "dogwood")
@@ -50,8 +53,11 @@ class Site:
         process.wait_listening(60)
         return process
 
-    def submit(self, name: str) -> None:
-        spec = parse_job(
+    def data(self, client: str) -> Path:
+        return self.folder / f"{client}.jsonl"
+
+    def spec(self, name: str) -> JobSpec:
+        return parse_job(
             {
                 "name": name,
                 "seed": 7,
@@ -66,8 +72,10 @@ class Site:
                 "evaluation": {"final": False},
             }
         )
+
+    def submit(self, name: str) -> None:
         with JobsClient(self.listen, give_up_after_s=60.0) as jobs:
-            jobs.submit(spec)
+            jobs.submit(self.spec(name))
 
     def outcome(self, name: str) -> tuple[str, list[int], dict[str, str]]:
         """Status, updates per round, and digest of every scope as published last."""
@@ -99,7 +107,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             processes.append(clusterer)
             address = str(clusterer.wait_listening(60)["grpc"])
             for position, client in enumerate(CLIENTS):
-                data = folder / f"{client}.jsonl"
+                data = folder / f"{client}.jsonl"  # the same place as Site.data
                 data.write_text("\n".join(json.dumps(row) for row in rows(24, 50 * position)), encoding="utf-8")
                 arguments = ["--server", listen, "--client", client, "--data", str(data), "--threads", "1"]
                 arguments += ["--state-dir", str(folder / f"state-{client}")]
@@ -157,3 +165,17 @@ def test_killed_from_outside_while_updates_arrive_the_job_ends_with_the_same_byt
         assert site.outcome("killed-outside") == ("completed", [4] * ROUNDS, undisturbed), again.describe_log()
     finally:
         stop_all([again], 0.0, 15.0)
+
+
+@pytest.mark.slow
+def test_a_simulation_publishes_the_bytes_of_the_real_federation(site: Site, undisturbed: dict[str, str]) -> None:
+    spec = site.spec("undisturbed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        clients = {client: load_client_data(spec, client, site.data(client)) for client in CLIENTS}
+        simulated = simulate(spec, clients)
+    finally:
+        torch.set_num_threads(threads)
+    assert simulated.version is not None
+    assert {scope: blob.digest for scope, blob in simulated.version.snapshots.items()} == undisturbed

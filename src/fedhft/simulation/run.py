@@ -21,7 +21,7 @@ from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
 from fedhft.rounds.summary import write_report
 from fedhft.store.memory import MemoryStore
-from fedhft.store.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord
+from fedhft.store.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord, VersionRecord
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.data import ClientData
 from fedhft.training.worker import ClientWorker
@@ -39,6 +39,8 @@ class Simulated:
     reason: str
     histories: tuple[RoundHistory, ...]
     memberships: MembershipRecord | None
+    version: VersionRecord | None
+    """The last published version; its blobs are named by the digests that a deployment would publish too."""
 
 
 @dataclass
@@ -79,7 +81,14 @@ class Simulation:
         if record.status is JobStatus.FAILED:
             raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {record.reason}")
         histories = tuple(RoundHistory.from_json(text) for text in await store.history(job))
-        return Simulated(spec, record.status, record.reason, histories, await store.memberships(job))
+        return Simulated(
+            spec,
+            record.status,
+            record.reason,
+            histories,
+            memberships=await store.memberships(job),
+            version=await store.version(job),
+        )
 
     async def _join(self, store: MemoryStore, job: JobId, spec: JobSpec) -> None:
         for name, data in sorted(self.clients.items()):
