@@ -28,3 +28,5 @@ LEAVE_THE_SERVER = frozenset(
     }
 )
 """Refusals that end the agent: another agent took over, or the server has been away for as long as was allowed."""
+ASK_AGAIN = frozenset({ErrorCode.UNKNOWN_BLOB, ErrorCode.STALE_VERSION})
+"""Refusals of an outdated task: the same round with a fresh task may go well. After any other refusal it would not."""

@@ -23,7 +23,7 @@ from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft_agent.connection import Connection
 from fedhft_agent.memory import check_plan_fits
-from fedhft_agent.refusals import LEAVE_THE_JOB, LEAVE_THE_SERVER
+from fedhft_agent.refusals import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.stopping import StopSignal
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 
@@ -57,7 +57,7 @@ class Session:
         self._payload = PayloadCount()
         self._carried_before = SocketBytes(0, 0)
         self._given_up = 0
-        self._idle_turns = 0
+        self._fruitless = 0
 
     def run(self) -> federation_pb2.FinishedTask:
         """Work until the job is over.
@@ -71,7 +71,11 @@ class Session:
 
     def _work(self) -> federation_pb2.FinishedTask:
         self._carried_before = self._connection.meter.sample()
-        self._join()
+        try:
+            self._join()
+        except FedhftError as error:
+            if error.code is not ErrorCode.JOB_NOT_RUNNING:
+                raise  # a job that ended meanwhile says so as its next task
         draft = self._worker.pending()
         if draft is not None:
             log.info("delivering an update trained before the restart", extra={"round": draft.round})
@@ -121,25 +125,23 @@ class Session:
     def _guarded(self, number: int, work: Callable[[], None]) -> None:
         """Do a task. What goes wrong with this round alone is logged, and the round is not tried again."""
         if number == self._given_up:
-            self._idle_turns += 1
-            self._connection.pause(self._idle_turns)
+            self._fruitless += 1
+            self._connection.pause(self._fruitless)
             return
         try:
             work()
-            self._idle_turns = 0
         except FedhftError as error:
             if error.code in LEAVE_THE_JOB or error.code in LEAVE_THE_SERVER:
                 raise
             self._give_up(number, error)
 
     def _give_up(self, number: int, error: FedhftError) -> None:
-        # A blob that is no longer published is one to ask anew for; everything else would go wrong again.
-        if error.code is not ErrorCode.UNKNOWN_BLOB:
+        if error.code not in ASK_AGAIN:
             self._given_up = number
-        self._idle_turns = 0
+        self._fruitless += 1
         metrics.REFUSALS.labels(code=error.code.value).inc()
-        log.warning("round given up", extra={"round": number, "code": error.code.value, "detail": error.message})
-        self._connection.pause(1)
+        log.warning("task given up", extra={"round": number, "code": error.code.value, "detail": error.message})
+        self._connection.pause(self._fruitless)
 
     # -- tasks
 
@@ -218,6 +220,7 @@ class Session:
                 self._payload.sent - before
             )
         self._worker.commit(draft)
+        self._fruitless = 0
         repeated = result == federation_pb2.PushUpdateResponse.RESULT_REPEATED
         metrics.AGENT_UPDATES.labels(outcome="repeated" if repeated else "accepted").inc()
         log.info("update accepted", extra={"round": draft.round, "bytes": len(draft.blob), "repeated": repeated})

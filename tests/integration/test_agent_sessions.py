@@ -1,0 +1,203 @@
+"""An agent's session against a real aggregator process, a real Redis and a real (tiny) model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fedhft_agent.transfers import PayloadCount, push_update
+
+from fedhft.demo.processes import ServiceProcess, stop_all
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.jobs.client import JobsClient
+from fedhft.rpc.retry import CallStoppedError
+from fedhft.telemetry.metrics import REGISTRY
+from fedhft.v1 import federation_pb2
+from tests.agents import ENVIRONMENT, InProcessAgent, Site
+from tests.models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("sessions")
+    arguments = ["--redis", redis_url, "--listen", "127.0.0.1:0", "--metrics-port", "0"]
+    aggregator = ServiceProcess("aggregator", "fedhft_aggregator", arguments, folder / "aggregator.log", ENVIRONMENT)
+    try:
+        address = str(aggregator.wait_listening(60)["grpc"])
+        yield Site(folder, address, tiny_model(folder / "model", layers=2))
+    finally:
+        stop_all([aggregator], 0.0, 15.0)
+
+
+def updates(outcome: str) -> float:
+    return REGISTRY.get_sample_value("fedhft_agent_updates_total", {"outcome": outcome}) or 0.0
+
+
+def test_a_session_takes_a_job_from_joining_to_its_end(site: Site) -> None:
+    spec = site.submit("whole", evaluation={"final": True})
+    accepted = updates("accepted")
+    with InProcessAgent(site, spec) as agent:
+        finished = agent.run()
+    assert finished.status == "completed"
+    assert agent.trained == [1, 2]
+    assert updates("accepted") - accepted == 2
+    job = site.get("whole")
+    assert [entry.accepted for entry in job.history] == [1, 1]
+    assert job.results[0].client == "ash"
+    assert job.results[0].personal_after > 0
+
+
+def test_a_report_holds_the_bytes_that_blobs_and_sockets_took(site: Site) -> None:
+    spec = site.submit("bytes", rounds={"total": 3}, evaluation={"final": True})
+    with InProcessAgent(site, spec) as agent:
+        agent.run()
+    job = site.get("bytes")
+    first, second, third = job.history
+    assert first.payload_bytes_up > 1000
+    assert first.payload_bytes_down == 0
+    assert second.payload_bytes_down > 1000
+    # The kernel's counters lag by the push they travel with, so the whole is compared: payload plus some framing.
+    rounds = [first, second, third, job.final]
+    up, down = sum(r.payload_bytes_up for r in rounds), sum(r.payload_bytes_down for r in rounds)
+    assert up < sum(r.socket_bytes_up for r in rounds) < up + 20_000
+    assert down < sum(r.socket_bytes_down for r in rounds) < down + 20_000
+    assert 50e6 < first.peak_rss_bytes_max < 5e9
+
+
+def test_an_update_trained_before_a_restart_is_delivered_and_not_trained_again(site: Site, tmp_path: Path) -> None:
+    spec = site.submit("pending", rounds={"total": 1})
+    with InProcessAgent(site, spec, state=tmp_path) as agent:
+        agent.session._join()
+        task = agent.session._next_task().train
+        agent.worker.train(task)
+    with InProcessAgent(site, spec, state=tmp_path) as restarted:
+        assert restarted.worker.pending() is not None
+        assert restarted.run().status == "completed"
+        assert restarted.trained == []
+        assert restarted.worker.pending() is None
+
+
+def test_an_update_whose_acknowledgement_was_lost_is_committed_after_a_restart(site: Site, tmp_path: Path) -> None:
+    spec = site.submit("lost", rounds={"total": 2, "deadline": "60s"})
+    with InProcessAgent(site, spec, state=tmp_path) as agent:
+        agent.session._join()
+        draft = agent.worker.train(agent.session._next_task().train)
+        header = federation_pb2.UpdateHeader(
+            job="lost", round=1, digest=bytes.fromhex(draft.digest), size=len(draft.blob), samples=draft.samples
+        )
+        push_update(agent.connection, header, draft.blob, PayloadCount(), resume=False)
+    repeated = updates("repeated")
+    with InProcessAgent(site, spec, state=tmp_path) as restarted:
+        assert restarted.run().status == "completed"
+    assert updates("repeated") - repeated == 1
+    assert restarted.trained == [2]
+    assert [entry.accepted for entry in site.get("lost").history] == [1, 1]
+
+
+def test_an_update_too_late_for_its_round_is_abandoned_and_the_next_round_trained(site: Site) -> None:
+    spec = site.submit("late", rounds={"total": 2, "min_clients": 2, "quorum": 0.5, "deadline": "3s"})
+    abandoned = updates("abandoned")
+    with InProcessAgent(site, spec, "ash") as slow, InProcessAgent(site, spec, "birch") as quick:
+        slow.session._join()
+        quick.session._join()
+        task = slow.session._next_task().train
+        assert (task.round, task.view.version) == (1, 0)
+        quick.session._guarded(1, lambda: quick.session._train(quick.session._next_task().train))
+        time.sleep(4.0)
+        slow.session._guarded(1, lambda: slow.session._train(task))
+        assert updates("abandoned") - abandoned == 1
+        assert slow.worker.pending() is None
+        assert slow.session._next_task().train.round == 2
+        with JobsClient(site.server) as jobs:
+            jobs.cancel("late", "seen enough")
+        assert slow.run().status == "cancelled"  # though it can no longer be joined
+
+
+def test_a_refused_update_is_given_up_and_its_round_is_not_trained_over_and_over(site: Site) -> None:
+    spec = site.submit("norm", limits={"update_norm": 1e-9}, rounds={"total": 1, "deadline": "3s", "extensions": 0})
+    refused = REGISTRY.get_sample_value("fedhft_refusals_total", {"code": "norm_too_large"}) or 0.0
+    with InProcessAgent(site, spec) as agent:
+        finished = agent.run()
+    assert finished.status == "failed"
+    assert agent.trained == [1]
+    assert agent.worker.pending() is None
+    assert REGISTRY.get_sample_value("fedhft_refusals_total", {"code": "norm_too_large"}) == refused + 1
+
+
+def test_an_agent_the_job_has_lost_joins_again(site: Site) -> None:
+    spec = site.submit("rejoin")
+    with InProcessAgent(site, spec) as agent:
+        agent.session._join()
+        agent.connection.leave("rejoin")
+        assert list(site.get("rejoin").clients) == []
+        agent.session._next_task()
+        assert list(site.get("rejoin").clients) == ["ash"]
+
+
+def test_a_job_cancelled_while_training_ends_the_session(site: Site) -> None:
+    spec = site.submit("cancelled")
+    with InProcessAgent(site, spec) as agent, JobsClient(site.server) as jobs:
+        agent.worker.before_training = lambda: jobs.cancel("cancelled", "on purpose")
+        finished = agent.run()
+    assert (finished.status, finished.reason) == ("cancelled", "on purpose")
+    assert agent.worker.pending() is None
+
+
+def test_another_model_is_refused_at_the_door(site: Site, tmp_path: Path) -> None:
+    spec = site.submit("schema", rounds={"min_clients": 2})
+    other = tiny_model(tmp_path / "other", layers=2, seed=9)
+    with InProcessAgent(site, spec, "ash") as first, InProcessAgent(site, spec, "birch", model=other) as second:
+        first.session._join()
+        with pytest.raises(FedhftError, match="base_digest") as caught:
+            second.run()
+    assert caught.value.code is ErrorCode.SCHEMA_MISMATCH
+    assert list(site.get("schema").clients) == ["ash"]
+
+
+def test_a_tier_the_job_does_not_have_is_refused_by_name(site: Site) -> None:
+    spec = site.submit("tier")
+    with InProcessAgent(site, spec, tier="huge") as agent, pytest.raises(FedhftError, match="tier = 'huge'") as caught:
+        agent.run()
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_plan_that_cannot_fit_is_refused_with_its_figures(site: Site) -> None:
+    spec = site.submit("memory")
+    figures = r"--memory = 50000: .* \d+ bytes for the model's weights and \d+ for gradients"
+    with InProcessAgent(site, spec, memory_bytes=50_000) as agent, pytest.raises(FedhftError, match=figures) as caught:
+        agent.run()
+    assert caught.value.code is ErrorCode.PLAN_TOO_LARGE
+    assert agent.trained == []
+
+
+def test_a_stop_between_two_batches_ends_the_session_and_leaves_no_draft(site: Site, tmp_path: Path) -> None:
+    spec = site.submit("stop")
+    with InProcessAgent(site, spec, state=tmp_path) as agent:
+        agent.worker.before_training = agent.stop.request
+        with pytest.raises(CallStoppedError):
+            agent.run()
+    with InProcessAgent(site, spec, state=tmp_path) as restarted:
+        assert restarted.worker.pending() is None
+        assert restarted.run().status == "completed"
+        assert restarted.trained == [1, 2]
+
+
+def test_a_later_agent_of_the_same_client_takes_over(site: Site) -> None:
+    spec = site.submit("twins")
+    with InProcessAgent(site, spec) as first:
+        first.session._join()
+        with InProcessAgent(site, spec) as second:
+            with pytest.raises(FedhftError) as caught:
+                first.run()
+            assert caught.value.code is ErrorCode.LEASE_SUPERSEDED
+            assert second.run().status == "completed"
+
+
+def test_a_method_that_shares_nothing_runs_to_its_end(site: Site, tmp_path: Path) -> None:
+    spec = site.submit("alone", method="local")
+    with InProcessAgent(site, spec, state=tmp_path) as agent:
+        assert agent.run().status == "completed"
+    assert agent.trained == [1, 2]
+    assert sum(entry.payload_bytes_up for entry in site.get("alone").history) == 0
