@@ -1,0 +1,182 @@
+"""Exported directories load with plain PEFT and answer like the worker did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from fedhft.adapter import AdapterSchema, Float32, Part, TensorKey
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export import modules_to_save, write_adapter
+from fedhft.job import JobSpec
+from fedhft.training.base import load_base
+from fedhft.training.scores import predict
+from fedhft.training.worker import ClientWorker
+from fedhft.v1 import adapter_pb2
+from fedhft.wire.codec import decode
+from tests.models import ARCHITECTURES, tiny_model
+from tests.workers import job_for, plan, train_task, worker_for
+
+
+def trained(worker: ClientWorker, rounds: int = 1) -> Mapping[TensorKey, Float32]:
+    """What a lone client's federation publishes: its own updates, added up; products in factors, alpha/r inside."""
+    spec, schema = worker.spec, worker.schema
+    tensors: dict[TensorKey, Float32] = {}
+    for number in range(1, rounds + 1):
+        draft = worker.train(train_task(number, version=0, planned=plan(epochs=2), learning_rate=2e-2, seed=number))
+        worker.commit(draft)
+        delta = {key: m.dense() for key, m in decode(draft.blob, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta}
+        for key, values in delta.items():
+            if key.part is Part.B and spec.method.preset == "fedhft-paper":
+                a_key = TensorKey(key.name, Part.A)
+                a = schema.start_of(spec.seed, a_key, number) + delta[a_key]
+                for part, factor in ((Part.LEFT, 2.0 * values), (Part.RIGHT, a)):
+                    old = tensors.get(TensorKey(key.name, part))
+                    tensors[TensorKey(key.name, part)] = factor if old is None else np.hstack([old, factor])
+            elif spec.method.preset != "fedhft-paper" or key.part is Part.HEAD:
+                tensors[key] = tensors[key] + values if key in tensors else values
+    return tensors
+
+
+def logits_of(model: torch.nn.Module, worker: ClientWorker) -> Float32:
+    rows = worker._holdout
+    inputs, _ = rows.batch(np.arange(len(rows)))
+    inputs = {name: value for name, value in inputs.items() if name != "token_type_ids" or worker._with_types}
+    with torch.no_grad():
+        out: Float32 = model.eval()(**inputs).logits.numpy()
+    return out
+
+
+def plain_peft(worker: ClientWorker, directory: Path) -> torch.nn.Module:
+    """The way the model card tells: no code of ours."""
+    base = AutoModelForSequenceClassification.from_pretrained(worker.spec.model.name, num_labels=2)
+    base.config.pad_token_id = worker._base.tokenizer.pad_token_id
+    model: torch.nn.Module = PeftModel.from_pretrained(base, str(directory))
+    return model
+
+
+def by_worker(worker: ClientWorker, tensors: Mapping[TensorKey, Float32]) -> Float32:
+    worker._network.load(tensors, worker.schema.layers, 9)
+    return predict(worker._network, worker._holdout)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", ["fedhft", "fedhft-paper", "ffa-lora"])
+def test_plain_peft_reproduces_the_workers_logits(tmp_path: Path, architecture: str, method: str) -> None:
+    spec = job_for(tiny_model(tmp_path / "base", architecture), architecture, method)
+    worker = worker_for(spec)
+    tensors = trained(worker, rounds=2)
+    wanted = by_worker(worker, tensors)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "# card\n", spec.model.name)
+    got = logits_of(plain_peft(worker, tmp_path / "out"), worker)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert np.abs(wanted - by_worker(worker, {})).max() > 1e-2  # something was learnt, so zeros would not pass
+
+
+def test_a_dense_product_is_exported_at_the_rank_it_has(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"), method="fedhft-paper")
+    worker = worker_for(spec)
+    tensors = dict(trained(worker, rounds=2))
+    for slot in worker.schema.slots[:3]:
+        left, right = (tensors.pop(TensorKey(slot.name, part)) for part in (Part.LEFT, Part.RIGHT))
+        tensors[TensorKey(slot.name, Part.PRODUCT)] = (left @ right.T).astype(np.float32)
+    wanted = by_worker(worker, tensors)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
+    np.testing.assert_allclose(logits_of(plain_peft(worker, tmp_path / "out"), worker), wanted, atol=1e-5)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == 8  # two rounds of rank 4, dense or not
+    assert config["rank_pattern"] == {}
+
+
+def test_ranks_that_differ_go_into_patterns_and_survive_loading(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"), method="fedhft-paper")
+    worker = worker_for(spec)
+    tensors = dict(trained(worker, rounds=2))
+    first, second = worker.schema.slots[0].name, worker.schema.slots[1].name
+    for part in (Part.LEFT, Part.RIGHT):
+        tensors[TensorKey(first, part)] = np.ascontiguousarray(tensors[TensorKey(first, part)][:, :3])
+        del tensors[TensorKey(second, part)]
+    wanted = by_worker(worker, tensors)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["rank_pattern"] == {first: 3, second: 1}
+    assert config["alpha_pattern"] == {first: 3, second: 1}
+    np.testing.assert_allclose(logits_of(plain_peft(worker, tmp_path / "out"), worker), wanted, atol=1e-5)
+
+
+def test_head_parameters_inside_the_base_network_are_saved_too(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    path = tiny_model(tmp_path / "base")
+    BertModel(BertConfig.from_pretrained(path), add_pooling_layer=False).save_pretrained(path)
+    spec = job_for(path)
+    worker = worker_for(spec)
+    tensors = trained(worker)
+    wanted = by_worker(worker, tensors)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
+    assert modules_to_save(worker.schema) == ["bert.pooler.dense", "classifier"]
+    np.testing.assert_allclose(logits_of(plain_peft(worker, tmp_path / "out"), worker), wanted, atol=1e-5)
+
+
+def test_a_full_job_is_written_as_a_model(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"), method="full")
+    worker = worker_for(spec)
+    tensors = trained(worker)
+    wanted = by_worker(worker, tensors)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
+    model = AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "out"))
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    np.testing.assert_allclose(logits_of(model, worker), wanted, atol=1e-5)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_the_card_says_what_was_given_and_how_to_load(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"))
+    worker = worker_for(spec)
+    write_adapter(
+        tmp_path / "out", spec, worker.schema, {}, "# Tickets, cluster 1\n", "sentence-transformers/all-MiniLM-L6-v2"
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: peft\n")
+    assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in card
+    assert "# Tickets, cluster 1" in card
+    assert 'from_pretrained("sentence-transformers/all-MiniLM-L6-v2", num_labels=2)' in card
+    assert "PeftModel.from_pretrained" in card
+
+
+def exported_without_torch(spec: JobSpec, schema: AdapterSchema, out: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fedhft.adapter import AdapterSchema; "
+        "from fedhft.job import load_canonical; "
+        "from fedhft.export import write_adapter; spec = load_canonical(sys.argv[1]); "
+        "write_adapter(Path(sys.argv[3]), spec, AdapterSchema.from_json(sys.argv[2]), {}, '', 'base'); "
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, spec.canonical(), schema.to_json(), str(out)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("method", ["fedhft", "fedhft-paper"])
+def test_exporting_needs_no_torch(tmp_path: Path, method: str) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"), method=method)
+    worker = worker_for(spec, base=load_base(spec))
+    exported_without_torch(spec, worker.schema, tmp_path / "out")
+    np.testing.assert_allclose(
+        logits_of(plain_peft(worker, tmp_path / "out"), worker), by_worker(worker, {}), atol=1e-6
+    )
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FedhftError, match="cannot be written") as caught:
+        write_adapter(tmp_path / "file" / "out", spec, worker_for(spec).schema, {}, "", "base")
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
