@@ -148,6 +148,7 @@ class Session:
     def _train(self, task: federation_pb2.TrainTask) -> None:
         self._check_plan(task.plan)
         self._fetch(task.view.blobs)
+        log.info("training", extra={"round": task.round, "version": task.view.version, "depth": task.plan.depth})
         draft = self._worker.train(task, self._stop.requested)
         figures = draft.measurements
         log.info("trained", extra={"round": task.round, "steps": figures.steps, "seconds": figures.train_seconds})
