@@ -88,7 +88,10 @@ async def call(channel: grpc.aio.Channel, arity: str, request: bytes = b"x", tim
         stream = channel.stream_stream(method)(requests(), timeout=timeout)
     else:
         stream = channel.unary_stream(method)(request, timeout=timeout)
-    answers = [answer async for answer in stream]
+    try:
+        answers = [answer async for answer in stream]
+    finally:
+        stream.cancel()  # a caller cancelled while its request is still being sent leaves the call open otherwise
     return answers[-1]
 
 

@@ -178,16 +178,16 @@ async def test_clusters_keep_their_numbers_and_newcomers_find_theirs(clusterer: 
 async def test_the_fit_goes_on_from_the_last_one_even_in_another_process(
     clusterer: Clusterer, fresh_redis_url: str
 ) -> None:
-    job = await clusterer.job("handover", clustering={"smoothing": 0.5})
+    job = await clusterer.job("handover", clustering={"smoothing": 0.25})
     first = await clusterer.update(job, signatures())
     moved = signatures()
     moved["a0"] = moved["b0"]
     async with serving(fresh_redis_url) as replica:
         second = await replica.update(job, moved, expected=1)
     was, became = largest(first)["a0"], largest(first)["b0"]
-    # Half of the old membership stays, by the job's smoothing.
-    assert rows(second)["a0"][was] == pytest.approx(0.5, abs=0.01)
-    assert rows(second)["a0"][became] == pytest.approx(0.5, abs=0.01)
+    # A quarter of the old membership stays, by the job's smoothing (the default is a half).
+    assert rows(second)["a0"][was] == pytest.approx(0.25, abs=0.01)
+    assert rows(second)["a0"][became] == pytest.approx(0.75, abs=0.01)
 
 
 async def test_who_is_not_asked_keeps_its_memberships_and_who_left_loses_them(clusterer: Clusterer) -> None:

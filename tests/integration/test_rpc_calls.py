@@ -183,6 +183,7 @@ async def test_a_message_beyond_grpcs_own_limit_is_refused_because_nobody_raised
         with pytest.raises(grpc.RpcError) as caught:
             await call(channel, "unary_unary", b"x" * (5 << 20))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+        assert not error_from_rpc(caught.value).outcome.retryable
 
 
 async def test_a_full_server_refuses_at_once_and_still_answers_for_its_health() -> None:

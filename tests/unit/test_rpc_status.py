@@ -38,7 +38,13 @@ def test_every_code_has_a_status_and_comes_back_from_it(code: ErrorCode) -> None
 
 
 @pytest.mark.parametrize(
-    "status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED]
+    "status",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ],
 )
 def test_a_status_of_grpc_that_means_away_is_server_unavailable(status: grpc.StatusCode) -> None:
     error = error_from_rpc(Failed(status, "connection refused"))

@@ -23,6 +23,7 @@ _WITHOUT_CODE: dict[grpc.StatusCode, ErrorCode] = {
     grpc.StatusCode.UNAVAILABLE: ErrorCode.SERVER_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCode.SERVER_UNAVAILABLE,
     grpc.StatusCode.CANCELLED: ErrorCode.SERVER_UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorCode.SERVER_UNAVAILABLE,
     grpc.StatusCode.UNIMPLEMENTED: ErrorCode.PROTOCOL_VERSION,
     grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID_ARGUMENT,
     grpc.StatusCode.UNAUTHENTICATED: ErrorCode.NOT_AUTHORISED,
@@ -32,6 +33,9 @@ _WITHOUT_CODE: dict[grpc.StatusCode, ErrorCode] = {
 
 _BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed", "Connection reset")
 """What gRPC says, under INTERNAL or UNKNOWN, when a connection broke or a proxy cut it."""
+
+_MESSAGE_TOO_LARGE = "larger than max"
+"""What gRPC says of a message beyond its limit; under the same status a busy proxy or server refuses a call."""
 
 
 def status_of(error: FedhftError) -> grpc.StatusCode:
@@ -55,7 +59,6 @@ def message_of(text: str) -> str:
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: FedhftError) -> NoReturn:
     """End a call with a refusal. Handlers do not call this: they raise, and the errors interceptor does."""
-    context.set_code(status_of(error))  # abort does not keep it, and metrics read it
     await context.abort(
         status_of(error), message_of(error.message), trailing_metadata=((ERROR_CODE_KEY, error.code.value),)
     )
@@ -79,6 +82,8 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
     if not isinstance(status, grpc.StatusCode):
         return FedhftError(ErrorCode.INTERNAL, f"the call failed without a status: {error!r}")
     code = _WITHOUT_CODE.get(status, ErrorCode.INTERNAL)
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and _MESSAGE_TOO_LARGE in details:
+        code = ErrorCode.INTERNAL  # a defect: trying again would send the same message
     if code is ErrorCode.INTERNAL and any(sign in details for sign in _BROKEN_CONNECTION):
         code = ErrorCode.SERVER_UNAVAILABLE
     if code is ErrorCode.SERVER_UNAVAILABLE:

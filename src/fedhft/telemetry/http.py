@@ -27,7 +27,7 @@ Readiness = Callable[[], tuple[bool, str]]
 MAX_CONNECTIONS = 16
 """Connections served at once; further ones are closed."""
 IDLE_SECONDS = 5.0
-"""A connection that says nothing for this long is closed."""
+"""How long a connection may say nothing."""
 
 
 class PagesServer:
@@ -52,13 +52,14 @@ class PagesServer:
         self._thread.join(timeout=1.0)
 
 
-def serve_pages(port: int, ready: Readiness, host: str = "127.0.0.1") -> PagesServer:
+def serve_pages(port: int, ready: Readiness, host: str = "127.0.0.1", idle_s: float = IDLE_SECONDS) -> PagesServer:
     """Serve the pages on host:port (0 picks a free port). `ready` is called per request and must not block.
 
+    A connection that says nothing for `idle_s` seconds is closed.
     Raises FedhftError(INVALID_ARGUMENT) when the address cannot be bound.
     """
     try:
-        server = _Server(host, port, ready)
+        server = _Server(host, port, ready, idle_s)
     except (OSError, OverflowError) as error:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "metrics address", f"{host}:{port}", f"cannot be bound ({error})",
@@ -72,8 +73,9 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 32
 
-    def __init__(self, host: str, port: int, ready: Readiness) -> None:
+    def __init__(self, host: str, port: int, ready: Readiness, idle_s: float) -> None:
         self.ready = ready
+        self.idle_s = idle_s
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Pages)
@@ -99,10 +101,14 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Pages(BaseHTTPRequestHandler):
-    timeout = IDLE_SECONDS
     server: _Server
     server_version = "fedhft"
     sys_version = ""
+
+    def setup(self) -> None:
+        """Bound every wait for the other side."""
+        self.timeout = self.server.idle_s
+        super().setup()
 
     def do_GET(self) -> None:
         """Answer one page."""

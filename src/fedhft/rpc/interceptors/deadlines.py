@@ -39,7 +39,6 @@ class DeadlinesInterceptor(AroundInterceptor):
         except TimeoutError:
             if not limit.expired():
                 raise
-            context.set_code(grpc.StatusCode.DEADLINE_EXCEEDED)  # abort does not keep it, and metrics read it
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 f"the call had no deadline and took longer than {self._longest_s:g} s; set a deadline",
