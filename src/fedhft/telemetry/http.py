@@ -107,7 +107,7 @@ class _Pages(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         """Bound every wait for the other side."""
-        self.timeout = self.server.idle_s
+        self.request.settimeout(self.server.idle_s)
         super().setup()
 
     def do_GET(self) -> None:
