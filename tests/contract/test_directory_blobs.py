@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import resource
@@ -112,9 +113,8 @@ class TestDurability:
             steps.clear()
             await store
             digest = digest_of(data)
-            renamed = steps.index(("rename", digest))
-            assert steps[renamed - 1][0] == "fsync"
-            assert ("fsync", digest[:2]) in steps[renamed:]
+            assert [step for step, _ in steps[:2]] == ["fsync", "rename"]
+            assert steps[1:3] == [("rename", digest), ("fsync", digest[:2])]
 
     async def test_no_reader_ever_sees_a_part_of_a_blob(self, blobs: DirectoryBlobs, root: Path) -> None:
         datas = [bytes([i]) * (2 << 20) for i in range(12)]
@@ -206,6 +206,36 @@ class TestReplicas:
         await asyncio.gather(store_all(), *(replica.sweep(JOB, [], 60) for _ in range(10)))
         for data in datas:
             assert await replica.get(JOB, digest_of(data)) == data
+
+    async def test_a_chunk_that_waited_while_the_transfer_was_committed_goes_nowhere(
+        self, blobs: DirectoryBlobs, root: Path
+    ) -> None:
+        await blobs.stage(JOB, "t", 0, b"hello")
+        await blobs.put(JOB, b"another")
+        (transfer,) = (root / JOB / "transfers").iterdir()
+        committed = root / JOB / "blobs" / "committed"
+        with transfer.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            waiting = asyncio.create_task(blobs.stage(JOB, "t", 5, b" more"))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            transfer.rename(committed)
+        with refused(ErrorCode.WRONG_OFFSET):
+            await waiting
+        assert committed.read_bytes() == b"hello"
+
+    async def test_a_sweep_waits_for_who_stores_and_then_looks_again(self, blobs: DirectoryBlobs, root: Path) -> None:
+        await blobs.put(JOB, b"stored again")
+        (blob,) = complete_blobs(root)
+        os.utime(blob, (1, 1))
+        with (root / JOB / "lock").open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            sweeping = asyncio.create_task(blobs.sweep(JOB, [], 60))
+            await asyncio.sleep(0.2)
+            assert blob.exists()
+            os.utime(blob)
+        assert await sweeping == 0
+        assert blob.exists()
 
     async def test_processes_that_stage_the_same_transfer_agree(self, root: Path, blobs: DirectoryBlobs) -> None:
         program = """

@@ -113,6 +113,16 @@ class TestEmbeddedRedis:
         with redis.Redis.from_url(url) as client:
             assert client.get("key") == b"value"
 
+    def test_it_is_started_only_when_it_has_read_its_data(self, own_redis: EmbeddedRedis) -> None:
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.config_set("appendfsync", "no")
+            for _ in range(40):
+                client.eval("for i = 1, 5000 do redis.call('RPUSH', 'list', i) end", 0)
+        own_redis.kill()
+        own_redis.start()
+        with redis.Redis.from_url(own_redis.url) as client:
+            assert client.llen("list") == 200_000
+
     def test_starting_a_running_one_changes_nothing(self, own_redis: EmbeddedRedis) -> None:
         pid = own_redis.pid
         own_redis.start()

@@ -133,7 +133,10 @@ class TestKilled:
 
         async def push_slowly() -> None:
             for start in range(0, len(clients), 4):
-                await asyncio.gather(*(push(client) for client in clients[start : start + 4]))
+                pushes = (push(client) for client in clients[start : start + 4])
+                outcomes = await asyncio.gather(*pushes, return_exceptions=True)
+                for failure in filter(None, outcomes):
+                    raise failure
 
         pushing = asyncio.create_task(push_slowly())
         await enough.wait()
@@ -304,6 +307,9 @@ class TestFull:
                 await call()
         # Reading goes on, and agents are not thrown out for it.
         await store.check_lease(ALICE, tokens[ALICE])
+        assert list(await store.agents([ALICE, CAROL])) == [ALICE]
+        assert [record.job for record in await store.jobs()] == [JOB]
+        assert list(await store.clients(JOB)) == [ALICE]
         assert list(await store.updates(JOB, 1)) == [ALICE]
         assert await store.accept(JOB, update_record(ALICE, digest=digest), tokens[ALICE]) is AcceptResult.REPEATED
         assert await store.blobs.get(JOB, digest) == b"update"
@@ -376,12 +382,25 @@ class TestCancelled:
             assert await store.blobs.size(JOB, digests[0]) == 30_000
         await store.close()
 
-    async def test_closing_right_after_waiting_began_does_not_hang(self, own_redis: EmbeddedRedis) -> None:
-        for steps in range(60):
-            store = open_store(own_redis.url, "redis")
-            waiting = asyncio.create_task(store.wait_change(JOB, Topic.TASKS, 0, 0.01))
+    async def test_a_cancellation_is_never_swallowed(self, own_store: Store) -> None:
+        async def ask_forever() -> None:
+            while True:
+                await own_store.now_ms()
+
+        for steps in range(200):
+            asking = asyncio.create_task(ask_forever())
             for _ in range(steps):
                 await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=2)
+            assert asking.cancelled()
+
+    async def test_a_store_closes_at_any_moment_of_its_subscription(self, own_redis: EmbeddedRedis) -> None:
+        for steps in range(60):
+            store = open_store(own_redis.url, "redis")
+            waiting = asyncio.create_task(store.wait_change(JOB, Topic.TASKS, 0, 20))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            waiting.cancel()
             async with asyncio.timeout(2):
-                await asyncio.gather(waiting, return_exceptions=True)
                 await store.close()

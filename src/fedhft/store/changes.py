@@ -50,7 +50,7 @@ class ChangeFeed:
 
     async def wait(self, key: str, seen: int, timeout_s: float) -> int:
         """Wait until the counter differs from `seen`, at most `timeout_s`. Raises STORE_UNAVAILABLE."""
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen(), name="fedhft-store-changes")
         counter = self._counters.setdefault(key, _Counter())
         counter.waiters += 1
@@ -75,8 +75,7 @@ class ChangeFeed:
         """Stop listening. Waiters run into their timeouts."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
     async def _listen(self) -> None:

@@ -179,19 +179,20 @@ class EmbeddedRedis:
         return " / ".join(line.strip() for line in lines[-3:]) or "it said nothing"
 
     def _answers(self) -> bool:
-        """Whether our own process answers: on a port that was taken meanwhile, it might be another Redis."""
+        """Whether our own process serves: on a port that was taken meanwhile, it might be another Redis.
+
+        INFO tells who it is, also while it loads its data; PING tells when that is done.
+        """
         ours = f"process_id:{self.pid}\r\n".encode()
         answer = b""
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=_PROBE_S) as probe:
-                probe.sendall(b"INFO server\r\n")
-                while piece := probe.recv(4096):
+                probe.sendall(b"INFO server\r\nPING\r\n")
+                while not answer.endswith((b"+PONG\r\n", b"in memory\r\n")) and (piece := probe.recv(4096)):
                     answer += piece
-                    if ours in answer:
-                        return True
         except OSError:
             return False
-        return False
+        return ours in answer and answer.endswith(b"+PONG\r\n")
 
 
 def _free_port() -> int:
