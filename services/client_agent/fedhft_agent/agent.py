@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST_IDLE_S = 10.0
+_KEEP_UNSEEN_S = 7 * 86400.0
+"""How long the state of a job that is not on offer is kept: the server may have been another one by mistake."""
 _EXIT_OF_STATUS = {"completed": 0, "failed": 42, "cancelled": 13}
 _NO_STATUS_EXIT = 13
 
@@ -101,6 +103,7 @@ class _Agent:
         while True:
             offers = self._connection.enroll()
             self._presence.enrolled()
+            self._state.sweep([self._state.job(o.job, o.spec_json) for o in offers], _KEEP_UNSEEN_S)
             offer = self._offers.choose(offers)
             if offer is not None:
                 idle = unseen = 0
@@ -135,6 +138,7 @@ class _Agent:
             self._leave(offer.job, error)
             return None
         self._offers.ended(offer.job)
+        self._state.forget(offer.job, offer.spec_json)
         return self._exit_code(offer.job, finished) if self._last else None
 
     def _serve_job(self, offer: federation_pb2.JobOffer) -> federation_pb2.FinishedTask:

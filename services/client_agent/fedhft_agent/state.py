@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
+import time
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 
@@ -43,11 +46,21 @@ class StateDirectory:
         os.close(self._lock)
 
     def job(self, name: str, spec_json: str) -> Path:
-        """Folder of a job, made if need be.
+        """Folder of a job; whoever writes there makes it.
 
         Named after the job and its exact specification: another job that reuses a name never sees foreign state.
         """
-        digest = hashlib.sha256(spec_json.encode()).hexdigest()[:12]
-        folder = self._path / "jobs" / f"{name}-{digest}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self._path / "jobs" / f"{name}-{hashlib.sha256(spec_json.encode()).hexdigest()[:12]}"
+
+    def forget(self, name: str, spec_json: str) -> None:
+        """Remove the folder of a job that is over: what it holds is worth nothing outside the job."""
+        shutil.rmtree(self.job(name, spec_json), ignore_errors=True)
+
+    def sweep(self, keep: Collection[Path], older_than_s: float) -> None:
+        """Remove folders of jobs not in `keep` that nothing was written to for so long: they ended unseen."""
+        now = time.time()
+        for folder in (self._path / "jobs").glob("*"):
+            # The newest change anywhere in it; a folder's own time moves only when names in it do.
+            written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if folder not in keep and now - written > older_than_s:
+                shutil.rmtree(folder, ignore_errors=True)
