@@ -22,11 +22,15 @@ class Allocation(StrEnum):
 
 
 class Trained(StrEnum):
-    """What has gradients besides the task head."""
+    """What has gradients besides the task head.
+
+    alternate: B in odd rounds, A in even ones. interleaved: B in every round, A in even ones as well.
+    """
 
     BOTH = "both"
     B = "b"
     ALTERNATE = "alternate"
+    INTERLEAVED = "interleaved"
     ALL_WEIGHTS = "all-weights"
 
 
@@ -119,8 +123,8 @@ class Method(BaseModel):
         return self.trained is not Trained.ALL_WEIGHTS
 
     def trains_a(self, round_number: int) -> bool:
-        """Whether A has gradients in this round (1-based); the first alternate round is a B round because B = 0."""
-        if self.trained is Trained.ALTERNATE:
+        """Whether A has gradients in this round (1-based). The first round is a B round: with B = 0, A has none anyway."""
+        if self.trained in (Trained.ALTERNATE, Trained.INTERLEAVED):
             return round_number % 2 == 0
         return self.trained is Trained.BOTH
 
@@ -128,7 +132,7 @@ class Method(BaseModel):
         """Whether B has gradients in this round (1-based)."""
         if self.trained is Trained.ALTERNATE:
             return round_number % 2 == 1
-        return self.trained in (Trained.BOTH, Trained.B)
+        return self.trained in (Trained.BOTH, Trained.B, Trained.INTERLEAVED)
 
 
 _PLAIN: dict[str, object] = {"allocation": "uniform", "share_a": False, "mask": "none", "clusters": 1}

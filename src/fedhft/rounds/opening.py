@@ -82,7 +82,7 @@ def plan_of(spec: JobSpec, current: RoundRecord, client: str) -> AdapterPlan:
     """The plan of a participant; raises KeyError for anybody else."""
     part = current.participants[client]
     # The final evaluation sends nothing, so an alternating method personalises with both factors at once.
-    both = current.evaluation and spec.method.trained is Trained.ALTERNATE
+    both = current.evaluation and spec.method.trained in (Trained.ALTERNATE, Trained.INTERLEAVED)
     return AdapterPlan(
         tier=part.tier,
         depth=part.depth,
