@@ -123,7 +123,7 @@ class Method(BaseModel):
         return self.trained is not Trained.ALL_WEIGHTS
 
     def trains_a(self, round_number: int) -> bool:
-        """Whether A has gradients in this round (1-based). The first round is a B round: with B = 0, A has none anyway."""
+        """Whether A has gradients in this round (1-based). Round 1 is a B round: with B = 0, A has none anyway."""
         if self.trained in (Trained.ALTERNATE, Trained.INTERLEAVED):
             return round_number % 2 == 0
         return self.trained is Trained.BOTH

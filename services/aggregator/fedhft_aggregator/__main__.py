@@ -10,7 +10,6 @@ import sys
 from dataclasses import dataclass
 
 import grpc.aio
-from fedhft.store.open import open_store
 
 from fedhft.coordination.job_view import JobViews
 from fedhft.errors import FedhftError
@@ -19,6 +18,7 @@ from fedhft.rpc.lifecycle import ServiceOptions, announce, service_parser, wait_
 from fedhft.rpc.readiness import ReadinessWatch
 from fedhft.rpc.server import ServerSettings, parse_address, start_server
 from fedhft.rpc.sockets import SocketMeter
+from fedhft.store.open import open_store
 from fedhft.telemetry import logs, metrics
 from fedhft.telemetry.http import serve_pages
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2_grpc

@@ -1,7 +1,7 @@
 """Points at which fault tests end this process the hard way (SIGKILL), to prove that nothing accepted is lost.
 
-FEDHFT_FAILPOINT names one, with `@n` for the n-th time it is reached: `open` (before a round is recorded), `accepted` (an
-update is recorded but not acknowledged), `folding` (updates are pinned), `folded` (before publishing), `published`.
+FEDHFT_FAILPOINT names one, with `@n` for the n-th time it is reached: `open` (before a round is recorded), `accepted`
+(an update is recorded but not acknowledged), `folding` (updates are pinned), `folded` (before publishing), `published`.
 Unset, as in any deployment, nothing happens.
 """
 

@@ -1,10 +1,12 @@
 """Memberships from signatures: a Gaussian mixture that keeps its clusters' identities (FedHFT; DESIGN 4.2).
 
     signatures -> unit norm -> principal components -> mixture (first: several starts; then: from the last means)
-    -> components matched to the last ones -> posteriors ^ (1 / temperature) -> smoothed with the last memberships
+    -> components matched to the last ones -> posteriors ^ (1 / temperature) -> averaged with uniform ones by confidence
+    -> smoothed with the last memberships
 
 J is fixed by the job, or chosen (selection.py) at the first clustering that finds more than one; from then on it stays.
-Fewer than 2 J clients are not clustered at all.
+Fewer than 2 J clients are not clustered at all. Where the job asks for clusters that the signatures do not show,
+confidence is near 0 and memberships near uniform: all clusters learn the same, and nothing is lost by asking.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from scipy.special import softmax
 from fedhft.adapter import Float32, Float64
 from fedhft.clustering.gaussian import Covariance, Fit, Gaussians, best_fit, fit
 from fedhft.clustering.identity import match
-from fedhft.clustering.selection import MARGIN, choose_clusters
-from fedhft.clustering.subspace import Subspace, dimensions, principal
+from fedhft.clustering.selection import MARGIN, choose_clusters, confidence
+from fedhft.clustering.subspace import Subspace, principal
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import ClusteringSpec
 
@@ -31,10 +33,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class MixtureModel:
-    """A fitted mixture: what warm start, identity and newcomers need. One cluster has a space of no dimensions."""
+    """A fitted mixture: what warm start, identity and newcomers need. One cluster has a space of no dimensions.
+
+    confidence: weight in [0, 1] of these clusters against there being only one; it never falls from fit to fit.
+    """
 
     space: Subspace
     gaussians: Gaussians
+    confidence: float
 
     @property
     def clusters(self) -> int:
@@ -47,20 +53,21 @@ class MixtureModel:
         return self.space.lift(self.gaussians.means)
 
     def assign(self, signatures: Float64, temperature: float) -> Float64:
-        """Tempered posteriors (n x J) of unit-norm signatures (n x D); a zero signature gets the mixture's weights."""
+        """Memberships (n x J) of unit-norm signatures (n x D), unsmoothed; a zero one gets the mixture's weights."""
         if self.clusters == 1:
             return np.ones((len(signatures), 1))
         joint = self.gaussians.log_joint(self.space.project(signatures))
         posteriors: Float64 = softmax(joint / temperature, axis=1)
         unknown = ~signatures.any(axis=1)
         posteriors[unknown] = self.gaussians.weights
-        return posteriors
+        return self.confidence * posteriors + (1.0 - self.confidence) / self.clusters
 
     def to_json(self) -> str:
         """Exact text form: arrays are base64 of little-endian float64."""
         return json.dumps(
             {
                 "format": _FORMAT,
+                "confidence": self.confidence,
                 "covariance": self.gaussians.kind,
                 "center": _text(self.space.center),
                 "basis": _text(self.space.basis),
@@ -86,11 +93,12 @@ class MixtureModel:
             means = _array(raw["means"]).reshape(len(weights), dims)
             shape = (len(weights), dims) if kind == "diag" else (dims, dims)
             spread = _array(raw["covariances"]).reshape(shape)
+            certain = float(raw["confidence"])
         except (ValueError, KeyError, TypeError) as error:
             raise FedhftError(
                 ErrorCode.INVALID_ARGUMENT, f"the mixture cannot be read: {error}; cluster the clients anew"
             ) from error
-        return cls(Subspace(center, basis), Gaussians(kind, weights, means, spread))
+        return cls(Subspace(center, basis), Gaussians(kind, weights, means, spread), certain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,26 +154,27 @@ def _wanted(signatures: Float64, previous: MixtureModel | None, settings: Cluste
     if previous is not None and previous.clusters > 1 and clusters in (0, previous.clusters):
         return previous.clusters
     if clusters == 0:
-        return choose_clusters(signatures, settings.maximum, settings.ridge)
+        return choose_clusters(signatures, settings.maximum)
     return clusters if len(signatures) >= 2 * clusters else 1
 
 
 def _fit(
     signatures: Float64, clusters: int, previous: MixtureModel | None, settings: ClusteringSpec
 ) -> tuple[MixtureModel, float]:
-    space = principal(signatures, dimensions(len(signatures), clusters))
+    space = principal(signatures, clusters - 1)
     if len(space.basis) == 0:
         return _single(signatures), 0.0
     points = space.project(signatures)
     chosen = best_fit(points, clusters, settings.covariance, settings.ridge)
-    continues = previous is not None and previous.clusters == clusters
-    if previous is not None and continues:
+    certain = confidence(signatures, clusters)
+    if previous is not None and previous.clusters == clusters:
+        certain = max(certain, previous.confidence)
         warm = fit(points, space.project(previous.means), settings.covariance, settings.ridge)
         # A new start replaces the continued one only on the evidence that would justify another cluster.
         if chosen.log_likelihood - warm.log_likelihood < MARGIN:
             chosen = warm
         chosen = _reordered(chosen, match(previous.means, space.lift(chosen.gaussians.means)).tolist())
-    return MixtureModel(space, chosen.gaussians), chosen.log_likelihood / len(signatures)
+    return MixtureModel(space, chosen.gaussians, certain), chosen.log_likelihood / len(signatures)
 
 
 def _reordered(one: Fit, order: list[int]) -> Fit:
@@ -178,7 +187,7 @@ def _single(signatures: Float64) -> MixtureModel:
     width = signatures.shape[1]
     center = signatures.mean(axis=0) if len(signatures) else np.zeros(width)
     nothing = np.zeros((1, 0))
-    return MixtureModel(Subspace(center, np.zeros((0, width))), Gaussians("diag", np.ones(1), nothing, nothing))
+    return MixtureModel(Subspace(center, np.zeros((0, width))), Gaussians("diag", np.ones(1), nothing, nothing), 1.0)
 
 
 def _unit_norm(names: list[str], signatures: Mapping[str, Float32], previous: MixtureModel | None) -> Float64:

@@ -1,15 +1,16 @@
 """How many clusters: the Bayesian information criterion, made careful for a handful of clients.
 
-For each J, one Gaussian and J Gaussians with a common (tied) covariance are compared in the space that J
-uses (subspace.dimensions), which makes the gain in log likelihood independent of how the space is scaled:
+For each J, one Gaussian and J Gaussians with a common (tied) covariance are compared in the first J - 1 principal
+components, so that scaling a component changes nothing but through the ridge:
 
-    gain(J)  = log L_J - log L_1                                                    nats
-    score(J) = gain(J) - parameters(J) / 2 * log n - MARGIN (J - 1),  score(1) = 0
-    J        = argmax score, the smaller on a tie
+    evidence(J) = log L_J - log L_1 - (J - 1) J / 2 * log n                     nats; evidence(1) = 0
+    J           = argmax of evidence(J) - MARGIN (J - 1), the smaller on a tie
+    confidence  = 1 / (1 + exp(DOUBT (J - 1) - evidence(J)))
 
-Without the margin this is BIC (Schwarz 1978), whose penalty is asymptotic in n: the best split of 6 to 30
+Evidence is half a difference of BIC (Schwarz 1978), whose penalty is asymptotic in n: the best split of 4 to 30
 structureless clients gains several nats more than it charges. MARGIN nats per extra cluster (a BIC difference of
-12; above 10 counts as very strong evidence, Kass and Raftery 1995) covers what such splits gain, whatever n.
+14; above 10 counts as very strong, Kass and Raftery 1995) covers what such splits gain. Where the job fixes J there
+is less to doubt, and confidence is the weight of J clusters against one in a Bayesian average of the two.
 """
 
 from __future__ import annotations
@@ -18,24 +19,36 @@ import numpy as np
 
 from fedhft.adapter import Float64
 from fedhft.clustering.gaussian import best_fit
-from fedhft.clustering.subspace import dimensions, principal
+from fedhft.clustering.subspace import principal
 
-MARGIN = 6.0
-"""Nats per extra cluster beyond BIC."""
+MARGIN = 7.0
+"""Nats per extra cluster that finding clusters takes beyond BIC."""
+DOUBT = 2.0
+"""Nats per extra cluster at which clusters the job asks for are as likely as none."""
+_RIDGE = 1e-2
+"""The margins were measured with this ridge, so it is not the job's."""
 
 
-def choose_clusters(signatures: Float64, most: int, ridge: float) -> int:
+def choose_clusters(signatures: Float64, most: int) -> int:
     """Number of clusters in 1..min(most, n // 2) for signatures (n x D)."""
-    clients = len(signatures)
-    scores = {1: 0.0}
-    for clusters in range(2, min(most, clients // 2) + 1):
-        space = principal(signatures, dimensions(clients, clusters))
-        dims = len(space.basis)
-        if dims < clusters - 1:
-            break  # fewer distinct signatures than clusters
-        points = space.project(signatures)
-        one = best_fit(points, 1, "tied", ridge).log_likelihood
-        many = best_fit(points, clusters, "tied", ridge).log_likelihood
-        parameters = (clusters - 1) * (dims + 1)
-        scores[clusters] = many - one - 0.5 * parameters * float(np.log(clients)) - MARGIN * (clusters - 1)
-    return max(scores, key=lambda clusters: (scores[clusters], -clusters))
+    scores = {J: evidence(signatures, J) - MARGIN * (J - 1) for J in range(1, min(most, len(signatures) // 2) + 1)}
+    return max(scores, key=lambda J: (scores[J], -J), default=1)
+
+
+def confidence(signatures: Float64, clusters: int) -> float:
+    """Weight in [0, 1] of J clusters against one, given signatures (n x D)."""
+    doubt = DOUBT * (clusters - 1) - evidence(signatures, clusters)
+    return float(1.0 / (1.0 + np.exp(np.clip(doubt, -500.0, 500.0))))
+
+
+def evidence(signatures: Float64, clusters: int) -> float:
+    """Half the BIC difference of J clusters over one, nats; minus infinity for too few distinct signatures."""
+    if clusters == 1:
+        return 0.0
+    space = principal(signatures, clusters - 1)
+    if len(space.basis) < clusters - 1:
+        return -np.inf
+    points = space.project(signatures)
+    one = best_fit(points, 1, "tied", _RIDGE).log_likelihood
+    many = best_fit(points, clusters, "tied", _RIDGE).log_likelihood
+    return many - one - 0.5 * (clusters - 1) * clusters * float(np.log(len(signatures)))

@@ -1,7 +1,9 @@
 """The few dimensions in which clients are compared: principal components of their signatures.
 
-J centroids span J - 1 dimensions, and n clients cannot support a mixture in many more, so a fit of J
-components to n clients uses max(J - 1, n // (2 J)) of them, at most 16.
+J centroids span J - 1 dimensions, and a handful of clients cannot support a mixture in more: every further dimension
+is one more in which a few points look split by chance. Measured on anchor signatures of AG News with 3 groups of skewed
+shards, 30 clients, J - 1 dimensions find the groups more often than n / (2 J) (adjusted Rand index .87 against
+.81), and structureless clients are split less often.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import numpy as np
 
 from fedhft.adapter import Float64
 
-_MOST = 16
 _NEGLIGIBLE = 1e-7
 """Directions whose singular value is below this share of the signatures' size are rounding errors of float32."""
 
@@ -33,11 +34,6 @@ class Subspace:
         """Signatures (n x D) of coordinates (n x d)."""
         signatures: Float64 = self.center + points @ self.basis
         return signatures
-
-
-def dimensions(clients: int, clusters: int) -> int:
-    """Principal components for a mixture of `clusters` over `clients`."""
-    return max(clusters - 1, min(clients // (2 * clusters), _MOST))
 
 
 def principal(signatures: Float64, most: int) -> Subspace:

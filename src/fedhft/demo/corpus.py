@@ -22,6 +22,11 @@ from fedhft.seeds import seed_of
 QUEUES = tuple(f"queue-{letter}" for letter in "abcdef")
 """Label names: they say nothing about the topic."""
 
+_ASIDES = 0.5
+_GREETINGS = 0.3
+_MISTAKES = 0.25
+"""Shares of tickets with an aside, with a greeting (before and, as often, after), with typing errors."""
+
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -32,12 +37,13 @@ def ticket(topic: str, rng: random.Random) -> str:
     def clause(match: re.Match[str]) -> str:
         return rng.choice(COMPLAINTS[topic] if match[1] == "complaint" else ASIDES[rng.choice(others)])
 
-    text = _fill(_SLOT.sub(clause, rng.choice(FRAMES)), rng)
-    if rng.random() < 0.4:
+    frame = rng.choice(FRAMES) if rng.random() < _ASIDES else "{complaint}."
+    text = _fill(_SLOT.sub(clause, frame), rng)
+    if rng.random() < _GREETINGS:
         text = f"{_fill(rng.choice(RULES['open']), rng)} {text}"
-    if rng.random() < 0.4:
+    if rng.random() < _GREETINGS:
         text = f"{text} {_fill(rng.choice(RULES['close']), rng)}"
-    return _mistype(text, rng) if rng.random() < 0.25 else text
+    return _mistype(text, rng) if rng.random() < _MISTAKES else text
 
 
 def tickets(count: int, rng: random.Random, taken: set[str]) -> list[tuple[str, int]]:

@@ -311,10 +311,7 @@ FRAMES: tuple[str, ...] = (
     "{complaint}. {aside}.",
     "{aside}. However, {complaint}.",
     "{complaint}, although {aside}.",
-    "{aside}, {aside}, and still {complaint}.",
     "by the way {aside}. What I write about: {complaint}.",
-    "{complaint}. {aside}, so it is not that.",
     "while {aside}, {complaint}.",
-    "{complaint}.",
-    "{complaint}.",
 )
+"""A ticket with an aside."""

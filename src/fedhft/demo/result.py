@@ -198,7 +198,7 @@ def _clusters(memberships: clustering_pb2.Memberships, spec: JobSpec, groups: Ma
 
 def _history(job: jobs_pb2.Job) -> tuple[HistoryEntry, ...]:
     # What a round published is scored when clients hold it: at the start of the next round, or in the final evaluation.
-    following = [*job.history[1:], job.final]
+    following = [*job.history[1:], job.final][: len(job.history)]
     return tuple(
         HistoryEntry(
             round=entry.round,

@@ -75,7 +75,7 @@ def _run_method(
         job = federation.follow(spec.name, settings.timeout_s, lambda change: table.show(method, change))
         wall_seconds = time.monotonic() - started
         cpu_seconds = federation.aggregator_cpu_seconds()
-        adapters = _export(federation, spec, job, folder / "adapters", table)
+        adapters = _export(federation, spec, job, folder / "adapters", model, table)
     except BaseException:
         federation.stop(patience_s=0.0)
         raise
@@ -89,11 +89,16 @@ def _run_method(
     return MethodRun(spec, job, result)
 
 
-def _export(federation: Federation, spec: JobSpec, job: jobs_pb2.Job, out: Path, table: RoundTable) -> list[Path]:
+def _export(
+    federation: Federation, spec: JobSpec, job: jobs_pb2.Job, out: Path, model: BaseModel, table: RoundTable
+) -> list[Path]:
     if spec.method.combine is Combine.NONE:
         return []
     table.say(f"{spec.method.preset}: exporting adapters")
-    return write_adapters(fetch_adapters(federation.jobs, spec.name), out, job)
+    # A whole model is written from the base model's own files, so they must be found; an adapter only names it.
+    whole = spec.method.trained is Trained.ALL_WEIGHTS
+    base_name = os.fspath(model.path) if whole and model.path is not None else model.name
+    return write_adapters(fetch_adapters(federation.jobs, spec.name), out, job, base_name)
 
 
 def _stop(federation: Federation, folder: Path, keep_logs: bool) -> None:

@@ -17,8 +17,8 @@ from fedhft.methods import PRESETS, method_of
 
 CORPUS_ROWS = (240, 120, 60)
 """Training rows of a client of the generated corpus, by tier: strong devices have more data, as they often do."""
-CORPUS_HOLDOUT = 80
-CORPUS_VALIDATION = 240
+CORPUS_HOLDOUT = 60
+CORPUS_VALIDATION = 180
 
 _RATES = {"full": 1e-4}
 _RATE = 3e-3
