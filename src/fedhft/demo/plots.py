@@ -76,7 +76,8 @@ def _bytes(axes: Any, runs: Sequence[MethodRun]) -> bool:
     axes.set_xticks(range(len(known)), [run.result.method for run in known])
     axes.set_yscale("log")
     axes.set_ylabel("KiB on the sockets (log)")
-    axes.legend(fontsize=8)
+    if known:
+        axes.legend(fontsize=8)
     return bool(known)
 
 
@@ -105,7 +106,8 @@ def _personal(axes: Any, runs: Sequence[MethodRun], data: FederatedData) -> bool
         range(len(order)), [f"{client.client}\n{len(client.train)} rows" for client in order], fontsize=7, rotation=45
     )
     axes.set_ylabel("score on own held-out rows")
-    axes.legend(fontsize=7, ncols=max(1, len(runs)))
+    if drawn:
+        axes.legend(fontsize=7, ncols=len(runs))
     return drawn
 
 

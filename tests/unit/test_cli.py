@@ -1,0 +1,162 @@
+"""The command line without a server: light, honest about errors, JSON where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from fedhft.cli.demo import parse_clusters, parse_densities, parse_partition
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.jobs.view import as_dict
+from fedhft.training.digest import base_digest
+from fedhft.v1 import jobs_pb2
+from tests.demo_jobs import finished_job, spec_of
+from tests.models import tiny_model
+
+HEAVY = {"torch", "transformers", "redis", "sklearn", "scipy", "numpy", "grpc", "matplotlib", "fedhft.job"}
+JOB = """
+name = "first"
+[model]
+name = "some/model"
+[task]
+labels = ["no", "yes"]
+"""
+
+
+def fedhft(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fedhft.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["job", "--help"], ["demo", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom fedhft.cli.main import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"print('LOADED', sorted(set(sys.modules) & {HEAVY!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
+
+
+def test_every_command_that_the_documents_name_is_there() -> None:
+    top = fedhft("--help").stdout
+    assert all(name in top for name in ("demo", "simulate", "aggregator", "clusterer", "agent", "job", "model"))
+    jobs = fedhft("job", "--help").stdout
+    assert all(name in jobs for name in ("submit", "list", "get", "watch", "clusters", "cancel", "export", "schema"))
+
+
+def test_job_schema_prints_a_json_schema_that_accepts_the_example() -> None:
+    done = fedhft("job", "schema")
+    assert done.returncode == 0
+    schema = json.loads(done.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    described = [name for name, field in schema["properties"].items() if field.get("description")]
+    assert set(described) == set(schema["properties"])
+
+
+def test_model_digest_prints_what_agents_compute(tmp_path: Path) -> None:
+    path = tiny_model(tmp_path / "model")
+    done = fedhft("model", "digest", str(path), "--format", "json")
+    assert json.loads(done.stdout)["digest"] == base_digest(path)
+    assert base_digest(path) in fedhft("model", "digest", str(path)).stdout
+
+
+def test_a_refusal_is_one_message_on_standard_error_and_its_own_exit_code(tmp_path: Path) -> None:
+    done = fedhft("model", "digest", str(tmp_path))
+    assert (done.returncode, done.stdout) == (ErrorCodeExit.INVALID_MODEL, "")
+    assert done.stderr.startswith("fedhft: model ")
+    assert "Traceback" not in done.stderr
+
+
+class ErrorCodeExit:
+    """Exit codes as documented; written out so that a change of the table is noticed."""
+
+    INVALID_JOB = 10
+    INVALID_ARGUMENT = 14
+    INVALID_DATA = 15
+    INVALID_MODEL = 16
+    SERVER_UNAVAILABLE = 40
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (JOB + "\n[rounds]\nspeed = 3\n", "rounds.speed: unknown key"),
+        (JOB.replace("first", "Not An Id"), "job = 'Not An Id'"),
+        ("name = ", "is not TOML"),
+    ],
+)
+def test_a_bad_job_file_is_refused_before_any_server_is_asked(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    done = fedhft("job", "submit", str(file), "--server", "127.0.0.1:1")
+    assert done.returncode == ErrorCodeExit.INVALID_JOB
+    assert said in done.stderr
+
+
+def test_a_server_that_is_away_has_its_own_exit_code() -> None:
+    done = fedhft("job", "list", "--server", "127.0.0.1:1")
+    assert done.returncode == ErrorCodeExit.SERVER_UNAVAILABLE
+    assert "does not answer" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--method", "magic"], ErrorCodeExit.INVALID_ARGUMENT, "method = 'magic'"),
+        (["--partition", "odd"], ErrorCodeExit.INVALID_ARGUMENT, "partition = 'odd'"),
+        (["--tiers", "1.0,much"], ErrorCodeExit.INVALID_ARGUMENT, "tiers = '1.0,much'"),
+        (["--clusters", "few"], ErrorCodeExit.INVALID_ARGUMENT, "clusters = 'few'"),
+        (["--data", "nowhere"], ErrorCodeExit.INVALID_DATA, "data = 'nowhere'"),
+        (["--model", "./nowhere"], ErrorCodeExit.INVALID_MODEL, "model = './nowhere'"),
+        (["--set", "wire.up=fp8"], ErrorCodeExit.INVALID_JOB, "wire.up = 'fp8'"),
+    ],
+)
+def test_a_demo_that_cannot_work_starts_nothing(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    done = fedhft("demo", "--out", str(tmp_path / "out"), "--format", "json", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert not (tmp_path / "out" / "fedhft").exists()
+
+
+def test_service_commands_pass_their_arguments_and_exit_codes_through() -> None:
+    assert "python -m fedhft_agent" in fedhft("agent", "--help").stdout
+    assert "--clusterer" in fedhft("aggregator", "--help").stdout
+    assert "--redis" in fedhft("clusterer", "--help").stdout
+    done = fedhft("agent", "--server", "nonsense", "--client", "x", "--data", "x")
+    assert done.returncode == ErrorCodeExit.INVALID_ARGUMENT
+    assert done.stderr.startswith("fedhft_agent: --server = 'nonsense'")
+
+
+def test_options_are_parsed_at_the_door() -> None:
+    assert parse_densities("1.0, 0.5") == (1.0, 0.5)
+    assert (parse_clusters(""), parse_clusters("auto"), parse_clusters("3")) == (None, "auto", 3)
+    assert parse_partition("groups").value == "groups"
+    with pytest.raises(FedhftError) as caught:
+        parse_clusters("0")
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_messages_become_json_with_numbers_as_numbers_and_absent_scores_as_null() -> None:
+    told = as_dict(finished_job(spec_of()))
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["history"][0]["socket_bytes_up"] == 1000
+    assert told["final"]["personal_before_mean"] == pytest.approx(0.6)
+    assert told["memberships"]["rows"][0] == {"client": "a-1", "weights": [1.0, 0.0]}
+    bare = as_dict(jobs_pb2.Job(history=[jobs_pb2.RoundSummary(shared_before=float("nan"))]))
+    assert bare["final"] is None
+    assert bare["history"][0]["shared_before"] is None
+    assert bare["history"][0]["shared_after"] is None

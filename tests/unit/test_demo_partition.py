@@ -1,0 +1,217 @@
+"""Handing out real data: disjoint, repeatable, skewed as asked, with labels permuted by hidden groups."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhft.demo.dataset import ClientRows, FederatedData, Row, label_counts
+from fedhft.demo.partition import Partition, Shares, Source, group_permutations, hand_out, read_source
+from fedhft.errors import ErrorCode, FedhftError
+
+
+def source(rows: int = 1200, labels: int = 4) -> Source:
+    train = tuple(Row(f"train {index}", index % labels) for index in range(rows))
+    validation = tuple(Row(f"validation {index}", index % labels) for index in range(100))
+    return Source("made", tuple(f"label-{index}" for index in range(labels)), train, validation)
+
+
+def everybody(data: FederatedData) -> list[Row]:
+    return [row for client in data.clients for row in (*client.train, *client.holdout)]
+
+
+@given(
+    clients=st.integers(1, 8),
+    per_client=st.integers(5, 100),
+    alpha=st.floats(0.05, 50),
+    kind=st.sampled_from(list(Partition)),
+    extra=st.integers(0, 20),
+    seed=st.integers(0, 1000),
+)
+def test_clients_are_disjoint_and_have_as_many_rows_as_asked(
+    clients: int, per_client: int, alpha: float, kind: Partition, extra: int, seed: int
+) -> None:
+    data = hand_out(source(), Shares(kind, clients, per_client, alpha, min(3, clients), extra), seed)
+    texts = [row.text for row in everybody(data)]
+    assert len(set(texts)) == len(texts) == clients * (per_client + extra)
+    held = max(1, round(0.2 * per_client)) + extra
+    assert all(len(client.holdout) == held for client in data.clients)
+
+
+def test_equal_seeds_give_equal_shares_and_others_do_not() -> None:
+    shares = Shares(Partition.DIRICHLET, 6, 100)
+    assert hand_out(source(), shares, 1) == hand_out(source(), shares, 1)
+    assert hand_out(source(), shares, 1) != hand_out(source(), shares, 2)
+
+
+def test_a_smaller_alpha_gives_clients_more_uneven_labels() -> None:
+    def largest_share(alpha: float) -> float:
+        shares = [
+            max(label_counts(client.train, 4)) / len(client.train)
+            for seed in range(10)
+            for client in hand_out(source(), Shares(Partition.DIRICHLET, 4, 100, alpha), seed).clients
+        ]
+        return float(np.mean(shares))
+
+    assert largest_share(0.1) > 0.7
+    assert largest_share(1.0) > largest_share(100.0) + 0.1
+    assert largest_share(100.0) < 0.4
+
+
+def test_holdout_rows_have_the_clients_own_label_shares() -> None:
+    data = hand_out(source(), Shares(Partition.DIRICHLET, 3, 200, 0.3, extra_holdout=100), 4)
+    for client in data.clients:
+        train = np.array(label_counts(client.train, 4)) / len(client.train)
+        holdout = np.array(label_counts(client.holdout, 4)) / len(client.holdout)
+        assert np.abs(train - holdout).max() < 0.12
+
+
+def test_iid_clients_have_the_sources_label_shares() -> None:
+    for client in hand_out(source(), Shares(Partition.IID, 4, 250), 0).clients:
+        assert max(label_counts(client.train, 4)) / len(client.train) < 0.36
+
+
+def test_every_hidden_group_permutes_the_labels_its_own_way() -> None:
+    original = {row.text: row.label for row in (*source().train, *source().validation)}
+    data = hand_out(source(), Shares(Partition.GROUPS, 6, 50, groups=3), 7)
+    assert data.groups == (0, 1, 2, 0, 1, 2)
+    renaming: dict[int, dict[float, float]] = {}
+    for client in data.clients:
+        for row in (*client.train, *client.holdout):
+            known = renaming.setdefault(client.group, {}).setdefault(original[row.text], row.label)
+            assert known == row.label
+    for one, other in itertools.combinations(renaming.values(), 2):
+        assert all(one[label] != other[label] for label in range(4))
+    for group, rows in enumerate(data.shared):
+        assert all(row.label == renaming[group][original[row.text]] for row in rows)
+
+
+@given(labels=st.integers(2, 12), groups=st.integers(1, 12), seed=st.integers(0, 100))
+def test_groups_up_to_the_number_of_labels_agree_on_no_label(labels: int, groups: int, seed: int) -> None:
+    groups = min(groups, labels)
+    found = group_permutations(labels, groups, seed)
+    assert found[0] == tuple(range(labels))
+    assert all(sorted(names) == list(range(labels)) for names in found)
+    for one, other in itertools.combinations(found, 2):
+        assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+def test_beyond_that_groups_are_merely_different() -> None:
+    found = group_permutations(3, 6, 0)
+    assert len(set(found)) == 6
+    with pytest.raises(FedhftError, match="too few permutations"):
+        group_permutations(3, 7, 0)
+
+
+def test_validation_rows_are_a_repeatable_sample_in_the_sources_order() -> None:
+    data = hand_out(source(), Shares(Partition.IID, 2, 50, validation_rows=10), 3)
+    numbers = [int(row.text.split()[1]) for row in data.shared[0]]
+    assert len(numbers) == 10
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize(
+    ("shares", "field"),
+    [
+        (Shares(Partition.IID, 0, 50), "clients"),
+        (Shares(Partition.IID, 2, 4), "per-client"),
+        (Shares(Partition.IID, 2, 601), "per-client"),
+        (Shares(Partition.IID, 2, 550, extra_holdout=51), "per-client"),
+        (Shares(Partition.DIRICHLET, 2, 50, alpha=0.0), "alpha"),
+        (Shares(Partition.GROUPS, 2, 50, groups=3), "groups"),
+        (Shares(Partition.IID, 2, 50, validation_rows=0), "validation-rows"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused_by_field(shares: Shares, field: str) -> None:
+    with pytest.raises(FedhftError, match=f"^{field} = ") as caught:
+        hand_out(source(), shares, 0)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_regression_is_handed_out_evenly_or_not_at_all() -> None:
+    made = Source("made", (), tuple(Row(f"{i}", i / 7) for i in range(100)), (Row("v", 0.5),))
+    data = hand_out(made, Shares(Partition.IID, 2, 40), 0)
+    assert {row.label for row in everybody(data)} <= {i / 7 for i in range(100)}
+    with pytest.raises(FedhftError, match="regression"):
+        hand_out(made, Shares(Partition.DIRICHLET, 2, 40), 0)
+
+
+def write_folder(folder: Path, train: list[str], validation: list[str], names: list[str] | None) -> Path:
+    with gzip.open(folder / "train.jsonl.gz", "wt") as lines:
+        lines.write("\n".join(train) + "\n")
+    (folder / "validation.jsonl").write_text("\n".join(validation) + "\n")
+    if names is not None:
+        (folder / "meta.json").write_text(json.dumps({"label_names": names}))
+    return folder
+
+
+GOOD = ['{"text": "a", "label": 0}', '{"text": "b", "text_pair": "c", "label": 1}']
+
+
+def test_a_folder_is_read_compressed_or_not(tmp_path: Path) -> None:
+    found = read_source(write_folder(tmp_path, GOOD, GOOD[:1], ["no", "yes"]))
+    assert found.labels == ("no", "yes")
+    assert found.train == (Row("a", 0), Row("b", 1, "c"))
+    assert found.validation == (Row("a", 0),)
+
+
+def test_without_meta_integers_are_classes_and_fractions_a_regression(tmp_path: Path) -> None:
+    assert read_source(write_folder(tmp_path, GOOD, GOOD, None)).labels == ("0", "1")
+    fractions = ['{"text": "a", "label": 0.25}']
+    assert read_source(write_folder(tmp_path, GOOD, fractions, None)).labels == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": "a", "label": 0', "line 2: is not JSON"),
+        ('["a", 0]', "line 2: is not an object"),
+        ('{"label": 0}', "line 2: text is missing"),
+        ('{"text": "a"}', "line 2: label = None"),
+        ('{"text": "a", "label": "yes"}', "line 2: label = 'yes'"),
+        ('{"text": "a", "label": NaN}', "line 2: label = nan"),
+        ('{"text": "a", "label": 2}', "outside 0..1"),
+        ('{"text": "a", "label": 0.5}', "outside 0..1"),
+    ],
+)
+def test_a_bad_line_is_named_with_file_line_and_fix(tmp_path: Path, line: str, said: str) -> None:
+    folder = write_folder(tmp_path, [GOOD[0], line], GOOD, ["no", "yes"])
+    with pytest.raises(FedhftError) as caught:
+        read_source(folder)
+    assert caught.value.code is ErrorCode.INVALID_DATA
+    assert said in caught.value.message
+    assert "train" in caught.value.message
+
+
+def test_a_missing_folder_split_or_an_empty_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FedhftError, match="is no folder"):
+        read_source(tmp_path / "nowhere")
+    with pytest.raises(FedhftError, match=r"has no train\.jsonl"):
+        read_source(tmp_path)
+    with pytest.raises(FedhftError, match=r"validation\.jsonl.*has no rows"):
+        read_source(write_folder(tmp_path, GOOD, [""], ["no", "yes"]))
+
+
+def test_what_is_written_for_agents_is_what_was_handed_out(tmp_path: Path) -> None:
+    data = FederatedData(
+        "made",
+        ("x", "y"),
+        (
+            ClientRows("c-1", 0, (Row("ä", 0, "b"),), (Row("h", 1),)),
+            ClientRows("c-2", 1, (Row("b", 0),), (Row("i", 0),)),
+        ),
+        ((Row("s", 0),), (Row("s", 1),)),
+        has_groups=True,
+    )
+    first, second = data.write(tmp_path)
+    assert json.loads(first.train.read_text(encoding="utf-8")) == {"text": "ä", "text_pair": "b", "label": 0}
+    assert json.loads(second.shared.read_text()) == {"text": "s", "label": 1}
+    assert first.shared != second.shared
+    assert data.majority() == 0.5

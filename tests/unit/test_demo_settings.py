@@ -1,0 +1,146 @@
+"""The job of each method is a pure function of the demo's settings."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedhft.demo.dataset import FederatedData
+from fedhft.demo.model import MINILM, base_model, packaged_minilm, verify
+from fedhft.demo.settings import DemoSettings, demo_data, demo_job, parse_override, tier_of_clients
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.methods import Combine
+from tests.demo_jobs import CLIENTS, small_data
+
+OUT = Path("out")
+
+
+def job(of: str = "fedhft", data: FederatedData | None = None, **changes: Any) -> JobSpec:
+    return demo_job(DemoSettings(out=OUT, **changes), of, data or small_data(), "some/model")
+
+
+def test_every_hidden_group_has_devices_of_every_tier() -> None:
+    assert tier_of_clients(6, 3, 2) == (0, 0, 1, 1, 2, 2)
+    assert tier_of_clients(4, 3, 1) == (0, 1, 2, 0)
+
+
+def test_the_job_names_its_clients_their_tiers_and_the_labels() -> None:
+    spec = job(data=small_data((0, 0, 0, 0)))
+    assert spec.clients == CLIENTS
+    assert [spec.tier_of(client, 0) for client in CLIENTS] == ["density-1", "density-0.5", "density-0.25", "density-1"]
+    assert spec.tiers["density-0.25"].density == 0.25
+    assert spec.task.labels == ("no", "yes")
+    assert spec.task.text_pair is None
+    assert spec.rounds.min_clients == 4
+    assert spec.model.name == "some/model"
+
+
+def test_settings_reach_the_job() -> None:
+    spec = job(rounds=3, seed=11, epochs=2.0, learning_rate=1e-3, learning_rate_decay=0.5, clusters=3)
+    assert (spec.rounds.total, spec.seed, spec.training.epochs) == (3, 11, 2.0)
+    assert (spec.learning_rate(1), spec.learning_rate(2)) == (1e-3, 5e-4)
+    assert spec.method.clusters == 3
+
+
+def test_methods_have_rates_of_their_own_unless_one_is_given() -> None:
+    assert job("full").training.learning_rate == 1e-4
+    assert job("fedit").training.learning_rate == 3e-3
+    assert job("full", learning_rate=5e-5).training.learning_rate == 5e-5
+
+
+def test_clusters_are_asked_of_clustered_methods_only() -> None:
+    assert job("fedhft-paper", method="fedhft-paper", clusters=3).method.clusters == 3
+    assert job("fedit", clusters=3).method.clusters == 1
+    assert job("local", clusters=3).method.combine is Combine.NONE
+
+
+def test_overrides_reach_every_method_except_those_of_the_method_itself() -> None:
+    overrides = ("server.eta=0.5", "method.trained=alternate", "wire.up=fp16")
+    main = job("fedhft", overrides=overrides)
+    other = job("fedit", overrides=overrides)
+    assert (main.server.eta, main.method.trained, main.wire.up) == (0.5, "alternate", "fp16")
+    assert (other.server.eta, other.method.trained, other.wire.up) == (0.5, "both", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("a.b=1", (("a", "b"), 1)),
+        ("a=0.5", (("a",), 0.5)),
+        ("a=true", (("a",), True)),
+        ('a=["x", "y"]', (("a",), ["x", "y"])),
+        ("a=fp16", (("a",), "fp16")),
+        ("a=90s", (("a",), "90s")),
+        ("a=b=c", (("a",), "b=c")),
+    ],
+)
+def test_an_override_is_toml_or_else_text(text: str, parsed: object) -> None:
+    assert parse_override(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["", "a", "=1", "a..b=1", ".a=1"])
+def test_an_override_that_is_no_key_and_value_is_refused(text: str) -> None:
+    with pytest.raises(FedhftError, match="no key=value"):
+        parse_override(text)
+
+
+def test_an_override_of_an_unknown_field_is_refused_by_name() -> None:
+    with pytest.raises(FedhftError, match=r"training\.speed: unknown key") as caught:
+        job(overrides=("training.speed=1",))
+    assert caught.value.code is ErrorCode.INVALID_JOB
+    with pytest.raises(FedhftError, match="no section"):
+        job(overrides=("seed.x=1",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"method": "magic"}, "method"),
+        ({"compare": ("fedit", "magic")}, "method"),
+        ({"compare": ("fedhft",)}, "compare"),
+        ({"clients": 1}, "clients"),
+        ({"tiers": ()}, "tiers"),
+        ({"tiers": (1.0, 0.0)}, "tiers"),
+        ({"timeout_s": 0.0}, "timeout"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_field(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(FedhftError, match=f"^{field} = ") as caught:
+        DemoSettings(out=OUT, **changes).check()  # type: ignore[arg-type]
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_weaker_devices_have_less_data_in_the_generated_corpus() -> None:
+    data = demo_data(DemoSettings(out=OUT))
+    assert [len(client.train) for client in data.clients] == [240, 240, 120, 120, 60, 60]
+    assert data.groups == (0, 1, 0, 1, 0, 1)
+    turned = demo_data(DemoSettings(out=OUT, tiers=(0.25, 1.0)))
+    assert [len(client.train) for client in turned.clients] == [120, 120, 240, 240, 120, 120]
+
+
+def test_the_packaged_model_is_the_published_one() -> None:
+    model = base_model(None)
+    assert model.name == MINILM
+    assert model.path == packaged_minilm()
+
+
+def test_a_model_of_another_content_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"something else")
+    verify(weights, hashlib.sha256(b"something else").hexdigest())
+    with pytest.raises(FedhftError, match="not the published model") as caught:
+        verify(weights, "0" * 64)
+    assert caught.value.code is ErrorCode.INVALID_MODEL
+    with pytest.raises(FedhftError, match="cannot be read"):
+        verify(tmp_path / "absent", "0" * 64)
+
+
+def test_a_model_is_a_folder_or_a_hub_id(tmp_path: Path) -> None:
+    assert base_model(str(tmp_path)).path == tmp_path.resolve()
+    assert base_model("prajjwal1/bert-tiny").path is None
+    with pytest.raises(FedhftError, match="is no folder"):
+        base_model(str(tmp_path / "absent"))
