@@ -138,7 +138,7 @@ class Method(BaseModel):
 _PLAIN: dict[str, object] = {"allocation": "uniform", "share_a": False, "mask": "none", "clusters": 1}
 
 PRESETS: dict[str, dict[str, object]] = {
-    "fedhft": {},
+    "fedhft": {"trained": "interleaved"},
     "fedhft-paper": {
         "start": "restart", "combine": "products", "share_a": False, "clusters": 2, "signature": "update",
     },
