@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -21,6 +21,8 @@ from fedhft.store.records import JobStatus
 from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
 
 T = TypeVar("T")
+WatchStream = Any
+"""gRPC's call object: an iterator of Job that can be cancelled."""
 
 _CALL_S = 30.0
 _BACKOFF = Backoff(first_s=0.2, longest_s=5.0)
@@ -41,6 +43,7 @@ class JobsClient:
         self._channel = open_channel(ChannelSettings(server, tls=tls))
         self._stub = jobs_pb2_grpc.JobsStub(self._channel)
         self._give_up_after_s = give_up_after_s
+        self._closed = False
 
     def __enter__(self) -> JobsClient:
         return self
@@ -51,7 +54,8 @@ class JobsClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls in flight end with SERVER_UNAVAILABLE."""
+        """Close the connection; calls in flight, and watches in other threads, end with SERVER_UNAVAILABLE."""
+        self._closed = True
         self._channel.close()
 
     def submit(self, spec: JobSpec) -> jobs_pb2.Job:
@@ -80,7 +84,7 @@ class JobsClient:
         """The job now and after every change until it is over, over as many connections as it takes."""
         heard, repeat = time.monotonic(), 0
         while True:
-            stream = self._stub.Watch(jobs_pb2.WatchJobRequest(job=job))
+            stream = self._open_watch(job)
             try:
                 for message in stream:
                     heard, repeat = time.monotonic(), 0
@@ -93,8 +97,8 @@ class JobsClient:
                 if not refusal.outcome.retryable:
                     raise refusal from error
             finally:
-                stream.cancel()  # type: ignore[no-untyped-call]
-            if time.monotonic() - heard > self._give_up_after_s:
+                stream.cancel()
+            if self._closed or time.monotonic() - heard > self._give_up_after_s:
                 raise refusal
             repeat += 1
             time.sleep(random.uniform(0, _BACKOFF.bound_s(repeat)))
@@ -119,6 +123,14 @@ class JobsClient:
         if hashlib.sha256(data).digest() != ref.digest:
             raise FedhftError(ErrorCode.DIGEST_MISMATCH, f"blob {ref.digest.hex()[:16]}: wrong content; export again")
         return bytes(data)
+
+    def _open_watch(self, job: str) -> WatchStream:
+        try:
+            return self._stub.Watch(jobs_pb2.WatchJobRequest(job=job))
+        except ValueError as error:  # what gRPC raises on a closed channel
+            if not self._closed:
+                raise
+            raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, "this client was closed") from error
 
     def _call(self, call: Callable[[], T]) -> T:
         return call_with_retry(call, lambda: False, give_up_after_s=self._give_up_after_s, backoff=_BACKOFF)
