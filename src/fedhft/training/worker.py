@@ -8,8 +8,6 @@ acknowledgement; a draft survives a restart, so accepted work is never repeated 
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +21,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, MaskRule, Start
 from fedhft.plan import AdapterPlan
+from fedhft.telemetry.metrics import peak_memory_bytes
 from fedhft.training import feedback, masks, signatures
 from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows, encode_rows
@@ -371,12 +370,11 @@ class ClientWorker:
 
 
 def _measurements(report: TrainingReport, evaluate_seconds: float, raw_bytes: int) -> pb.Measurements:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return pb.Measurements(
         train_seconds=report.seconds,
         evaluate_seconds=evaluate_seconds,
         steps=report.steps,
-        peak_rss_bytes=peak if sys.platform == "darwin" else peak * 1024,  # Linux counts KiB
+        peak_rss_bytes=peak_memory_bytes(),
         raw_bytes_sent=raw_bytes,
     )
 
