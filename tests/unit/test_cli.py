@@ -16,6 +16,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.view import as_dict
 from fedhft.training.digest import base_digest
 from fedhft.v1 import jobs_pb2
+from tests.cli_runner import run_cli as fedhft
 from tests.demo_jobs import finished_job, spec_of
 from tests.models import tiny_model
 
@@ -29,7 +30,7 @@ labels = ["no", "yes"]
 """
 
 
-def fedhft(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def fedhft_process(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "fedhft.cli", *arguments],
         capture_output=True,
@@ -52,7 +53,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_every_command_that_the_documents_name_is_there() -> None:
-    top = fedhft("--help").stdout
+    top = fedhft_process("--help").stdout
     assert all(name in top for name in ("demo", "simulate", "aggregator", "clusterer", "agent", "job", "model"))
     jobs = fedhft("job", "--help").stdout
     assert all(name in jobs for name in ("submit", "list", "get", "watch", "clusters", "cancel", "export", "schema"))
@@ -133,10 +134,9 @@ def test_a_demo_that_cannot_work_starts_nothing(tmp_path: Path, arguments: list[
 
 
 def test_service_commands_pass_their_arguments_and_exit_codes_through() -> None:
-    assert "python -m fedhft_agent" in fedhft("agent", "--help").stdout
-    assert "--clusterer" in fedhft("aggregator", "--help").stdout
-    assert "--redis" in fedhft("clusterer", "--help").stdout
-    done = fedhft("agent", "--server", "nonsense", "--client", "x", "--data", "x")
+    assert "--clusterer" in fedhft_process("aggregator", "--help").stdout
+    assert "--redis" in fedhft_process("clusterer", "--help").stdout
+    done = fedhft_process("agent", "--server", "nonsense", "--client", "x", "--data", "x")
     assert done.returncode == ErrorCodeExit.INVALID_ARGUMENT
     assert done.stderr.startswith("fedhft_agent: --server = 'nonsense'")
 

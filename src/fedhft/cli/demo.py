@@ -141,9 +141,12 @@ def demo(
         timeout_s=timeout,
     )
     console = Console(stderr=format is OutputFormat.JSON)
-    signal.signal(signal.SIGTERM, _stop)
-    with RoundTable(console) as table:
-        result = run_demo(settings, table)
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        with RoundTable(console) as table:
+            result = run_demo(settings, table)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if format is OutputFormat.JSON:
         print_json(result.as_dict())
     else:

@@ -44,10 +44,13 @@ app.add_typer(job.app, name="job")
 app.add_typer(model.app, name="model")
 
 
-def main() -> int:
-    """Run the command; a refusal is one message on standard error and its own exit code."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command (sys.argv for None); a refusal is one message on standard error and its own exit code.
+
+    Help, wrong usage and interrupts end in SystemExit with their codes.
+    """
     try:
-        app()
+        app(arguments)
     except FedhftError as error:
         print(f"fedhft: {error.message}", file=sys.stderr)
         return error.outcome.exit_code
