@@ -350,6 +350,20 @@ class TestFencing:
         with refused(ErrorCode.FENCED):
             await store.begin_fold(JOB, 1, fence)
 
+    async def test_only_the_holder_may_change_the_status_under_a_fence(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        await store.release(JOB, "coordinator")
+        with refused(ErrorCode.FENCED):
+            await store.set_status(JOB, JobStatus.FAILED, "late", [JobStatus.RUNNING], fence)
+        assert (await store.job(JOB)).status is JobStatus.RUNNING
+        assert await store.set_status(JOB, JobStatus.CANCELLED, "by hand", [JobStatus.RUNNING])
+
+    async def test_folding_wakes_tasks_so_that_nobody_is_given_work_of_a_closed_round(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        seen = await store.changes(JOB, Topic.TASKS)
+        await store.begin_fold(JOB, 1, fence)
+        assert await store.changes(JOB, Topic.TASKS) == seen + 1
+
     async def test_a_token_that_was_never_handed_out_is_refused(self, store: Store) -> None:
         await running_job(store)
         for fence in (0, 1, 7):
@@ -360,11 +374,11 @@ class TestFencing:
 class TestWaiting:
     async def test_a_change_wakes_all_who_wait_at_once(self, store: Store) -> None:
         fence = await open_first_round(store)
+        await store.begin_fold(JOB, 1, fence)
         seen = await store.changes(JOB, Topic.TASKS)
         waiting = [asyncio.create_task(store.wait_change(JOB, Topic.TASKS, seen, 10)) for _ in range(50)]
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in waiting)
-        await store.begin_fold(JOB, 1, fence)
         started = time.monotonic()
         await store.publish(JOB, 1, version_record(1), "{}", fence)
         assert {await task for task in waiting} == {seen + 1}

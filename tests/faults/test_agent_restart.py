@@ -1,7 +1,7 @@
 """The agent is killed (SIGKILL) at the worst moments; what it trained arrives once and is not trained again.
 
-Real processes: Redis, aggregator, agent, with a real (tiny) model. The aggregator is frozen (SIGSTOP) where a test needs
-an update that is trained and cannot be delivered.
+Real processes: Redis, aggregator, agent, with a real (tiny) model. The aggregator is frozen (SIGSTOP) where a test
+needs an update that is trained and cannot be delivered.
 """
 
 from __future__ import annotations

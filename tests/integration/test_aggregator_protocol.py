@@ -294,6 +294,38 @@ async def test_a_round_closes_at_its_deadline_with_quorum_and_fails_without(aggr
     assert "0 of 2 asked clients delivered, 2 needed" in job.reason
 
 
+async def test_an_evaluation_report_in_a_training_round_is_refused(aggregator: Aggregator) -> None:
+    one, two, task = await two_in_a_round(aggregator, "report", rounds={"total": 1})
+    report = federation_pb2.ReportEvaluationRequest(client="one", lease_token=one.token, job="report", round=task.round)
+    assert (await refused(one.stub.ReportEvaluation(report, timeout=10)))[0] is ErrorCode.ROUND_CLOSED
+    await one.deliver(task)
+    await two.deliver(await two.train_task())
+    assert (await aggregator.ended("report")).status == "completed"
+
+
+async def test_figures_that_no_round_can_be_summed_up_with_are_refused(aggregator: Aggregator) -> None:
+    one, _, task = await two_in_a_round(aggregator, "figures")
+    blob = one.update(task)
+    header = one.header(task, blob)
+    header.scores.add(value=float("nan"), rows=1)
+    assert (await refused(one.push(header, [(0, blob)])))[0] is ErrorCode.NON_FINITE
+    header = one.header(task, blob)
+    header.measurements.steps = 2**64 - 1
+    assert (await refused(one.push(header, [(0, blob)])))[0] is ErrorCode.INVALID_ARGUMENT
+    assert (await one.push(one.header(task, blob), [(0, blob)])).result == RESPONSE.RESULT_ACCEPTED
+
+
+async def test_a_round_that_cannot_be_folded_fails_the_job_with_the_reason(aggregator: Aggregator) -> None:
+    one, two, task = await two_in_a_round(aggregator, "unfoldable", wire={"up": "fp32", "down": "fp16"})
+    for client in (one, two):
+        own = task if client is one else await two.train_task()
+        blob = client.update(own, scale=1e6)
+        await client.push(client.header(own, blob), [(0, blob)])
+    job = await aggregator.ended("unfoldable")
+    assert job.status == "failed"
+    assert "cannot go on" in job.reason
+
+
 async def test_updates_of_other_clients_cannot_be_pulled(aggregator: Aggregator) -> None:
     one, two, task = await two_in_a_round(aggregator, "private")
     blob = one.update(task)

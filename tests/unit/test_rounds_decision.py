@@ -114,9 +114,25 @@ def test_the_final_evaluation_closes_at_its_deadline_without_quorum() -> None:
 
 
 def test_when_every_client_is_gone_the_job_fails_after_the_join_timeout() -> None:
-    gone = situation(round=round_record(phase=Phase.PUBLISHED), live=0)
+    gone = situation(round=round_record(phase=Phase.PUBLISHED), live=0, short_since_ms=11_000)
     assert decide(gone, 20_000) == Wait(71_000)
     assert isinstance(decide(gone, 71_000), Fail)
+
+
+def test_a_trained_job_whose_clients_are_gone_completes_without_its_final_evaluation() -> None:
+    gone = situation(status=JobStatus.EVALUATING, round=round_record(3, Phase.PUBLISHED), live=0, short_since_ms=11_000)
+    assert decide(gone, 71_000) == Complete()
+
+
+def test_a_round_waits_a_while_for_clients_that_may_be_on_their_way_back() -> None:
+    first_back = situation(round=round_record(phase=Phase.PUBLISHED), live=1, short_since_ms=5_000)
+    assert decide(first_back, 6_000) == Wait(125_000)
+    assert decide(first_back, 125_000) == OpenRound(2, evaluation=False)
+
+
+def test_an_outage_of_the_server_is_not_held_against_the_clients() -> None:
+    waiting = situation(status=JobStatus.WAITING, live=0, created_ms=0, watched_since_ms=500_000)
+    assert decide(waiting, 500_001) == Wait(560_000)
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
@@ -139,5 +155,5 @@ def test_every_wait_ends_in_the_future_and_everything_else_acts(
     current = round_record(number, phase, evaluation=evaluation) if number else None
     decision = decide(situation(status=status, round=current, accepted=accepted, live=live), now)
     if isinstance(decision, Wait):
-        assert now < decision.until_ms <= 11_000 + 60_000
+        assert now < decision.until_ms <= max(11_000, now) + 120_000
     assert isinstance(decision, Over) == status.over

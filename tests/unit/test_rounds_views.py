@@ -65,5 +65,19 @@ def test_a_cluster_that_split_off_is_fetched_whole() -> None:
     assert [(f.scope, f.snapshot) for f in found] == [("cluster-0", False), ("cluster-1", True)]
 
 
+def test_a_cluster_that_split_off_at_the_first_version_is_fetched_whole_and_then_by_deltas() -> None:
+    split = VersionRecord(
+        version=1,
+        round=1,
+        clusters=2,
+        deltas={"cluster-0": StoredBlob(digest="d", size=1)},
+        snapshots={scope: StoredBlob(digest=f"s-{scope}", size=50) for scope in ("cluster-0", "cluster-1")},
+    )
+    after = version(2, delta=1, snapshot=50, scopes=("cluster-0", "cluster-1"))
+    assert [f.snapshot for f in fetches({1: split}, 1, ["cluster-1"], {})] == [True]
+    assert [f.snapshot for f in fetches({1: split, 2: after}, 2, ["cluster-1"], {})] == [True]
+    assert [f.snapshot for f in fetches({1: split, 2: after}, 2, ["cluster-1"], {"cluster-1": 1})] == [False]
+
+
 def test_clusters_without_served_weight_are_not_needed() -> None:
     assert scopes_needed((0.7, 0.0, 0.3)) == (SHARED, "cluster-0", "cluster-2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -22,11 +23,12 @@ from fedhft.store.interface import Store
 from fedhft.store.records import AcceptResult, ClientRecord, Phase, Topic, UpdateRecord
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
-from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, Uploads, check_header, observe_agent
+from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_SIGNATURE, Uploads, check_header, check_report, observe_agent
+
+log = logging.getLogger(__name__)
 
 MAX_WAIT_MS = 30_000
 SEND_CHUNK_BYTES = 256 * 1024
-_MAX_SIGNATURE = 4096
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -52,7 +54,11 @@ class Federation(federation_pb2_grpc.FederationServicer):
         for record in await self._store.jobs():
             if record.status.over:
                 continue
-            allowed = load_canonical(record.spec_json).clients
+            try:
+                allowed = load_canonical(record.spec_json).clients
+            except FedhftError as error:  # of another release, perhaps: no reason to keep agents from the other jobs
+                log.warning("job not offered: %s", error, extra={"job": record.job})
+                continue
             if not allowed or client in allowed:
                 offers.append(federation_pb2.JobOffer(job=record.job, spec_json=record.spec_json))
         return federation_pb2.EnrollResponse(
@@ -207,12 +213,14 @@ class Federation(federation_pb2_grpc.FederationServicer):
         """Record the scores of the final evaluation."""
         client, job = parse_client_id(request.client), parse_job_id(request.job)
         await self._store.check_lease(client, request.lease_token)
-        if bad := [score.value for score in request.scores if not math.isfinite(score.value)]:
-            raise FedhftError.field(
-                ErrorCode.NON_FINITE, "scores.value", bad[0], "is not finite", "report finite scores only"
-            )
+        check_report(request.scores, request.measurements)
         view = await self._views.get(job)
-        part = None if view.round is None else view.round.participants.get(client)
+        if view.round is None or view.round.number != request.round or not view.round.evaluation:
+            raise FedhftError(
+                ErrorCode.ROUND_CLOSED,
+                f"round {request.round} is not the open evaluation; ask NextTask for a task",
+            )
+        part = view.round.participants.get(client)
         result = await self._store.accept(
             job,
             UpdateRecord(
@@ -269,10 +277,10 @@ def check_signature(spec: JobSpec, signature: list[float]) -> tuple[float, ...]:
     """A finite anchor signature, where the job clusters by one. Raises INVALID_ARGUMENT."""
     if not (spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR):
         return ()
-    if not signature or len(signature) > _MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
+    if not signature or len(signature) > MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "signature", f"{len(signature)} values",
-            f'the job clusters by anchor signatures of 1 to {_MAX_SIGNATURE} finite values',
+            f'the job clusters by anchor signatures of 1 to {MAX_SIGNATURE} finite values',
             "compute it at the job's starting point",
         )  # fmt: skip
     return tuple(signature)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema
@@ -29,6 +30,9 @@ from fedhft.wire.codec import decode
 
 MAX_CHUNK_BYTES = 1 << 20
 _CHUNK_TIMEOUT_S = 60.0
+MAX_SIGNATURE = 4096
+_MAX_SCORES = 32
+_MAX_COUNT = 2**53
 _CHECK_IN_THREAD_ABOVE = 1 << 19
 
 Chunks = AsyncIterator[federation_pb2.PushUpdateRequest]
@@ -54,9 +58,8 @@ class Upload:
 
     @property
     def transfer(self) -> str:
-        """Name of the staged transfer: the same for every attempt at the same bytes."""
-        parts = f"{self.client}\x1f{self.header.round}\x1f{self.digest}\x1f{self.header.size}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        """Name of the staged transfer: one per client and round, so that a client can never pile them up."""
+        return hashlib.sha256(f"{self.client}\x1f{self.header.round}".encode()).hexdigest()
 
 
 def check_header(client: ClientId, job: JobId, view: JobView, header: federation_pb2.UpdateHeader) -> Upload:
@@ -72,6 +75,16 @@ def check_header(client: ClientId, job: JobId, view: JobView, header: federation
             ErrorCode.ROUND_CLOSED,
             f"round = {header.round}: the job is at round {open_now}; ask NextTask for the current one",
         )
+    if current.evaluation:
+        raise FedhftError(
+            ErrorCode.ROUND_CLOSED, f"round {header.round} is the final evaluation and takes no updates; ask NextTask"
+        )
+    if header.base_version != current.base_version:
+        raise FedhftError.field(
+            ErrorCode.STALE_VERSION, "base_version", header.base_version,
+            f"round {current.number} starts from version {current.base_version}", "train the task NextTask gives",
+        )  # fmt: skip
+    check_report(header.scores, header.measurements, header.signature)
     if str(client) not in current.participants:
         raise FedhftError(
             ErrorCode.NOT_PARTICIPANT, f"client {client} was not asked in round {header.round}; ask NextTask for a task"
@@ -142,13 +155,15 @@ class Uploads:
         await self._stage(upload, first, stream)
         if await self._store.blobs.size(upload.job, upload.digest) is None:
             await self._store.blobs.commit(upload.job, upload.transfer, upload.digest)
-        await self._check(upload, await self._store.blobs.get(upload.job, upload.digest))
+        await self._check(upload, None)
 
     async def _stage(
         self, upload: Upload, first: federation_pb2.BlobChunk | None, stream: AsyncIterator[federation_pb2.BlobChunk]
     ) -> None:
         """Append chunks to the staged transfer until the declared size. Raises WRONG_OFFSET, TRUNCATED_STREAM, ..."""
         blobs, size = self._store.blobs, int(upload.header.size)
+        if first is not None and first.offset == 0:
+            await blobs.discard(upload.job, upload.transfer)  # what another attempt left; this one starts anew
         received = await self.staged(upload)
         chunk = first
         while chunk is not None:
@@ -166,19 +181,27 @@ class Uploads:
                 f"the stream ended after {received} of {size} bytes; ask with query_staged and resume there",
             )
 
-    async def _check(self, upload: Upload, data: bytes) -> None:
+    async def _check(self, upload: Upload, data: bytes | None) -> None:
+        """Decode and check; None reads the stored blob, once it is this update's turn, so that few are in memory."""
         spec, schema, plan = upload.view.spec, upload.schema, upload.plan
 
-        def check() -> None:
+        def check(data: bytes) -> None:
             most = largest_values(spec, schema, plan)
             blob = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE, max_values=most)
             check_update(spec, schema, plan, blob.delta)
+            if blob.version != upload.header.base_version:
+                raise FedhftError.field(
+                    ErrorCode.MALFORMED_UPDATE, "version of the blob", blob.version,
+                    f"the header says base_version = {upload.header.base_version}", "send the update of this round",
+                )  # fmt: skip
 
         async with self._checks:
+            if data is None:
+                data = await self._store.blobs.get(upload.job, upload.digest)
             if len(data) > _CHECK_IN_THREAD_ABOVE:
-                await asyncio.to_thread(check)
+                await asyncio.to_thread(check, data)
             else:
-                check()
+                check(data)
 
     async def _record(self, upload: Upload) -> federation_pb2.PushUpdateResponse:
         header = upload.header
@@ -228,6 +251,40 @@ async def _within(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
                 "split the update into smaller chunks",
             )  # fmt: skip
         yield message.chunk
+
+
+def check_report(
+    scores: Sequence[federation_pb2.Score],
+    figures: federation_pb2.Measurements,
+    signature: Sequence[float] = (),
+) -> None:
+    """Figures that a round can be summed up with. Raises NON_FINITE, INVALID_ARGUMENT."""
+    numbers = [x for score in scores for x in (score.value, score.loss, score.majority)]
+    numbers += [figures.train_seconds, figures.evaluate_seconds, *signature]
+    if not all(math.isfinite(number) for number in numbers):
+        raise FedhftError(ErrorCode.NON_FINITE, "scores, measurements and signature must be finite; send none instead")
+    if len(scores) > _MAX_SCORES or len(signature) > MAX_SIGNATURE:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "report", f"{len(scores)} scores, {len(signature)} signature values",
+            f"more than {_MAX_SCORES} or {MAX_SIGNATURE}", "send one score per split, moment and view",
+        )  # fmt: skip
+    counts = (
+        figures.steps,
+        figures.peak_rss_bytes,
+        figures.socket_bytes_sent,
+        figures.socket_bytes_received,
+        figures.payload_bytes_sent,
+        figures.payload_bytes_received,
+        figures.raw_bytes_sent,
+    )
+    if max(counts) > _MAX_COUNT:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT,
+            "measurements",
+            max(counts),
+            "no machine counts that far",
+            "send what was measured",
+        )
 
 
 def observe_agent(figures: federation_pb2.Measurements, tier: str) -> None:

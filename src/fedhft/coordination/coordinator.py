@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.versions import expand_clusters
@@ -53,8 +54,12 @@ log = logging.getLogger(__name__)
 
 LEASE_MS = 15_000
 _LONGEST_WAIT_S = 5.0
+_MOST_FAILURES = 5
+"""Times in a row that a step may fail in a way that repeating does not mend, before the job fails."""
 _KEPT_SNAPSHOTS = 2
 _ORPHAN_AGE_S = 3600.0
+
+_ALIVE = tuple(status for status in JobStatus if not status.over)
 
 Reached = Callable[[str], None]
 """Called with the name of every point a round passes; tests stop the process there."""
@@ -81,6 +86,10 @@ class Coordinator:
         self._observe = observe
         self._spec: JobSpec | None = None
         self._collecting: tuple[int, int, int, int, int] | None = None
+        self._failures = 0
+        self._fence: int | None = None
+        self._watched_since_ms = 0
+        self._short_since_ms: int | None = None
 
     async def run(self) -> None:
         """Until the job is over or the task is cancelled. A store that is away is waited for."""
@@ -92,11 +101,28 @@ class Coordinator:
                     return
                 if wait_s > 0:
                     await self._store.wait_change(self._job, Topic.ARRIVALS, seen, min(wait_s, _LONGEST_WAIT_S))
+                self._failures = 0
             except FedhftError as error:
                 if error.code is ErrorCode.UNKNOWN_JOB:
                     return
                 log.warning("coordinator: %s; trying again", error, extra={"job": self._job, "code": error.code})
-                await asyncio.sleep(1.0)
+                await self._failed(error)
+            except Exception as error:
+                # Whatever a round's data can make go wrong ends in a failed job with a reason, not in a silent loop.
+                log.exception("coordinator: unforeseen failure", extra={"job": self._job})
+                await self._failed(FedhftError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}"))
+
+    async def _failed(self, error: FedhftError) -> None:
+        """Wait a second; give the job up after several failures that repeating does not mend."""
+        passing = error.outcome.retryable or error.code in (ErrorCode.FENCED, ErrorCode.ROUND_CLOSED)
+        self._failures = 0 if passing else self._failures + 1
+        if self._failures >= _MOST_FAILURES:
+            reason = f"the job cannot go on: {error.message}"
+            with contextlib.suppress(FedhftError):  # the store is away: the next failure tries again
+                fence = await self._store.acquire(self._job, self._holder, LEASE_MS)
+                if fence is not None:
+                    await self._store.set_status(self._job, JobStatus.FAILED, reason, _ALIVE, fence)
+        await asyncio.sleep(1.0)
 
     async def step(self) -> float | None:
         """One decision. Returns seconds until the next makes sense (0: at once), None when the job is over."""
@@ -106,8 +132,10 @@ class Coordinator:
             return LEASE_MS / 3000
         if self._collecting is not None and (wait_s := await self._still_collecting(*self._collecting, fence)):
             return wait_s
-        situation = await self._situation()
         now = await self._store.now_ms()
+        if fence != self._fence:
+            self._fence, self._watched_since_ms, self._short_since_ms = fence, now, None
+        situation = await self._situation(now)
         decision = decide(situation, now)
         if isinstance(decision, Over):
             await self._store.release(self._job, self._holder)
@@ -134,7 +162,7 @@ class Coordinator:
         self._collecting = None
         return None
 
-    async def _situation(self) -> Situation:
+    async def _situation(self, now_ms: int) -> Situation:
         record = await self._store.job(self._job)
         if self._spec is None:
             self._spec = load_canonical(record.spec_json)
@@ -144,21 +172,27 @@ class Coordinator:
         accepted = 0
         if current is not None and current.phase is Phase.COLLECTING:
             accepted = await self._store.accepted_count(self._job, current.number)
-        return Situation(
+        situation = Situation(
             spec=self._spec,
             status=record.status,
             created_ms=record.created_ms,
             round=current,
             accepted=accepted,
-            live=len(live_clients(self._spec, clients, agents, await self._store.now_ms())),  # type: ignore[arg-type]
+            live=len(live_clients(self._spec, clients, agents, now_ms)),  # type: ignore[arg-type]
             joined=len(clients),
+            watched_since_ms=self._watched_since_ms,
         )
+        if situation.live >= situation.wanted:
+            self._short_since_ms = None
+        elif self._short_since_ms is None:
+            self._short_since_ms = now_ms
+        return replace(situation, short_since_ms=self._short_since_ms)
 
     async def _carry_out(self, decision: Decision, situation: Situation, fence: int) -> None:
         job, store = self._job, self._store
         match decision:
             case Start():
-                await store.set_status(job, JobStatus.RUNNING, "", [JobStatus.WAITING])
+                await store.set_status(job, JobStatus.RUNNING, "", [JobStatus.WAITING], fence)
             case OpenRound(number, evaluation):
                 await self._open(situation.spec, number, evaluation, situation.round, fence)
             case Extend(number, deadline_ms):
@@ -167,14 +201,14 @@ class Coordinator:
             case Fold(number):
                 await self._close(situation, number, fence)
             case Evaluate():
-                await store.set_status(job, JobStatus.EVALUATING, "", [JobStatus.RUNNING])
+                await store.set_status(job, JobStatus.EVALUATING, "", [JobStatus.RUNNING], fence)
             case Complete():
-                await store.set_status(job, JobStatus.COMPLETED, "", [JobStatus.RUNNING, JobStatus.EVALUATING])
+                running = [JobStatus.RUNNING, JobStatus.EVALUATING]
+                await store.set_status(job, JobStatus.COMPLETED, "", running, fence)
                 log.info("job completed", extra={"job": job})
             case Fail(reason):
                 log.error("job failed: %s", reason, extra={"job": job})
-                alive = [status for status in JobStatus if not status.over]
-                await store.set_status(job, JobStatus.FAILED, reason, alive)
+                await store.set_status(job, JobStatus.FAILED, reason, _ALIVE, fence)
             case Wait() | Over():
                 pass
 
@@ -182,11 +216,13 @@ class Coordinator:
     async def _open(self, spec: JobSpec, number: int, evaluation: bool, last: RoundRecord | None, fence: int) -> None:
         schema = await self._schema()
         if number == 1 and spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR:
-            await self._update_memberships(spec, after_round=0)
+            async with self._renewed_lease():
+                await self._update_memberships(spec, after_round=0)
         base = await self._store.version(self._job)
         memberships = await self._store.memberships(self._job)
         if base is not None and memberships is not None and memberships.clusters != base.clusters:
-            memberships = None  # published after the fold gave up waiting: the version has no such clusters yet
+            # Published after the fold gave up waiting for them: the version has no such clusters (yet).
+            memberships = _uniform(base.clusters)
         clients = await self._store.clients(self._job)
         agents = await self._store.agents(list(clients))
         now = await self._store.now_ms()
@@ -201,6 +237,8 @@ class Coordinator:
             live=live_clients(spec, clients, agents, now),  # type: ignore[arg-type]
             now_ms=now,
         )
+        if not record.participants:
+            return  # the last live client fell silent meanwhile; look again
         self._reached("open")
         await self._store.open_round(self._job, record, fence)
         log.info("round opened", extra={"job": self._job, "round": number, "asked": len(record.participants)})
@@ -351,3 +389,8 @@ class Coordinator:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _uniform(clusters: int) -> MembershipRecord | None:
+    """Memberships that spread everybody evenly; None stands for the one cluster there is before clustering."""
+    return None if clusters == 1 else MembershipRecord(version=0, round=0, clusters=clusters, rows={})

@@ -55,7 +55,10 @@ class JobViews:
             view = self._views.get(job)
             if view is None or view.change != change:
                 view = await self._read(job, change)
-                self._views[job] = view
+                if view.record.status.over:
+                    self.forget(job)  # agents still ask about a job that has ended, once each
+                else:
+                    self._views[job] = view
             return view
 
     def forget(self, job: JobId) -> None:

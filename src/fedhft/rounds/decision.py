@@ -26,6 +26,15 @@ class Situation:
     live: int
     """Joined clients heard of within client_timeout."""
     joined: int
+    watched_since_ms: int = 0
+    """Since when this coordinator has been looking; nobody is held to have been silent while nobody listened."""
+    short_since_ms: int | None = None
+    """Since when fewer clients than wanted are live, as far as this coordinator saw; None while there are enough."""
+
+    @property
+    def wanted(self) -> int:
+        """Live clients that a round should open with."""
+        return min(self.spec.rounds.min_clients, max(self.joined, 1))
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def _wait_for_clients(situation: Situation, now_ms: int) -> Decision:
     rules = situation.spec.rounds
     if situation.live >= rules.min_clients:
         return Start()
-    give_up = situation.created_ms + _ms(rules.join_timeout)
+    give_up = max(situation.created_ms, situation.watched_since_ms) + _ms(rules.join_timeout)
     if now_ms >= give_up:
         return Fail(
             f"{situation.live} of rounds.min_clients = {rules.min_clients} clients joined within rounds.join_timeout = "
@@ -138,25 +147,27 @@ def _after_published(situation: Situation, current: RoundRecord | None, now_ms: 
     if situation.status is JobStatus.EVALUATING:
         if current is not None and current.evaluation:
             return Complete()
-        if situation.live == 0:
-            return _nobody_there(situation, current, now_ms)
-        return OpenRound(done + 1, evaluation=True)
+        return _open_or_wait(situation, OpenRound(done + 1, evaluation=True), Complete(), now_ms)
     if done >= spec.rounds.total:
         return Evaluate() if spec.evaluation.final else Complete()
-    if situation.live == 0:
-        return _nobody_there(situation, current, now_ms)
-    return OpenRound(done + 1, evaluation=False)
+    nobody = Fail(
+        f"no client was heard of for rounds.join_timeout = {spec.rounds.join_timeout:g} s; "
+        "check the agents' logs and their way to the server"
+    )
+    return _open_or_wait(situation, OpenRound(done + 1, evaluation=False), nobody, now_ms)
 
 
-def _nobody_there(situation: Situation, current: RoundRecord | None, now_ms: int) -> Decision:
-    since = situation.created_ms if current is None else current.deadline_ms
-    give_up = since + _ms(situation.spec.rounds.join_timeout)
-    if now_ms >= give_up:
-        return Fail(
-            f"no client was heard of for rounds.join_timeout = {situation.spec.rounds.join_timeout:g} s; "
-            "check the agents' logs and their way to the server"
-        )
-    return Wait(give_up)
+def _open_or_wait(situation: Situation, opening: OpenRound, nobody: Decision, now_ms: int) -> Decision:
+    """Open at once with enough clients; with fewer after client_timeout (some may be on their way back)."""
+    if situation.live >= situation.wanted:
+        return opening
+    rules = situation.spec.rounds
+    since = now_ms if situation.short_since_ms is None else situation.short_since_ms
+    if situation.live > 0:
+        patience = since + _ms(rules.client_timeout)
+        return opening if now_ms >= patience else Wait(patience)
+    give_up = since + _ms(rules.join_timeout)
+    return nobody if now_ms >= give_up else Wait(give_up)
 
 
 def _ms(seconds: float) -> int:

@@ -113,10 +113,7 @@ def summarise(
         membership_version=current.membership_version,
         cluster_sizes=cluster_sizes((p.memberships for p in current.participants.values()), current.clusters),
     )
-    moved = [
-        tuple(max(0, a - b) for a, b in zip(r.traffic, before.get(r.client, (0, 0, 0, 0)), strict=True))
-        for r in reports
-    ]
+    moved = [_moved(r.traffic, before.get(r.client, (0, 0, 0, 0))) for r in reports]
     if moved:
         sums = [sum(column) for column in zip(*moved, strict=True)]
         summary.socket_bytes_up, summary.socket_bytes_down = sums[0], sums[1]
@@ -153,7 +150,7 @@ def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
             tier=report.participant.tier,
             samples=report.samples,
             memberships=report.participant.memberships,
-            majority=max((s.majority for s in report.scores), default=0.0),
+            majority=next((s.majority for s in report.scores if s.split == score.SPLIT_PERSONAL), 0.0),
             peak_rss_bytes=report.measurements.peak_rss_bytes,
             socket_bytes_sent=report.measurements.socket_bytes_sent,
             socket_bytes_received=report.measurements.socket_bytes_received,
@@ -169,6 +166,13 @@ def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
                 setattr(result, name, found.value)
         results.append(result)
     return results
+
+
+def _moved(now: Traffic, before: Traffic) -> Traffic:
+    """Bytes since `before`; counters that fell belong to an agent that restarted, and count from zero."""
+    if any(a < b for a, b in zip(now, before, strict=True)):
+        return now
+    return (now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3])
 
 
 def _value(score: federation_pb2.Score | None) -> float | None:

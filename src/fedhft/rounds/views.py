@@ -58,6 +58,8 @@ def _deltas(versions: Mapping[int, VersionRecord], target: int, scope: str, have
             return None
         if scope in record.deltas:
             found.append(Fetch(scope, number, False, record.deltas[scope]))
-        elif scope in record.snapshots and scope not in versions.get(number - 1, record).snapshots and number > 1:
-            return None  # the scope begins here (a cluster that split off): only its snapshot says what it is
+        elif scope in record.snapshots:
+            before = versions.get(number - 1)
+            if number == 1 or (before is not None and scope not in before.snapshots):
+                return None  # the scope begins here (a cluster that split off): only its snapshot says what it is
     return found

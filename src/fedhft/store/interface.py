@@ -134,8 +134,13 @@ class Store(Protocol):
         """All jobs, oldest first."""
         ...
 
-    async def set_status(self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus]) -> bool:
-        """Change the status if it is one of `expected` now; wakes TASKS and ARRIVALS. Raises UNKNOWN_JOB."""
+    async def set_status(
+        self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
+    ) -> bool:
+        """Change the status if it is one of `expected` now; wakes TASKS and ARRIVALS.
+
+        With a fence only its holder may. Raises UNKNOWN_JOB, FENCED.
+        """
         ...
 
     # -- joining
@@ -223,6 +228,8 @@ class Store(Protocol):
 
     async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
         """Collecting -> folding; pins and returns the sorted accepted clients, the same again when already folding.
+
+        Wakes TASKS.
 
         Raises FENCED, ROUND_CLOSED when published or another round.
         """

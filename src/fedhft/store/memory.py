@@ -172,9 +172,13 @@ class MemoryStore:
         """See Store.jobs."""
         return [its.record for its in self._jobs.values() if its.record is not None]
 
-    async def set_status(self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus]) -> bool:
+    async def set_status(
+        self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
+    ) -> bool:
         """See Store.set_status."""
         its, record = self._existing(job)
+        if fence is not None:
+            self._fenced(job, fence)
         if record.status not in expected:
             return False
         its.record = record.model_copy(update={"status": status, "reason": reason})
@@ -321,6 +325,7 @@ class MemoryStore:
         if now.phase is Phase.COLLECTING:
             pinned = tuple(sorted(its.updates.get(number, {})))
             now = its.round = now.model_copy(update={"phase": Phase.FOLDING, "pinned": pinned})
+            its.wake(Topic.TASKS)
         return tuple(ClientId(client) for client in now.pinned)
 
     async def publish(self, job: JobId, number: int, version: VersionRecord, summary: str, fence: int) -> bool:

@@ -40,18 +40,23 @@ class RedisJobs:
         found = await self._redis.together(*(("HGETALL", JobKeys(job).job) for job in ids))
         return [_job_record(job, fields) for job, fields in zip(ids, found, strict=True)]
 
-    async def set_status(self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus]) -> bool:
+    async def set_status(
+        self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
+    ) -> bool:
         """See Store.set_status."""
         its = JobKeys(job)
         outcome, *changed = await self._redis.run(
             "set_status",
-            (its.job, its.changes(Topic.TASKS), its.changes(Topic.ARRIVALS)),
+            (its.job, its.fence, its.changes(Topic.TASKS), its.changes(Topic.ARRIVALS)),
+            "" if fence is None else fence,
             status.value,
             reason,
             *(one.value for one in expected),
         )
         if outcome == b"unknown_job":
             raise refusals.unknown_job(job)
+        if outcome == b"fenced" and fence is not None:
+            raise refusals.fenced(job, fence)
         return bool(changed[0])
 
     async def fix_schema(self, job: JobId, schema_json: str) -> str:

@@ -133,7 +133,7 @@ class RedisRounds:
         """See Store.begin_fold."""
         its = JobKeys(job)
         outcome, *detail = await self._redis.run(
-            "begin_fold", (its.fence, its.round, its.updates(number)), fence, number
+            "begin_fold", (its.fence, its.round, its.updates(number), its.changes(Topic.TASKS)), fence, number
         )
         _check(outcome, detail, job, number, fence)
         return _sorted_clients(detail[0])

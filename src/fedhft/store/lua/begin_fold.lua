@@ -1,11 +1,12 @@
 -- Stop collecting and pin the accepted clients; tell the pinned ones again when already folding.
--- EVALSHA sha 3 KEYS... ARGV...
+-- EVALSHA sha 4 KEYS... ARGV...
 -- KEYS  fence     counter, read: the current fencing token
 --       round     hash, read and written: number, phase, pinned
 --       updates   hash, read: accepted updates of the round
+--       tasks     counter and channel, written when pinned: nobody is given work of this round any more
 -- Returns {'ok', client ids separated by blanks, in no order}, {'fenced'} or {'round_closed', state}.
 -- (Sorting is left to the caller: Lua here compares strings by the server's locale.)
-local fence, round, updates = unpack(KEYS)
+local fence, round, updates, tasks = unpack(KEYS)
 local token, number = unpack(ARGV)
 
 if redis.call('GET', fence) ~= token then
@@ -20,4 +21,5 @@ if now[1] ~= number or now[2] ~= 'collecting' then
 end
 local pinned = table.concat(redis.call('HKEYS', updates), ' ')
 redis.call('HSET', round, 'phase', 'folding', 'pinned', pinned)
+redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
 return {'ok', pinned}
