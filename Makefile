@@ -100,8 +100,8 @@ check-protos: $(VENV)/.dev ## Fail when src/fedhft/v1 is not what protos/ says
 	$(BIN)/python protos/generate.py --check
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Generate the reference pages in docs/ from the code
-	@echo "Generating docs/job-reference.md and docs/exit-codes.md"
+docs: $(VENV)/.dev ## Generate the reference pages and tables in docs/ from the code
+	@echo "Generating the reference pages and tables in docs/"
 	$(BIN)/python docs/generate.py
 
 # -- benchmarks
