@@ -1,0 +1,409 @@
+"""What the documents say is what the code does: generated pages, commands, job files, numbers, names, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from fedhft_agent import agent, connection, offers, refusals, transfers
+from fedhft_aggregator import clusterer_client, failpoints, federation, uploads
+from fedhft_clusterer.__main__ import parse as parse_clusterer
+
+from fedhft.aggregation.fold import BLOCK
+from fedhft.cli.main import app
+from fedhft.clustering import gaussian, selection, signature
+from fedhft.coordination import coordinator, job_view
+from fedhft.demo import table
+from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
+from fedhft.jobs.client import JobsClient
+from fedhft.methods import PRESETS
+from fedhft.rpc.channel import ChannelSettings
+from fedhft.rpc.server import ServerSettings
+from fedhft.store import keys, redis
+from fedhft.store.connection import ConnectionSettings
+from fedhft.store.records import JobStatus, Phase
+from fedhft.telemetry import http
+from fedhft.v1 import clustering_pb2, federation_pb2, jobs_pb2
+from tests.unit.test_house import ROOT, load
+
+DOCS = ROOT / "docs"
+EXAMPLE = ROOT / "examples/job.toml"
+GENERATE = load(DOCS / "generate.py")
+PAGES = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *DOCS.glob("*.md"),
+        *ROOT.glob("services/*/README.md"),
+    ]
+)
+
+
+def page(name: str) -> str:
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.M | re.S)
+
+
+def row(name: str, first: str) -> str:
+    """The cells after the first of the table row that begins with `first`."""
+    rows = re.findall(rf"^\| {re.escape(first)} \| (.*) \|$", (ROOT / name).read_text(encoding="utf-8"), re.M)
+    assert len(rows) == 1, f"{name} has {len(rows)} rows {first!r}"
+    return str(rows[0])
+
+
+# -- generated pages
+
+
+def test_generated_pages_are_fresh() -> None:
+    assert GENERATE.stale() == [], "run make docs"
+
+
+def test_a_changed_page_is_found_stale(tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path, dirs_exist_ok=True)
+    for name, old, new in (
+        ("job-reference.md", "`learning_rate`", "`lr`"),
+        ("exit-codes.md", "| 10 |", "| 9 |"),
+        ("methods.md", "| `local` | uniform |", "| `local` | tiers |"),
+        ("operations.md", "`127.0.0.1:50051`", "`127.0.0.1:1`"),
+    ):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert old in text
+        (tmp_path / name).write_text(text.replace(old, new), encoding="utf-8")
+    assert GENERATE.stale(tmp_path) == ["exit-codes.md", "job-reference.md", "methods.md", "operations.md"]
+
+
+def test_a_page_that_lost_the_marks_of_a_block_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "methods.md").read_text(encoding="utf-8")
+    (tmp_path / "methods.md").write_text(text.replace("<!-- end generated: presets -->", ""), encoding="utf-8")
+    with pytest.raises(ValueError, match="marks of block presets"):
+        GENERATE.stale(tmp_path)
+
+
+def test_every_field_of_a_job_is_in_the_reference() -> None:
+    text = (DOCS / "job-reference.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    for name in JobSpec.model_fields:
+        title = next((title for title in (f"[{name}]", f"[{name}.NAME]") if title in sections), "Top level")
+        fields = [name]
+        if title != "Top level":
+            default = JobSpec.model_fields[name].annotation
+            model = Tier if name == "tiers" else default
+            fields = list(model.model_fields)  # type: ignore[union-attr]
+        for field in fields:
+            assert f"\n| `{field}` |" in sections[title], f"{title} {field}"
+
+
+# -- job files
+
+
+def test_the_example_job_is_valid_and_its_comments_are_true() -> None:
+    spec = read_job(EXAMPLE)
+    assert spec.tier_of("firm-01", parse_size("1GiB")) == "middle"  # type: ignore[arg-type]
+    assert spec.tier_of("firm-01", parse_size("4GiB")) == "strong"  # type: ignore[arg-type]
+    assert spec.tier_of("firm-05", parse_size("4GiB")) == "small"  # type: ignore[arg-type]
+    assert spec.rounds.min_clients == len(spec.clients) == 6
+
+
+def test_the_example_job_fits_the_data_that_the_demo_leaves(tmp_path: Path) -> None:
+    from fedhft.demo.settings import DemoSettings, demo_data
+
+    data = demo_data(DemoSettings(out=tmp_path))
+    spec = read_job(EXAMPLE)
+    assert spec.task.labels == data.labels
+    assert spec.clients == tuple(client.client for client in data.clients)
+    files = data.write(tmp_path)
+    assert {path.train.relative_to(tmp_path).as_posix() for path in files} >= {"firm-01/train.jsonl"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_job_fragments_in_documents_are_valid(path: Path) -> None:
+    example = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+    for text in blocks(path, "toml"):
+        parse_job(GENERATE.merged(example, tomllib.loads(text)))
+
+
+def test_there_is_a_job_fragment_to_check() -> None:
+    assert blocks(DOCS / "methods.md", "toml")
+
+
+# -- commands
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """Words of every `fedhft ...` and `make ...` in shell blocks and in inline code."""
+    text = path.read_text(encoding="utf-8")
+    lines = [line.strip() for block in blocks(path, "sh") for line in block.splitlines()]
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+    lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    for line in lines:
+        if re.match(r"(fedhft|make) ", line):
+            yield shlex.split(line)
+
+
+def service_options(name: str) -> set[str]:
+    return set(re.findall(r"`(--[a-z-]+)`", getattr(GENERATE, f"options_{name}")())) | {"--help"}
+
+
+def commands_of(command: Any) -> dict[str, Any]:
+    """Subcommands; none of a plain command."""
+    return getattr(command, "commands", {})
+
+
+def check_fedhft(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    known = {option for parameter in command.params for option in parameter.opts}
+    for number, word in enumerate(words):
+        if word == "...":
+            return
+        if word.startswith("--"):
+            assert word.partition("=")[0] in {*known, "--help"}, f"{' '.join(words)}: no option {word}"
+        elif commands_of(command):
+            assert word in commands_of(command), f"{' '.join(words)}: no command {word}"
+            command = commands_of(command)[word]
+            known = {option for parameter in command.params for option in parameter.opts}
+            if number == 0 and word in ("aggregator", "clusterer", "agent"):
+                known = service_options(word)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_in_documents_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for program, *words in commands(path):
+        if program == "fedhft":
+            check_fedhft(words)
+            continue
+        for word in words:
+            variable, is_variable, value = word.partition("=")
+            if variable == "DEMO_ARGS":
+                check_fedhft(["demo", *(part for part in shlex.split(value) if part != "…")])
+            elif variable == "TEST_ARGS":
+                assert all((ROOT / part).exists() for part in shlex.split(value) if part.startswith("tests/")), word
+            elif not is_variable:
+                assert word in targets, f"{path.name}: make has no target {word}"
+
+
+@pytest.mark.parametrize("line", ["job submit x --nope", "jobs", "agent --clients 3", "demo --round 3"])
+def test_a_command_that_does_not_exist_is_found(line: str) -> None:
+    with pytest.raises(AssertionError, match=r"no (option|command)"):
+        check_fedhft(line.split())
+
+
+def test_the_documents_name_every_command() -> None:
+    shown = " ".join(page(path.relative_to(ROOT).as_posix()) for path in PAGES)
+    commands = commands_of(typer.main.get_command(app))
+    assert commands
+    for name, command in commands.items():
+        for sub in commands_of(command) or ("",):
+            assert f"fedhft {name} {sub}".strip() in shown, f"fedhft {name} {sub} is documented nowhere"
+
+
+# -- names and numbers
+
+
+def test_every_call_is_in_the_protocol_with_its_kind() -> None:
+    text = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    documented: dict[str, str] = {}
+    for names, kind in re.findall(
+        r"^\| ((?:`[A-Z]\w+`(?:, )?)+) \| ((?:unary|client stream|server stream)[a-z ,]*) \|", text, re.M
+    ):
+        calls, kinds = re.findall(r"`(\w+)`", names), kind.split(", ")
+        poll = "long poll" in kinds
+        kinds = [one for one in kinds if one != "long poll"] * (len(calls) if len(kinds) == 1 + poll else 1)
+        documented.update(zip(calls, kinds, strict=True))
+    services = [
+        descriptor.services_by_name[name]
+        for descriptor, name in (
+            (federation_pb2.DESCRIPTOR, "Federation"),
+            (jobs_pb2.DESCRIPTOR, "Jobs"),
+            (clustering_pb2.DESCRIPTOR, "Clustering"),
+        )
+    ]
+    kind_of = {(False, False): "unary", (True, False): "client stream", (False, True): "server stream"}
+    expected = {
+        method.name: kind_of[method.client_streaming, method.server_streaming]
+        for service in services
+        for method in service.methods
+    }
+    assert documented == expected
+
+
+def test_every_status_and_phase_is_in_the_concepts() -> None:
+    text = page("docs/concepts.md")
+    for name in [*JobStatus, *Phase]:
+        assert re.search(rf"\b{name.value}\b", text), name
+
+
+def test_what_an_agent_makes_of_a_refusal_is_as_documented() -> None:
+    def codes(first: str) -> set[str]:
+        return set(re.findall(r"`([a-z_]+)`", row("docs/protocol.md", first)))
+
+    assert codes("leaves the job") == {code.value for code in refusals.LEAVE_THE_JOB}
+    assert codes("asks for its task again") == {code.value for code in refusals.ASK_AGAIN}
+    round_only = codes("gives the round up, goes on with the next")
+    others = refusals.LEAVE_THE_JOB | refusals.LEAVE_THE_SERVER | refusals.ASK_AGAIN
+    assert round_only
+    assert not round_only & {code.value for code in others}
+
+
+def test_failpoints_are_as_documented() -> None:
+    text = (DOCS / "operations.md").read_text(encoding="utf-8").partition("## Failpoints")[2]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.M)) == failpoints.POINTS
+    assert failpoints.VARIABLE in text
+
+
+def test_the_settings_of_redis_are_the_ones_that_are_checked() -> None:
+    text = page("docs/operations.md")
+    for name, value in redis._DURABLE.items():
+        assert f"`{name} {value}`" in text
+        assert f"--{name} {value}" in text
+
+
+def test_the_columns_of_the_demo_are_as_documented() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("| column | meaning |")[2].partition("\n\n")[0]
+    names = [name for cells in re.findall(r"^\| ([a-z, ]+) \|", text, re.M) for name in cells.split(", ")]
+    assert names == [name for name in table._COLUMNS if name not in ("method", "round")]
+
+
+def test_built_and_unbuilt_presets_are_as_the_readme_says() -> None:
+    text = page("README.md")
+    built = re.search(r"\| methods (.*?) as rows of choices", text)
+    assert built is not None
+    assert set(re.findall(r"`([a-z-]+)`", built[1])) == set(PRESETS)
+    unbuilt = re.search(r"Not built: .*? the presets (.*?);", text)
+    assert unbuilt is not None
+    assert not set(re.findall(r"`([a-z-]+)`", unbuilt[1])) & set(PRESETS)
+
+
+def test_exit_codes_of_agents_are_as_documented() -> None:
+    text = page("docs/exit-codes.md")
+    codes = agent._EXIT_OF_STATUS
+    assert f"{codes['failed']} when it failed and {codes['cancelled']} when it was cancelled" in text
+    assert codes["completed"] == 0
+
+
+def test_sections_of_the_design_that_code_cites_can_be_looked_up() -> None:
+    cited: set[str] = set()
+    for folder in ("src", "services", "protos", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix in (".py", ".proto", ".lua") and path != Path(__file__):
+                cited |= set(re.findall(r"DESIGN (\d+(?:\.\d+)?)", path.read_text(encoding="utf-8")))
+    assert cited == set(GENERATE.DESIGN_SECTIONS)
+    for section, link in GENERATE.DESIGN_SECTIONS.items():
+        assert link.rpartition("(")[2].rstrip(")") in row("docs/README.md", f"DESIGN {section}")
+
+
+def source_number(module: str, name: str) -> int:
+    """A constant of a module that imports torch, read from its text."""
+    found = re.search(rf"^{name} = (\d+)$", (ROOT / "src/fedhft" / module).read_text(encoding="utf-8"), re.M)
+    assert found is not None, f"{module} has no {name}"
+    return int(found[1])
+
+
+PINGS = ChannelSettings("").keepalive
+SERVER = ServerSettings("")
+REDIS = ConnectionSettings()
+DIMENSIONS = signature.DIMENSIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("README.md", f"a signature of {DIMENSIONS} numbers"),
+        ("docs/concepts.md", f"signature | {DIMENSIONS} numbers"),
+        ("docs/methods.md", f"have {DIMENSIONS} values"),
+        ("docs/methods.md", f"blocks of {BLOCK} consecutive clients"),
+        ("docs/methods.md", f"argmax of evidence(J) - {selection.MARGIN:g} (J-1)"),
+        ("docs/methods.md", f"1 / (1 + exp({selection.DOUBT:g} (J-1) - evidence(J)))"),
+        ("docs/methods.md", f"{gaussian._SEEDINGS} k-means++ seedings"),
+        ("docs/methods.md", f"in the last {source_number('training/signatures.py', 'ANCHOR_DEPTH')} layers"),
+        ("docs/methods.md", f"at most {source_number('training/signatures.py', 'ANCHOR_ROWS')} of the client's rows"),
+        ("docs/methods.md", f"{source_number('training/masks.py', 'PROBE_BATCHES')} mini-batches are looked at"),
+        ("docs/protocol.md", f"waits at most {federation.MAX_WAIT_MS // 1000} s"),
+        ("docs/protocol.md", f"| long poll | {federation.MAX_WAIT_MS // 1000} s |"),
+        ("docs/protocol.md", f"at most {uploads.MAX_CHUNK_BYTES // 2**20} MiB"),
+        ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
+        ("docs/protocol.md", f"{uploads._CHUNK_TIMEOUT_S:g} s without a chunk"),
+        ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
+        ("docs/protocol.md", f"Deltas of the last {job_view.KEPT_VERSIONS} versions"),
+        ("docs/protocol.md", f"by the server after {SERVER.longest_call_s:g} s"),
+        (
+            "docs/protocol.md",
+            f"every {PINGS.interval_s:g} s, answered within {PINGS.answer_s:g} s",
+        ),
+        ("docs/protocol.md", f"permits one every {SERVER.keepalive.interval_s / 2:g} s"),
+        ("docs/protocol.md", f"{REDIS.answer_s:g} s in all, {REDIS.connect_s:g} s to connect"),
+        ("docs/protocol.md", f"clusterer | {clusterer_client._DEADLINE_S:g} s;"),
+        ("docs/protocol.md", f"pauses of up to {connection.Peer('', '').backoff.longest_s:g} s"),  # type: ignore[arg-type]
+        ("docs/protocol.md", f"again after {offers.Offers().backoff.first_s:g} s"),
+        ("docs/operations.md", f"Deltas of the last {job_view.KEPT_VERSIONS} versions"),
+        ("docs/operations.md", f"snapshots of the last {coordinator._KEPT_SNAPSHOTS}"),
+        ("docs/operations.md", f"within {coordinator.LEASE_MS // 1000} s"),
+        ("docs/operations.md", f"{http.MAX_CONNECTIONS} connections at once"),
+    ],
+)
+def test_numbers_in_documents_are_the_code_s(name: str, sentence: str) -> None:
+    assert sentence in page(name)
+
+
+def test_times_that_are_written_as_words_are_the_code_s() -> None:
+    assert keys.TRANSFER_TTL_S == 6 * 3600
+    assert "after six hours" in page("docs/protocol.md")
+    assert coordinator._ORPHAN_AGE_S == 3600
+    assert "goes after an hour" in page("docs/operations.md")
+    assert offers.Offers().backoff.longest_s == 1800
+    assert "up to half an hour" in page("docs/protocol.md")
+    assert agent._KEEP_UNSEEN_S == 7 * 86400
+    assert "after seven days" in page("docs/operations.md")
+    assert JobsClient.__init__.__defaults__ == (None, 10.0)
+    assert "The command line gives up after 10 s" in page("docs/protocol.md")
+
+
+def test_ports_in_the_walkthrough_are_the_defaults() -> None:
+    options = parse_clusterer([])
+    assert options.listen == "127.0.0.1:50052"
+    assert "--clusterer 127.0.0.1:50052" in page("docs/operations.md")
+    assert "curl -s http://127.0.0.1:9101/readyz" in page("docs/operations.md")
+    assert "`9101`" in GENERATE.options_aggregator()
+
+
+# -- links and manners
+
+
+def anchors(path: Path) -> set[str]:
+    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        found = (path.parent / name).resolve() if name else path
+        assert found.exists(), f"{path.name}: {target}"
+        assert not anchor or anchor in anchors(found), f"{path.name}: no heading for {target}"
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    text = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in DOCS.glob("*.md") if path.name != "README.md" and f"({path.name})" not in text] == []
+
+
+@pytest.mark.parametrize("path", [*PAGES, EXAMPLE], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_documents_name_no_machine_and_promise_nothing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.:/])/(?:work|home|root|Users|tmp)\b", text)
+    assert not re.search(r"\b(?:TODO|FIXME|TBD)\b", text)
