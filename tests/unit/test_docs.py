@@ -321,6 +321,7 @@ DIMENSIONS = signature.DIMENSIONS
     [
         ("README.md", f"a signature of {DIMENSIONS} numbers"),
         ("docs/concepts.md", f"signature | {DIMENSIONS} numbers"),
+        ("docs/concepts.md", f"goes wrong {coordinator._MOST_FAILURES} times in a row"),
         ("docs/methods.md", f"have {DIMENSIONS} values"),
         ("docs/methods.md", f"blocks of {BLOCK} consecutive clients"),
         ("docs/methods.md", f"argmax of evidence(J) - {selection.MARGIN:g} (J-1)"),
