@@ -12,8 +12,12 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertModel,
+    GPT2Config,
+    GPT2Model,
     LlamaConfig,
     LlamaModel,
+    ModernBertConfig,
+    ModernBertModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
@@ -29,8 +33,12 @@ TARGETS = {
     "roberta": ("query", "value"),
     "distilbert": ("q_lin", "v_lin"),
     "llama": ("q_proj", "v_proj"),
+    "gpt2": ("c_attn",),
+    "modernbert": ("Wqkv",),
 }
-ARCHITECTURES = tuple(TARGETS)
+DECODERS = ("llama", "gpt2")
+ARCHITECTURES = ("bert", "roberta", "distilbert", "llama")
+"""What most tests run on. The others have peculiarities: GPT-2's transposed weights, ModernBERT's norm in the head."""
 SPREAD = 0.18
 """Standard deviation of weights, 1/sqrt(32): with the usual 0.02 so narrow a random network lets no signal through."""
 
@@ -54,7 +62,7 @@ def tiny_model(directory: Path, architecture: str = "bert", *, layers: int = 3, 
     `directory`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(decoder=architecture == "llama")
+    tokenizer = _tokenizer(decoder=architecture in DECODERS)
     tokenizer.save_pretrained(directory)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -125,7 +133,49 @@ def _llama(vocabulary: int, layers: int) -> torch.nn.Module:
     )
 
 
-_MODELS = {"bert": _bert, "roberta": _roberta, "distilbert": _distilbert, "llama": _llama}
+def _gpt2(vocabulary: int, layers: int) -> torch.nn.Module:
+    return GPT2Model(
+        GPT2Config(
+            vocab_size=vocabulary,
+            initializer_range=SPREAD,
+            n_embd=32,
+            n_layer=layers,
+            n_head=4,
+            n_inner=64,
+            n_positions=128,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    )
+
+
+def _modernbert(vocabulary: int, layers: int) -> torch.nn.Module:
+    return ModernBertModel(
+        ModernBertConfig(
+            vocab_size=vocabulary,
+            initializer_range=SPREAD,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
+        )
+    )
+
+
+_MODELS = {
+    "gpt2": _gpt2,
+    "modernbert": _modernbert,
+    "bert": _bert,
+    "roberta": _roberta,
+    "distilbert": _distilbert,
+    "llama": _llama,
+}
 
 
 def _tokenizer(decoder: bool) -> PreTrainedTokenizerFast:

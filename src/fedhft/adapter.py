@@ -190,7 +190,8 @@ class AdapterSchema:
         """Starting value of a tensor, in travelling orientation (rows x cols).
 
         A: uniform in +-1/sqrt(in), LoRA's Kaiming bound; `round_number` > 0 redraws it (restart methods). Head
-        matrices: uniform with standard deviation 0.02, head vectors and everything else: zero.
+        matrices: uniform with standard deviation 0.02; scales of norms inside the head: one; other head vectors and
+        everything else: zero.
         """
         rows, cols = self.shape(key)
         if key.part is Part.A:
@@ -198,6 +199,8 @@ class AdapterSchema:
             return seeds.uniform(stream, (rows, cols), 1.0 / float(np.sqrt(rows)))
         if key.part is Part.HEAD and cols > 1:
             return seeds.uniform(seeds.seed_of("head", seed, key.name), (rows, cols), 0.02 * float(np.sqrt(3.0)))
+        if key.part is Part.HEAD and key.name.lower().endswith("norm.weight"):
+            return np.ones((rows, cols), np.float32)  # a norm that starts at zero would silence the head
         return np.zeros((rows, max(cols, 0)), np.float32)
 
 

@@ -18,7 +18,7 @@ from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.network import Network
 from fedhft.training.schema import build_schema
 from fedhft.training.scores import predict
-from tests.models import ARCHITECTURES, tiny_model
+from tests.models import ARCHITECTURES, TARGETS, tiny_model
 from tests.workers import data_of, job_for
 
 HEADS = {
@@ -123,7 +123,7 @@ def test_everybody_starts_alike_although_transformers_draws_heads_at_random(tmp_
     assert logits[0].tobytes() == logits[1].tobytes()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TARGETS)
 def test_a_loaded_adapter_adds_alpha_over_r_times_b_a(tmp_path: Path, architecture: str) -> None:
     path = tiny_model(tmp_path, architecture)
     spec = job_for(path, architecture)
@@ -138,7 +138,8 @@ def test_a_loaded_adapter_adds_alpha_over_r_times_b_a(tmp_path: Path, architectu
         for slot in network.schema.slots:
             a = network.schema.start_of(spec.seed, TensorKey(slot.name, Part.A)) + tensors[TensorKey(slot.name, Part.A)]
             product = 2.0 * tensors[TensorKey(slot.name, Part.B)] @ a.T
-            plain.get_submodule(slot.name).weight += torch.from_numpy(product)
+            added = torch.from_numpy(product)
+            plain.get_submodule(slot.name).weight += added.T if architecture == "gpt2" else added
         for parameter in network.schema.head:
             key = TensorKey(parameter.name, Part.HEAD)
             value = network.schema.start_of(spec.seed, key) + tensors[key]
@@ -177,14 +178,27 @@ def test_restart_folds_the_product_into_the_base_and_starts_from_it(tmp_path: Pa
     np.testing.assert_allclose(ours, theirs, atol=1e-5)  # B = 0, so A does not show
 
 
+def test_a_norm_inside_the_head_starts_at_one(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path, "modernbert"), "modernbert")
+    _, network, rows = stage(spec)
+    network.load({}, 3, 1)
+    norms = [p.name for p in network.schema.head if p.name.endswith("norm.weight")]
+    assert norms == ["head.norm.weight"]
+    assert (network.value(TensorKey(norms[0], Part.HEAD)) == 1.0).all()
+    assert np.abs(predict(network, rows)).max() > 0
+
+
 def test_folding_leaves_no_trace_in_the_next_round(tmp_path: Path) -> None:
     spec = job_for(tiny_model(tmp_path), method="fedhft-paper")
     _, network, rows = stage(spec)
     network.load({}, 3, 1)
     fresh = predict(network, rows)
-    network.load(some(network, Part.LEFT, Part.RIGHT), 3, 2)
-    network.load({}, 3, 3)
-    assert predict(network, rows).tobytes() == fresh.tobytes()
+    one, other = (some(network, Part.LEFT, Part.RIGHT, seed=seed) for seed in (1, 2))
+    network.load(one, 3, 2)
+    folded = predict(network, rows)
+    for tensors, expected in ((other, None), (one, folded), ({}, fresh)):
+        network.load(tensors, 3, 3)
+        assert expected is None or predict(network, rows).tobytes() == expected.tobytes()
 
 
 def test_restart_redraws_a_every_round_and_continue_does_not(tmp_path: Path) -> None:
@@ -208,12 +222,13 @@ def test_layers_below_the_depth_have_no_adapter_and_no_gradient(tmp_path: Path) 
     deep = some(network, Part.B)
     inside = {slot.name for slot in network.schema.slots if slot.layer == 2}
     shallow = {key: value for key, value in deep.items() if key.part is Part.HEAD or key.name in inside}
+    network.load(deep, 3, 1)
+    with_all = predict(network, rows)
     network.load(deep, 1, 1)
     with_depth_one = predict(network, rows)
+    assert with_depth_one.tobytes() != with_all.tobytes()
     network.load(shallow, 3, 1)
     assert predict(network, rows).tobytes() == with_depth_one.tobytes()
-    network.load(deep, 3, 1)
-    assert predict(network, rows).tobytes() != with_depth_one.tobytes()
 
     network.load(deep, 1, 1)
     one = AdapterPlan("t", 1, 1.0, 1.0, 0, train_a=True, train_b=True)

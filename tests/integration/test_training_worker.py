@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -60,8 +61,13 @@ def published(
 # -- updates
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("method", ["fedhft", "fedhft-paper", "fedit", "local", "full"])
+@pytest.mark.parametrize(
+    ("method", "architecture"),
+    [
+        *itertools.product(["fedhft", "fedhft-paper", "fedit", "local", "full"], ARCHITECTURES),
+        *itertools.product(["fedhft", "fedhft-paper"], ["gpt2", "modernbert"]),
+    ],
+)
 def test_every_method_learns_on_every_architecture(tmp_path: Path, architecture: str, method: str) -> None:
     spec = job_for(tiny_model(tmp_path, architecture, layers=2), architecture, method, training={"batch_size": 8})
     rows = data_of().train

@@ -33,7 +33,7 @@ from fedhft.plan import AdapterPlan
 from fedhft.training.batches import EncodedRows, scoring_batches
 from fedhft.training.network import Network
 
-ANCHOR_ROWS = 512
+ANCHOR_ROWS = 256
 """Most rows that an anchor signature is computed on."""
 ANCHOR_DEPTH = 2
 """Layers, counted from the output, whose B takes part."""

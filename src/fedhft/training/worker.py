@@ -54,7 +54,9 @@ class ClientWorker:
         self._base = base
         self._network = Network.on(base, spec)
         self._data = data
-        self._with_types = "token_type_ids" in signature(base.model.forward).parameters
+        # Models that take token types need not want them: GPT-2 would add an embedding that nobody trained.
+        takes_types = "token_type_ids" in signature(base.model.forward).parameters
+        self._with_types = takes_types and "token_type_ids" in base.tokenizer.model_input_names
         self._train = self._encode(data.train)
         self._holdout = self._encode(data.holdout)
         self._shards: dict[tuple[int, int], EncodedRows] = {}
