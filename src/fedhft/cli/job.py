@@ -20,10 +20,14 @@ ServerOption = Annotated[
 ]
 AuthorityOption = Annotated[
     Path | None,
-    typer.Option("--tls-ca", envvar="FEDHFT_TLS_CA", help="PEM of the authority that signed the server's certificate."),
+    typer.Option(
+        "--tls-authority",
+        envvar="FEDHFT_TLS_AUTHORITY",
+        help="PEM of the authority that signed the server's certificate.",
+    ),
 ]
 CertificateOption = Annotated[
-    Path | None, typer.Option("--tls-cert", envvar="FEDHFT_TLS_CERT", help="PEM of your certificate.")
+    Path | None, typer.Option("--tls-certificate", envvar="FEDHFT_TLS_CERTIFICATE", help="PEM of your certificate.")
 ]
 KeyOption = Annotated[Path | None, typer.Option("--tls-key", envvar="FEDHFT_TLS_KEY", help="PEM of your private key.")]
 JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
@@ -35,8 +39,8 @@ _SERVER = "127.0.0.1:50051"
 def submit(
     file: Annotated[Path, typer.Argument(help="Job file, TOML; `fedhft job schema` says what it may hold.")],
     server: ServerOption = _SERVER,
-    tls_ca: AuthorityOption = None,
-    tls_cert: CertificateOption = None,
+    tls_authority: AuthorityOption = None,
+    tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
@@ -44,20 +48,20 @@ def submit(
     from fedhft.job import read_job
 
     spec = read_job(file)
-    with _client(server, tls_ca, tls_cert, tls_key) as client:
+    with _client(server, tls_authority, tls_certificate, tls_key) as client:
         _report(client.submit(spec), format)
 
 
 @app.command("list")
 def list_jobs(
     server: ServerOption = _SERVER,
-    tls_ca: AuthorityOption = None,
-    tls_cert: CertificateOption = None,
+    tls_authority: AuthorityOption = None,
+    tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """List every job, oldest first."""
-    with _client(server, tls_ca, tls_cert, tls_key) as client:
+    with _client(server, tls_authority, tls_certificate, tls_key) as client:
         jobs = client.list()
     if format is OutputFormat.JSON:
         keep = ("job", "status", "reason", "rounds_done", "clients", "open_round", "accepted", "asked")
@@ -71,13 +75,13 @@ def list_jobs(
 def get(
     job: JobArgument,
     server: ServerOption = _SERVER,
-    tls_ca: AuthorityOption = None,
-    tls_cert: CertificateOption = None,
+    tls_authority: AuthorityOption = None,
+    tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Show one job: where it stands, its rounds, its scores."""
-    with _client(server, tls_ca, tls_cert, tls_key) as client:
+    with _client(server, tls_authority, tls_certificate, tls_key) as client:
         _report(client.get(job), format)
 
 
@@ -85,8 +89,8 @@ def get(
 def watch(
     job: JobArgument,
     server: ServerOption = _SERVER,
-    tls_ca: AuthorityOption = None,
-    tls_cert: CertificateOption = None,
+    tls_authority: AuthorityOption = None,
+    tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
@@ -94,7 +98,7 @@ def watch(
     from fedhft.errors import ErrorCode, FedhftError
 
     last: jobs_pb2.Job | None = None
-    with _client(server, tls_ca, tls_cert, tls_key) as client:
+    with _client(server, tls_authority, tls_certificate, tls_key) as client:
         if format is OutputFormat.JSON:
             for last in client.watch(job):
                 print_json(_as_dict(last), indent=None)
@@ -114,15 +118,15 @@ def watch(
 def clusters(
     job: JobArgument,
     server: ServerOption = _SERVER,
-    tls_ca: AuthorityOption = None,
-    tls_cert: CertificateOption = None,
+    tls_authority: AuthorityOption = None,
+    tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Show the latest memberships: every client's weights over the clusters."""
     from fedhft.jobs.view import as_dict
 
-    with _client(server, tls_ca, tls_cert, tls_key) as client:
+    with _client(server, tls_authority, tls_certificate, tls_key) as client:
         memberships = client.get(job).memberships
     if format is OutputFormat.JSON:
         print_json(as_dict(memberships))
@@ -137,13 +141,13 @@ def cancel(
     job: JobArgument,
     reason: Annotated[str, typer.Option(help="Why; agents and watchers are told.")] = "cancelled from the command line",
     server: ServerOption = _SERVER,
-    tls_ca: AuthorityOption = None,
-    tls_cert: CertificateOption = None,
+    tls_authority: AuthorityOption = None,
+    tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """End a job; agents are told at their next call."""
-    with _client(server, tls_ca, tls_cert, tls_key) as client:
+    with _client(server, tls_authority, tls_certificate, tls_key) as client:
         _report(client.cancel(job, reason), format)
 
 
@@ -161,15 +165,15 @@ def export(
         ),
     ] = "",
     server: ServerOption = _SERVER,
-    tls_ca: AuthorityOption = None,
-    tls_cert: CertificateOption = None,
+    tls_authority: AuthorityOption = None,
+    tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Write the last version's adapters: one PEFT directory per cluster and per --client."""
     from fedhft.jobs.adapters import fetch_adapters, write_adapters
 
-    with _client(server, tls_ca, tls_cert, tls_key) as jobs:
+    with _client(server, tls_authority, tls_certificate, tls_key) as jobs:
         adapters = fetch_adapters(jobs, job)
         written = write_adapters(adapters, out, jobs.get(job), base_model, client or ())
     if format is OutputFormat.JSON:

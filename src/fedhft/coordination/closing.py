@@ -17,6 +17,7 @@ from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.store.interface import Store
 from fedhft.store.records import RoundRecord, UpdateRecord, VersionRecord
+from fedhft.telemetry import metrics
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode
 
@@ -51,7 +52,8 @@ async def fold_round(
                 delta=blob.delta,
             )
 
-    return await asyncio.to_thread(fold, spec, schema, state, fetched())
+    with metrics.FOLD_SECONDS.time():
+        return await asyncio.to_thread(fold, spec, schema, state, fetched())
 
 
 def describe(report: FoldReport | None) -> dict[str, float]:

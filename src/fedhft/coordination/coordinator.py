@@ -49,6 +49,7 @@ from fedhft.store.records import (
     UpdateRecord,
     VersionRecord,
 )
+from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +198,7 @@ class Coordinator:
                 await self._open(situation.spec, number, evaluation, situation.round, fence)
             case Extend(number, deadline_ms):
                 log.warning("round extended", extra={"job": job, "round": number})
+                metrics.ROUNDS.labels(outcome="extended").inc()
                 await store.extend_round(job, number, deadline_ms, fence)
             case Fold(number):
                 await self._close(situation, number, fence)
@@ -208,6 +210,7 @@ class Coordinator:
                 log.info("job completed", extra={"job": job})
             case Fail(reason):
                 log.error("job failed: %s", reason, extra={"job": job})
+                metrics.ROUNDS.labels(outcome="failed").inc()
                 await store.set_status(job, JobStatus.FAILED, reason, _ALIVE, fence)
             case Wait() | Over():
                 pass

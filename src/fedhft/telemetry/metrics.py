@@ -61,11 +61,13 @@ PAYLOAD_RAW_BYTES = Counter(
     ["direction", "payload", "tier"],
     registry=REGISTRY,
 )
-BLOB_STORE_BYTES = Gauge("fedhft_blob_store_bytes", "Bytes of blobs held.", registry=REGISTRY)
 
 # -- rounds
 ROUNDS = Counter(
-    "fedhft_rounds", "Rounds ended, by outcome: published, extended or failed.", ["outcome"], registry=REGISTRY
+    "fedhft_rounds",
+    "Rounds by outcome: published, evaluated, extended or failed.",
+    ["outcome"],
+    registry=REGISTRY,
 )
 ROUND_PHASE_SECONDS = Histogram(
     "fedhft_round_phase_seconds",
