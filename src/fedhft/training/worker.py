@@ -317,10 +317,12 @@ class ClientWorker:
         carries = feedback.carries_error(spec)
         decay = spec.wire.error_feedback_decay
         wanted = feedback.with_carried(delta, self._memory.carried, decay) if carries else delta
+        rounding = (
+            int(task.seed) if spec.method.start is Start.RESTART else None
+        )  # stochastic where no error is carried
         blob = encode(
             wanted, self.schema, kind=adapter_pb2.BLOB_KIND_UPDATE, encoding=spec.wire.up, group=spec.wire.group,
-            version=int(task.view.version), rounding_seed=int(task.seed) if spec.method.start is Start.RESTART else
-            None,
+            version=int(task.view.version), rounding_seed=rounding,
         )  # fmt: skip
         if 0 < task.max_update_bytes < len(blob):
             raise FedhftError.field(
