@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.special import logsumexp
 
 from fedhft import seeds
 from fedhft.adapter import Float64
@@ -81,13 +80,20 @@ def fit(points: Float64, means: Float64, kind: Covariance, ridge: float) -> Fit:
     gaussians, likelihood = _maximise(points, responsibilities, means, kind, floor), -np.inf
     for _ in range(_ITERATIONS):
         joint = gaussians.log_joint(points)
-        per_point = logsumexp(joint, axis=1)
+        per_point = log_sum_exp(joint)
         previous, likelihood = likelihood, float(per_point.sum())
         if likelihood - previous < _TOLERANCE:
             break
         responsibilities = np.exp(joint - per_point[:, None])
         gaussians = _maximise(points, responsibilities, gaussians.means, kind, floor)
     return Fit(gaussians, likelihood)
+
+
+def log_sum_exp(joint: Float64) -> Float64:
+    """log sum_k exp(joint_ik) per row, float64 (n,); many times faster than scipy's on matrices this small."""
+    largest = joint.max(axis=1)
+    total: Float64 = largest + np.log(np.exp(joint - largest[:, None]).sum(axis=1))
+    return total
 
 
 def best_fit(points: Float64, clusters: int, kind: Covariance, ridge: float) -> Fit:

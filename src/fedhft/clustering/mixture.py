@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from fedhft.adapter import Float32, Float64
-from fedhft.clustering.gaussian import Covariance, Fit, Gaussians, best_fit, fit
+from fedhft.clustering.gaussian import Covariance, Fit, Gaussians, best_fit, fit, log_sum_exp
 from fedhft.clustering.identity import match
 from fedhft.clustering.selection import MARGIN, choose_clusters, confidence
 from fedhft.clustering.subspace import Subspace, principal
@@ -56,8 +55,8 @@ class MixtureModel:
         """Memberships (n x J) of unit-norm signatures (n x D), unsmoothed; a zero one gets the mixture's weights."""
         if self.clusters == 1:
             return np.ones((len(signatures), 1))
-        joint = self.gaussians.log_joint(self.space.project(signatures))
-        posteriors: Float64 = softmax(joint / temperature, axis=1)
+        joint = self.gaussians.log_joint(self.space.project(signatures)) / temperature
+        posteriors: Float64 = np.exp(joint - log_sum_exp(joint)[:, None])
         unknown = ~signatures.any(axis=1)
         posteriors[unknown] = self.gaussians.weights
         return self.confidence * posteriors + (1.0 - self.confidence) / self.clusters
