@@ -55,9 +55,9 @@ def test_a_report_holds_the_bytes_that_blobs_and_sockets_took(site: Site) -> Non
         agent.run()
     job = site.get("bytes")
     first, second, third = job.history
-    assert first.payload_bytes_up > 1000
+    assert first.payload_bytes_up > 500
     assert first.payload_bytes_down == 0
-    assert second.payload_bytes_down > 1000
+    assert second.payload_bytes_down > 500
     # The kernel's counters lag by the push they travel with, so the whole is compared: payload plus some framing.
     rounds = [first, second, third, job.final]
     up, down = sum(r.payload_bytes_up for r in rounds), sum(r.payload_bytes_down for r in rounds)

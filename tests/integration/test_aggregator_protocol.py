@@ -74,8 +74,8 @@ async def serving(redis_url: str, blobs: str = "redis") -> AsyncIterator[Aggrega
 
 
 @pytest.fixture
-async def aggregator(redis_url: str) -> AsyncIterator[Aggregator]:
-    async with serving(redis_url) as running:
+async def aggregator(fresh_redis_url: str) -> AsyncIterator[Aggregator]:
+    async with serving(fresh_redis_url) as running:
         yield running
 
 
@@ -364,7 +364,7 @@ async def run_alone(aggregator: Aggregator, name: str) -> str:
     return (await aggregator.ended(name)).status
 
 
-async def test_published_bytes_do_not_depend_on_the_order_of_arrival(redis_url: str, aggregator: Aggregator) -> None:
+async def test_published_bytes_do_not_depend_on_the_order_of_arrival(aggregator: Aggregator) -> None:
     published = []
     for name, order in (("order-a", (0, 1, 2)), ("order-b", (2, 0, 1))):
         spec = light_job(name, rounds={"total": 1, "min_clients": 3})

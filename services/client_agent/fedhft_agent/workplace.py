@@ -6,10 +6,8 @@ import json
 import logging
 from pathlib import Path
 
-import torch
-
 from fedhft.job import JobSpec
-from fedhft.training.base import LoadedBase, load_base
+from fedhft.training.base import LoadedBase, load_base, use_threads
 from fedhft.training.data import load_client_data
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
@@ -28,7 +26,7 @@ class Workplace:
         self._base: LoadedBase | None = None
         self._loaded_for = ""
         if settings.threads:
-            torch.set_num_threads(settings.threads)
+            use_threads(settings.threads)
 
     def session(self, connection: Connection, stop: StopSignal, spec: JobSpec, state_dir: Path) -> Session:
         """Everything a job needs, ready to join it. Raises FedhftError(INVALID_DATA), (INVALID_MODEL)."""

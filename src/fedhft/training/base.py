@@ -38,6 +38,11 @@ class LoadedBase:
     network: Any = None
 
 
+def use_threads(count: int) -> None:
+    """Threads that tensor operations of this process use. One thread makes training repeatable to the bit."""
+    torch.set_num_threads(count)
+
+
 def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     """Load the job's base model from a folder or the hub; `path_override` is the agent's own folder or hub id for it.
 
