@@ -62,9 +62,11 @@ def shuffled(federation: Federation, order: list[int]) -> Federation:
     return replace(federation, updates=updates)
 
 
+@pytest.mark.parametrize(("preset", "clusters"), [("fedhft", (1, 2, 3)), ("fedit", (1,)), ("full", (1,))])
 @quick
-@given(federation=st.one_of(federations(tau=(0.0, 0.3, 1.0)), federations("fedit", (1,)), federations("full", (1,))))
-def test_the_mean_is_the_paper_s_row_by_row(federation: Federation) -> None:
+@given(data=st.data())
+def test_the_mean_is_the_paper_s_row_by_row(preset: str, clusters: tuple[int, ...], data: st.DataObject) -> None:
+    federation = data.draw(federations(preset, clusters, tau=(0.0, 0.3, 1.0)))
     expected = slow_means(federation)
     actual = steps_of(federation)
     assert {scope: set(steps) for scope, steps in actual.items()} == {s: set(m) for s, m in expected.items()}
@@ -381,6 +383,9 @@ def test_a_method_that_shares_nothing_publishes_nothing() -> None:
     assert not published.blobs
     assert published.state.state.version == 1
     assert not published.state.state.scopes
+    with pytest.raises(FedhftError) as refusal:
+        fold(spec, SCHEMA, initial_state(spec, 1), [update(spec, SCHEMA, "a", 1)])
+    assert refusal.value.code is ErrorCode.OUTSIDE_PLAN
 
 
 def test_a_round_without_updates_only_counts_the_version() -> None:

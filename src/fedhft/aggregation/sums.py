@@ -38,7 +38,12 @@ from fedhft.job import JobSpec
 from fedhft.methods import Combine
 
 _FACTORS = (Part.A, Part.B, Part.HEAD)
-_SENT = {Combine.FACTORS: _FACTORS, Combine.PRODUCTS: _FACTORS, Combine.MEAN: (Part.WEIGHT, Part.HEAD)}
+_SENT = {
+    Combine.FACTORS: _FACTORS,
+    Combine.PRODUCTS: _FACTORS,
+    Combine.MEAN: (Part.WEIGHT, Part.HEAD),
+    Combine.NONE: (),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,8 +244,6 @@ def accumulate(partial: Partial, update: ClientUpdate, rules: FoldRules) -> Part
     partial.clients += 1
     partial.samples += update.samples
     partial.mass += np.asarray(per_cluster, np.float64)
-    if rules.combine is Combine.NONE:
-        return partial
     for key, matrix in update.delta:
         _check_tensor(key, matrix, rules, update.client)
         if rules.combine is Combine.PRODUCTS and key.part in (Part.A, Part.B):
