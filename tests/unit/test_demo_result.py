@@ -70,8 +70,14 @@ def test_a_rounds_validation_is_what_its_version_scored_in_the_next_one() -> Non
     history = summed(finished_job(spec_of()), spec_of())["history"]
     assert [entry["round"] for entry in history] == [1, 2]
     assert [entry["validation"] for entry in history] == pytest.approx([0.2, 0.3])
-    assert [entry["bytes_up"] for entry in history] == [1000, 2000]
+    assert [entry["bytes_down"] for entry in history] == [2000, 4000]
     assert [entry["seconds"] for entry in history] == [1.5, 3.0]
+
+
+def test_a_rounds_bytes_up_are_those_the_next_report_has_counted() -> None:
+    # Reports count sockets before their own update is sent: 1000 (joining), 2000 (first update), 3000 (second).
+    history = summed(finished_job(spec_of()), spec_of())["history"]
+    assert [entry["bytes_up"] for entry in history] == [1000 + 2000, 3000]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 from fedhft.demo.dataset import FederatedData
 from fedhft.demo.report import MethodRun
 from fedhft.demo.result import measured
+from fedhft.demo.table import size
 
 _DPI = 130
 
@@ -72,7 +73,7 @@ def _bytes(axes: Any, runs: Sequence[MethodRun]) -> bool:
     for offset, (name, heights) in enumerate(sides.items()):
         places = [index + (offset - 0.5) * 0.38 for index in range(len(known))]
         bars = axes.bar(places, [height / 1024 for height in heights], width=0.36, label=name)
-        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+        axes.bar_label(bars, labels=[size(height) for height in heights], fontsize=8)
     axes.set_xticks(range(len(known)), [run.result.method for run in known])
     axes.set_yscale("log")
     axes.set_ylabel("KiB on the sockets (log)")

@@ -68,8 +68,9 @@ _LEGEND = """\
   texts with the labels as its own group means them.
 * **worst tenth**: mean over the tenth of clients that score lowest (at least one).
 * **majority**: always answering a client's most frequent training label.
-* Bytes are what the kernel's TCP counters of the agents' sockets say, protocol overhead included, from joining to the
-  end of the job."""
+* Bytes per client and round are what the kernel's TCP counters of the agents' sockets say, protocol overhead, joining
+  and the final evaluation included (for which every client fetches all clusters). Bytes of a single round are adapters
+  alone."""
 
 
 def _overview(main: MethodRun, data: FederatedData) -> str:
@@ -77,8 +78,8 @@ def _overview(main: MethodRun, data: FederatedData) -> str:
     rows = [len(client.train) for client in data.clients]
     held = [len(client.holdout) for client in data.clients]
     lines = [
-        f"* {len(data.clients)} clients with {min(rows)} to {max(rows)} training rows and {min(held)} to {max(held)} "
-        f"held-out rows each; {len(data.shared[0])} common validation rows; {len(data.labels) or 'no'} labels",
+        f"* {len(data.clients)} clients with {_span(rows)} training rows and {_span(held)} held-out rows each; "
+        f"{len(data.shared[0])} common validation rows; {len(data.labels) or 'no'} labels",
         f"* base model `{spec.model.name}`, LoRA rank {spec.adapter.rank}, alpha {spec.adapter.alpha:g} on "
         f"{', '.join(spec.adapter.targets)}",
         f"* {spec.rounds.total} rounds of {spec.training.epochs:g} local epoch(s), learning rate "
@@ -121,8 +122,7 @@ def _least(runs: Sequence[MethodRun], data: FederatedData) -> str:
         for run in runs
     ]
     names = ", ".join(sorted(clients))
-    between = f"{rows[0]}" if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
-    return f"{names}: {between} training rows.\n\n" + _table(("method", "personal before", "personal after"), cells)
+    return f"{names}: {_span(rows)} training rows.\n\n" + _table(("method", "personal before", "personal after"), cells)
 
 
 def _costs(runs: Sequence[MethodRun]) -> str:
@@ -180,8 +180,8 @@ def _rounds(run: MethodRun) -> str:
             shown(measured(entry, "personal_before_mean")),
             shown(measured(entry, "personal_after_mean")),
             shown(measured(entry, "shared_before")),
-            size(entry.socket_bytes_up),
-            size(entry.socket_bytes_down),
+            size(entry.payload_bytes_up),
+            size(entry.payload_bytes_down),
             "+".join(map(str, entry.cluster_sizes)) or "-",
             f"{entry.seconds:.1f}",
         ]
@@ -234,6 +234,11 @@ model = PeftModel.from_pretrained(base_model, "<directory>")
 
 def _figure(result: jobs_pb2.ClientResult | None, name: str) -> str:
     return "-" if result is None else shown(measured(result, name))
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -72,7 +72,11 @@ class Clusters:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One round. validation: shared score, own mixtures, of the version this round published. seconds: wall time."""
+    """One round. validation: shared score, own mixtures, of the version this round published. seconds: wall time.
+
+    bytes_up, bytes_down: of all clients, on the sockets; joining counts to the first round, fetching the last version to
+    the final evaluation, which is no round.
+    """
 
     round: int
     seconds: float
@@ -198,14 +202,15 @@ def _clusters(memberships: clustering_pb2.Memberships, spec: JobSpec, groups: Ma
 
 def _history(job: jobs_pb2.Job) -> tuple[HistoryEntry, ...]:
     # What a round published is scored when clients hold it: at the start of the next round, or in the final evaluation.
+    # Likewise sockets have carried an update only after its report was written, so the next report counts it.
     following = [*job.history[1:], job.final][: len(job.history)]
     return tuple(
         HistoryEntry(
             round=entry.round,
             seconds=entry.seconds,
             validation=measured(after, "shared_before"),
-            bytes_up=entry.socket_bytes_up,
+            bytes_up=after.socket_bytes_up + (entry.socket_bytes_up if place == 0 else 0),
             bytes_down=entry.socket_bytes_down,
         )
-        for entry, after in zip(job.history, following, strict=True)
+        for place, (entry, after) in enumerate(zip(job.history, following, strict=True))
     )

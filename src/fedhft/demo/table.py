@@ -14,7 +14,7 @@ from fedhft.v1 import jobs_pb2
 _COLUMNS = ("method", "round", "mean", "worst tenth", "after", "shared", "up", "down", "clusters", "seconds")
 _CAPTION = (
     "mean and worst tenth: clients' own held-out rows at the start of the round; after: mean after local training; "
-    "shared: common validation rows"
+    "shared: common validation rows; up, down: adapters of all clients"
 )
 
 
@@ -96,8 +96,8 @@ def row_of(method: str, name: str, entry: jobs_pb2.RoundSummary) -> tuple[str, .
         shown(measured(entry, "personal_before_worst_tenth")),
         shown(measured(entry, "personal_after_mean")),
         shown(measured(entry, "shared_before")),
-        size(entry.socket_bytes_up),
-        size(entry.socket_bytes_down),
+        size(entry.payload_bytes_up),
+        size(entry.payload_bytes_down),
         "+".join(map(str, entry.cluster_sizes)) or "-",
         f"{entry.seconds:.1f}",
     )
