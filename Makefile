@@ -17,6 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
+DATA ?=
 
 # Nothing here needs the model hub: the demo's model comes with a package, tests build their own.
 export HF_HUB_OFFLINE ?= 1
@@ -115,6 +116,12 @@ bench-wire: $(VENV)/.dev ## Bytes on the wire against the limit, and codec throu
 bench-load: $(VENV)/.dev ## One aggregator under up to 200 light clients
 	@echo "Measuring the aggregator under load"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load
+
+.PHONY: bench-scores
+bench-scores: $(VENV)/.dev ## Methods side by side on real data (DATA=folder)
+	@test -n "$(DATA)" || { echo "make: set DATA to a folder with train and validation files" >&2; exit 1; }
+	@echo "Comparing methods on $(DATA); runs are kept in out/scores"
+	$(BIN)/python -m benchmarks.scores --data "$(DATA)"
 
 .PHONY: clean
 clean: ## Remove build products and caches (the virtual environment stays)
