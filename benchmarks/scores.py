@@ -3,7 +3,7 @@
 Every figure is printed by `fedhft demo`, a federation of real processes. First each method's learning rate is chosen
 on a seed of its own (--select-seed), by the shared validation score before local training; then the chosen rate runs
 on the seeds that are reported. A run that is already in --out is not repeated, so an interrupted benchmark goes on
-where it stopped. Prints a Markdown table: scores before and after local training, bytes both ways, peak memory, memberships.
+where it stopped. Prints a Markdown table: scores before and after local training, bytes both ways, memory, memberships.
 """
 
 from __future__ import annotations

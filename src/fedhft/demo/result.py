@@ -74,8 +74,8 @@ class Clusters:
 class HistoryEntry:
     """One round. validation: shared score, own mixtures, of the version this round published. seconds: wall time.
 
-    bytes_up, bytes_down: of all clients, on the sockets; joining counts to the first round, fetching the last version to
-    the final evaluation, which is no round.
+    bytes_up, bytes_down: of all clients, on the sockets. Joining counts to the first round; fetching the last version
+    to the final evaluation, which is no round.
     """
 
     round: int

@@ -5,16 +5,54 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fedhft.coordination.history import RoundHistory
+from fedhft.demo import corpus
 from fedhft.demo.dataset import FederatedData
+from fedhft.demo.partition import OWN_HOLDOUT, Partition, Shares, hand_out, read_source
 from fedhft.demo.result import RunResult, run_result
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.simulation.run import Simulated, simulate
 from fedhft.training.data import load_client_data
 from fedhft.v1 import clustering_pb2, jobs_pb2
+
+_CLIENTS = 8
+_VALIDATION = 300
+
+
+def rows_for(
+    spec: JobSpec,
+    folder: Path | None,
+    clients: int | None,
+    *,
+    per_client: int,
+    kind: Partition,
+    alpha: float,
+    groups: int,
+) -> FederatedData:
+    """Rows for the clients a job names (else for `clients`, else 8), from a folder or, for None, the generated corpus.
+
+    Raises FedhftError: INVALID_ARGUMENT when `clients` is not how many the job names, INVALID_DATA.
+    """
+    count = clients or len(spec.clients) or _CLIENTS
+    if spec.clients and count != len(spec.clients):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "clients", count, f"the job names {len(spec.clients)}",
+            "leave the option out, or `clients` out of the job",
+        )  # fmt: skip
+    if folder is None:
+        held = max(1, round(OWN_HOLDOUT * per_client))
+        rows = (per_client - held,) * count
+        data = corpus.generate(rows, holdout=held, validation=_VALIDATION, groups=groups, seed=spec.seed)
+    else:
+        shares = Shares(kind, count, per_client, alpha, groups if kind is Partition.GROUPS else 1)
+        data = hand_out(read_source(folder), shares, spec.seed)
+    names = spec.clients or tuple(client.client for client in data.clients)
+    renamed = (replace(client, client=name) for client, name in zip(data.clients, names, strict=True))
+    return replace(data, clients=tuple(renamed))
 
 
 def run_simulated(
