@@ -118,7 +118,7 @@ class LightClient:
 
     def update(self, task: federation_pb2.TrainTask, scale: float = 0.01) -> bytes:
         """A blob that fits the task's plan: seeded noise on the first allowed rows."""
-        plan = plan_from(task.plan)
+        plan = AdapterPlan.of(task.plan)
         tensors = {}
         for key in expected_keys(self.spec, self.schema, plan):
             rows, cols = self.schema.shape(key)
@@ -166,16 +166,3 @@ class LightClient:
         """Train (not really) and push in one chunk."""
         blob = self.update(task)
         return await self.push(self.header(task, blob), [(0, blob)])
-
-
-def plan_from(message: adapter_pb2.AdapterPlan) -> AdapterPlan:
-    """The plan in a task."""
-    return AdapterPlan(
-        tier=message.tier,
-        depth=message.depth,
-        density=message.density,
-        epochs=message.epochs,
-        max_steps=message.max_steps,
-        train_a=message.train_a,
-        train_b=message.train_b,
-    )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema, Part, Slot, TensorKey
+from fedhft.v1 import adapter_pb2
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,31 @@ class AdapterPlan:
     max_steps: int
     train_a: bool
     train_b: bool
+
+    @classmethod
+    def of(cls, message: adapter_pb2.AdapterPlan) -> AdapterPlan:
+        """The plan in a task, as it came."""
+        return cls(
+            tier=message.tier,
+            depth=message.depth,
+            density=message.density,
+            epochs=message.epochs,
+            max_steps=message.max_steps,
+            train_a=message.train_a,
+            train_b=message.train_b,
+        )
+
+    def message(self) -> adapter_pb2.AdapterPlan:
+        """The plan as it travels; inverse of `of`."""
+        return adapter_pb2.AdapterPlan(
+            tier=self.tier,
+            depth=self.depth,
+            density=self.density,
+            epochs=self.epochs,
+            max_steps=self.max_steps,
+            train_a=self.train_a,
+            train_b=self.train_b,
+        )
 
     def slots(self, schema: AdapterSchema) -> tuple[Slot, ...]:
         """The slots inside this plan's depth."""

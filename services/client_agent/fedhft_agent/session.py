@@ -172,15 +172,7 @@ class Session:
         log.info("evaluated", extra={"round": task.round, "recorded": answer.recorded})
 
     def _check_plan(self, message: adapter_pb2.AdapterPlan) -> None:
-        plan = AdapterPlan(
-            tier=message.tier,
-            depth=message.depth,
-            density=message.density,
-            epochs=message.epochs,
-            max_steps=message.max_steps,
-            train_a=message.train_a,
-            train_b=message.train_b,
-        )
+        plan = AdapterPlan.of(message)
         enlistment = self._enlistment
         check_plan_fits(plan, self._worker.schema, enlistment.weights_bytes, enlistment.memory_bytes)
 

@@ -36,7 +36,7 @@ def task_of(view: JobView, client: str, held: Mapping[str, int], now_ms: int) ->
         task = federation_pb2.EvaluateTask(
             round=current.number,
             view=source,
-            plan=plan_message(plan),
+            plan=plan.message(),
             learning_rate=learning_rate,
             seed=seed,
             shared=federation_pb2.Shard(index=0, count=1) if final_full and has_shared else shard,
@@ -50,7 +50,7 @@ def task_of(view: JobView, client: str, held: Mapping[str, int], now_ms: int) ->
         train=federation_pb2.TrainTask(
             round=current.number,
             view=source,
-            plan=plan_message(plan),
+            plan=plan.message(),
             learning_rate=learning_rate,
             seed=seed,
             evaluate=evaluate,
@@ -64,19 +64,6 @@ def task_of(view: JobView, client: str, held: Mapping[str, int], now_ms: int) ->
 def update_bound(view: JobView, schema: AdapterSchema, plan: AdapterPlan) -> int:
     """Most bytes of an update under a plan; 0 where nothing is shared."""
     return 0 if view.spec.method.combine is Combine.NONE else largest_update(view.spec, schema, plan)
-
-
-def plan_message(plan: AdapterPlan) -> adapter_pb2.AdapterPlan:
-    """The plan as it travels."""
-    return adapter_pb2.AdapterPlan(
-        tier=plan.tier,
-        depth=plan.depth,
-        density=plan.density,
-        epochs=plan.epochs,
-        max_steps=plan.max_steps,
-        train_a=plan.train_a,
-        train_b=plan.train_b,
-    )
 
 
 def mass_memberships(current: RoundRecord) -> tuple[float, ...]:

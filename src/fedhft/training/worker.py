@@ -227,9 +227,7 @@ class ClientWorker:
                 f"plan: depth {plan.depth} of {layers} layers, density {plan.density}, epochs {plan.epochs} "
                 "cannot be trained; the server must send a depth within the model",
             )
-        return AdapterPlan(
-            plan.tier, plan.depth or layers, plan.density, plan.epochs, plan.max_steps, plan.train_a, plan.train_b
-        )
+        return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
 
     def _stand_at(self, view: pb.ViewSource, weights: Sequence[float]) -> None:
         """Note that every scope in use is complete at the view's version: all its blobs have been applied."""
