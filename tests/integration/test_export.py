@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fedhft.adapter import AdapterSchema, Float32, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.export import modules_to_save, write_adapter
+from fedhft.export import lora_pair, modules_to_save, write_adapter
 from fedhft.job import JobSpec
 from fedhft.training.base import load_base
 from fedhft.training.scores import predict
@@ -95,6 +95,26 @@ def test_a_dense_product_is_exported_at_the_rank_it_has(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 8  # two rounds of rank 4, dense or not
     assert config["rank_pattern"] == {}
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["factors", "dense"])
+def test_small_directions_of_a_product_are_kept_and_rounding_is_not(tmp_path: Path, dense: bool) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"), method="fedhft-paper")
+    slot = worker_for(spec).schema.slots[0]
+    generator = np.random.default_rng(0)
+    left, right = (np.linalg.qr(generator.standard_normal((32, 5)))[0] for _ in range(2))
+    left = left * np.array([1.0, 0.1, 1e-3, 1e-5, 0.0])
+    exact = left @ right.T
+    if dense:
+        tensors = {TensorKey(slot.name, Part.PRODUCT): exact.astype(np.float32)}
+    else:
+        tensors = {
+            TensorKey(slot.name, Part.LEFT): left.astype(np.float32),
+            TensorKey(slot.name, Part.RIGHT): right.astype(np.float32),
+        }
+    pair = lora_pair(slot, spec, worker_for(spec).schema, tensors)
+    assert pair.rank == 4
+    np.testing.assert_allclose(pair.b @ pair.a * (pair.alpha / pair.rank), exact, atol=1e-7)
 
 
 def test_ranks_that_differ_go_into_patterns_and_survive_loading(tmp_path: Path) -> None:
