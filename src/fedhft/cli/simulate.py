@@ -12,10 +12,18 @@ from fedhft.cli.output import FormatOption, OutputFormat, print_json
 
 def simulate_job(
     file: Annotated[Path, typer.Argument(help="Job file, TOML.")],
-    data: Annotated[Path, typer.Option(help="Folder with train.jsonl(.gz), validation.jsonl(.gz) and meta.json.")],
-    clients: Annotated[int, typer.Option(help="Number of clients.")] = 8,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with train.jsonl(.gz), validation.jsonl(.gz) and meta.json.",
+            show_default="the demo's generated corpus",
+        ),
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option(help="Number of clients.", show_default="those the job names, else 8")
+    ] = None,
     per_client: Annotated[int, typer.Option(help="Rows a client owns; a fifth of them is held out.")] = 200,
-    partition: Annotated[str, typer.Option(help="How the data is handed out: dirichlet, groups or iid.")] = "dirichlet",
+    partition: Annotated[str, typer.Option(help="How --data is handed out: dirichlet, groups or iid.")] = "dirichlet",
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration; smaller means more skew.")] = 1.0,
     groups: Annotated[int, typer.Option(help="Hidden groups, each with its own meaning of the labels.")] = 2,
     model: Annotated[
@@ -33,21 +41,21 @@ def simulate_job(
     from rich.console import Console
 
     from fedhft.cli.demo import parse_partition, print_summary
-    from fedhft.demo.partition import Partition, Shares, hand_out, read_source
+    from fedhft.demo.model import model_for
     from fedhft.demo.result import DemoResult
     from fedhft.demo.table import RoundTable
     from fedhft.job import read_job
 
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, which is below
-    from fedhft.demo.simulated import run_simulated
+    from fedhft.demo.simulated import rows_for, run_simulated
 
     kind = parse_partition(partition)
     spec = read_job(file)
-    shares = Shares(kind, clients, per_client, alpha, groups if kind is Partition.GROUPS else 1)
-    rows = hand_out(read_source(data), shares, spec.seed)
+    rows = rows_for(spec, data, clients, per_client=per_client, kind=kind, alpha=alpha, groups=groups)
     console = Console(stderr=format is OutputFormat.JSON)
+    found = model_for(spec.model.name, model)
     with RoundTable(console) as table:
-        run = run_simulated(spec, rows, model, lambda job: table.show(spec.method.preset, job))
+        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job))
     result = DemoResult((run,))
     if format is OutputFormat.JSON:
         print_json(result.as_dict())

@@ -41,6 +41,15 @@ def base_model(wanted: str | None) -> BaseModel:
     return BaseModel(wanted, None)
 
 
+def model_for(job_name: str, wanted: str | None) -> str | None:
+    """Where to load a job's model from: what is wanted, else the packaged MiniLM if the job means that one, else None
+    (the job's own name for it). Raises FedhftError(INVALID_MODEL).
+    """
+    if wanted is None and job_name == MINILM and importlib.util.find_spec(_PACKAGE) is not None:
+        return str(packaged_minilm())
+    return wanted
+
+
 def packaged_minilm() -> Path:
     """Folder of the packaged model, its weights checked. Raises FedhftError(INVALID_MODEL)."""
     spec = importlib.util.find_spec(_PACKAGE)

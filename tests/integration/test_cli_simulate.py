@@ -1,0 +1,78 @@
+"""`fedhft simulate` with a real model, and the rows it hands to the clients a job names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedhft.demo.model import MINILM, model_for, packaged_minilm
+from fedhft.demo.partition import Partition
+from fedhft.demo.simulated import rows_for
+from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from tests.cli_runner import run_cli
+from tests.demo_jobs import CLIENTS, spec_of
+from tests.models import rows, tiny_model
+
+
+def write_data(folder: Path) -> Path:
+    folder.mkdir()
+    for split, offset, count in (("train", 0, 160), ("validation", 200, 20)):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count, offset)))
+    (folder / "meta.json").write_text(json.dumps({"label_names": ["bad", "good"]}))
+    return folder
+
+
+def write_job(file: Path, model: Path, labels: str = '["bad", "good"]') -> str:
+    file.write_text(
+        f'name = "sim"\nseed = 1\n[model]\nname = "{model}"\n[task]\nlabels = {labels}\n'
+        '[method]\npreset = "fedhft"\nclusters = 1\n[rounds]\ntotal = 2\nmin_clients = 3\n'
+    )
+    return str(file)
+
+
+def test_a_simulation_reports_what_a_demo_reports_without_figures_of_sockets(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.toml", tiny_model(tmp_path / "model"))
+    done = run_cli(
+        "simulate", job, "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "40",
+        "--alpha", "5", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(done.stdout)["runs"]
+    assert (run["method"], run["clients"], run["rounds"]) == ("fedhft", 3, 2)
+    assert run["personal"]["after"]["mean"] is not None
+    assert run["validation"]["mass_weighted"] is not None
+    assert run["bytes"] == {"up_per_client_round": None, "down_per_client_round": None}
+    assert run["agent_peak_rss_bytes"] == {"max": None, "mean": None}
+    assert run["aggregator_cpu_seconds"] is None
+    assert "round 2" in done.stderr
+
+
+def test_labels_that_are_not_the_datas_are_refused(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.toml", tmp_path / "model", '["good", "bad"]')
+    done = run_cli("simulate", job, "--data", str(write_data(tmp_path / "data")), "--per-client", "10")
+    assert done.returncode == OUTCOMES[ErrorCode.INVALID_DATA].exit_code
+    assert "task.labels" in done.stderr
+
+
+def handed(spec: JobSpec, clients: int | None) -> tuple[str, ...]:
+    data = rows_for(spec, None, clients, per_client=20, kind=Partition.IID, alpha=1.0, groups=2)
+    assert all((len(client.train), len(client.holdout)) == (16, 4) for client in data.clients)
+    return tuple(client.client for client in data.clients)
+
+
+def test_the_clients_a_job_names_get_the_rows() -> None:
+    assert handed(spec_of(), None) == CLIENTS
+    anybody = spec_of().model_copy(update={"clients": ()})
+    assert handed(anybody, 3) == ("firm-01", "firm-02", "firm-03")
+    assert len(handed(anybody, None)) == 8
+    with pytest.raises(FedhftError, match="the job names 4"):
+        handed(spec_of(), 3)
+
+
+def test_the_packaged_model_stands_in_for_its_name_only() -> None:
+    assert model_for(MINILM, None) == str(packaged_minilm())
+    assert model_for(MINILM, "mine") == "mine"
+    assert model_for("another/model", None) is None
