@@ -221,6 +221,20 @@ def test_rows_nobody_sent_keep_their_product_and_their_residual() -> None:
     )
 
 
+def test_a_masked_version_publishes_the_best_product_of_the_rows_that_were_sent() -> None:
+    spec = paper(server={"publish_rank": 2})
+    state = fold(spec, WIDE, initial_state(spec, 1), rounds_of(spec, 6, 1)).state
+    updates = rounds_of(spec, 1, 2, density=0.2)
+    after = fold(spec, WIDE, state, updates).state
+    sent = updates[0].delta.tensors[TensorKey(KEY.name, Part.B)].kept_rows
+    shape = (56, 40)
+    step = slow_means_of_round(spec, updates, 2)[sent]
+    target = step + value(state.residual["cluster-0"], KEY.name, shape)[sent]
+    before, now = (value(one.state.scope("cluster-0"), KEY.name, shape)[sent] for one in (state, after))
+    sizes = np.linalg.svd(target, compute_uv=False)
+    assert np.linalg.norm(target - (now - before)) <= 1.001 * np.sqrt(np.square(sizes[2:]).sum())
+
+
 @quick
 @given(seed=st.integers(0, 2**32), beta=st.sampled_from([0.0, 0.6]), clients=st.sampled_from([1, 14]))
 def test_momentum_of_products_is_fedavgm_on_the_rows_that_were_sent(seed: int, beta: float, clients: int) -> None:

@@ -214,10 +214,14 @@ def test_updates_out_of_order_or_twice_are_refused(federation: Federation, data:
 
 
 def test_the_reduction_tree_is_blocks_of_consecutive_clients_merged_in_order() -> None:
-    spec = job("fedhft", 2, wire={"down": "int8"})
-    updates = [
-        update(spec, SCHEMA, f"c{i:03d}", i, samples=i + 1, memberships=(0.3, 0.7), density=0.5) for i in range(53)
-    ]
+    # Large updates that all but cancel, so that the order of float64 additions shows in float32.
+    spec = job("fedhft", 2)
+    updates = []
+    for i in range(53):
+        one = update(spec, SCHEMA, f"c{i:03d}", i % 26, samples=3.0, memberships=(0.3, 0.7), density=0.5)
+        scale = np.float32((1.0, -1.0, 1e-9)[i // 26])
+        matrices = {key: replace(matrix, values=scale * matrix.values) for key, matrix in one.delta}
+        updates.append(replace(one, delta=MaskedDelta(matrices)))
     start = initial_state(spec, 2)
     rules = FoldRules.of(spec, SCHEMA, 2, 1)
     blocks = []
