@@ -90,6 +90,9 @@ async def start_server(
     options = settings.keepalive.server_options()
     # Two servers on one port would share its connections silently.
     options.append(("grpc.so_reuseport", 0))
+    # By measuring the link gRPC lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB that
+    # is the whole of every update in memory. Without it a stream may be ahead by 64 KiB and the message being read.
+    options.append(("grpc.http2.bdp_probe", 0))
     server = grpc.aio.server(
         interceptors=[*default_interceptors(settings), *(interceptors or ())], options=_arguments(options)
     )
