@@ -204,6 +204,14 @@ def test_what_truncation_dropped_is_published_later() -> None:
     assert norms[-1] < 1e-4 * before
 
 
+def test_the_residual_stays_in_factors_while_that_is_smaller() -> None:
+    spec = paper(server={"publish_rank": 2})
+    state = fold(spec, WIDE, initial_state(spec, 1), rounds_of(spec, 4, 1)).state
+    held = state.residual["cluster-0"]
+    assert held[TensorKey(KEY.name, Part.LEFT)].shape[1] == 4 * 2 - 2
+    assert KEY not in held
+
+
 def test_rows_nobody_sent_keep_their_product_and_their_residual() -> None:
     spec = paper(wire={"down": "int8"}, server={"publish_rank": 2})
     state = fold(spec, WIDE, initial_state(spec, 1), rounds_of(spec, 4, 1)).state

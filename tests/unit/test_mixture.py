@@ -87,6 +87,7 @@ def test_products_mix_by_columns_with_the_weights_on_the_left() -> None:
         for j, p in enumerate((0.3, 0.7))
     )
     np.testing.assert_allclose(mixed[LEFT] @ mixed[RIGHT].T, expected, atol=1e-5)
+    assert mix(AdapterState(1, 2, scopes), (0.0, 1.0))[LEFT].shape == (20, 3)
     for j in range(2):  # the right factors travel as they are
         assert np.array_equal(mixed[RIGHT][:, 3 * j : 3 * j + 3], scopes[f"cluster-{j}"][RIGHT])
 

@@ -231,3 +231,12 @@ def test_a_dense_product_is_added_to_factors() -> None:
     state = apply_delta(state, blob({PRODUCT: dense}))
     assert set(state.scope("cluster-0")) == {PRODUCT}
     np.testing.assert_allclose(state.scope("cluster-0")[PRODUCT], left @ right.T + dense, atol=1e-5)
+
+
+def test_applying_a_blob_never_writes_into_the_state() -> None:
+    held = {PRODUCT: np.ones((14, 9), np.float32), HEAD: np.ones((3, 12), np.float32)}
+    state = AdapterState(1, 1, {"cluster-0": held})
+    after = apply_delta(state, blob({LEFT: np.ones((14, 1)), RIGHT: np.ones((9, 1)), HEAD: np.ones((3, 12))}))
+    assert (after.scope("cluster-0")[PRODUCT] == 2).all()
+    assert (held[PRODUCT] == 1).all()
+    assert (held[HEAD] == 1).all()
