@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_WAIT_MS = 30_000
 SEND_CHUNK_BYTES = 256 * 1024
+_PULLS_AT_ONCE = 16
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -40,6 +41,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self._store = store
         self._views = views
         self._uploads = Uploads(store, reached)
+        # Blobs in memory are bounded by the streams that send at once, not by the number of clients.
+        self._pulls = asyncio.Semaphore(_PULLS_AT_ONCE)
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
         """Check identity and protocol, hand out a lease token and the jobs on offer."""
@@ -155,9 +158,10 @@ class Federation(federation_pb2_grpc.FederationServicer):
             payload="snapshot" if digest in view.snapshot_digests() else "delta",
             tier=part.tier if part else "none",
         )
-        async for chunk in self._chunks(job, digest, request.offset):
-            moved.inc(len(chunk.data))
-            yield chunk
+        async with self._pulls:
+            async for chunk in self._chunks(job, digest, request.offset):
+                moved.inc(len(chunk.data))
+                yield chunk
 
     async def _chunks(self, job: JobId, digest: str, offset: int) -> AsyncIterator[federation_pb2.BlobChunk]:
         blobs = self._store.blobs

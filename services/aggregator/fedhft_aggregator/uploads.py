@@ -112,7 +112,7 @@ class Uploads:
     """Receives updates for one process."""
 
     def __init__(
-        self, store: Store, reached: Callable[[str], None], streams_at_once: int = 32, checks_at_once: int = 2
+        self, store: Store, reached: Callable[[str], None], streams_at_once: int = 16, checks_at_once: int = 2
     ) -> None:
         self._store = store
         self._reached = reached
