@@ -65,6 +65,9 @@ def test_clients_of_a_group_agree_on_what_a_queue_means() -> None:
                     queue_of.setdefault((client.group, complaint), set()).add(row.label)
     assert len(queue_of) > 20
     assert all(len(queues) == 1 for queues in queue_of.values())
+    both = [complaint for group, complaint in queue_of if group == 0 and (1, complaint) in queue_of]
+    assert both
+    assert all(queue_of[0, complaint].isdisjoint(queue_of[1, complaint]) for complaint in both)
 
 
 def test_sentences_are_varied() -> None:
