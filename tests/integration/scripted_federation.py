@@ -28,7 +28,7 @@ Response = federation_pb2.PushUpdateResponse
 class Fault:
     """What happens to one stream, after so many bytes of the blob.
 
-    kind: away (UNAVAILABLE), cut (the stream ends), corrupt (one bit flips), surplus (a byte too many), or refuse
+    kind: away (UNAVAILABLE), cut (the stream ends), corrupt (one bit flips), surplus (far too many bytes), or refuse
     (FedhftError of `code`).
     """
 
@@ -100,7 +100,8 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
                 part = bytes(broken)
             yield federation_pb2.BlobChunk(offset=offset, data=part)
         if fault is not None and fault.kind == "surplus":
-            yield federation_pb2.BlobChunk(offset=len(data), data=b"!")
+            for offset in range(len(data), 10 * len(data), self.chunk):
+                yield federation_pb2.BlobChunk(offset=offset, data=bytes(self.chunk))
         elif fault is not None and fault.kind not in ("cut", "corrupt"):
             await self._fail(fault, context)
 

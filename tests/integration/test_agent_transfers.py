@@ -62,9 +62,16 @@ def test_a_broken_pull_resumes_where_it_stood_and_fetches_no_byte_twice(
 
 
 def test_wrong_bytes_are_fetched_anew(connection: Connection, service: ScriptedFederation) -> None:
-    service.pull_faults.extend([Fault("corrupt", 4321), Fault("surplus")])
+    service.pull_faults.append(Fault("corrupt", 4321))
     assert pull(connection, service)[0] == DATA
-    assert service.pulled_from == [0, 0, 0]
+    assert service.pulled_from == [0, 0]
+
+
+def test_a_stream_that_goes_past_the_size_of_its_blob_is_broken_off_there(
+    connection: Connection, service: ScriptedFederation
+) -> None:
+    service.pull_faults.append(Fault("surplus"))
+    assert pull(connection, service) == (DATA, 2 * len(DATA))
 
 
 def test_a_server_that_keeps_sending_wrong_bytes_is_given_up(
