@@ -27,9 +27,8 @@ from rich.table import Table
 from benchmarks.load_clients import Load, Shape
 from fedhft.demo.processes import ServiceProcess
 from fedhft.job import JobSpec, parse_job
-from fedhft.rpc.channel import ChannelSettings, open_channel
+from fedhft.jobs.client import JobsClient
 from fedhft.store.embedded import EmbeddedRedis
-from fedhft.v1 import jobs_pb2, jobs_pb2_grpc
 
 SMALL = Shape(layers=6, width=920, rank=4)
 """24 factors and 2 head tensors, 300 KB after coding."""
@@ -89,9 +88,9 @@ def measure(clients: int, rounds: int, shape: Shape, blobs_in_directory: bool) -
         )
         stack.callback(aggregator.kill)
         server = str(aggregator.wait_listening(30.0)["grpc"])
-        jobs = jobs_pb2_grpc.JobsStub(stack.enter_context(open_channel(ChannelSettings(server))))
+        jobs = stack.enter_context(JobsClient(server))
         spec = job_of("load", clients, rounds, shape.rank)
-        jobs.Submit(jobs_pb2.SubmitJobRequest(spec_json=spec.canonical()), timeout=30)
+        jobs.submit(spec)
         redis_pid = redis.pid or 0
         before, redis_before = cpu_seconds(aggregator.pid), cpu_seconds(redis_pid)
         load = Load(server=server, job=spec.name, clients=clients, shape=shape)
@@ -102,7 +101,7 @@ def measure(clients: int, rounds: int, shape: Shape, blobs_in_directory: bool) -
             timeout=3600,
         )
         figures = json.loads(ran.stdout)
-        job = jobs.Get(jobs_pb2.GetJobRequest(job=spec.name), timeout=30)
+        job = jobs.get(spec.name)
         client_rounds = clients * rounds
         return Run(
             clients=clients,

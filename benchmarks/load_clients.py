@@ -24,7 +24,7 @@ from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 from fedhft.wire.codec import encode
 from fedhft.wire.digest import chunks, digest_of
 
-CALL_S = 120.0
+CALL_S = 600.0
 WAIT_MS = 30_000
 JOINING_AT_ONCE = 32
 

@@ -106,7 +106,7 @@ def test_a_second_agent_on_one_state_directory_is_refused(site: Site, started: l
 
 def test_an_agent_whose_client_enrolled_elsewhere_ends_and_says_so(site: Site, started: list[ServiceProcess]) -> None:
     site.submit("taken", rounds={"min_clients": 2})
-    first = site.process("twin", "--job", "taken")
+    first = site.process("twin")
     started.append(first)
     wait_for(first, "joined")
     with Connection(Peer(site.server, ClientId("twin")), StopSignal()) as second:
