@@ -66,6 +66,20 @@ def test_a_warm_start_follows_the_last_components_whatever_their_order() -> None
     assert [(label + 1) % 3 for label in largest(fitted.rows)] == largest(again.rows)
 
 
+def test_a_continued_fit_does_not_jump_between_splits_that_are_about_as_good() -> None:
+    # Without structure many splits fit nearly alike, and a little jitter changes which of them fits best.
+    moved = 0
+    for seed in range(12):
+        base = structureless(12, seed)
+        fitted = update(named(base), None, {}, settings(), 3)
+        for number in range(4):
+            last = largest(fitted.rows)
+            jitter = 0.002 * np.random.default_rng([seed, number]).standard_normal(base.shape)
+            fitted = update(named(base + jitter), fitted.model, fitted.rows, settings(), 3)
+            moved += sum(a != b for a, b in zip(last, largest(fitted.rows), strict=True))
+    assert moved < 40  # of 576; 104 when every update starts afresh, 13 when it continues
+
+
 def reordered(model: MixtureModel, order: list[int]) -> MixtureModel:
     """The same mixture with component order[j] as number j."""
     parts = model.gaussians
@@ -212,8 +226,9 @@ def test_scale_and_order_of_signatures_do_not_matter_and_results_are_determinist
     turned = update(dict(reversed(signatures.items())), None, {}, settings(), AUTO)
     assert turned.rows == fitted.rows
     assert turned.model.to_json() == fitted.model.to_json()
-    scaled = update({name: 4.0 * value for name, value in signatures.items()}, None, {}, settings(), AUTO)
-    assert largest(scaled.rows) == largest(fitted.rows)
+    scaled = {name: np.float32(4.0**i) * value for i, (name, value) in enumerate(signatures.items())}
+    for name, row in update(scaled, None, {}, settings(), AUTO).rows.items():
+        assert row == pytest.approx(fitted.rows[name])
 
 
 @pytest.mark.parametrize("covariance", ["diag", "tied"])

@@ -30,6 +30,8 @@ def test_no_more_clusters_than_half_the_clients_or_the_job_s_maximum() -> None:
     signatures = around(centroids(6, 1), labels, 1)
     assert choose_clusters(signatures, 8) == 6
     assert choose_clusters(signatures, 4) <= 4
+    tight = around(centroids(3, 2, within=0.999), [0, 0, 1, 1, 2], 2, within=0.999)
+    assert choose_clusters(tight, 8) <= 2
     assert choose_clusters(signatures[:3], 8) == 1
     assert choose_clusters(signatures[:0], 8) == 1
 

@@ -72,9 +72,9 @@ def test_a_budget_of_two_or_more_always_explores() -> None:
 
 def test_ties_are_broken_by_the_seed_and_not_by_position() -> None:
     memory = RowMemory.fresh(100)
-    first = select_rows(memory, 10, 0.1, MaskRule.GRADIENT, seed=1)
-    assert np.array_equal(first, select_rows(memory, 10, 0.1, MaskRule.GRADIENT, seed=1))
-    assert not np.array_equal(first, select_rows(memory, 10, 0.1, MaskRule.GRADIENT, seed=2))
+    first = select_rows(memory, 10, 0.0, MaskRule.GRADIENT, seed=1)
+    assert np.array_equal(first, select_rows(memory, 10, 0.0, MaskRule.GRADIENT, seed=1))
+    assert not np.array_equal(first, select_rows(memory, 10, 0.0, MaskRule.GRADIENT, seed=2))
     assert not np.array_equal(first, np.arange(10))
 
 

@@ -45,9 +45,5 @@ def project(tensors: Iterable[tuple[str, Float32]], seed: int, dims: int = DIMEN
     total = np.zeros(dims, np.float64)
     for name in sorted(parts):
         total += parts[name]
-    # Dividing by the largest value first keeps the squares of very small gradients from underflowing.
-    largest = float(np.abs(total).max())
-    if largest == 0.0:
-        return np.zeros(dims, np.float32)
-    total /= largest
-    return (total / np.linalg.norm(total)).astype(np.float32)
+    norm = float(np.linalg.norm(total))
+    return (total / norm if norm > 0.0 else total).astype(np.float32)
