@@ -25,6 +25,15 @@ def test_the_right_number_of_groups_is_found(clients: int, groups: int) -> None:
     assert found.count(groups) >= 0.9 * SEEDS
 
 
+@pytest.mark.parametrize("clients", [100, 200])
+def test_many_clients_are_not_split_because_their_cloud_is_bent(clients: int) -> None:
+    for seed in range(4):
+        for rank in (1, 3):
+            assert choose_clusters(structureless(clients, seed, rank=rank), 6) == 1
+        labels = np.arange(clients) % 4
+        assert choose_clusters(around(centroids(4, seed, between=0.3, within=0.5), labels, seed, within=0.5), 6) == 4
+
+
 def test_no_more_clusters_than_half_the_clients_or_the_job_s_maximum() -> None:
     labels = np.arange(24) % 6
     signatures = around(centroids(6, 1), labels, 1)

@@ -28,6 +28,9 @@ _TOLERANCE = 1e-7
 _EMPTY = 1e-9
 _LEAST_VARIANCE = 1e-12
 _SEEDINGS = 8
+_FEW_SEEDINGS = 2
+_MANY_CLUSTERS = 8
+"""Above so many components starts are fewer: each costs more, and there are more numbers of components to try."""
 _MOST_FOR_WARD = 2000
 """Points up to which hierarchical clustering gives a start; its distances take memory quadratic in them."""
 
@@ -109,12 +112,15 @@ def _maximise(points: Float64, responsibilities: Float64, means: Float64, kind: 
     alive = mass > _EMPTY
     divisor = np.where(alive, mass, 1.0)
     means = np.where(alive[:, None], responsibilities.T @ points / divisor[:, None], means)
-    deviations = points[:, None, :] - means[None]
     if kind == "diag":
+        deviations = points[:, None, :] - means[None]
         squares = np.einsum("nk,nkd->kd", responsibilities, np.square(deviations)) / divisor[:, None]
         spread = np.where(alive[:, None], squares, points.var(axis=0)) + floor
     else:
-        spread = np.einsum("nk,nkd,nke->de", responsibilities, deviations, deviations) / len(points)
+        # sum_ik r (x - mu)(x - mu)^T = sum_i x x^T - sum_k N mu mu^T, around the common mean for precision.
+        center = points.mean(axis=0)
+        around, offsets = points - center, np.where(alive[:, None], means - center, 0.0)
+        spread = (around.T @ around - (mass[:, None] * offsets).T @ offsets) / len(points)
         spread = spread + floor * np.eye(points.shape[1])
     return Gaussians(kind, mass / mass.sum(), means, spread)
 
@@ -125,7 +131,7 @@ def _starts(points: Float64, clusters: int) -> Iterator[Float64]:
         found = int(labels.max()) + 1
         means = np.stack([points[labels == label].mean(axis=0) for label in range(found)])
         yield np.vstack([means, points[: clusters - found]])
-    for number in range(_SEEDINGS):
+    for number in range(_SEEDINGS if clusters <= _MANY_CLUSTERS else _FEW_SEEDINGS):
         yield _plus_plus(points, clusters, number)
 
 

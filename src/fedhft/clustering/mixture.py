@@ -22,7 +22,7 @@ import numpy as np
 from fedhft.adapter import Float32, Float64
 from fedhft.clustering.gaussian import Covariance, Fit, Gaussians, best_fit, fit, log_sum_exp
 from fedhft.clustering.identity import match
-from fedhft.clustering.selection import MARGIN, choose_clusters, confidence
+from fedhft.clustering.selection import choose_clusters, confidence, margin
 from fedhft.clustering.subspace import Subspace, principal
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import ClusteringSpec
@@ -170,7 +170,7 @@ def _fit(
         certain = max(certain, previous.confidence)
         warm = fit(points, space.project(previous.means), settings.covariance, settings.ridge)
         # A new start replaces the continued one only on the evidence that would justify another cluster.
-        if chosen.log_likelihood - warm.log_likelihood < MARGIN:
+        if chosen.log_likelihood - warm.log_likelihood < margin(len(signatures)):
             chosen = warm
         chosen = _reordered(chosen, match(previous.means, space.lift(chosen.gaussians.means)).tolist())
     return MixtureModel(space, chosen.gaussians, certain), chosen.log_likelihood / len(signatures)
