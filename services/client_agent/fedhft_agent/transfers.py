@@ -19,8 +19,10 @@ from fedhft_agent.connection import Connection
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 256 * 1024
-"""Largest chunk this agent sends; the server may ask for smaller ones."""
+CHUNK_BYTES = 32 * 1024
+"""Largest chunk this agent sends; the server may ask for smaller ones.
+
+A connection keeps receive buffers of about twice this size at the server for as long as it lasts."""
 FRUITLESS_ATTEMPTS = 5
 """Attempts in a row that may end in wrong or missing bytes without getting any further."""
 

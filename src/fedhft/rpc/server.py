@@ -23,6 +23,8 @@ from fedhft.rpc.interceptors.metrics import MetricsInterceptor
 from fedhft.rpc.keepalive import KeepAlive
 from fedhft.rpc.tls import TlsSettings
 
+_LOOKAHEAD_BYTES = 16 * 1024
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -91,8 +93,8 @@ async def start_server(
     # Two servers on one port would share its connections silently.
     options.append(("grpc.so_reuseport", 0))
     # By measuring the link gRPC lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB that
-    # is the whole of every update in memory. Without it a stream may be ahead by 64 KiB and the message being read.
-    options.append(("grpc.http2.bdp_probe", 0))
+    # is the whole of every update in memory. Without it a stream may be ahead by this much and the message being read.
+    options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES)]
     server = grpc.aio.server(
         interceptors=[*default_interceptors(settings), *(interceptors or ())], options=_arguments(options)
     )
