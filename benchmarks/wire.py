@@ -23,10 +23,12 @@ from fedhft.adapter import AdapterSchema, Float32, MaskedDelta, MaskedMatrix, Pa
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode, encode
 from fedhft.wire.limit import limit_of
+from fedhft.wire.values import MOST_LEVELS
 
 UPDATE = int(adapter_pb2.BLOB_KIND_UPDATE)
 DENSITIES = (0.05, 0.1, 0.25, 0.5, 1.0)
 GROUPS = (16, 32, 64, 128, 256, 512)
+LEVELS = (63, 31, 15, 7, 3)
 TARGET_OVERHEAD = 0.03
 TARGET_FROM_BYTES = 16 * 1024
 
@@ -73,6 +75,7 @@ class Rate:
 
     encoding: str
     group: int | None
+    levels: int | None
     bits_per_value: float
     relative_error: float
     bits_at_equal_error: float | None
@@ -166,14 +169,20 @@ def overhead_of(name: str, density: float, schema: AdapterSchema, delta: MaskedD
 
 def rates(schema: AdapterSchema, delta: MaskedDelta) -> list[Rate]:
     """Bits per value and error of every encoding."""
-    measured: list[tuple[str, int | None, float, float]] = []
-    for encoding, group in [("fp32", None), ("fp16", None), ("bf16", None), *(("int8", group) for group in GROUPS)]:
-        data = encode(delta, schema, kind=UPDATE, encoding=encoding, group=group or GROUPS[0])
-        measured.append((encoding, group, 8 * len(data) / delta.values, error_of(delta, data, schema)))
-    reference = next(error for encoding, group, _, error in measured if (encoding, group) == ("int8", 64))
+    settings: list[tuple[str, int | None, int | None]] = [("fp32", None, None), ("fp16", None, None)]
+    settings += [("bf16", None, None), *(("int8", group, MOST_LEVELS) for group in GROUPS)]
+    settings += [("int8", 64, levels) for levels in LEVELS]
+    measured = {}
+    for setting in settings:
+        encoding, group, levels = setting
+        data = encode(
+            delta, schema, kind=UPDATE, encoding=encoding, group=group or GROUPS[0], levels=levels or MOST_LEVELS
+        )
+        measured[setting] = 8 * len(data) / delta.values, error_of(delta, data, schema)
+    reference = measured["int8", 64, MOST_LEVELS][1]
     return [
-        Rate(encoding, group, bits, error, float(bits + np.log2(error / reference)) if error else None)
-        for encoding, group, bits, error in measured
+        Rate(*setting, bits, error, float(bits + np.log2(error / reference)) if error else None)
+        for setting, (bits, error) in measured.items()
     ]
 
 
@@ -230,11 +239,11 @@ def show(console: Console, first: Sequence[Overhead], second: Sequence[Rate], th
         )  # fmt: skip
     console.print(table)
     table = Table(title="Bits per value, scales and masks included, and at the error of int8 in groups of 64")
-    for column in ("encoding", "group", "bits per value", "relative error", "bits at equal error"):
+    for column in ("encoding", "group", "levels", "bits per value", "relative error", "bits at equal error"):
         table.add_column(column, justify="left" if column == "encoding" else "right")
     for rate in second:
         table.add_row(
-            rate.encoding, f"{rate.group or '-'}", f"{rate.bits_per_value:.3f}", f"{rate.relative_error:.2e}",
+            rate.encoding, f"{rate.group or '-'}", f"{rate.levels or '-'}", f"{rate.bits_per_value:.3f}", f"{rate.relative_error:.2e}",
             "-" if rate.bits_at_equal_error is None else f"{rate.bits_at_equal_error:.3f}",
         )  # fmt: skip
     console.print(table)

@@ -114,7 +114,7 @@ def job_reference() -> str:
                 'a table with `preset = "fedit"`.'
             )
         if name == "wire":
-            parts.append("Baseline presets have [defaults of their own](methods.md#encodings-of-the-presets).")
+            parts.append("Presets have [defaults of their own](methods.md#encodings-of-the-presets).")
         shapes = schema["$defs"][model.__name__]["properties"]
         defaults = method_of("fedhft") if model is Method else None
         parts.append(_field_table(model, model.model_fields, shapes, defaults))
@@ -332,10 +332,11 @@ def preset_wire() -> str:
     rows = []
     for preset in PRESETS:
         wire = parse_job(small_job(method={"preset": preset})).wire
-        rows.append((f"`{preset}`", wire.up, wire.down, "yes" if wire.error_feedback else "no"))
+        levels = str(wire.levels) if "int8" in (wire.up, wire.down) else "-"
+        rows.append((f"`{preset}`", wire.up, wire.down, levels, "yes" if wire.error_feedback else "no"))
     if not PRESET_WIRE.keys() <= PRESETS.keys():
         raise ValueError("PRESET_WIRE names an unknown preset")
-    return _table(("preset", "up", "down", "error feedback"), rows)
+    return _table(("preset", "up", "down", "levels", "error feedback"), rows)
 
 
 _OPTION = re.compile(r"^--([a-z-]+)(?: .*?)?  +(.*) \[(?:default: (.*); )?(FEDHFT_[A-Z_]+)(=1)?\]$")
@@ -366,7 +367,7 @@ def options(parse: Callable[[], object]) -> str:
 
 def options_aggregator() -> str:
     """Options of the aggregator."""
-    from fedhft_aggregator.__main__ import parse
+    from fedhft_aggregator.service import parse
 
     return options(lambda: parse(["--help"]))
 

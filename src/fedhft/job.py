@@ -179,6 +179,13 @@ class WireSpec(_Section):
     up: Encoding = Field("int8", description="Values of updates.")
     down: Encoding = Field("int8", description="Values of published versions.")
     group: int = Field(64, ge=16, le=4096, description="Values per int8 scale.")
+    levels: int = Field(
+        127,
+        ge=1,
+        le=127,
+        description="Steps of an int8 value on either side of zero; entropy coding turns half the levels into one bit"
+        " less per value.",
+    )
     error_feedback: bool = Field(True, description="Carry what quantisation dropped into the next round, where sound.")
     error_feedback_decay: float = Field(0.9, ge=0, le=1, description="Factor on carried error per round.")
 

@@ -138,7 +138,7 @@ class Method(BaseModel):
 _PLAIN: dict[str, object] = {"allocation": "uniform", "share_a": False, "mask": "none", "clusters": 1}
 
 PRESETS: dict[str, dict[str, object]] = {
-    "fedhft": {"trained": "interleaved"},
+    "fedhft": {},
     "fedhft-paper": {
         "start": "restart", "combine": "products", "share_a": False, "clusters": 2, "signature": "update",
     },
@@ -152,7 +152,7 @@ PRESETS: dict[str, dict[str, object]] = {
 PRESET_WIRE: dict[str, dict[str, object]] = {
     name: {"up": "fp32", "down": "fp32", "error_feedback": False}
     for name in ("fedit", "ffa-lora", "rolora", "full", "local")
-}
+} | {"fedhft": {"levels": 7}}
 """Value encodings that belong to a preset where the job file names none: baselines travel as their papers have it."""
 
 

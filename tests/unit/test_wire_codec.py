@@ -237,10 +237,13 @@ def test_nan_is_not_sent(encoding: str) -> None:
     assert refusal.value.code is ErrorCode.NON_FINITE
 
 
-@pytest.mark.parametrize(("encoding", "group"), [("int4", 64), ("int8", 8), ("int8", 5000)])
-def test_an_unknown_encoding_or_group_is_not_sent(encoding: str, group: int) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "group", "levels"),
+    [("int4", 64, 127), ("int8", 8, 127), ("int8", 5000, 127), ("int8", 64, 0), ("int8", 64, 128)],
+)
+def test_an_unknown_encoding_group_or_number_of_levels_is_not_sent(encoding: str, group: int, levels: int) -> None:
     with pytest.raises(FedhftError) as refusal:
-        encode(MaskedDelta({A: ones(6, 2)}), SMALL, kind=UPDATE, encoding=encoding, group=group)
+        encode(MaskedDelta({A: ones(6, 2)}), SMALL, kind=UPDATE, encoding=encoding, group=group, levels=levels)
     assert refusal.value.code is ErrorCode.INVALID_ARGUMENT
 
 

@@ -18,11 +18,16 @@ INT8 = ENCODINGS["int8"]
 
 
 def through(
-    values: Float32, encoding: str, sizes: list[int] | None = None, group: int = 16, seed: int | None = None
+    values: Float32,
+    encoding: str,
+    sizes: list[int] | None = None,
+    group: int = 16,
+    seed: int | None = None,
+    levels: int = 127,
 ) -> Float32:
     sizes = [len(values)] if sizes is None else sizes
     number = ENCODINGS[encoding]
-    return decode_values(encode_values(values, sizes, number, group, seed), sizes, number, group)
+    return decode_values(encode_values(values, sizes, number, group, seed, levels), sizes, number, group)
 
 
 def floats(limit: float, **settings: int) -> st.SearchStrategy[Float32]:
@@ -62,16 +67,27 @@ def test_bf16_rounds_ties_to_even() -> None:
     assert through(values, "bf16").tolist() == [1.0, 1 + 2.0**-6, -1.0, 1 + 2.0**-7]
 
 
-@given(st.lists(st.lists(finite(2.0**127), max_size=70), max_size=4), st.integers(16, 40), st.sampled_from([None, 3]))
+@given(
+    st.lists(st.lists(finite(2.0**127), max_size=70), max_size=4),
+    st.integers(16, 40),
+    st.sampled_from([None, 3]),
+    st.sampled_from([1, 7, 15, 127]),
+)
 def test_int8_is_off_by_at_most_half_a_step_of_its_group(
-    parts: list[list[float]], group: int, seed: int | None
+    parts: list[list[float]], group: int, seed: int | None, levels: int
 ) -> None:
     values = np.array([value for part in parts for value in part], np.float32)
     sizes = [len(part) for part in parts]
-    received = through(values, "int8", sizes, group, seed).astype(np.float64)
-    # A step is the group's largest magnitude / 127, rounded up to 4 fraction bits (2^-130 apart near zero).
-    step = group_maxima(values, sizes, group).astype(np.float64) / 127 * (17 / 16) * (1 + 1e-6) + 2.0**-130
+    received = through(values, "int8", sizes, group, seed, levels).astype(np.float64)
+    # A step is the group's largest magnitude / levels, rounded up to 4 fraction bits (2^-130 apart near zero).
+    step = group_maxima(values, sizes, group).astype(np.float64) / levels * (17 / 16) * (1 + 1e-6) + 2.0**-130
     assert (np.abs(received - values) <= step * (0.5 if seed is None else 1.0)).all()
+
+
+@given(floats(2.0**100, min_size=1, max_size=60), st.sampled_from([None, 3]), st.integers(1, 127))
+def test_int8_codes_stay_within_the_levels_asked_for(values: Float32, seed: int | None, levels: int) -> None:
+    (codes,) = encode_values(values, [len(values)], INT8, 16, seed, levels).codes
+    assert np.abs(np.frombuffer(codes, np.int8).astype(int)).max() <= levels
 
 
 @given(st.lists(finite(2.0**-10), min_size=1, max_size=60), st.sampled_from([1e-3, 1.0, 1e6]))

@@ -106,6 +106,7 @@ def publish(
                 kind=adapter_pb2.BLOB_KIND_DELTA,
                 encoding=spec.wire.down,
                 group=spec.wire.group,
+                levels=spec.wire.levels,
                 scope=name,
                 version=version,
             )

@@ -320,7 +320,7 @@ class ClientWorker:
         )  # stochastic where no error is carried
         blob = encode(
             wanted, self.schema, kind=adapter_pb2.BLOB_KIND_UPDATE, encoding=spec.wire.up, group=spec.wire.group,
-            version=int(task.view.version), rounding_seed=rounding,
+            levels=spec.wire.levels, version=int(task.view.version), rounding_seed=rounding,
         )  # fmt: skip
         if 0 < task.max_update_bytes < len(blob):
             raise FedhftError.field(

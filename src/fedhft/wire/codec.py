@@ -21,6 +21,7 @@ from fedhft.wire.values import (
     ENCODINGS,
     LEAST_GROUP,
     MOST_GROUP,
+    MOST_LEVELS,
     Streams,
     decode_values,
     encode_values,
@@ -57,6 +58,7 @@ def encode(
     kind: int,
     encoding: str,
     group: int = 64,
+    levels: int = MOST_LEVELS,
     scope: str = "",
     version: int = 0,
     rounding_seed: int | None = None,
@@ -64,7 +66,7 @@ def encode(
 ) -> bytes:
     """Serialise a delta as an AdapterBlob. Equal input gives equal bytes, whatever the order of `delta.tensors`.
 
-    encoding: fp32, fp16, bf16 or int8. group: values per int8 scale.
+    encoding: fp32, fp16, bf16 or int8. group: values per int8 scale. levels: of int8 codes on either side of zero.
     rounding_seed: stochastic rounding of int8 from this stream; None rounds to nearest.
     row_seed: if every masked tensor's rows are those of rows.seeded_rows(row_seed, ...), only the seed travels.
     Raises FedhftError: WRONG_SHAPE when a tensor does not fit the schema, NON_FINITE, INVALID_ARGUMENT.
@@ -76,6 +78,10 @@ def encode(
     if not LEAST_GROUP <= group <= MOST_GROUP:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "group", group, "is out of range", f"use {LEAST_GROUP} to {MOST_GROUP}"
+        )
+    if not 1 <= levels <= MOST_LEVELS:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "levels", levels, "is out of range", f"use 1 to {MOST_LEVELS}"
         )
     keys = ordered_keys(delta, schema)
     matrices = [delta.tensors[key] for key in keys]
@@ -89,7 +95,7 @@ def encode(
     values = [matrix.values.reshape(-1) for matrix in matrices]
     sizes = [len(piece) for piece in values]
     joined = np.concatenate(values) if values else np.zeros(0, np.float32)
-    streams = encode_values(joined, sizes, number, group, rounding_seed)
+    streams = encode_values(joined, sizes, number, group, rounding_seed, levels)
     block.codes.extend(entropy.pack(stream) for stream in streams.codes)
     if number == pb.VALUE_ENCODING_INT8:
         block.group = group

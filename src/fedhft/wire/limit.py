@@ -16,7 +16,7 @@ import numpy as np
 from fedhft.adapter import AdapterSchema, MaskedDelta
 from fedhft.wire.codec import ordered_keys
 from fedhft.wire.entropy import entropy_bits
-from fedhft.wire.values import ENCODINGS, encode_values
+from fedhft.wire.values import ENCODINGS, MOST_LEVELS, encode_values
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,20 @@ class Limit:
 
 
 def limit_of(
-    delta: MaskedDelta, schema: AdapterSchema, *, encoding: str, group: int = 64, rounding_seed: int | None = None
+    delta: MaskedDelta,
+    schema: AdapterSchema,
+    *,
+    encoding: str,
+    group: int = 64,
+    levels: int = MOST_LEVELS,
+    rounding_seed: int | None = None,
 ) -> Limit:
     """Limit of `codec.encode` with the same arguments. Raises the same errors for values that cannot be coded."""
     matrices = [delta.tensors[key] for key in ordered_keys(delta, schema)]
     values = [matrix.values.reshape(-1) for matrix in matrices]
     joined = np.concatenate(values) if values else np.zeros(0, np.float32)
-    streams = encode_values(joined, [len(piece) for piece in values], ENCODINGS[encoding], group, rounding_seed)
+    sizes = [len(piece) for piece in values]
+    streams = encode_values(joined, sizes, ENCODINGS[encoding], group, rounding_seed, levels)
     return Limit(
         rows=sum(choices_bits(matrix.rows, matrix.kept) for matrix in matrices),
         codes=sum(entropy_bits(stream) for stream in streams.codes),

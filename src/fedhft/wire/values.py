@@ -1,9 +1,12 @@
 """Value encodings: float32 arrays to byte streams and back.
 
-fp32 is exact. fp16 and bf16 round to nearest even. int8 holds value = code * scale with |code| <= 127 and one scale per
-group of values of one matrix.
+fp32 is exact. fp16 and bf16 round to nearest even. int8 holds value = code * scale with |code| <= levels <= 127 and one
+scale per group of values of one matrix.
 
-An int8 scale is the group's largest magnitude / 127 rounded *up* to 4 fraction bits. With an entropy stage behind
+`levels` is the s of QSGD (Alistarh et al. 2017, arXiv 1610.02132): the sender's choice, which a reader need not know.
+The entropy stage behind it turns fewer levels into fewer bits, one bit a value for every halving.
+
+An int8 scale is the group's largest magnitude / levels rounded *up* to 4 fraction bits. With an entropy stage behind
 it a step that is up to 1/16 too wide costs no bits at equal error (wider steps make smaller codes), while a 16-bit
 scale would cost twice the bits. And the product of an 8-bit code and a 5-bit scale is exact in float32: every machine
 decodes the same bits.
@@ -35,6 +38,7 @@ Bits = NDArray[Any]
 """Values as unsigned integers of the encoding's width."""
 
 LEAST_GROUP, MOST_GROUP = 16, 4096
+MOST_LEVELS = 127
 
 _FLOAT_BYTES: dict[int, int] = {pb.VALUE_ENCODING_FP32: 4, pb.VALUE_ENCODING_FP16: 2, pb.VALUE_ENCODING_BF16: 2}
 _LARGEST: dict[int, float] = {
@@ -80,12 +84,18 @@ def group_count(sizes: Sequence[int], group: int) -> int:
 
 
 def encode_values(
-    values: Float32, sizes: Sequence[int], encoding: int, group: int, rounding_seed: int | None = None
+    values: Float32,
+    sizes: Sequence[int],
+    encoding: int,
+    group: int,
+    rounding_seed: int | None = None,
+    levels: int = MOST_LEVELS,
 ) -> Streams:
     """Code the concatenated kept values of matrices of `sizes` values each.
 
     values: float32 (n,). rounding_seed: int8 rounds up with probability equal to the fraction, drawn from this
     stream of the specified generator, so that the mean error is zero; None rounds to nearest.
+    levels: int8 codes lie in -levels..levels, 1 to 127.
     Raises FedhftError(NON_FINITE) for NaN, infinities and values the encoding cannot hold.
     """
     largest = float(np.abs(values).max(initial=0.0))
@@ -97,7 +107,7 @@ def encode_values(
             "lower the learning rate or choose a wider encoding",
         )
     if encoding == pb.VALUE_ENCODING_INT8:
-        return _encode_int8(values, sizes, group, rounding_seed)
+        return _encode_int8(values, sizes, group, rounding_seed, levels)
     return Streams(_byte_planes(_float_bits(values, encoding)))
 
 
@@ -163,14 +173,14 @@ def _group_lengths(sizes: Sequence[int], group: int) -> NDArray[np.int64]:
     return lengths
 
 
-def _encode_int8(values: Float32, sizes: Sequence[int], group: int, rounding_seed: int | None) -> Streams:
+def _encode_int8(values: Float32, sizes: Sequence[int], group: int, rounding_seed: int | None, levels: int) -> Streams:
     lengths = _group_lengths(sizes, group)
     if not len(lengths):
         return Streams((b"",), (b"",))
     starts = np.cumsum(lengths) - lengths
     largest = np.maximum.reduceat(np.abs(values), starts)
     step = np.uint32((1 << _SCALE_DROPPED_BITS) - 1)
-    upper = ((largest / np.float32(127)).view(np.uint32) + step) >> np.uint32(_SCALE_DROPPED_BITS)
+    upper = ((largest / np.float32(levels)).view(np.uint32) + step) >> np.uint32(_SCALE_DROPPED_BITS)
     scale = _scale(upper)
     # A divisor of 1 for groups of zeros: 0 / 1 = 0.
     divisor = np.where(scale > 0, scale, np.float32(1))
@@ -179,8 +189,8 @@ def _encode_int8(values: Float32, sizes: Sequence[int], group: int, rounding_see
     else:
         unit = (seeds.integers(rounding_seed, len(values)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         codes = np.floor(values.astype(np.float64) / np.repeat(divisor, lengths) + unit)
-    # The quotient is at most 127 but for one rounding of the division.
-    coded = np.clip(codes, -127, 127).astype(np.int8).tobytes()
+    # The quotient is at most `levels` but for one rounding of the division.
+    coded = np.clip(codes, -levels, levels).astype(np.int8).tobytes()
     present = upper[upper > 0]
     base = int(present.min()) if len(present) else 0
     number = np.where(upper > 0, upper - np.uint32(base) + np.uint32(1), np.uint32(0)).astype(np.uint32)
