@@ -1,19 +1,23 @@
 """Methods side by side on real data: `python -m benchmarks.scores --data DIR`.
 
-Every figure is printed by `fedhft demo`, a federation of real processes. First each method's learning rate is chosen
-on a seed of its own (--select-seed), by the shared validation score before local training; then the chosen rate runs
-on the seeds that are reported. A run that is already in --out is not repeated, so an interrupted benchmark goes on
-where it stopped. Prints a Markdown table: scores before and after local training, bytes both ways, memory, memberships.
+Every figure in the table is printed by `fedhft demo`, a federation of real processes. First each method's learning
+rate is chosen on a seed of its own (--select-seed), by the shared validation score before local training, with
+`fedhft demo --simulate` (the same rounds in one process), one process per core; then the chosen rate runs on the seeds
+that are reported. A run that is already in --out is not repeated, so an interrupted benchmark goes on where it stopped.
+Prints what the choice was made from to standard error, and a Markdown table: scores before and after local training,
+bytes both ways, memory, memberships.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +49,24 @@ ARMS = (
 """What is compared; --arms picks some by name."""
 
 
-def run(arm: Arm, rate: float, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def run(
+    arm: Arm, rate: float, seed: int, options: argparse.Namespace, *further: str, **environment: str
+) -> dict[str, Any]:
     """One `fedhft demo`; its run object, from --out when it is there already."""
-    name = f"{arm.name.replace(', ', '-').replace(' ', '-')}-lr{rate:g}-seed{seed}"
+    name = "".join((f"{arm.name.replace(', ', '-').replace(' ', '-')}-lr{rate:g}-seed{seed}", *further))
     kept = Path(options.out) / f"{name}.json"
     if not kept.exists():
         command = [
             sys.executable, "-m", "fedhft.cli", "demo", "--format", "json", "--out", str(Path(options.out) / name),
             "--method", arm.method, "--learning-rate", str(rate), "--seed", str(seed), "--data", options.data,
-            *arm.arguments, *options.demo,
+            *arm.arguments, *options.demo, *further,
         ]  # fmt: skip
         print(f"{name} ...", file=sys.stderr, flush=True)
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=_TIMEOUT_S, text=True)
+        with (Path(options.out) / f"{name}.log").open("w", encoding="utf-8") as log:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=log, check=True, timeout=_TIMEOUT_S, text=True,
+                env={**os.environ, **environment},
+            )  # fmt: skip
         kept.write_text(done.stdout, encoding="utf-8")
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))["runs"][0]
     return found
@@ -68,8 +78,23 @@ def choose(arm: Arm, options: argparse.Namespace) -> float:
     `local` shares nothing, so it is judged by the score after.
     """
     moment = "after" if arm.method == "local" else "before"
-    scores = {rate: run(arm, rate, options.select_seed, options)["validation"][moment] for rate in arm.rates}
-    return max(scores, key=lambda rate: (scores[rate], -rate))
+    scores = {rate: _simulated(arm, rate, options)["validation"][moment] for rate in arm.rates}
+    best = max(scores, key=lambda rate: (scores[rate], -rate))
+    tried = ", ".join(f"{rate:g}: {score:.3f}" for rate, score in scores.items())
+    print(f"{arm.name}: {best:g} chosen on seed {options.select_seed} by shared {moment} ({tried})", file=sys.stderr)
+    return best
+
+
+def _simulated(arm: Arm, rate: float, options: argparse.Namespace) -> dict[str, Any]:
+    return run(arm, rate, options.select_seed, options, "--simulate", OMP_NUM_THREADS="1")
+
+
+def simulate_ahead(arms: Sequence[Arm], options: argparse.Namespace) -> None:
+    """All runs that `choose` will ask for, several at once."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        waiting = [pool.submit(_simulated, arm, rate, options) for arm in arms for rate in arm.rates]
+        for one in waiting:
+            one.result()
 
 
 def line(arm: Arm, rate: float, runs: Sequence[dict[str, Any]]) -> str:
@@ -135,10 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := [name for name in wanted if name not in {arm.name for arm in ARMS}]:
         parser.error(f"--arms {unknown[0]!r}: unknown; choose from {'; '.join(arm.name for arm in ARMS)}")
     arms = {arm.name: arm for arm in ARMS}
+    chosen = [arm for arm in ARMS if not wanted or arm.name in wanted]
+    if not options.rate:
+        simulate_ahead(list(dict.fromkeys(arms[arm.rate_of or arm.name] for arm in chosen)), options)
     print("| " + " | ".join(HEADS) + " |\n|" + " --- |" * len(HEADS), flush=True)
-    for arm in ARMS:
-        if wanted and arm.name not in wanted:
-            continue
+    for arm in chosen:
         rate = options.rate or choose(arms[arm.rate_of] if arm.rate_of else arm, options)
         runs = [run(arm, rate, seed, options) for seed in seeds[: arm.seeds]]
         print(line(arm, rate, runs), flush=True)

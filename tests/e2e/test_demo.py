@@ -97,6 +97,17 @@ def test_a_demo_prints_one_object_and_leaves_report_plots_history_and_adapters(t
     assert none_left(out)
     assert not (out / "fedhft" / "run").exists()
 
+    again = subprocess.run(
+        demo(tmp_path, "--data", str(data), "--model", str(model), "--clusters", "1", "--simulate", "--out",
+             str(tmp_path / "simulated")),
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    (simulated,) = json.loads(again.stdout)["runs"]
+    assert (simulated["validation"], simulated["personal"]) == (main["validation"], main["personal"])
+    assert simulated["bytes"] == {"up_per_client_round": None, "down_per_client_round": None}
+    assert (tmp_path / "simulated" / "report.md").exists()
+
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:

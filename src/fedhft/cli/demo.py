@@ -97,6 +97,15 @@ def demo(
             help="Folder or hub id of the base model.", show_default="the packaged MiniLM", rich_help_panel=_TRAINING
         ),
     ] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate",
+            help="Run in one process: the same rounds and scores, but no sockets, so no figures of bytes or memory, "
+            "and no exported adapters.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
     keep_logs: Annotated[
         bool, typer.Option("--keep-logs", help="Keep logs, Redis data and agent states.", rich_help_panel=_RUN)
     ] = False,
@@ -137,6 +146,7 @@ def demo(
         clusters=parse_clusters(clusters),
         overrides=tuple(set_ or ()),
         model=model,
+        simulate=simulate,
         keep_logs=keep_logs,
         timeout_s=timeout,
     )

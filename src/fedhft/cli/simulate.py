@@ -55,7 +55,7 @@ def simulate_job(
     console = Console(stderr=format is OutputFormat.JSON)
     found = model_for(spec.model.name, model)
     with RoundTable(console) as table:
-        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job))
+        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job)).result
     result = DemoResult((run,))
     if format is OutputFormat.JSON:
         print_json(result.as_dict())

@@ -19,6 +19,7 @@ from fedhft.demo.plots import write_plots
 from fedhft.demo.report import MethodRun, write_report
 from fedhft.demo.result import DemoResult, run_result
 from fedhft.demo.settings import DemoSettings, demo_data, demo_job
+from fedhft.demo.simulated import run_simulated
 from fedhft.demo.table import RoundTable
 from fedhft.job import JobSpec
 from fedhft.jobs.adapters import fetch_adapters, write_adapters
@@ -40,7 +41,10 @@ def run_demo(settings: DemoSettings, table: RoundTable) -> DemoResult:
     settings.out.mkdir(parents=True, exist_ok=True)
     files = data.write(settings.out / "data")
     with ThreadPoolExecutor(1, thread_name_prefix="stop") as stopping:
-        runs = [_run_method(settings, spec, data, files, model, table, stopping) for spec in specs]
+        if settings.simulate:
+            runs = [_simulate_method(settings, spec, data, model, table) for spec in specs]
+        else:
+            runs = [_run_method(settings, spec, data, files, model, table, stopping) for spec in specs]
     result = DemoResult(tuple(run.result for run in runs))
     _write_json(settings.out / "results.json", result.as_dict())
     table.say("drawing the plots")
@@ -87,6 +91,17 @@ def _run_method(
     )  # fmt: skip
     _write_json(folder / "history.json", _history(spec, job, data, asdict(result)))
     return MethodRun(spec, job, result)
+
+
+def _simulate_method(
+    settings: DemoSettings, spec: JobSpec, data: FederatedData, model: BaseModel, table: RoundTable
+) -> MethodRun:
+    method = spec.method.preset
+    table.say(f"{method}: {len(data.clients)} clients in this process")
+    path = None if model.path is None else os.fspath(model.path)
+    run = run_simulated(spec, data, path, lambda change: table.show(method, change))
+    _write_json(settings.out / method / "history.json", _history(spec, run.job, data, asdict(run.result)))
+    return run
 
 
 def _export(

@@ -56,6 +56,8 @@ class DemoSettings:
     """key=value with dotted keys of the job."""
     model: str | None = None
     """Path or hub id; None takes the packaged MiniLM."""
+    simulate: bool = False
+    """Run every method in this process, without sockets; bytes carried, memory and CPU figures are then unknown."""
     keep_logs: bool = False
     timeout_s: float = 3600.0
     """Longest time one method may take."""

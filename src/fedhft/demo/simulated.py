@@ -12,7 +12,8 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.demo import corpus
 from fedhft.demo.dataset import FederatedData
 from fedhft.demo.partition import OWN_HOLDOUT, Partition, Shares, hand_out, read_source
-from fedhft.demo.result import RunResult, run_result
+from fedhft.demo.report import MethodRun
+from fedhft.demo.result import run_result
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.simulation.run import Simulated, simulate
@@ -57,7 +58,7 @@ def rows_for(
 
 def run_simulated(
     spec: JobSpec, data: FederatedData, model: str | None, observe: Callable[[jobs_pb2.Job], None]
-) -> RunResult:
+) -> MethodRun:
     """Run a job over `data` in this process; `observe` sees the job after every round.
 
     Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and whatever the simulation raises.
@@ -82,7 +83,7 @@ def run_simulated(
         ended = simulate(spec, held, model=model, observe=take_in)
     job = _job(spec, data, list(ended.histories), ended)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
-    return run_result(
+    result = run_result(
         job,
         spec,
         wall_seconds=time.monotonic() - started,
@@ -90,6 +91,7 @@ def run_simulated(
         groups=groups,
         adapters=(),
     )
+    return MethodRun(spec, job, result)
 
 
 def _job(
