@@ -243,7 +243,8 @@ def show(console: Console, first: Sequence[Overhead], second: Sequence[Rate], th
         table.add_column(column, justify="left" if column == "encoding" else "right")
     for rate in second:
         table.add_row(
-            rate.encoding, f"{rate.group or '-'}", f"{rate.levels or '-'}", f"{rate.bits_per_value:.3f}", f"{rate.relative_error:.2e}",
+            rate.encoding, f"{rate.group or '-'}", f"{rate.levels or '-'}", f"{rate.bits_per_value:.3f}",
+            f"{rate.relative_error:.2e}",
             "-" if rate.bits_at_equal_error is None else f"{rate.bits_at_equal_error:.3f}",
         )  # fmt: skip
     console.print(table)

@@ -324,7 +324,10 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/concepts.md", f"goes wrong {coordinator._MOST_FAILURES} times in a row"),
         ("docs/methods.md", f"have {DIMENSIONS} values"),
         ("docs/methods.md", f"blocks of {BLOCK} consecutive clients"),
-        ("docs/methods.md", f"argmax of evidence(J) - max({selection.margin(1):g}, n / {100 / selection.margin(100):g}) (J-1)"),
+        (
+            "docs/methods.md",
+            f"argmax of evidence(J) - max({selection.margin(1):g}, n / {100 / selection.margin(100):g}) (J-1)",
+        ),
         ("docs/methods.md", f"1 / (1 + exp({selection.DOUBT:g} (J-1) - evidence(J)))"),
         ("docs/methods.md", f"{gaussian._SEEDINGS} k-means++ seedings"),
         ("docs/methods.md", f"in the last {source_number('training/signatures.py', 'ANCHOR_DEPTH')} layers"),
