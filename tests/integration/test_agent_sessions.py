@@ -145,6 +145,42 @@ def test_a_job_cancelled_while_training_ends_the_session(site: Site) -> None:
     assert agent.worker.pending() is None
 
 
+def test_training_that_nobody_waits_for_any_more_is_broken_off(site: Site) -> None:
+    spec = site.submit("vain", training={"epochs": 100, "batch_size": 1})
+    broken_off = updates("broken_off")
+    with InProcessAgent(site, spec, heartbeat_s=0.1) as agent, JobsClient(site.server) as jobs:
+        agent.worker.before_training = lambda: jobs.cancel("vain", "on purpose")
+        finished = agent.run()
+    assert finished.status == "cancelled"
+    assert updates("broken_off") - broken_off == 1
+    assert agent.worker.pending() is None
+
+
+def test_a_client_that_trains_for_long_is_not_taken_for_dead_and_turns_to_the_next_round(site: Site) -> None:
+    rules = {"total": 2, "min_clients": 2, "target": 0.5, "quorum": 0.5, "client_timeout": "1s", "deadline": "60s"}
+    spec = site.submit("long", rounds=rules)
+    with InProcessAgent(site, spec, "ash", heartbeat_s=0.2) as slow, InProcessAgent(site, spec, "birch") as quick:
+        slow.session._join()
+        quick.session._join()
+        first = slow.session._next_task().train
+        slow.worker.before_training = lambda: round_passes(quick)
+        slow.session._guarded(1, lambda: slow.session._train(first))
+        assert slow.worker.pending() is None
+        second = slow.session._next_task().train
+    assert (first.round, second.round) == (1, 2)
+
+
+def round_passes(quick: InProcessAgent) -> None:
+    """Longer than client_timeout, then the other client's update closes the round, then a sign of life is due."""
+    time.sleep(2.0)
+    task = quick.session._next_task().train
+    quick.session._guarded(task.round, lambda: quick.session._train(task))
+    deadline = time.monotonic() + 20
+    while quick.session._next_task().WhichOneof("task") != "train":
+        assert time.monotonic() < deadline, "round 2 did not open"
+    time.sleep(1.0)
+
+
 def test_another_model_is_refused_at_the_door(site: Site, tmp_path: Path) -> None:
     spec = site.submit("schema", rounds={"min_clients": 2})
     other = tiny_model(tmp_path / "other", layers=2, seed=9)

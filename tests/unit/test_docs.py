@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import typer.main
-from fedhft_agent import agent, connection, offers, refusals, transfers
-from fedhft_aggregator import clusterer_client, failpoints, federation, uploads
+from fedhft_agent import agent, connection, offers, refusals, heartbeat, transfers
+from fedhft_aggregator import clusterer_client, failpoints, federation, intake, uploads
 from fedhft_clusterer.__main__ import parse as parse_clusterer
 
 from fedhft.aggregation.fold import BLOCK
@@ -337,6 +337,8 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"| long poll | {federation.MAX_WAIT_MS // 1000} s |"),
         ("docs/protocol.md", f"at most {uploads.MAX_CHUNK_BYTES // 2**20} MiB"),
         ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
+        ("docs/protocol.md", f"every {intake.PIECE_BYTES // 2**10} KiB are"),
+        ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),
         ("docs/protocol.md", f"{uploads._CHUNK_TIMEOUT_S:g} s without a chunk"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
         ("docs/protocol.md", f"Deltas of the last {job_view.KEPT_VERSIONS} versions"),

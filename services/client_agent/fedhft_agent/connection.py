@@ -74,7 +74,7 @@ class _Call(_Cancellable, Protocol[Answer]):
 
 
 class Connection:
-    """Context manager. Calls come from one thread; a stop request cancels the one in flight from another."""
+    """Context manager. Calls come from one thread, but for `look`; a stop request cancels the one in flight."""
 
     def __init__(self, peer: Peer, stop: StopSignal, on_contact: Callable[[bool], None] = lambda reached: None) -> None:
         """`on_contact` hears whether the server answered, after every attempt."""
@@ -125,6 +125,15 @@ class Connection:
             held=[federation_pb2.HeldScope(scope=scope, version=version) for scope, version in held],
         )
         return self._unary(self._stub.NextTask.future, request, wait / 1000 + POLL_MARGIN_S)
+
+    def look(self, job: str, timeout_s: float) -> federation_pb2.NextTaskResponse:
+        """The client's task right now: one attempt, and the one call that may come from another thread.
+
+        Raises grpc.RpcError.
+        """
+        request = federation_pb2.NextTaskRequest(client=self._peer.client, lease_token=self._token, job=job, wait_ms=0)
+        answer: federation_pb2.NextTaskResponse = self._stub.NextTask(request, timeout=timeout_s)
+        return answer
 
     def report_evaluation(
         self, request: federation_pb2.ReportEvaluationRequest

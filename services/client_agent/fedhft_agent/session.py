@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
@@ -22,12 +23,15 @@ from fedhft.training.learner import TrainingStopped
 from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft_agent.connection import Connection
+from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
 from fedhft_agent.memory import check_plan_fits
 from fedhft_agent.refusals import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.stopping import StopSignal
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,20 @@ class Session:
     """One job, from joining it to its end."""
 
     def __init__(
-        self, connection: Connection, stop: StopSignal, spec: JobSpec, worker: ClientWorker, enlistment: Enlistment
+        self,
+        connection: Connection,
+        stop: StopSignal,
+        spec: JobSpec,
+        worker: ClientWorker,
+        enlistment: Enlistment,
+        heartbeat_s: float = INTERVAL_S,
     ) -> None:
         self._connection = connection
         self._stop = stop
         self._spec = spec
         self._worker = worker
         self._enlistment = enlistment
+        self._heartbeat_s = heartbeat_s
         self._tier = enlistment.tier
         self._payload = PayloadCount()
         self._carried_before = SocketBytes(0, 0)
@@ -149,7 +160,9 @@ class Session:
         self._check_plan(task.plan)
         self._fetch(task.view.blobs)
         log.info("training", extra={"round": task.round, "version": task.view.version, "depth": task.plan.depth})
-        draft = self._worker.train(task, self._stop.requested)
+        draft = self._while_wanted(task.round, partial(self._worker.train, task))
+        if draft is None:
+            return
         figures = draft.measurements
         log.info("trained", extra={"round": task.round, "steps": figures.steps, "seconds": figures.train_seconds})
         if figures.steps:
@@ -159,7 +172,10 @@ class Session:
     def _evaluate(self, task: federation_pb2.EvaluateTask) -> None:
         self._check_plan(task.plan)
         self._fetch(task.view.blobs)
-        scores, figures = self._worker.evaluate(task, self._stop.requested)
+        evaluated = self._while_wanted(task.round, partial(self._worker.evaluate, task))
+        if evaluated is None:
+            return
+        scores, figures = evaluated
         answer = self._connection.report_evaluation(
             federation_pb2.ReportEvaluationRequest(
                 job=self._spec.name,
@@ -170,6 +186,18 @@ class Session:
             )
         )
         log.info("evaluated", extra={"round": task.round, "recorded": answer.recorded})
+
+    def _while_wanted(self, number: int, work: Callable[[Callable[[], bool]], T]) -> T | None:
+        """Compute, with signs of life; None when it was broken off because nobody waits for the result any more."""
+        with Heartbeat(self._connection, self._spec.name, number, self._heartbeat_s) as heartbeat:
+            try:
+                return work(lambda: self._stop.requested() or heartbeat.outdated())
+            except TrainingStopped:
+                if self._stop.requested():
+                    raise
+        metrics.AGENT_UPDATES.labels(outcome="broken_off").inc()
+        log.info("the round is over without this client; training broken off", extra={"round": number})
+        return None
 
     def _check_plan(self, message: adapter_pb2.AdapterPlan) -> None:
         plan = AdapterPlan.of(message)

@@ -120,7 +120,8 @@ AGENT_STEP_SECONDS = Histogram(
 # -- what an agent counts for itself, where somebody can scrape it
 AGENT_UPDATES = Counter(
     "fedhft_agent_updates",
-    "Updates trained here, by outcome: accepted, repeated (the server had it already) or abandoned.",
+    "Updates trained here, by outcome: accepted, repeated (the server had it already), abandoned (refused for good) or "
+    "broken_off (the round ended before the training).",
     ["outcome"],
     registry=REGISTRY,
 )
