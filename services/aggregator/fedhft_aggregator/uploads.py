@@ -27,6 +27,7 @@ from fedhft.store.records import AcceptResult, RoundRecord, UpdateRecord
 from fedhft.telemetry import metrics
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft.wire.codec import decode
+from fedhft_aggregator.intake import Intake
 
 MAX_CHUNK_BYTES = 1 << 20
 _CHUNK_TIMEOUT_S = 60.0
@@ -142,44 +143,31 @@ class Uploads:
 
         A refused update's bytes are left to the sweep: the same bytes may be another client's accepted update.
         """
-        stream = _within(chunks)
-        first = await anext(stream, None)
-        if first is not None and first.offset == 0 and len(first.data) == upload.header.size:
-            if hashlib.sha256(first.data).digest() != upload.header.digest:
+        blobs, size = self._store.blobs, int(upload.header.size)
+        intake = Intake(blobs, upload.job, upload.transfer, size)
+        try:
+            async for chunk in _within(chunks):
+                await intake.add(chunk)
+        finally:
+            if intake.whole is None:
+                await intake.stage()  # also of a stream that broke: the next attempt goes on from there
+        if (data := intake.whole) is not None:
+            if hashlib.sha256(data).digest() != upload.header.digest:
                 raise FedhftError(
                     ErrorCode.DIGEST_MISMATCH, "the bytes received do not have the declared SHA-256; send them again"
                 )
-            await self._check(upload, first.data)
-            await self._store.blobs.put(upload.job, first.data)
+            await self._check(upload, data)
+            await blobs.put(upload.job, data)
             return
-        await self._stage(upload, first, stream)
-        if await self._store.blobs.size(upload.job, upload.digest) is None:
-            await self._store.blobs.commit(upload.job, upload.transfer, upload.digest)
-        await self._check(upload, None)
-
-    async def _stage(
-        self, upload: Upload, first: federation_pb2.BlobChunk | None, stream: AsyncIterator[federation_pb2.BlobChunk]
-    ) -> None:
-        """Append chunks to the staged transfer until the declared size. Raises WRONG_OFFSET, TRUNCATED_STREAM, ..."""
-        blobs, size = self._store.blobs, int(upload.header.size)
-        if first is not None and first.offset == 0:
-            await blobs.discard(upload.job, upload.transfer)  # what another attempt left; this one starts anew
-        received = await self.staged(upload)
-        chunk = first
-        while chunk is not None:
-            if chunk.offset + len(chunk.data) > size:
-                await blobs.discard(upload.job, upload.transfer)
-                raise FedhftError(
-                    ErrorCode.UPDATE_TOO_LARGE,
-                    f"the stream goes past the declared size of {size} bytes; declare the size of the whole update",
-                )
-            received = await blobs.stage(upload.job, upload.transfer, chunk.offset, chunk.data)
-            chunk = await anext(stream, None)
+        received = await self.staged(upload) if intake.received is None else intake.received
         if received != size:
             raise FedhftError(
                 ErrorCode.TRUNCATED_STREAM,
                 f"the stream ended after {received} of {size} bytes; ask with query_staged and resume there",
             )
+        if await blobs.size(upload.job, upload.digest) is None:
+            await blobs.commit(upload.job, upload.transfer, upload.digest)
+        await self._check(upload, None)
 
     async def _check(self, upload: Upload, data: bytes | None) -> None:
         """Decode and check; None reads the stored blob, once it is this update's turn, so that few are in memory."""

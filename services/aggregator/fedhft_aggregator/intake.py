@@ -1,0 +1,60 @@
+"""Bytes of one push on their way to the store, in pieces so large that the store sees few writes."""
+
+from __future__ import annotations
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import JobId
+from fedhft.store.interface import BlobStore
+from fedhft.store.refusals import wrong_offset
+from fedhft.v1 import federation_pb2
+
+PIECE_BYTES = 256 * 1024
+"""Chunks are joined to pieces of this size; what of a piece a dying server had is sent again."""
+
+
+class Intake:
+    """The chunks of one push. At most a piece and a chunk are held."""
+
+    def __init__(self, blobs: BlobStore, job: JobId, transfer: str, size: int) -> None:
+        self._blobs = blobs
+        self._job = job
+        self._transfer = transfer
+        self._size = size
+        self._piece = bytearray()
+        self._start: int | None = None
+
+    @property
+    def received(self) -> int | None:
+        """Bytes of the update up to the last chunk's end; None before the first chunk."""
+        return None if self._start is None else self._start + len(self._piece)
+
+    @property
+    def whole(self) -> bytes | None:
+        """The update, if all of it came in one piece; it was not staged then."""
+        return bytes(self._piece) if self._start == 0 and len(self._piece) == self._size else None
+
+    async def add(self, chunk: federation_pb2.BlobChunk) -> None:
+        """Take the next chunk. Raises UPDATE_TOO_LARGE (and drops what is staged), WRONG_OFFSET."""
+        if chunk.offset + len(chunk.data) > self._size:
+            self._piece.clear()
+            await self._blobs.discard(self._job, self._transfer)
+            raise FedhftError(
+                ErrorCode.UPDATE_TOO_LARGE,
+                f"the stream goes past the declared size of {self._size} bytes; declare the size of the whole update",
+            )
+        if self._start is None:
+            self._start = chunk.offset
+        elif chunk.offset != self.received:
+            raise wrong_offset(self._transfer, chunk.offset, self._start + len(self._piece))
+        self._piece += chunk.data
+        if len(self._piece) >= PIECE_BYTES and self.whole is None:
+            await self.stage()
+
+    async def stage(self) -> None:
+        """Append what is held to the staged transfer. Raises WRONG_OFFSET when it does not go on from there."""
+        if not self._piece or self._start is None:
+            return
+        if self._start == 0:
+            await self._blobs.discard(self._job, self._transfer)  # what another attempt left; this one starts anew
+        self._start = await self._blobs.stage(self._job, self._transfer, self._start, bytes(self._piece))
+        self._piece.clear()
