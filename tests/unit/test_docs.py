@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from fedhft_agent import agent, connection, offers, refusals, heartbeat, transfers
+from fedhft_agent import agent, connection, heartbeat, offers, refusals, transfers
 from fedhft_aggregator import clusterer_client, failpoints, federation, intake, uploads
 from fedhft_clusterer.__main__ import parse as parse_clusterer
 
