@@ -401,7 +401,7 @@ def test_a_round_without_updates_only_counts_the_version() -> None:
 
 
 def test_the_report_says_what_was_published_and_what_waits() -> None:
-    spec = job("fedhft", 2, wire={"down": "int8"})
+    spec = job("fedhft", 2, wire={"down": "int8", "levels": 127})
     updates = [update(spec, SCHEMA, f"c{i}", i, samples=2.0, memberships=(0.25, 0.75)) for i in range(3)]
     published = fold(spec, SCHEMA, initial_state(spec, 2), updates)
     state, report = published.state, published.report
