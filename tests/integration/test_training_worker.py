@@ -20,6 +20,7 @@ from fedhft.v1 import adapter_pb2
 from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.codec import decode, encode
 from tests.models import ARCHITECTURES, tiny_model
+from tests.unit.wire_examples import largest_code
 from tests.workers import data_of, job_for, plan, reference, train_task, worker_for
 
 UPDATE = adapter_pb2.BLOB_KIND_UPDATE
@@ -208,6 +209,14 @@ def test_error_of_rows_that_are_not_sent_waits_and_decays(model: Path) -> None:
     assert waiting
     for key in waiting:
         np.testing.assert_array_equal(worker._memory.carried[key], np.float32(0.5) * first[key])
+
+
+@pytest.mark.parametrize("levels", [3, 127])
+def test_an_update_is_coded_with_the_levels_of_the_job(model: Path, levels: int) -> None:
+    worker = worker_for(job_for(model, wire={"up": "int8", "levels": levels}))
+    blob = worker.train(train_task()).blob
+    values = decode(blob, worker.schema, kind=UPDATE).delta.values
+    assert 0.94 * levels - 0.5 <= largest_code(blob, values) <= levels
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from fedhft.aggregation.versions import (
     with_version,
 )
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.v1 import adapter_pb2
+from fedhft.v1 import adapter_pb2, tensor_pb2
 from fedhft.wire.codec import Blob, decode, encode
+from tests.unit.wire_examples import largest_code
 
 quick = settings(deadline=None, max_examples=30)
 DELTA, SNAPSHOT = adapter_pb2.BLOB_KIND_DELTA, adapter_pb2.BLOB_KIND_SNAPSHOT
@@ -69,6 +70,18 @@ def test_a_client_that_adds_up_the_blobs_holds_the_server_s_state_bit_for_bit(fe
         client = with_version(client, number)
         assert client.version == server.state.version
         assert raw(client.scopes) == raw(server.state.scopes)
+
+
+@pytest.mark.parametrize("levels", [7, 127])
+def test_a_version_travels_with_the_encoding_and_levels_of_the_job(levels: int) -> None:
+    spec = job("fedhft", 2, wire={"down": "int8", "levels": levels})
+    updates = [update(spec, SCHEMA, f"c{i}", i, memberships=(0.25, 0.75)) for i in range(3)]
+    for data in fold(spec, SCHEMA, initial_state(spec, 2), updates).blobs.values():
+        # Scales are rounded up by at most a sixteenth.
+        assert 0.94 * levels - 0.5 <= largest_code(data, decode(data, SCHEMA, kind=DELTA).delta.values) <= levels
+    exact = job("fedhft", 2, wire={"down": "fp32"})
+    for data in fold(exact, SCHEMA, initial_state(exact, 2), updates).blobs.values():
+        assert adapter_pb2.AdapterBlob.FromString(data).tensors.encoding == tensor_pb2.VALUE_ENCODING_FP32
 
 
 @quick

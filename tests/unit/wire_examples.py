@@ -8,6 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, RowIndex, Slot, TensorKey
+from fedhft.v1 import adapter_pb2
+from fedhft.wire.entropy import unpack
 
 ENCODINGS = ("fp32", "fp16", "bf16", "int8")
 
@@ -18,6 +20,12 @@ def schema_of(layers: int, width: int, rank: int) -> AdapterSchema:
     )
     head = (Parameter("classifier.weight", (2, width)), Parameter("classifier.bias", (2,)))
     return AdapterSchema("base", "tokenizer", "bert", ("no", "yes"), layers, slots, head)
+
+
+def largest_code(data: bytes, values: int) -> int:
+    """Largest magnitude among the int8 codes of a serialised AdapterBlob of so many values."""
+    (codes,) = adapter_pb2.AdapterBlob.FromString(data).tensors.codes
+    return int(np.abs(np.frombuffer(unpack(codes, values), np.int8).astype(int)).max())
 
 
 def some_rows(rng: np.random.Generator, rows: int, kept: int) -> RowIndex:

@@ -19,7 +19,6 @@ from fedhft.demo.plots import write_plots
 from fedhft.demo.report import MethodRun, write_report
 from fedhft.demo.result import DemoResult, run_result
 from fedhft.demo.settings import DemoSettings, demo_data, demo_job
-from fedhft.demo.simulated import run_simulated
 from fedhft.demo.table import RoundTable
 from fedhft.job import JobSpec
 from fedhft.jobs.adapters import fetch_adapters, write_adapters
@@ -96,6 +95,8 @@ def _run_method(
 def _simulate_method(
     settings: DemoSettings, spec: JobSpec, data: FederatedData, model: BaseModel, table: RoundTable
 ) -> MethodRun:
+    from fedhft.demo.simulated import run_simulated  # with torch, which a demo of real processes leaves to its agents
+
     method = spec.method.preset
     table.say(f"{method}: {len(data.clients)} clients in this process")
     path = None if model.path is None else os.fspath(model.path)
