@@ -117,11 +117,14 @@ bench-load: $(VENV)/.dev ## One aggregator under up to 200 light clients
 	@echo "Measuring the aggregator under load"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load
 
+SCORES_ARGS ?= --clients 8 --per-client 400 --alpha 1.0 --rounds 6 --learning-rate-decay 0.8 \
+	--set training.precision=bf16 --set evaluation.final_shared=sharded --set evaluation.every=3
+
 .PHONY: bench-scores
 bench-scores: $(VENV)/.dev ## Methods side by side on real data (DATA=folder)
 	@test -n "$(DATA)" || { echo "make: set DATA to a folder with train and validation files" >&2; exit 1; }
 	@echo "Comparing methods on $(DATA); runs are kept in out/scores"
-	$(BIN)/python -m benchmarks.scores --data "$(DATA)"
+	$(BIN)/python -m benchmarks.scores --data "$(DATA)" -- $(SCORES_ARGS)
 
 .PHONY: clean
 clean: ## Remove build products and caches (the virtual environment stays)

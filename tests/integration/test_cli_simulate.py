@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 
 from fedhft.demo.model import MINILM, model_for, packaged_minilm
 from fedhft.demo.partition import Partition
-from fedhft.demo.simulated import rows_for
+from fedhft.demo.simulated import rows_for, run_simulated
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
-from fedhft.job import JobSpec
+from fedhft.job import JobSpec, read_job
+from fedhft.store.memory import MemoryStore
 from tests.cli_runner import run_cli
 from tests.demo_jobs import CLIENTS, spec_of
 from tests.models import rows, tiny_model
@@ -48,6 +50,18 @@ def test_a_simulation_reports_what_a_demo_reports_without_figures_of_sockets(tmp
     assert run["agent_peak_rss_bytes"] == {"max": None, "mean": None}
     assert run["aggregator_cpu_seconds"] is None
     assert "round 2" in done.stderr
+
+
+def test_a_simulation_on_a_starved_machine_does_not_lose_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaps = itertools.count(1.7e9, 20.0)  # 20 s pass between any two looks at the clock
+    monkeypatch.setattr("fedhft.simulation.run.MemoryStore", lambda: MemoryStore(clock=lambda: next(leaps)))
+    model = tiny_model(tmp_path / "model")
+    spec = read_job(Path(write_job(tmp_path / "job.toml", model)))
+    data = rows_for(spec, write_data(tmp_path / "data"), 3, per_client=20, kind=Partition.IID, alpha=1.0, groups=1)
+    run = run_simulated(spec, data, str(model), lambda job: None)
+    assert (run.job.status, run.result.rounds) == ("completed", 2)
 
 
 def test_labels_that_are_not_the_datas_are_refused(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ class Coordinator:
         clusterer: Clusterer | None,
         holder: str,
         *,
+        lease_ms: int = LEASE_MS,
         reached: Reached = lambda point: None,
         observe: Callable[[RoundHistory], None] = lambda history: None,
     ) -> None:
@@ -83,6 +84,7 @@ class Coordinator:
         self._job = job
         self._clusterer = clusterer
         self._holder = holder
+        self._lease_ms = lease_ms
         self._reached = reached
         self._observe = observe
         self._spec: JobSpec | None = None
@@ -120,17 +122,17 @@ class Coordinator:
         if self._failures >= _MOST_FAILURES:
             reason = f"the job cannot go on: {error.message}"
             with contextlib.suppress(FedhftError):  # the store is away: the next failure tries again
-                fence = await self._store.acquire(self._job, self._holder, LEASE_MS)
+                fence = await self._store.acquire(self._job, self._holder, self._lease_ms)
                 if fence is not None:
                     await self._store.set_status(self._job, JobStatus.FAILED, reason, _ALIVE, fence)
         await asyncio.sleep(1.0)
 
     async def step(self) -> float | None:
         """One decision. Returns seconds until the next makes sense (0: at once), None when the job is over."""
-        fence = await self._store.acquire(self._job, self._holder, LEASE_MS)
+        fence = await self._store.acquire(self._job, self._holder, self._lease_ms)
         if fence is None:
             self._collecting = None
-            return LEASE_MS / 3000
+            return self._lease_ms / 3000
         if self._collecting is not None and (wait_s := await self._still_collecting(*self._collecting, fence)):
             return wait_s
         now = await self._store.now_ms()
@@ -379,9 +381,9 @@ class Coordinator:
     async def _renewed_lease(self) -> AsyncIterator[None]:
         async def renew() -> None:
             while True:
-                await asyncio.sleep(LEASE_MS / 3000)
+                await asyncio.sleep(self._lease_ms / 3000)
                 try:
-                    await self._store.acquire(self._job, self._holder, LEASE_MS)
+                    await self._store.acquire(self._job, self._holder, self._lease_ms)
                 except FedhftError as error:
                     log.warning("lease not renewed: %s", error, extra={"job": self._job})
 

@@ -63,7 +63,7 @@ class Simulation:
 
     async def run(self) -> Simulated:
         """Run to the end. Raises FedhftError(JOB_FAILED) when the job fails."""
-        # Nobody is late in a simulation: clients take their turns, however long that takes.
+        # Nobody is late in a simulation, and nobody else could take over: everything takes as long as it takes.
         rules = self.spec.rounds.model_copy(
             update={"deadline": _NO_HURRY_S, "client_timeout": _NO_HURRY_S, "min_clients": len(self.clients)}
         )
@@ -73,7 +73,9 @@ class Simulation:
         await store.create_job(job, spec.canonical())
         await self._join(store, job, spec)
         views = JobViews(store)
-        coordinator = Coordinator(store, job, LocalClusterer(store), "simulation", observe=self.observe)
+        coordinator = Coordinator(
+            store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=self.observe
+        )
         while (wait_s := await coordinator.step()) is not None:
             if wait_s:
                 await self._work(store, job, await views.get(job))
