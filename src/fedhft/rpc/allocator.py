@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGE_BYTES = 1 << 20
+_LARGE_BYTES = 128 << 10
 _SPARE_BYTES = 8 << 20
 
 
@@ -14,8 +14,9 @@ def bound_arenas() -> bool:
 
     By default glibc gives threads up to eight arenas per core, and what one of them freed no other can use: serving 200
     clients with 4 MiB updates, half of the resident memory was free blocks. Under Python's lock there is no contention
-    that several arenas would spare. Blocks of a MiB and more (whole updates, sums) are mapped on their own, so that
-    none pins the heap below it. Must run before the first thread starts, so before numpy and gRPC are imported.
+    that several arenas would spare. Blocks of 128 KiB and more (pieces of updates, tensors, sums) are mapped on their
+    own, so that none pins the heap below it; glibc would raise that bound to the largest block it has seen. Must run
+    before the first thread starts, so before numpy and gRPC are imported.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
