@@ -23,7 +23,7 @@ from fedhft.rpc.interceptors.metrics import MetricsInterceptor
 from fedhft.rpc.keepalive import KeepAlive
 from fedhft.rpc.tls import TlsSettings
 
-_LOOKAHEAD_BYTES = 16 * 1024
+_LOOKAHEAD_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True)
