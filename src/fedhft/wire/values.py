@@ -47,6 +47,7 @@ _LARGEST: dict[int, float] = {
     pb.VALUE_ENCODING_BF16: 2.0**127 * (2.0 - 2.0**-7),
     pb.VALUE_ENCODING_INT8: 2.0**127,
 }
+_BLOCK = 1 << 16
 _SCALE_DROPPED_BITS = 19
 """Bits of a binary32 below its sign, exponent and 4 fraction bits."""
 _INFINITE_SCALE = 0x7F800000 >> _SCALE_DROPPED_BITS
@@ -159,8 +160,14 @@ def _from_planes(planes: Sequence[bytes]) -> Bits:
     rotated = np.empty((len(planes[0]), width), np.uint8)
     for plane, data in zip(reversed(range(width)), planes, strict=True):
         rotated[:, plane] = np.frombuffer(data, np.uint8)
-    joined: Bits = rotated.reshape(-1).view(f"<u{width}")
-    bits: Bits = (joined >> joined.dtype.type(1)) | (joined << joined.dtype.type(8 * width - 1))
+    bits: Bits = rotated.reshape(-1).view(f"<u{width}")
+    one, top = bits.dtype.type(1), bits.dtype.type(8 * width - 1)
+    # In place and a block at a time: the reader of a large update holds its values once, not three times.
+    for start in range(0, len(bits), _BLOCK):
+        block = bits[start : start + _BLOCK]
+        sign = block << top
+        block >>= one
+        block |= sign
     return bits
 
 
