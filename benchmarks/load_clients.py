@@ -20,6 +20,7 @@ from fedhft_agent.transfers import CHUNK_BYTES
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
+from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 from fedhft.wire.codec import encode
 from fedhft.wire.digest import chunks, digest_of
@@ -158,11 +159,14 @@ class Client:
 
         async def messages() -> AsyncIterator[federation_pb2.PushUpdateRequest]:
             yield federation_pb2.PushUpdateRequest(header=header)
+            if not is_go_ahead(await call.initial_metadata()):
+                return
             for offset, part in chunks(blob, CHUNK_BYTES):
                 yield federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=offset, data=part))
 
         started = time.perf_counter()
-        answer = await self._stub.PushUpdate(messages(), timeout=CALL_S)
+        call = self._stub.PushUpdate(messages(), timeout=CALL_S)
+        answer = await call
         if answer.result != Response.RESULT_ACCEPTED:
             raise RuntimeError(f"{self._name}: push answered {answer}")
         self._figures.pushes.append(time.perf_counter() - started)

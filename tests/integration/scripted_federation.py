@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.rpc.server import RunningServer, ServerSettings, start_server
 from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 
@@ -47,6 +48,9 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
         self.staged: dict[bytes, bytearray] = {}
         self.pull_faults: deque[Fault] = deque()
         self.push_faults: deque[Fault] = deque()
+        self.asked = threading.Event()
+        self.turn = threading.Event()
+        self.turn.set()
         self.call_faults: deque[Fault] = deque()
         self.pulled_from: list[int] = []
         self.pushed: list[tuple[int, int]] = []
@@ -115,6 +119,11 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
         if header.query_staged:
             return Response(result=Response.RESULT_STAGED, staged_bytes=len(held))
         fault = self.push_faults.popleft() if self.push_faults else None
+        if fault is not None and fault.kind == "refuse-header":
+            raise FedhftError(fault.code, "refused before a byte was read")
+        self.asked.set()
+        await asyncio.to_thread(self.turn.wait, 20.0)
+        await context.send_initial_metadata(GO_AHEAD)
         async for message in messages:
             chunk = message.chunk
             if chunk.offset != len(held):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -116,6 +118,31 @@ def test_an_update_arrives_whole_in_chunks_the_server_accepts(
     assert push(connection) == (RESPONSE.RESULT_ACCEPTED, len(DATA))
     assert service.accepted == {1: DATA}
     assert max(size for _, size in service.pushed) == 1000
+
+
+def test_no_byte_of_an_update_is_sent_before_the_servers_go_ahead(
+    connection: Connection, service: ScriptedFederation
+) -> None:
+    service.turn.clear()
+    count = PayloadCount()
+    header = federation_pb2.UpdateHeader(job="job", round=1, digest=hashlib.sha256(DATA).digest(), size=len(DATA))
+    with ThreadPoolExecutor(1) as pool:
+        pushing = pool.submit(push_update, connection, header, DATA, count, resume=False)
+        assert service.asked.wait(20.0)
+        time.sleep(0.3)
+        assert (count.sent, pushing.done()) == (0, False)
+        service.turn.set()
+        assert pushing.result(20.0) == RESPONSE.RESULT_ACCEPTED
+    assert count.sent == len(DATA)
+
+
+def test_an_update_refused_before_its_turn_costs_no_byte(connection: Connection, service: ScriptedFederation) -> None:
+    service.push_faults.append(Fault("refuse-header", code=ErrorCode.STALE_VERSION))
+    count = PayloadCount()
+    header = federation_pb2.UpdateHeader(job="job", round=1, digest=hashlib.sha256(DATA).digest(), size=len(DATA))
+    with pytest.raises(FedhftError) as refused:
+        push_update(connection, header, DATA, count, resume=False)
+    assert (refused.value.code, count.sent) == (ErrorCode.STALE_VERSION, 0)
 
 
 def test_a_broken_push_asks_what_arrived_and_goes_on_there(connection: Connection, service: ScriptedFederation) -> None:

@@ -15,11 +15,13 @@ import pytest
 from fedhft_aggregator.federation import Federation
 from fedhft_aggregator.jobs import Jobs
 from fedhft_aggregator.loops import JobLoops
+from fedhft_aggregator.uploads import STREAMS_AT_ONCE
 
 from fedhft.coordination.job_view import JobViews
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.job import JobSpec
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
+from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.status import error_from_rpc
 from fedhft.store.interface import Store
@@ -147,6 +149,29 @@ async def test_an_interrupted_push_resumes_at_its_offset(aggregator: Aggregator)
     staged = await one.push(one.header(task, blob, query_staged=True))
     assert (staged.result, staged.staged_bytes) == (RESPONSE.RESULT_STAGED, half)
     assert (await one.push(header, [(half, blob[half:])])).result == RESPONSE.RESULT_ACCEPTED
+
+
+async def test_a_push_gets_its_go_ahead_when_a_stream_is_free(aggregator: Aggregator) -> None:
+    one, _, task = await two_in_a_round(aggregator, "turn")
+    blob = one.update(task)
+    header = federation_pb2.PushUpdateRequest(header=one.header(task, blob))
+    calls = []
+    for _ in range(STREAMS_AT_ONCE + 1):
+        call = one.stub.PushUpdate(timeout=30)
+        await call.write(header)
+        calls.append(call)
+    *taken, last = calls
+    assert all(is_go_ahead(given) for given in await asyncio.gather(*(call.initial_metadata() for call in taken)))
+    waiting = asyncio.create_task(last.initial_metadata())
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    taken[0].cancel()
+    assert is_go_ahead(await asyncio.wait_for(waiting, 10))
+    await last.write(federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=0, data=blob)))
+    await last.done_writing()
+    assert (await last).result == RESPONSE.RESULT_ACCEPTED
+    for call in taken:
+        call.cancel()
 
 
 async def test_a_chunk_at_the_wrong_offset_or_past_the_size_or_of_the_wrong_bytes_is_refused(

@@ -19,6 +19,7 @@ from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job import JobSpec, load_canonical
 from fedhft.methods import SignatureKind
 from fedhft.rounds.summary import write_report
+from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
 from fedhft.store.records import AcceptResult, ClientRecord, Phase, Topic, UpdateRecord
 from fedhft.telemetry import metrics
@@ -194,7 +195,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         if header.query_staged:
             response = federation_pb2.PushUpdateResponse
             return response(result=response.RESULT_STAGED, staged_bytes=await self._uploads.staged(upload))
-        return await self._uploads.receive(upload, request_iterator)
+        return await self._uploads.receive(upload, request_iterator, lambda: context.send_initial_metadata(GO_AHEAD))
 
     async def _repeated(
         self, client: ClientId, job: JobId, header: federation_pb2.UpdateHeader

@@ -8,35 +8,42 @@ from fedhft.store.interface import BlobStore
 from fedhft.store.refusals import wrong_offset
 from fedhft.v1 import federation_pb2
 
-PIECE_BYTES = 256 * 1024
-"""Chunks are joined to pieces of this size; what of a piece a dying server had is sent again."""
+PIECE_BYTES = 512 * 1024
+"""Chunks are joined to pieces of this size, and an update of no more is never staged. What of a piece a dying server
+had is sent again."""
 
 
 class Intake:
-    """The chunks of one push. At most a piece and a chunk are held."""
+    """The chunks of one push. At most a piece, its copy for the store, and a chunk are held."""
 
     def __init__(self, blobs: BlobStore, job: JobId, transfer: str, size: int) -> None:
         self._blobs = blobs
         self._job = job
         self._transfer = transfer
         self._size = size
-        self._piece = bytearray()
+        self._piece = memoryview(bytearray(min(size, PIECE_BYTES)))
+        self._held = 0
         self._start: int | None = None
 
     @property
     def received(self) -> int | None:
         """Bytes of the update up to the last chunk's end; None before the first chunk."""
-        return None if self._start is None else self._start + len(self._piece)
+        return None if self._start is None else self._start + self._held
 
     @property
     def whole(self) -> bytes | None:
         """The update, if all of it came in one piece; it was not staged then."""
-        return bytes(self._piece) if self._start == 0 and len(self._piece) == self._size else None
+        return bytes(self._piece) if self._is_whole else None
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._start == 0 and self._held == self._size
 
     async def add(self, chunk: federation_pb2.BlobChunk) -> None:
         """Take the next chunk. Raises UPDATE_TOO_LARGE (and drops what is staged), WRONG_OFFSET."""
-        if chunk.offset + len(chunk.data) > self._size:
-            self._piece.clear()
+        data = memoryview(chunk.data)
+        if chunk.offset + len(data) > self._size:
+            self._held = 0
             await self._blobs.discard(self._job, self._transfer)
             raise FedhftError(
                 ErrorCode.UPDATE_TOO_LARGE,
@@ -45,16 +52,23 @@ class Intake:
         if self._start is None:
             self._start = chunk.offset
         elif chunk.offset != self.received:
-            raise wrong_offset(self._transfer, chunk.offset, self._start + len(self._piece))
-        self._piece += chunk.data
-        if len(self._piece) >= PIECE_BYTES and self.whole is None:
-            await self.stage()
+            raise wrong_offset(self._transfer, chunk.offset, self._start + self._held)
+        while data:
+            taken = min(len(data), len(self._piece) - self._held)
+            self._piece[self._held : self._held + taken] = data[:taken]
+            self._held, data = self._held + taken, data[taken:]
+            if self._held == len(self._piece):
+                await self.stage()
 
     async def stage(self) -> None:
-        """Append what is held to the staged transfer. Raises WRONG_OFFSET when it does not go on from there."""
-        if not self._piece or self._start is None:
+        """Append what is held to the staged transfer, unless it is the whole update.
+
+        Raises WRONG_OFFSET when the transfer does not go on from there.
+        """
+        if not self._held or self._start is None or self._is_whole:
             return
         if self._start == 0:
             await self._blobs.discard(self._job, self._transfer)  # what another attempt left; this one starts anew
-        self._start = await self._blobs.stage(self._job, self._transfer, self._start, bytes(self._piece))
-        self._piece.clear()
+        data = bytes(self._piece[: self._held])
+        self._start = await self._blobs.stage(self._job, self._transfer, self._start, data)
+        self._held = 0

@@ -1,8 +1,9 @@
 """Receiving updates: header, chunks, checks, one durable append, then the acknowledgement.
 
-A small update (one chunk) stays in memory until it is stored and recorded. A larger one is staged in the store chunk by
-chunk, so a broken stream resumes at its offset, on this replica or another. Memory is bounded by the number of streams
-that may receive at once, not by the number of clients; the others wait under gRPC flow control until their deadline.
+A small update (one piece) stays in memory until it is stored and recorded. A larger one is staged in the store piece by
+piece, so a broken stream resumes at its offset, on this replica or another. Memory is bounded by the number of streams
+that may receive at once, not by the number of clients. The others wait for the go-ahead until their deadline; a client
+that does not wait for it is held by gRPC's flow control.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema
@@ -30,6 +31,8 @@ from fedhft.wire.codec import decode
 from fedhft_aggregator.intake import Intake
 
 MAX_CHUNK_BYTES = 1 << 20
+STREAMS_AT_ONCE = 16
+_CHECKS_AT_ONCE = 2
 _CHUNK_TIMEOUT_S = 60.0
 MAX_SIGNATURE = 4096
 _MAX_SCORES = 32
@@ -112,13 +115,11 @@ def check_header(client: ClientId, job: JobId, view: JobView, header: federation
 class Uploads:
     """Receives updates for one process."""
 
-    def __init__(
-        self, store: Store, reached: Callable[[str], None], streams_at_once: int = 16, checks_at_once: int = 2
-    ) -> None:
+    def __init__(self, store: Store, reached: Callable[[str], None]) -> None:
         self._store = store
         self._reached = reached
-        self._streams = asyncio.Semaphore(streams_at_once)
-        self._checks = asyncio.Semaphore(checks_at_once)
+        self._streams = asyncio.Semaphore(STREAMS_AT_ONCE)
+        self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def staged(self, upload: Upload) -> int:
         """Bytes of this update that are here already."""
@@ -127,12 +128,18 @@ class Uploads:
             return int(upload.header.size)
         return await blobs.staged(upload.job, upload.transfer)
 
-    async def receive(self, upload: Upload, chunks: Chunks) -> federation_pb2.PushUpdateResponse:
-        """Take the chunks, check the whole, record it. Raises FedhftError; nothing accepted is ever lost by it."""
+    async def receive(
+        self, upload: Upload, chunks: Chunks, go_ahead: Callable[[], Awaitable[None]]
+    ) -> federation_pb2.PushUpdateResponse:
+        """Take the chunks, check the whole, record it. Raises FedhftError; nothing accepted is ever lost by it.
+
+        `go_ahead` is called when it is this stream's turn: its client sends no chunk before.
+        """
         with metrics.QUEUE_WAIT_SECONDS.time():
             await self._streams.acquire()
         try:
             if upload.header.size:
+                await go_ahead()
                 await self._take(upload, chunks)
         finally:
             self._streams.release()
@@ -149,8 +156,7 @@ class Uploads:
             async for chunk in _within(chunks):
                 await intake.add(chunk)
         finally:
-            if intake.whole is None:
-                await intake.stage()  # also of a stream that broke: the next attempt goes on from there
+            await intake.stage()  # also of a stream that broke: the next attempt goes on from there
         if (data := intake.whole) is not None:
             if hashlib.sha256(data).digest() != upload.header.digest:
                 raise FedhftError(

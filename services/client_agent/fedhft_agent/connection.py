@@ -12,6 +12,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -22,6 +23,7 @@ from fedhft import PROTOCOL_VERSION, __version__
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
 from fedhft.rpc.channel import ChannelSettings, open_channel
+from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
 from fedhft.rpc.server import parse_address
 from fedhft.rpc.sockets import SocketMeter
@@ -159,15 +161,23 @@ class Connection:
     def push(
         self, header: federation_pb2.UpdateHeader, chunks: Iterator[federation_pb2.BlobChunk], size: int
     ) -> federation_pb2.PushUpdateResponse:
-        """Send a header and chunks that add up to `size` bytes; one attempt. Raises FedhftError."""
+        """Send a header and chunks that add up to `size` bytes; one attempt. Raises FedhftError.
+
+        Chunks follow once the server gives the go-ahead: what waits its turn waits here.
+        """
         header.client, header.lease_token = self._peer.client, self._token
+        started: Future[grpc.Call] = Future()
 
         def messages() -> Iterator[federation_pb2.PushUpdateRequest]:
             yield federation_pb2.PushUpdateRequest(header=header)
+            # Empty metadata comes when the call ends before its turn, at its deadline at the latest.
+            if size and not is_go_ahead(started.result().initial_metadata()):
+                return
             for chunk in chunks:
                 yield federation_pb2.PushUpdateRequest(chunk=chunk)
 
         call = self._stub.PushUpdate.future(messages(), timeout=_stream_seconds(size))
+        started.set_result(call)
         with self._cancellable(call), _translated():
             return call.result()
 

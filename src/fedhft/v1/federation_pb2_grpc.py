@@ -107,7 +107,8 @@ class FederationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PushUpdate(self, request_iterator, context):
-        """Deliver one update: a header, then chunks. Idempotent; resumable by offset.
+        """Deliver one update: a header, then, once "fedhft-go-ahead" is in the server's initial metadata, chunks. Idempotent;
+        resumable by offset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,9 @@ class FederationStub:
     PullBlob: _grpc.UnaryStreamMultiCallable[_federation_pb2.PullBlobRequest, _federation_pb2.BlobChunk]
     """Bytes of one blob from an offset on."""
     PushUpdate: _grpc.StreamUnaryMultiCallable[_federation_pb2.PushUpdateRequest, _federation_pb2.PushUpdateResponse]
-    """Deliver one update: a header, then chunks. Idempotent; resumable by offset."""
+    """Deliver one update: a header, then, once "fedhft-go-ahead" is in the server's initial metadata, chunks. Idempotent;
+    resumable by offset.
+    """
     ReportEvaluation: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportEvaluationRequest, _federation_pb2.ReportEvaluationResponse]
     """Deliver the scores of an evaluation task."""
     Leave: _grpc.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]
@@ -66,7 +68,9 @@ class FederationAsyncStub(FederationStub):
     PullBlob: _aio.UnaryStreamMultiCallable[_federation_pb2.PullBlobRequest, _federation_pb2.BlobChunk]  # type: ignore[assignment]
     """Bytes of one blob from an offset on."""
     PushUpdate: _aio.StreamUnaryMultiCallable[_federation_pb2.PushUpdateRequest, _federation_pb2.PushUpdateResponse]  # type: ignore[assignment]
-    """Deliver one update: a header, then chunks. Idempotent; resumable by offset."""
+    """Deliver one update: a header, then, once "fedhft-go-ahead" is in the server's initial metadata, chunks. Idempotent;
+    resumable by offset.
+    """
     ReportEvaluation: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportEvaluationRequest, _federation_pb2.ReportEvaluationResponse]  # type: ignore[assignment]
     """Deliver the scores of an evaluation task."""
     Leave: _aio.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]  # type: ignore[assignment]
@@ -115,7 +119,9 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_federation_pb2.PushUpdateRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.PushUpdateResponse, _abc.Awaitable[_federation_pb2.PushUpdateResponse]]:
-        """Deliver one update: a header, then chunks. Idempotent; resumable by offset."""
+        """Deliver one update: a header, then, once "fedhft-go-ahead" is in the server's initial metadata, chunks. Idempotent;
+        resumable by offset.
+        """
 
     @_abc_1.abstractmethod
     def ReportEvaluation(
