@@ -129,8 +129,8 @@ A job file is TOML; [examples/job.toml](../examples/job.toml) is one. `fedhft jo
 * An unknown key is refused by name, and so is a value outside its bounds; the exit code is
   [10](exit-codes.md).
 * A *duration* is a number of seconds or text such as `"90s"`, `"10m"`, `"1h30m"` (units ms, s, m, h, d). A *size* is
-  a number of bytes or text such as `"512MiB"`, `"2GiB"` (KB, MB, GB, KiB, MiB, GiB). The JSON Schema shows both as
-  numbers, the form in which they are stored.
+  a number of bytes or text such as `"512MiB"`, `"2GiB"` (KB, MB, GB, KiB, MiB, GiB). They are stored as
+  numbers.
 * The store keeps a canonical form with every default written out; `fedhft job get NAME --format json` shows it under
   `spec`."""
 

@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -54,9 +55,19 @@ def parse_size(value: object) -> object:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=30 * 86400)]
+def _or_text(number: dict[str, Any], text: re.Pattern[str]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": rf"^\s*{text.pattern}\s*$"}]})
+
+
+_LONGEST_S = 30 * 86400
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    Field(gt=0, le=_LONGEST_S),
+    _or_text({"type": "number", "exclusiveMinimum": 0, "maximum": _LONGEST_S}, re.compile(rf"({_DURATION.pattern})+")),
+]
 """Seconds."""
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0), _or_text({"type": "integer", "minimum": 0}, _SIZE)]
 """Bytes."""
 Encoding = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -371,8 +382,11 @@ def load_canonical(text: str) -> JobSpec:
 
 
 def job_schema() -> dict[str, Any]:
-    """JSON Schema of the job file."""
-    return JobSpec.model_json_schema()
+    """JSON Schema of the job file: what an editor checks it against, so durations and sizes may also be text."""
+    schema = JobSpec.model_json_schema()
+    method = schema["properties"]["method"]
+    method["anyOf"] = [{"$ref": method.pop("$ref")}, {"type": "string", "enum": sorted(PRESETS)}]
+    return schema
 
 
 def _sentence(item: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -66,6 +67,13 @@ def test_job_schema_prints_a_json_schema_that_accepts_the_example() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     described = [name for name, field in schema["properties"].items() if field.get("description")]
     assert set(described) == set(schema["properties"])
+    job = tomllib.loads((Path(__file__).parents[2] / "examples" / "job.toml").read_text(encoding="utf-8"))
+    accepts = jsonschema.Draft202012Validator(schema).is_valid
+    assert accepts(job)
+    assert accepts(job | {"method": "fedit", "rounds": {"deadline": "1h30m"}, "limits": {"update_bytes": "512 MiB"}})
+    assert accepts(job | {"rounds": {"deadline": 90.5}, "limits": {"update_bytes": 1000}})
+    for wrong in ({"rounds": {"deadline": "soon"}}, {"limits": {"update_bytes": "2 apples"}}, {"method": "fedit2"}):
+        assert not accepts(job | wrong)
 
 
 def test_model_digest_prints_what_agents_compute(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def watch(
 
             from fedhft.demo.table import RoundTable
 
-            with RoundTable(Console()) as table:
+            with RoundTable(Console(), runs="job") as table:
                 for last in client.watch(job):
                     table.show(job, last)
     if last is not None and last.status != "completed":
@@ -223,6 +223,6 @@ def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
     if job.open_round:
         typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")
     if job.history:
-        table = RoundTable(Console())
+        table = RoundTable(Console(), runs="job")
         table.take_in(job.job, job)
         table.print()

@@ -11,7 +11,7 @@ from rich.table import Table
 from fedhft.demo.result import measured
 from fedhft.v1 import jobs_pb2
 
-_COLUMNS = ("method", "round", "mean", "worst tenth", "after", "shared", "up", "down", "clusters", "seconds")
+_COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "up", "down", "clusters", "seconds")
 _CAPTION = (
     "mean and worst tenth: clients' own held-out rows at the start of the round; after: mean after local training; "
     "shared: common validation rows; up, down: adapters of all clients"
@@ -19,10 +19,12 @@ _CAPTION = (
 
 
 class RoundTable:
-    """Rows of every method's rounds, as they are published. A context manager."""
+    """Rows of every run's rounds, as they are published. A context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, runs: str = "method") -> None:
+        """`runs`: what tells the runs apart, the title of the first column."""
         self._console = console
+        self._columns = (runs, *_COLUMNS)
         self._rows: dict[tuple[str, str], tuple[str, ...]] = {}
         self._status = ""
         self._live: Live | None = None
@@ -49,24 +51,24 @@ class RoundTable:
             self._status = text
             self._live.update(self._render())
 
-    def show(self, method: str, job: jobs_pb2.Job) -> None:
+    def show(self, run: str, job: jobs_pb2.Job) -> None:
         """Take in a job's state and show what is new."""
-        for row in self.take_in(method, job):
+        for row in self.take_in(run, job):
             if self._live is None:
-                line = ", ".join(f"{title} {cell}" for title, cell in zip(_COLUMNS[2:], row[2:], strict=True))
+                line = ", ".join(f"{title} {cell}" for title, cell in zip(_COLUMNS[1:], row[2:], strict=True))
                 self._console.print(f"{row[0]} round {row[1]}: {line}", markup=False, highlight=False, soft_wrap=True)
         if self._live is not None:
             waiting = f"{job.accepted} of {job.asked} clients done" if job.open_round else job.reason or job.status
             what = f"round {job.open_round}" if job.open_round else f"{len(job.clients)} clients"
-            self._status = f"{method}: {what}, {waiting}"
+            self._status = f"{run}: {what}, {waiting}"
             self._live.update(self._render())
 
-    def take_in(self, method: str, job: jobs_pb2.Job) -> list[tuple[str, ...]]:
+    def take_in(self, run: str, job: jobs_pb2.Job) -> list[tuple[str, ...]]:
         """Add a row for every round that is new; returns these rows."""
         entries = [(str(entry.round), entry) for entry in job.history]
         if job.HasField("final"):
             entries.append(("final", job.final))
-        new = [row_of(method, name, entry) for name, entry in entries if (method, name) not in self._rows]
+        new = [row_of(run, name, entry) for name, entry in entries if (run, name) not in self._rows]
         self._rows.update({(row[0], row[1]): row for row in new})
         return new
 
@@ -76,21 +78,22 @@ class RoundTable:
 
     def _render(self) -> Table:
         table = Table(caption=self._status or _CAPTION, caption_justify="left", title_justify="left")
-        for column in _COLUMNS:
-            table.add_column(column, justify="left" if column in ("method", "clusters") else "right", no_wrap=True)
+        for column in self._columns:
+            left = column in (self._columns[0], "clusters")
+            table.add_column(column, justify="left" if left else "right", no_wrap=True)
         last = None
-        for (method, _), row in self._rows.items():
-            if last is not None and method != last:
+        for (run, _), row in self._rows.items():
+            if last is not None and run != last:
                 table.add_section()
-            last = method
+            last = run
             table.add_row(*row)
         return table
 
 
-def row_of(method: str, name: str, entry: jobs_pb2.RoundSummary) -> tuple[str, ...]:
+def row_of(run: str, name: str, entry: jobs_pb2.RoundSummary) -> tuple[str, ...]:
     """One row's cells, in the order of the columns."""
     return (
-        method,
+        run,
         name,
         shown(measured(entry, "personal_before_mean")),
         shown(measured(entry, "personal_before_worst_tenth")),
