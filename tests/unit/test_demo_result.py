@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fedhft.demo.plots import write_plots
 from fedhft.demo.report import MethodRun, fewest_rows, mean_over, write_report
 from fedhft.demo.result import DemoResult, run_result
-from fedhft.demo.table import shown, size
+from fedhft.demo.table import RoundTable, shown, size
 from fedhft.job import JobSpec
 from fedhft.v1 import jobs_pb2
 from tests.demo_jobs import CLIENTS, finished_job, small_data, spec_of
@@ -150,6 +152,17 @@ def test_the_report_names_every_method_score_client_and_adapter() -> None:
     assert "![Score by round](plots/s.png)" in text
     assert "`x/y`" in text
     assert "majority label would score 0.500" in text
+
+
+def test_the_table_of_rounds_says_what_its_rows_are_and_takes_every_round_once() -> None:
+    job = finished_job(spec_of())
+    console = Console(file=io.StringIO(), width=160, record=True)
+    table = RoundTable(console, runs="job")
+    assert [row[:2] for row in table.take_in("tickets", job)] == [("tickets", name) for name in ("1", "2", "final")]
+    assert table.take_in("tickets", job) == []
+    table.print()
+    heads, *_ = (line for line in console.export_text().splitlines() if "round" in line)
+    assert heads.replace("┃", " ").split()[:3] == ["job", "round", "mean"]
 
 
 def test_tables_of_the_report_have_as_many_cells_as_heads() -> None:
