@@ -41,6 +41,8 @@ CALL_S = 30.0
 """Deadline of a control call."""
 POLL_MARGIN_S = 10.0
 """How much later than the server is asked to answer a long poll is given up."""
+TURN_S = 120.0
+"""What an upload may wait for the server's go-ahead on top of the time its bytes may take."""
 SLOWEST_LINK = 4096
 """Bytes per second below which a stream is cut and resumed."""
 DEFECTS_IN_A_ROW = 5
@@ -176,7 +178,7 @@ class Connection:
             for chunk in chunks:
                 yield federation_pb2.PushUpdateRequest(chunk=chunk)
 
-        call = self._stub.PushUpdate.future(messages(), timeout=_stream_seconds(size))
+        call = self._stub.PushUpdate.future(messages(), timeout=(TURN_S if size else 0.0) + _stream_seconds(size))
         started.set_result(call)
         with self._cancellable(call), _translated():
             return call.result()
