@@ -154,15 +154,20 @@ def test_the_report_names_every_method_score_client_and_adapter() -> None:
     assert "majority label would score 0.500" in text
 
 
-def test_the_table_of_rounds_says_what_its_rows_are_and_takes_every_round_once() -> None:
+@pytest.mark.parametrize("several", [True, False])
+def test_the_table_of_rounds_takes_every_round_once_and_is_whole_in_80_columns(several: bool) -> None:
     job = finished_job(spec_of())
-    console = Console(file=io.StringIO(), width=160, record=True)
-    table = RoundTable(console, runs="job")
-    assert [row[:2] for row in table.take_in("tickets", job)] == [("tickets", name) for name in ("1", "2", "final")]
-    assert table.take_in("tickets", job) == []
+    for entry in (*job.history, job.final):
+        entry.payload_bytes_up, entry.payload_bytes_down, entry.seconds = 1023 << 10, 1023 << 20, 12345.6
+    console = Console(file=io.StringIO(), width=80, record=True)
+    table = RoundTable(console, several)
+    rows = [*table.take_in("fedhft-paper", job), *table.take_in("fedit", job)]
+    assert [row[:2] for row in rows[:3]] == [("fedhft-paper", name) for name in ("1", "2", "final")]
+    assert table.take_in("fedit", job) == []
     table.print()
-    heads, *_ = (line for line in console.export_text().splitlines() if "round" in line)
-    assert heads.replace("┃", " ").split()[:3] == ["job", "round", "mean"]
+    printed = console.export_text()
+    assert all(" ".join(row if several else row[1:]) in " ".join(printed.split()) for row in rows)
+    assert all(len(line) <= 80 for line in printed.splitlines())
 
 
 def test_tables_of_the_report_have_as_many_cells_as_heads() -> None:
@@ -193,7 +198,7 @@ def test_a_plot_with_nothing_to_show_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**20, "1.0 MiB"), (2**31, "2.00 GiB")],
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (1023 << 10, "1.0 MiB"), (2**31, "2.00 GiB")],
 )
 def test_sizes_are_shown_in_powers_of_1024(count: float | None, text: str) -> None:
     assert size(count) == text

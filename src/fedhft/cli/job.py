@@ -107,7 +107,7 @@ def watch(
 
             from fedhft.demo.table import RoundTable
 
-            with RoundTable(Console(), runs="job") as table:
+            with RoundTable(Console(), several=False) as table:
                 for last in client.watch(job):
                     table.show(job, last)
     if last is not None and last.status != "completed":
@@ -223,6 +223,6 @@ def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
     if job.open_round:
         typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")
     if job.history:
-        table = RoundTable(Console(), runs="job")
+        table = RoundTable(Console(), several=False)
         table.take_in(job.job, job)
         table.print()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -11,7 +12,9 @@ from rich.table import Table
 from fedhft.demo.result import measured
 from fedhft.v1 import jobs_pb2
 
-_COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "up", "down", "clusters", "seconds")
+_COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "up", "down", "seconds", "clusters")
+_WIDTHS = (5, 5, 5, 5, 6, 9, 9, 7, 1)
+"""Least widths: in 80 columns every figure is whole; a long list of cluster sizes takes several lines."""
 _CAPTION = (
     "mean and worst tenth: clients' own held-out rows at the start of the round; after: mean after local training; "
     "shared: common validation rows; up, down: adapters of all clients"
@@ -21,10 +24,10 @@ _CAPTION = (
 class RoundTable:
     """Rows of every run's rounds, as they are published. A context manager."""
 
-    def __init__(self, console: Console, runs: str = "method") -> None:
-        """`runs`: what tells the runs apart, the title of the first column."""
+    def __init__(self, console: Console, several: bool = True) -> None:
+        """`several`: there is a run per method, named in the first column."""
         self._console = console
-        self._columns = (runs, *_COLUMNS)
+        self._several = several
         self._rows: dict[tuple[str, str], tuple[str, ...]] = {}
         self._status = ""
         self._live: Live | None = None
@@ -77,16 +80,25 @@ class RoundTable:
         self._console.print(self._render())
 
     def _render(self) -> Table:
-        table = Table(caption=self._status or _CAPTION, caption_justify="left", title_justify="left")
-        for column in self._columns:
-            left = column in (self._columns[0], "clusters")
-            table.add_column(column, justify="left" if left else "right", no_wrap=True)
+        table = Table(
+            caption=self._status or _CAPTION, caption_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False
+        )
+        if self._several:
+            table.add_column("method", no_wrap=True, min_width=max((len(run) for run, _ in self._rows), default=6))
+        for column, width in zip(_COLUMNS, _WIDTHS, strict=True):
+            table.add_column(
+                column.replace(" ", "\n"),
+                justify="left" if column == "clusters" else "right",
+                no_wrap=column != "clusters",
+                overflow="fold",
+                min_width=width,
+            )
         last = None
         for (run, _), row in self._rows.items():
             if last is not None and run != last:
-                table.add_section()
+                table.add_row()
             last = run
-            table.add_row(*row)
+            table.add_row(*(row if self._several else row[1:]))
         return table
 
 
@@ -101,8 +113,8 @@ def row_of(run: str, name: str, entry: jobs_pb2.RoundSummary) -> tuple[str, ...]
         shown(measured(entry, "shared_before")),
         size(entry.payload_bytes_up),
         size(entry.payload_bytes_down),
-        "+".join(map(str, entry.cluster_sizes)) or "-",
         f"{entry.seconds:.1f}",
+        "+".join(map(str, entry.cluster_sizes)) or "-",
     )
 
 
@@ -112,11 +124,11 @@ def shown(value: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes for people: powers of 1024."""
+    """Bytes for people: powers of 1024, at most 9 characters up to 1000 GiB."""
     if count is None:
         return "-"
     for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
+        if count < 999.95:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
