@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        show(Console(), first, second, third)
+        show(Console(width=120), first, second, third)
     return 1 if missed else 0
 
 
