@@ -10,8 +10,7 @@ import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
-from fedhft.store.interface import Store
-from fedhft.store.records import (
+from fedhft.records import (
     ClientRecord,
     JobStatus,
     MembershipRecord,
@@ -22,6 +21,7 @@ from fedhft.store.records import (
     UpdateRecord,
     VersionRecord,
 )
+from fedhft.store.interface import Store
 
 JOB = JobId("tickets")
 ALICE, BOB, CAROL = ClientId("alice"), ClientId("bob"), ClientId("carol")

@@ -6,8 +6,8 @@ import asyncio
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
+from fedhft.records import JobStatus, Topic
 from fedhft.store.interface import Store
-from fedhft.store.records import JobStatus, Topic
 from tests.contract.federation import (
     ALICE,
     ALIVE,

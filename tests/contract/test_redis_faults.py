@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
+from fedhft.records import AcceptResult, JobStatus, Topic
 from fedhft.store.connection import ConnectionSettings, RedisConnection
 from fedhft.store.embedded import EmbeddedRedis
 from fedhft.store.interface import Store
 from fedhft.store.open import open_store
-from fedhft.store.records import AcceptResult, JobStatus, Topic
 from fedhft.store.redis import RedisStore
 from tests.contract.federation import (
     ALICE,

@@ -10,13 +10,13 @@ import pytest
 from redis.asyncio import Redis
 
 from fedhft.errors import ErrorCode
+from fedhft.records import Topic
 from fedhft.store import keys
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import Argument, RedisConnection
 from fedhft.store.embedded import EmbeddedRedis
 from fedhft.store.interface import Store
 from fedhft.store.keys import JobKeys
-from fedhft.store.records import Topic
 from tests.contract.federation import (
     ALICE,
     BOB,

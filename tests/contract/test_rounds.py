@@ -7,9 +7,9 @@ import time
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import ClientId, JobId
+from fedhft.records import AcceptResult, JobStatus, Phase, Topic, VersionRecord
 from fedhft.store.interface import Store
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
-from fedhft.store.records import AcceptResult, JobStatus, Phase, Topic, VersionRecord
 from tests.contract.federation import (
     ALICE,
     ALIVE,

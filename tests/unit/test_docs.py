@@ -24,11 +24,11 @@ from fedhft.demo import table
 from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
+from fedhft.records import JobStatus, Phase
 from fedhft.rpc.channel import ChannelSettings
 from fedhft.rpc.server import ServerSettings
 from fedhft.store import keys, redis
 from fedhft.store.connection import ConnectionSettings
-from fedhft.store.records import JobStatus, Phase
 from fedhft.telemetry import http
 from fedhft.v1 import clustering_pb2, federation_pb2, jobs_pb2
 from tests.unit.test_house import ROOT, load

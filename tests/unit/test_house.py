@@ -23,7 +23,7 @@ PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
 
 LAYERS = (
     {"errors", "ids", "seeds", "v1"},
-    {"plan", "methods", "adapter", "job", "store.records", "store.interface"},
+    {"plan", "methods", "adapter", "job", "records"},
     {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
     {"coordination", "rpc", "store", "training", "simulation", "telemetry", "export", "jobs"},
     {"cli", "demo"},

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhft.job import JobSpec, parse_job
+from fedhft.records import JobStatus, Participant, Phase, RoundRecord
 from fedhft.rounds.decision import (
     Complete,
     Evaluate,
@@ -22,7 +23,6 @@ from fedhft.rounds.decision import (
     Wait,
     decide,
 )
-from fedhft.store.records import JobStatus, Participant, Phase, RoundRecord
 
 RULES = {"total": 3, "min_clients": 2, "deadline": "10s", "extensions": 1, "join_timeout": "60s", "quorum": 0.5}
 

@@ -10,10 +10,10 @@ import pytest
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
+from fedhft.records import AgentRecord, ClientRecord, MembershipRecord
 from fedhft.rounds.acceptance import check_update, expected_keys, largest_update
 from fedhft.rounds.opening import live_clients, open_round, plan_of, sampled
 from fedhft.rounds.summary import cluster_sizes, spread
-from fedhft.store.records import AgentRecord, ClientRecord, MembershipRecord
 
 SCHEMA = AdapterSchema(
     base_digest="b",

@@ -18,10 +18,10 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job import JobSpec, load_canonical
 from fedhft.methods import SignatureKind
+from fedhft.records import AcceptResult, ClientRecord, Phase, Topic, UpdateRecord
 from fedhft.rounds.summary import write_report
 from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
-from fedhft.store.records import AcceptResult, ClientRecord, Phase, Topic, UpdateRecord
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
 from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_SIGNATURE, Uploads, check_header, check_report, observe_agent

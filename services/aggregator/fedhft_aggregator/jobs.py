@@ -12,8 +12,8 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_job_id
 from fedhft.job import parse_job
+from fedhft.records import JobRecord, JobStatus, MembershipRecord, Phase, Topic
 from fedhft.store.interface import Store
-from fedhft.store.records import JobRecord, JobStatus, MembershipRecord, Phase, Topic
 from fedhft.v1 import adapter_pb2, clustering_pb2, jobs_pb2, jobs_pb2_grpc
 from fedhft_aggregator.federation import SEND_CHUNK_BYTES
 from fedhft_aggregator.loops import JobLoops

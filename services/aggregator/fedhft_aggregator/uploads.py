@@ -20,11 +20,11 @@ from fedhft.coordination.tasks import update_bound
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.plan import AdapterPlan
+from fedhft.records import AcceptResult, RoundRecord, UpdateRecord
 from fedhft.rounds.acceptance import check_update, largest_values
 from fedhft.rounds.opening import plan_of
 from fedhft.rounds.summary import write_report
 from fedhft.store.interface import Store
-from fedhft.store.records import AcceptResult, RoundRecord, UpdateRecord
 from fedhft.telemetry import metrics
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft.wire.codec import decode

@@ -13,8 +13,8 @@ from fedhft.coordination.clusterer import SignedClient
 from fedhft.coordination.memberships import Runner, figures_of, publish_memberships, sizes_of
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_job_id
+from fedhft.records import MembershipRecord
 from fedhft.store.interface import Store
-from fedhft.store.records import MembershipRecord
 from fedhft.telemetry import metrics
 from fedhft.v1 import clustering_pb2 as pb
 from fedhft.v1 import clustering_pb2_grpc

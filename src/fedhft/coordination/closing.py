@@ -15,8 +15,8 @@ from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.state_blobs import load_state
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
+from fedhft.records import RoundRecord, UpdateRecord, VersionRecord
 from fedhft.store.interface import Store
-from fedhft.store.records import RoundRecord, UpdateRecord, VersionRecord
 from fedhft.telemetry import metrics
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode

@@ -23,6 +23,15 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec, load_canonical
 from fedhft.methods import Combine, SignatureKind
+from fedhft.records import (
+    JobStatus,
+    MembershipRecord,
+    Phase,
+    RoundRecord,
+    Topic,
+    UpdateRecord,
+    VersionRecord,
+)
 from fedhft.rounds.decision import (
     Complete,
     Decision,
@@ -40,15 +49,6 @@ from fedhft.rounds.decision import (
 from fedhft.rounds.opening import live_clients, open_round
 from fedhft.rounds.summary import ClientReport, Traffic, reports_of, results_of, summarise
 from fedhft.store.interface import Store
-from fedhft.store.records import (
-    JobStatus,
-    MembershipRecord,
-    Phase,
-    RoundRecord,
-    Topic,
-    UpdateRecord,
-    VersionRecord,
-)
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fedhft.adapter import AdapterSchema
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
+from fedhft.records import ClientRecord, JobRecord, RoundRecord, Topic, VersionRecord
 from fedhft.store.interface import Store
-from fedhft.store.records import ClientRecord, JobRecord, RoundRecord, Topic, VersionRecord
 
 KEPT_VERSIONS = 8
 """Versions whose deltas are kept; a client further behind takes a snapshot."""

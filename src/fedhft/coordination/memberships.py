@@ -22,8 +22,8 @@ from fedhft.coordination.clusterer import SignedClient
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_client_id
 from fedhft.job import load_canonical
+from fedhft.records import MembershipRecord
 from fedhft.store.interface import Store
-from fedhft.store.records import MembershipRecord
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from fedhft.aggregation.mixture import served
 from fedhft.coordination.job_view import JobView
 from fedhft.methods import Combine
 from fedhft.plan import AdapterPlan
+from fedhft.records import Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
 from fedhft.rounds.opening import plan_of
 from fedhft.rounds.views import fetches, scopes_needed
-from fedhft.store.records import Phase, RoundRecord
 from fedhft.v1 import adapter_pb2, federation_pb2
 
 

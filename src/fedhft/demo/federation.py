@@ -20,8 +20,8 @@ from fedhft.demo.dataset import ClientFiles
 from fedhft.demo.processes import ServiceProcess, deaf_to_interrupts, stop_all
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient, is_over
+from fedhft.records import JobStatus
 from fedhft.store.embedded import EmbeddedRedis
-from fedhft.store.records import JobStatus
 from fedhft.v1 import jobs_pb2
 
 _LISTEN_S = 60.0

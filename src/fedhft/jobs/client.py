@@ -13,11 +13,11 @@ import grpc
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.records import JobStatus
 from fedhft.rpc.channel import ChannelSettings, open_channel
 from fedhft.rpc.retry import Backoff, call_with_retry
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
-from fedhft.store.records import JobStatus
 from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedhft.job import JobSpec
-from fedhft.store.records import JobStatus, Phase, RoundRecord
+from fedhft.records import JobStatus, Phase, RoundRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from fedhft.adapter import AdapterSchema
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
-from fedhft.store.records import AgentRecord, ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
+from fedhft.records import AgentRecord, ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
 
 
 def live_clients(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from google.protobuf import json_format
 
-from fedhft.store.records import Participant, RoundRecord, UpdateRecord
+from fedhft.records import Participant, RoundRecord, UpdateRecord
 from fedhft.v1 import federation_pb2, jobs_pb2
 
 Traffic = tuple[int, int, int, int]

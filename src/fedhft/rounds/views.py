@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedhft.adapter import SHARED, cluster_scope
-from fedhft.store.records import StoredBlob, VersionRecord
+from fedhft.records import StoredBlob, VersionRecord
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from fedhft.coordination.tasks import task_of
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
+from fedhft.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord, VersionRecord
 from fedhft.rounds.summary import write_report
 from fedhft.store.memory import MemoryStore
-from fedhft.store.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord, VersionRecord
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.data import ClientData
 from fedhft.training.worker import ClientWorker

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from fedhft.ids import ClientId, JobId
-from fedhft.store.records import (
+from fedhft.records import (
     AcceptResult,
     AgentRecord,
     ClientRecord,

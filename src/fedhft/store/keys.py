@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedhft.ids import ClientId, JobId
-from fedhft.store.records import Topic
+from fedhft.records import Topic
 
 JOBS = "fedhft:jobs"
 """list: ids of all jobs, in the order in which they were created."""

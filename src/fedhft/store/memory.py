@@ -13,11 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from fedhft.ids import ClientId, JobId
-from fedhft.store import refusals
-from fedhft.store.blobs_memory import MemoryBlobs
-from fedhft.store.interface import BlobStore
-from fedhft.store.keys import KEPT_UPDATE_ROUNDS
-from fedhft.store.records import (
+from fedhft.records import (
     AcceptResult,
     AgentRecord,
     ClientRecord,
@@ -30,6 +26,10 @@ from fedhft.store.records import (
     UpdateRecord,
     VersionRecord,
 )
+from fedhft.store import refusals
+from fedhft.store.blobs_memory import MemoryBlobs
+from fedhft.store.interface import BlobStore
+from fedhft.store.keys import KEPT_UPDATE_ROUNDS
 
 
 @dataclass

@@ -6,12 +6,12 @@ import logging
 
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
+from fedhft.records import Topic
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.changes import ChangeFeed
 from fedhft.store.connection import RedisConnection
 from fedhft.store.interface import BlobStore
 from fedhft.store.keys import PROBE, JobKeys
-from fedhft.store.records import Topic
 from fedhft.store.redis_agents import RedisAgents
 from fedhft.store.redis_jobs import RedisJobs
 from fedhft.store.redis_rounds import RedisRounds

@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId
+from fedhft.records import AgentRecord
 from fedhft.store import keys, refusals
 from fedhft.store.connection import RedisConnection
-from fedhft.store.records import AgentRecord
 
 
 class RedisAgents:

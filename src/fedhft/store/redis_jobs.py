@@ -7,10 +7,10 @@ import struct
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
+from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
 from fedhft.store import refusals
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import JOBS, JobKeys
-from fedhft.store.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
 
 
 class RedisJobs:

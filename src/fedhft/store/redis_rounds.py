@@ -7,12 +7,12 @@ from typing import Any
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
+from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, UpdateRecord, VersionRecord
 from fedhft.store import keys, refusals
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import RedisConnection
 from fedhft.store.interface import BlobStore
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS, JobKeys
-from fedhft.store.records import AcceptResult, Phase, RoundRecord, Topic, UpdateRecord, VersionRecord
 
 
 class RedisRounds:
