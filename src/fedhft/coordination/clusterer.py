@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedhft.ids import JobId
-from fedhft.store.interface import Store
 
 
 @dataclass(frozen=True)
@@ -30,18 +29,3 @@ class Clusterer(Protocol):
         Raises FedhftError when it cannot; the old memberships stand then.
         """
         ...
-
-
-class LocalClusterer:
-    """The clusterer without sockets."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def update_memberships(
-        self, job: JobId, expected_version: int, clients: Sequence[SignedClient], clusters: int, after_round: int
-    ) -> None:
-        """See Clusterer."""
-        from fedhft.coordination.memberships import publish_memberships
-
-        await publish_memberships(self._store, job, expected_version, clients, clusters, after_round)

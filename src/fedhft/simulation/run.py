@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fedhft.coordination.clusterer import LocalClusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_view import JobView, JobViews
@@ -21,6 +20,7 @@ from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
 from fedhft.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord, VersionRecord
 from fedhft.rounds.summary import write_report
+from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.memory import MemoryStore
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.data import ClientData

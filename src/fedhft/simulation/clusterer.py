@@ -1,0 +1,23 @@
+"""The clusterer of a simulation: in this process, without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedhft.coordination.clusterer import SignedClient
+from fedhft.coordination.memberships import publish_memberships
+from fedhft.ids import JobId
+from fedhft.store.interface import Store
+
+
+class LocalClusterer:
+    """The clusterer without sockets."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def update_memberships(
+        self, job: JobId, expected_version: int, clients: Sequence[SignedClient], clusters: int, after_round: int
+    ) -> None:
+        """See Clusterer."""
+        await publish_memberships(self._store, job, expected_version, clients, clusters, after_round)
