@@ -11,12 +11,12 @@ from typing import Any
 from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.heartbeat import INTERVAL_S
 from fedhft_agent.session import Enlistment, Session
-from fedhft_agent.stopping import StopSignal
 
 from fedhft.demo.processes import ServiceProcess
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient, is_over
+from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import Backoff
 from fedhft.training.base import load_base
 from fedhft.training.data import load_client_data

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 from fedhft_agent.connection import DEFECTS_IN_A_ROW, Connection, Peer
-from fedhft_agent.stopping import StopSignal
 from fedhft_agent.transfers import PayloadCount, pull_blob
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
+from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import Backoff, CallStoppedError
 from tests.integration.scripted_federation import Fault, ScriptedFederation, ServerThread, served
 

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from fedhft_agent.connection import Connection, Peer
-from fedhft_agent.stopping import StopSignal
 from fedhft_agent.transfers import FRUITLESS_ATTEMPTS, PayloadCount, pull_blob, push_update
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
+from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import Backoff
 from fedhft.v1 import federation_pb2
 from tests.integration.scripted_federation import Fault, ScriptedFederation, served

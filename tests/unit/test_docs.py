@@ -24,12 +24,12 @@ from fedhft.demo import table
 from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
+from fedhft.process import pages
 from fedhft.records import JobStatus, Phase
 from fedhft.rpc.channel import ChannelSettings
 from fedhft.rpc.server import ServerSettings
 from fedhft.store import keys, redis
 from fedhft.store.connection import ConnectionSettings
-from fedhft.telemetry import http
 from fedhft.v1 import clustering_pb2, federation_pb2, jobs_pb2
 from tests.unit.test_house import ROOT, load
 
@@ -355,7 +355,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/operations.md", f"Deltas of the last {job_view.KEPT_VERSIONS} versions"),
         ("docs/operations.md", f"snapshots of the last {coordinator._KEPT_SNAPSHOTS}"),
         ("docs/operations.md", f"within {coordinator.LEASE_MS // 1000} s"),
-        ("docs/operations.md", f"{http.MAX_CONNECTIONS} connections at once"),
+        ("docs/operations.md", f"{pages.MAX_CONNECTIONS} connections at once"),
     ],
 )
 def test_numbers_in_documents_are_the_code_s(name: str, sentence: str) -> None:

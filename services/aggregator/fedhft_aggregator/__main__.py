@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from fedhft.rpc.allocator import bound_arenas
+from fedhft.process.allocator import bound_arenas
 
 
 def main() -> int:

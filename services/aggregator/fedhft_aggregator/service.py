@@ -13,14 +13,14 @@ import grpc.aio
 
 from fedhft.coordination.job_view import JobViews
 from fedhft.errors import FedhftError
+from fedhft.process.lifecycle import ServiceOptions, announce, service_parser, wait_for_signal
+from fedhft.process.pages import serve_pages
+from fedhft.process.readiness import ReadinessWatch
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
-from fedhft.rpc.lifecycle import ServiceOptions, announce, service_parser, wait_for_signal
-from fedhft.rpc.readiness import ReadinessWatch
 from fedhft.rpc.server import ServerSettings, parse_address, start_server
 from fedhft.rpc.sockets import SocketMeter
 from fedhft.store.open import open_store
 from fedhft.telemetry import logs, metrics
-from fedhft.telemetry.http import serve_pages
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2_grpc
 from fedhft_aggregator.clusterer_client import RemoteClusterer
 from fedhft_aggregator.failpoints import VARIABLE, failpoint

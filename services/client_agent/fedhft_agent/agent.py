@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import load_canonical
-from fedhft.rpc.lifecycle import announce
+from fedhft.process.lifecycle import announce
+from fedhft.process.pages import serve_pages
+from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.telemetry import metrics
-from fedhft.telemetry.http import serve_pages
 from fedhft.v1 import federation_pb2
 from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.offers import Offers
 from fedhft_agent.refusals import LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.settings import AgentSettings
 from fedhft_agent.state import StateDirectory
-from fedhft_agent.stopping import StopSignal
 
 if TYPE_CHECKING:
     from fedhft_agent.workplace import Workplace

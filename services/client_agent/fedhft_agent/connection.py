@@ -22,6 +22,7 @@ import grpc
 from fedhft import PROTOCOL_VERSION, __version__
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
+from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.channel import ChannelSettings, open_channel
 from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
@@ -30,7 +31,6 @@ from fedhft.rpc.sockets import SocketMeter
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
-from fedhft_agent.stopping import StopSignal
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job import parse_duration, parse_size
-from fedhft.rpc.lifecycle import OptionParser
+from fedhft.process.lifecycle import OptionParser
 from fedhft.rpc.tls import TlsSettings
 from fedhft.telemetry.logs import LOG_FORMATS, LOG_LEVELS
 

@@ -7,13 +7,13 @@ import logging
 from pathlib import Path
 
 from fedhft.job import JobSpec
+from fedhft.process.stop_signal import StopSignal
 from fedhft.training.base import LoadedBase, load_base, use_threads
 from fedhft.training.data import load_client_data
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
 from fedhft_agent.session import Enlistment, Session
 from fedhft_agent.settings import AgentSettings
-from fedhft_agent.stopping import StopSignal
 
 log = logging.getLogger(__name__)
 

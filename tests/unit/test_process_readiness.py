@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.rpc.readiness import ReadinessWatch
+from fedhft.process.readiness import ReadinessWatch
 
 
 class Store:

@@ -10,7 +10,7 @@ import pytest
 
 _COUNT_ARENAS = """
 import ctypes, sys, threading
-from fedhft.rpc.allocator import bound_arenas
+from fedhft.process.allocator import bound_arenas
 if sys.argv[1] == "bounded" and not bound_arenas():
     sys.exit("glibc refused the settings")
 libc = ctypes.CDLL(None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedhft.errors import FedhftError
-from fedhft.rpc.lifecycle import OptionParser, ServiceOptions, announce, service_parser, wait_for_signal
+from fedhft.process.lifecycle import OptionParser, ServiceOptions, announce, service_parser, wait_for_signal
 
 
 def options(*arguments: str) -> ServiceOptions:

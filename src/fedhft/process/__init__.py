@@ -1,0 +1,1 @@
+"""One skeleton of every process: settings, readiness, pages, signals, a bounded allocator."""
