@@ -12,6 +12,7 @@ from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.heartbeat import INTERVAL_S
 from fedhft_agent.session import Enlistment, Session
 
+from fedhft.datasets.client_data import load_client_data
 from fedhft.demo.processes import ServiceProcess
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec, parse_job
@@ -19,7 +20,6 @@ from fedhft.jobs.client import JobsClient, is_over
 from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import Backoff
 from fedhft.training.base import load_base
-from fedhft.training.data import load_client_data
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import federation_pb2, jobs_pb2
 from tests.models import rows

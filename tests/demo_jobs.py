@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedhft.demo.dataset import ClientRows, FederatedData, Row
+from fedhft.datasets.federated import ClientRows, FederatedData, Row
 from fedhft.job import JobSpec, parse_job
 from fedhft.v1 import clustering_pb2, jobs_pb2
 

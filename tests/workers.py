@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from fedhft.datasets.client_data import ClientData, Row
 from fedhft.job import JobSpec, parse_job
 from fedhft.training.base import LoadedBase, load_base
-from fedhft.training.data import ClientData, Row
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import adapter_pb2
 from fedhft.v1 import federation_pb2 as pb

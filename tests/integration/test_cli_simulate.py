@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fedhft.datasets.partition import Partition
 from fedhft.demo.model import MINILM, model_for, packaged_minilm
-from fedhft.demo.partition import Partition
 from fedhft.demo.simulated import rows_for, run_simulated
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
 from fedhft.job import JobSpec, read_job

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fedhft.adapter import Float32
+from fedhft.datasets.client_data import ClientData, Row
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
-from fedhft.training.data import ClientData, Row
 from tests.models import rows, tiny_model
 from tests.workers import data_of, job_for, plan, train_task, worker_for
 

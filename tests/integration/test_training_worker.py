@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fedhft.adapter import SHARED, Float32, MaskedDelta, MaskedMatrix, Part, TensorKey
+from fedhft.datasets.client_data import ClientData, Row
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
-from fedhft.training.data import ClientData, Row
 from fedhft.training.learner import TrainingStopped
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import adapter_pb2

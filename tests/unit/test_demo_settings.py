@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedhft.demo.dataset import FederatedData
+from fedhft.datasets.federated import FederatedData
 from fedhft.demo.model import MINILM, base_model, packaged_minilm, verify
 from fedhft.demo.settings import DemoSettings, demo_data, demo_job, parse_override, tier_of_clients
 from fedhft.errors import ErrorCode, FedhftError

@@ -6,10 +6,10 @@ import json
 import logging
 from pathlib import Path
 
+from fedhft.datasets.client_data import load_client_data
 from fedhft.job import JobSpec
 from fedhft.process.stop_signal import StopSignal
 from fedhft.training.base import LoadedBase, load_base, use_threads
-from fedhft.training.data import load_client_data
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
 from fedhft_agent.session import Enlistment, Session

@@ -15,7 +15,7 @@ from fedhft.errors import ErrorCode, FedhftError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedhft.demo.partition import Partition
+    from fedhft.datasets.partition import Partition
     from fedhft.demo.result import DemoResult
 
 _DATA, _TRAINING, _RUN = "Data", "Training", "Run"
@@ -166,7 +166,7 @@ def demo(
 
 def parse_partition(text: str) -> Partition:
     """`dirichlet`, `groups` or `iid`. Raises FedhftError(INVALID_ARGUMENT)."""
-    from fedhft.demo.partition import Partition
+    from fedhft.datasets.partition import Partition
 
     try:
         return Partition(text)

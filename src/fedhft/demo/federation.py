@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from fedhft.demo.dataset import ClientFiles
+from fedhft.datasets.federated import ClientFiles
 from fedhft.demo.processes import ServiceProcess, deaf_to_interrupts, stop_all
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient, is_over

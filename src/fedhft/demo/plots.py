@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedhft.demo.dataset import FederatedData
+from fedhft.datasets.federated import FederatedData
 from fedhft.demo.report import MethodRun
 from fedhft.demo.result import measured
 from fedhft.demo.table import size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedhft.demo.dataset import FederatedData, label_counts
+from fedhft.datasets.federated import FederatedData, label_counts
 from fedhft.demo.result import RunResult, measured, strongest
 from fedhft.demo.table import shown, size
 from fedhft.job import JobSpec

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedhft.demo.dataset import ClientFiles, FederatedData
+from fedhft.datasets.federated import ClientFiles, FederatedData
 from fedhft.demo.federation import Federation, FederationLayout
 from fedhft.demo.model import BaseModel, base_model
 from fedhft.demo.plots import write_plots

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedhft.demo import corpus
-from fedhft.demo.dataset import FederatedData
-from fedhft.demo.partition import Partition, Shares, hand_out, read_source
+from fedhft.datasets import tickets
+from fedhft.datasets.federated import FederatedData
+from fedhft.datasets.partition import Partition, Shares, hand_out, read_source
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.methods import PRESETS, method_of
@@ -93,7 +93,7 @@ def demo_data(settings: DemoSettings) -> FederatedData:
         # Tiers are taken strongest first here, whatever order they were given in.
         ranks = sorted(range(len(settings.tiers)), key=lambda tier: (-settings.tiers[tier], tier))
         rows = tuple(CORPUS_ROWS[min(ranks.index(tier), len(CORPUS_ROWS) - 1)] for tier in tiers)
-        return corpus.generate(
+        return tickets.generate(
             rows, holdout=CORPUS_HOLDOUT, validation=CORPUS_VALIDATION, groups=settings.groups, seed=settings.seed
         )
     shares = Shares(

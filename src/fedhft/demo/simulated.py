@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedhft.coordination.history import RoundHistory
-from fedhft.demo import corpus
-from fedhft.demo.dataset import FederatedData
-from fedhft.demo.partition import OWN_HOLDOUT, Partition, Shares, hand_out, read_source
+from fedhft.datasets import tickets
+from fedhft.datasets.client_data import load_client_data
+from fedhft.datasets.federated import FederatedData
+from fedhft.datasets.partition import OWN_HOLDOUT, Partition, Shares, hand_out, read_source
 from fedhft.demo.report import MethodRun
 from fedhft.demo.result import run_result
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.simulation.run import Simulated, simulate
-from fedhft.training.data import load_client_data
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
 _CLIENTS = 8
@@ -47,7 +47,7 @@ def rows_for(
     if folder is None:
         held = max(1, round(OWN_HOLDOUT * per_client))
         rows = (per_client - held,) * count
-        data = corpus.generate(rows, holdout=held, validation=_VALIDATION, groups=groups, seed=spec.seed)
+        data = tickets.generate(rows, holdout=held, validation=_VALIDATION, groups=groups, seed=spec.seed)
     else:
         shares = Shares(kind, count, per_client, alpha, groups if kind is Partition.GROUPS else 1)
         data = hand_out(read_source(folder), shares, spec.seed)

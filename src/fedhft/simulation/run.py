@@ -15,6 +15,7 @@ from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_view import JobView, JobViews
 from fedhft.coordination.tasks import task_of
+from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
@@ -23,7 +24,6 @@ from fedhft.rounds.summary import write_report
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.memory import MemoryStore
 from fedhft.training.base import LoadedBase, load_base
-from fedhft.training.data import ClientData
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import federation_pb2
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedhft import seeds
-from fedhft.training.data import Row
+from fedhft.datasets.client_data import Row
 
 BUCKET = 8
 """Batches per bucket: within one, rows are sorted by length, so batches stay random but hardly padded."""

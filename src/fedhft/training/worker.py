@@ -17,6 +17,7 @@ from pathlib import Path
 from fedhft.adapter import SHARED, AdapterSchema, Float32, MaskedDelta, RowIndex, TensorKey, cluster_scope
 from fedhft.aggregation.mixture import mix
 from fedhft.aggregation.versions import apply_delta, with_version
+from fedhft.datasets.client_data import ClientData, Row
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, MaskRule, Start
@@ -25,7 +26,6 @@ from fedhft.telemetry.metrics import peak_memory_bytes
 from fedhft.training import feedback, masks, signatures
 from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows, encode_rows
-from fedhft.training.data import ClientData, Row
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
 from fedhft.training.memory import Draft, MemoryFolder, WorkerMemory, spec_digest

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhft.demo.dataset import ClientRows, FederatedData, Row
+from fedhft.datasets.federated import ClientRows, FederatedData, Row
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.seeds import seed_of
 

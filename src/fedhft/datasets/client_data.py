@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fedhft import seeds
+from fedhft.datasets.tables import RawRow, read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, TaskSpec
-from fedhft.training.tables import RawRow, read_table
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhft.training.data import Row, split_rows
+from fedhft.datasets.client_data import Row, split_rows
 
 
 def labelled(counts: list[int]) -> list[Row]:

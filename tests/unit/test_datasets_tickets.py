@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from fedhft.demo.corpus import QUEUES, generate, ticket, tickets
-from fedhft.demo.phrases import ASIDES, COMPLAINTS, FRAMES, RULES, TOPICS
+from fedhft.datasets.phrases import ASIDES, COMPLAINTS, FRAMES, RULES, TOPICS
+from fedhft.datasets.tickets import QUEUES, generate, ticket, tickets
 from fedhft.errors import ErrorCode, FedhftError
 
 ROWS = (120, 120, 60, 60)

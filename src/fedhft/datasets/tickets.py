@@ -13,9 +13,9 @@ from __future__ import annotations
 import random
 import re
 
-from fedhft.demo.dataset import ClientRows, FederatedData, Row
-from fedhft.demo.partition import group_permutations
-from fedhft.demo.phrases import ASIDES, COMPLAINTS, FRAMES, RULES, TOPICS
+from fedhft.datasets.federated import ClientRows, FederatedData, Row
+from fedhft.datasets.partition import group_permutations
+from fedhft.datasets.phrases import ASIDES, COMPLAINTS, FRAMES, RULES, TOPICS
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.seeds import seed_of
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from fedhft.datasets.client_data import Row, load_client_data, load_rows
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import TaskSpec, parse_job
-from fedhft.training.data import Row, load_client_data, load_rows
 
 TASK = TaskSpec(labels=("bad", "good"))
 ROWS: list[dict[str, Any]] = [

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhft.demo.dataset import ClientRows, FederatedData, Row, label_counts
-from fedhft.demo.partition import Partition, Shares, Source, group_permutations, hand_out, read_source
+from fedhft.datasets.federated import ClientRows, FederatedData, Row, label_counts
+from fedhft.datasets.partition import Partition, Shares, Source, group_permutations, hand_out, read_source
 from fedhft.errors import ErrorCode, FedhftError
 
 

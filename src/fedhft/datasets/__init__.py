@@ -1,0 +1,1 @@
+"""Data of a federation: reading files, the folder format, handing rows out, generated tickets."""
