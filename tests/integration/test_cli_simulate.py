@@ -10,9 +10,9 @@ import pytest
 
 from fedhft.datasets.partition import Partition
 from fedhft.demo.model import MINILM, model_for, packaged_minilm
-from fedhft.demo.simulated import rows_for, run_simulated
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
 from fedhft.job import JobSpec, read_job
+from fedhft.simulation.method_run import rows_for, run_simulated
 from fedhft.store.memory import MemoryStore
 from tests.cli_runner import run_cli
 from tests.demo_jobs import CLIENTS, spec_of

@@ -20,12 +20,12 @@ from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
 from fedhft.clustering import gaussian, selection, signature
 from fedhft.coordination import coordinator, job_view
-from fedhft.demo import table
 from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
 from fedhft.process import pages
 from fedhft.records import JobStatus, Phase
+from fedhft.reporting import table
 from fedhft.rpc.channel import ChannelSettings
 from fedhft.rpc.server import ServerSettings
 from fedhft.store import keys, redis

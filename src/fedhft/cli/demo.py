@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fedhft.datasets.partition import Partition
-    from fedhft.demo.result import DemoResult
+    from fedhft.reporting.result import DemoResult
 
 _DATA, _TRAINING, _RUN = "Data", "Training", "Run"
 
@@ -123,7 +123,7 @@ def demo(
 
     from fedhft.demo.run import run_demo
     from fedhft.demo.settings import DemoSettings
-    from fedhft.demo.table import RoundTable
+    from fedhft.reporting.table import RoundTable
 
     settings = DemoSettings(
         out=out,
@@ -200,7 +200,7 @@ def print_summary(console: Console, result: DemoResult) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from fedhft.demo.table import shown, size
+    from fedhft.reporting.table import shown, size
 
     # Narrow enough for 80 columns, with the largest figures there are.
     title = "Scores before local training, bytes per client and round"

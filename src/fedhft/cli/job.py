@@ -105,7 +105,7 @@ def watch(
         else:
             from rich.console import Console
 
-            from fedhft.demo.table import RoundTable
+            from fedhft.reporting.table import RoundTable
 
             with RoundTable(Console(), several=False) as table:
                 for last in client.watch(job):
@@ -216,7 +216,7 @@ def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
         return
     from rich.console import Console
 
-    from fedhft.demo.table import RoundTable
+    from fedhft.reporting.table import RoundTable
 
     typer.echo(f"{job.job}: {job.status}{f' ({job.reason})' if job.reason else ''}")
     typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")

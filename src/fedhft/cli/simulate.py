@@ -42,12 +42,12 @@ def simulate_job(
 
     from fedhft.cli.demo import parse_partition, print_summary
     from fedhft.demo.model import model_for
-    from fedhft.demo.result import DemoResult
-    from fedhft.demo.table import RoundTable
     from fedhft.job import read_job
+    from fedhft.reporting.result import DemoResult
+    from fedhft.reporting.table import RoundTable
 
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, which is below
-    from fedhft.demo.simulated import rows_for, run_simulated
+    from fedhft.simulation.method_run import rows_for, run_simulated
 
     kind = parse_partition(partition)
     spec = read_job(file)

@@ -15,15 +15,15 @@ from typing import Any
 from fedhft.datasets.federated import ClientFiles, FederatedData
 from fedhft.demo.federation import Federation, FederationLayout
 from fedhft.demo.model import BaseModel, base_model
-from fedhft.demo.plots import write_plots
-from fedhft.demo.report import MethodRun, write_report
-from fedhft.demo.result import DemoResult, run_result
 from fedhft.demo.settings import DemoSettings, demo_data, demo_job
-from fedhft.demo.table import RoundTable
 from fedhft.job import JobSpec
 from fedhft.jobs.adapters import fetch_adapters, write_adapters
 from fedhft.jobs.view import as_dict
 from fedhft.methods import Combine, Trained
+from fedhft.reporting.plots import write_plots
+from fedhft.reporting.report import MethodRun, write_report
+from fedhft.reporting.result import DemoResult, run_result
+from fedhft.reporting.table import RoundTable
 from fedhft.v1 import jobs_pb2
 
 
@@ -95,7 +95,9 @@ def _run_method(
 def _simulate_method(
     settings: DemoSettings, spec: JobSpec, data: FederatedData, model: BaseModel, table: RoundTable
 ) -> MethodRun:
-    from fedhft.demo.simulated import run_simulated  # with torch, which a demo of real processes leaves to its agents
+    from fedhft.simulation.method_run import (
+        run_simulated,  # with torch, which a demo of real processes leaves to its agents
+    )
 
     method = spec.method.preset
     table.say(f"{method}: {len(data.clients)} clients in this process")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedhft.datasets.federated import FederatedData
-from fedhft.demo.report import MethodRun
-from fedhft.demo.result import measured
-from fedhft.demo.table import size
+from fedhft.reporting.report import MethodRun
+from fedhft.reporting.result import measured
+from fedhft.reporting.table import size
 
 _DPI = 130
 

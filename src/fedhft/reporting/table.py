@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fedhft.demo.result import measured
+from fedhft.reporting.result import measured
 from fedhft.v1 import jobs_pb2
 
 _COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "up", "down", "seconds", "clusters")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedhft.datasets.federated import FederatedData, label_counts
-from fedhft.demo.result import RunResult, measured, strongest
-from fedhft.demo.table import shown, size
 from fedhft.job import JobSpec
+from fedhft.reporting.result import RunResult, measured, strongest
+from fedhft.reporting.table import shown, size
 from fedhft.v1 import jobs_pb2
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedhft.demo.plots import write_plots
-from fedhft.demo.report import MethodRun, fewest_rows, mean_over, write_report
-from fedhft.demo.result import DemoResult, run_result
-from fedhft.demo.table import RoundTable, shown, size
 from fedhft.job import JobSpec
+from fedhft.reporting.plots import write_plots
+from fedhft.reporting.report import MethodRun, fewest_rows, mean_over, write_report
+from fedhft.reporting.result import DemoResult, run_result
+from fedhft.reporting.table import RoundTable, shown, size
 from fedhft.v1 import jobs_pb2
 from tests.demo_jobs import CLIENTS, finished_job, small_data, spec_of
 

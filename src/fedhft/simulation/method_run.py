@@ -13,10 +13,10 @@ from fedhft.datasets import tickets
 from fedhft.datasets.client_data import load_client_data
 from fedhft.datasets.federated import FederatedData
 from fedhft.datasets.partition import OWN_HOLDOUT, Partition, Shares, hand_out, read_source
-from fedhft.demo.report import MethodRun
-from fedhft.demo.result import run_result
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.reporting.report import MethodRun
+from fedhft.reporting.result import run_result
 from fedhft.simulation.run import Simulated, simulate
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
