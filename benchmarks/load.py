@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load_clients import Load, Shape
-from fedhft.demo.processes import ServiceProcess
 from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient
-from fedhft.store.embedded import EmbeddedRedis
+from fedhft.local.processes import ServiceProcess
+from fedhft.local.redis import EmbeddedRedis
 
 SMALL = Shape(layers=6, width=920, rank=4)
 """24 factors and 2 head tensors, 300 KB after coding."""

@@ -13,10 +13,10 @@ from fedhft_agent.heartbeat import INTERVAL_S
 from fedhft_agent.session import Enlistment, Session
 
 from fedhft.datasets.client_data import load_client_data
-from fedhft.demo.processes import ServiceProcess
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient, is_over
+from fedhft.local.processes import ServiceProcess
 from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import Backoff
 from fedhft.training.base import load_base

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedhft.store.embedded import EmbeddedRedis
+from fedhft.local.redis import EmbeddedRedis
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from fedhft.store.embedded import EmbeddedRedis
+from fedhft.local.redis import EmbeddedRedis
 from fedhft.store.interface import Store
 from fedhft.store.open import open_store
 

@@ -14,10 +14,10 @@ import pytest
 import redis
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.local.redis import EmbeddedRedis, find_server
 from fedhft.store.blobs_directory import DirectoryBlobs
 from fedhft.store.blobs_memory import MemoryBlobs
 from fedhft.store.blobs_redis import RedisBlobs
-from fedhft.store.embedded import EmbeddedRedis, find_server
 from fedhft.store.memory import MemoryStore
 from fedhft.store.open import open_store
 from fedhft.store.redis import RedisStore
@@ -137,7 +137,7 @@ class TestEmbeddedRedis:
 
     def test_it_ends_when_the_process_that_started_it_is_killed(self, tmp_path: Path) -> None:
         program = (
-            "import sys, time; from pathlib import Path; from fedhft.store.embedded import EmbeddedRedis\n"
+            "import sys, time; from pathlib import Path; from fedhft.local.redis import EmbeddedRedis\n"
             "redis = EmbeddedRedis(Path(sys.argv[1])); redis.start(); print(redis.pid, flush=True); time.sleep(60)"
         )
         with subprocess.Popen([sys.executable, "-c", program, tmp_path / "redis"], stdout=subprocess.PIPE) as parent:

@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
+from fedhft.local.redis import EmbeddedRedis
 from fedhft.records import AcceptResult, JobStatus, Topic
 from fedhft.store.connection import ConnectionSettings, RedisConnection
-from fedhft.store.embedded import EmbeddedRedis
 from fedhft.store.interface import Store
 from fedhft.store.open import open_store
 from fedhft.store.redis import RedisStore

@@ -10,11 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from fedhft.errors import ErrorCode
+from fedhft.local.redis import EmbeddedRedis
 from fedhft.records import Topic
 from fedhft.store import keys
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import Argument, RedisConnection
-from fedhft.store.embedded import EmbeddedRedis
 from fedhft.store.interface import Store
 from fedhft.store.keys import JobKeys
 from tests.contract.federation import (

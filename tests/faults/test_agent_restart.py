@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from fedhft.demo.processes import ServiceProcess, stop_all
-from fedhft.store.embedded import EmbeddedRedis
+from fedhft.local.processes import ServiceProcess, stop_all
+from fedhft.local.redis import EmbeddedRedis
 from tests.agents import ENVIRONMENT, Site
 from tests.models import tiny_model
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from fedhft.datasets.client_data import load_client_data
-from fedhft.demo.processes import ServiceProcess, stop_all
 from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient
+from fedhft.local.processes import ServiceProcess, stop_all
+from fedhft.local.redis import EmbeddedRedis
 from fedhft.simulation.run import simulate
-from fedhft.store.embedded import EmbeddedRedis
 from tests.models import rows, tiny_model
 
 CLIENTS = ("ash", "birch", "cedar", "dogwood")

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from fedhft_agent.connection import Connection, Peer
 
-from fedhft.demo.processes import ServiceProcess, stop_all
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.ids import ClientId
 from fedhft.jobs.client import JobsClient
+from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.process.stop_signal import StopSignal
 from tests.agents import ENVIRONMENT, Site
 from tests.models import tiny_model

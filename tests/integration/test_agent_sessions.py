@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fedhft_agent.transfers import PayloadCount, push_update
 
-from fedhft.demo.processes import ServiceProcess, stop_all
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient
+from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.telemetry.metrics import REGISTRY
 from fedhft.v1 import federation_pb2

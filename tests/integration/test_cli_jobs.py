@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fedhft.demo.processes import ServiceProcess, stop_all
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.adapters import fetch_adapters
 from fedhft.jobs.client import JobsClient
-from fedhft.store.embedded import EmbeddedRedis
+from fedhft.local.processes import ServiceProcess, stop_all
+from fedhft.local.redis import EmbeddedRedis
 from fedhft.v1 import adapter_pb2
 from tests.cli_runner import Done, run_cli
 

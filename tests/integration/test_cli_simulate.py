@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fedhft.datasets.partition import Partition
-from fedhft.demo.model import MINILM, model_for, packaged_minilm
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
 from fedhft.job import JobSpec, read_job
+from fedhft.local.base_model import MINILM, model_for, packaged_minilm
 from fedhft.simulation.method_run import rows_for, run_simulated
 from fedhft.store.memory import MemoryStore
 from tests.cli_runner import run_cli

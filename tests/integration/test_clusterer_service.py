@@ -24,11 +24,11 @@ from fedhft.clustering.mixture import Fitted
 from fedhft.coordination.memberships import Fit
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.ids import ClientId, JobId
+from fedhft.local.redis import EmbeddedRedis
 from fedhft.records import ClientRecord
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.status import error_from_rpc
-from fedhft.store.embedded import EmbeddedRedis
 from fedhft.store.interface import Store
 from fedhft.store.open import open_store
 from fedhft.telemetry.metrics import REGISTRY

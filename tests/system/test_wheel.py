@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhft.store.embedded import EmbeddedRedis
+from fedhft.local.redis import EmbeddedRedis
 from tests.models import rows, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent

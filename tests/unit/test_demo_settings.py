@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fedhft.datasets.federated import FederatedData
-from fedhft.demo.model import MINILM, base_model, packaged_minilm, verify
 from fedhft.demo.settings import DemoSettings, demo_data, demo_job, parse_override, tier_of_clients
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.local.base_model import MINILM, base_model, packaged_minilm, verify
 from fedhft.methods import Combine
 from tests.demo_jobs import CLIENTS, small_data
 

@@ -25,7 +25,8 @@ LAYERS = (
     {"errors", "ids", "seeds", "v1"},
     {"plan", "methods", "adapter", "job", "records"},
     {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
-    {"coordination", "rpc", "store", "training", "simulation", "telemetry", "process", "datasets", "export", "jobs"},
+    {"coordination", "rpc", "store", "training", "telemetry", "process", "datasets", "export", "jobs"},
+    {"simulation", "local", "reporting"},
     {"cli", "demo"},
 )
 """Imports run from a later layer to an earlier one or stay inside their own."""

@@ -41,8 +41,8 @@ def simulate_job(
     from rich.console import Console
 
     from fedhft.cli.demo import parse_partition, print_summary
-    from fedhft.demo.model import model_for
     from fedhft.job import read_job
+    from fedhft.local.base_model import model_for
     from fedhft.reporting.result import DemoResult
     from fedhft.reporting.table import RoundTable
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fedhft.datasets.federated import ClientFiles, FederatedData
-from fedhft.demo.federation import Federation, FederationLayout
-from fedhft.demo.model import BaseModel, base_model
 from fedhft.demo.settings import DemoSettings, demo_data, demo_job
 from fedhft.job import JobSpec
 from fedhft.jobs.adapters import fetch_adapters, write_adapters
 from fedhft.jobs.view import as_dict
+from fedhft.local.base_model import BaseModel, base_model
+from fedhft.local.federation import Federation, FederationLayout
 from fedhft.methods import Combine, Trained
 from fedhft.reporting.plots import write_plots
 from fedhft.reporting.report import MethodRun, write_report

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 
 from fedhft.datasets.federated import ClientFiles
-from fedhft.demo.processes import ServiceProcess, deaf_to_interrupts, stop_all
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient, is_over
+from fedhft.local.processes import ServiceProcess, deaf_to_interrupts, stop_all
+from fedhft.local.redis import EmbeddedRedis
 from fedhft.records import JobStatus
-from fedhft.store.embedded import EmbeddedRedis
 from fedhft.v1 import jobs_pb2
 
 _LISTEN_S = 60.0
