@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.jobs.adapters import fetch_adapters
+from fedhft.export.published import fetch_adapters
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.local.redis import EmbeddedRedis

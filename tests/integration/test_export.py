@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fedhft.adapter import AdapterSchema, Float32, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.export import lora_pair, modules_to_save, write_adapter
+from fedhft.export.peft_directory import lora_pair, modules_to_save, write_adapter
 from fedhft.job import JobSpec
 from fedhft.training.base import load_base
 from fedhft.training.scores import predict
@@ -177,7 +177,7 @@ def exported_without_torch(spec: JobSpec, schema: AdapterSchema, out: Path) -> N
     code = (
         "import sys; from pathlib import Path; from fedhft.adapter import AdapterSchema; "
         "from fedhft.job import load_canonical; "
-        "from fedhft.export import write_adapter; spec = load_canonical(sys.argv[1]); "
+        "from fedhft.export.peft_directory import write_adapter; spec = load_canonical(sys.argv[1]); "
         "write_adapter(Path(sys.argv[3]), spec, AdapterSchema.from_json(sys.argv[2]), {}, '', 'base'); "
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )

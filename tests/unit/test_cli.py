@@ -14,7 +14,7 @@ import pytest
 
 from fedhft.cli.demo import parse_clusters, parse_densities, parse_partition
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.jobs.view import as_dict
+from fedhft.jobs.messages import as_dict
 from fedhft.training.digest import base_digest
 from fedhft.v1 import jobs_pb2
 from tests.cli_runner import run_cli as fedhft

@@ -124,7 +124,7 @@ def clusters(
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Show the latest memberships: every client's weights over the clusters."""
-    from fedhft.jobs.view import as_dict
+    from fedhft.jobs.messages import as_dict
 
     with _client(server, tls_authority, tls_certificate, tls_key) as client:
         memberships = client.get(job).memberships
@@ -171,7 +171,7 @@ def export(
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Write the last version's adapters: one PEFT directory per cluster and per --client."""
-    from fedhft.jobs.adapters import fetch_adapters, write_adapters
+    from fedhft.export.published import fetch_adapters, write_adapters
 
     with _client(server, tls_authority, tls_certificate, tls_key) as jobs:
         adapters = fetch_adapters(jobs, job)
@@ -203,7 +203,7 @@ def _as_dict(job: jobs_pb2.Job) -> dict[str, Any]:
     """A job for programs; its spec as an object."""
     import json
 
-    from fedhft.jobs.view import as_dict
+    from fedhft.jobs.messages import as_dict
 
     told = as_dict(job)
     text = told.pop("spec_json")

@@ -14,9 +14,9 @@ from typing import Any
 
 from fedhft.datasets.federated import ClientFiles, FederatedData
 from fedhft.demo.settings import DemoSettings, demo_data, demo_job
+from fedhft.export.published import fetch_adapters, write_adapters
 from fedhft.job import JobSpec
-from fedhft.jobs.adapters import fetch_adapters, write_adapters
-from fedhft.jobs.view import as_dict
+from fedhft.jobs.messages import as_dict
 from fedhft.local.base_model import BaseModel, base_model
 from fedhft.local.federation import Federation, FederationLayout
 from fedhft.methods import Combine, Trained

@@ -10,7 +10,7 @@ from fedhft.adapter import AdapterSchema, AdapterState
 from fedhft.aggregation.mixture import mix, served
 from fedhft.aggregation.versions import apply_delta
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.export import write_adapter
+from fedhft.export.peft_directory import write_adapter
 from fedhft.job import JobSpec, load_canonical
 from fedhft.jobs.client import JobsClient
 from fedhft.v1 import adapter_pb2, jobs_pb2

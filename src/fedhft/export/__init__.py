@@ -1,0 +1,1 @@
+"""From a job to files that others load: PEFT directories, their cards."""
