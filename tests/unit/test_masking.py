@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from fedhft import seeds
 from fedhft.adapter import MaskedMatrix, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.masking.rows import RowMemory, select_rows
+from fedhft.masking.rows import RowState, select_rows
 from fedhft.methods import MaskRule
 from fedhft.wire.rows import seeded_rows
 
 
-def scored(*scores: float) -> RowMemory:
-    return RowMemory(np.array(scores, np.float64), np.zeros(len(scores), np.int64))
+def scored(*scores: float) -> RowState:
+    return RowState(np.array(scores, np.float64), np.zeros(len(scores), np.int64))
 
 
 @settings(deadline=None)
@@ -31,7 +31,7 @@ def test_exactly_the_budget_is_kept_and_the_rows_form_a_valid_mask(
     rows: int, density: float, exploration: float, rule: MaskRule, seed: int
 ) -> None:
     keep = max(1, int(density * rows))
-    memory = RowMemory.fresh(rows).observed(np.abs(seeds.uniform(seed, (rows,), 1.0)).astype(np.float64), 0.5)
+    memory = RowState.fresh(rows).observed(np.abs(seeds.uniform(seed, (rows,), 1.0)).astype(np.float64), 0.5)
     index = select_rows(memory, keep, exploration, rule, seed)
     assert index.dtype == np.int32
     assert len(index) == keep
@@ -71,7 +71,7 @@ def test_a_budget_of_two_or_more_always_explores() -> None:
 
 
 def test_ties_are_broken_by_the_seed_and_not_by_position() -> None:
-    memory = RowMemory.fresh(100)
+    memory = RowState.fresh(100)
     first = select_rows(memory, 10, 0.0, MaskRule.GRADIENT, seed=1)
     assert np.array_equal(first, select_rows(memory, 10, 0.0, MaskRule.GRADIENT, seed=1))
     assert not np.array_equal(first, select_rows(memory, 10, 0.0, MaskRule.GRADIENT, seed=2))
@@ -86,13 +86,13 @@ def test_a_full_budget_keeps_every_row_under_every_rule() -> None:
 def test_random_rows_do_not_depend_on_scores_and_travel_as_a_seed() -> None:
     key = TensorKey("layer.0.query", Part.B)
     stream = seeds.seed_of("rows", 7, key.name, key.part.value)
-    for memory in (RowMemory.fresh(50), scored(*range(50))):
+    for memory in (RowState.fresh(50), scored(*range(50))):
         index = select_rows(memory, 12, 0.1, MaskRule.RANDOM, stream)
         assert np.array_equal(index, seeded_rows(7, key, 50, 12))
 
 
 def test_scores_are_smoothed_over_rounds_for_all_rows() -> None:
-    memory = RowMemory.fresh(3).observed(np.array([4.0, 0.0, 8.0]), 0.5).observed(np.array([0.0, 2.0, 8.0]), 0.5)
+    memory = RowState.fresh(3).observed(np.array([4.0, 0.0, 8.0]), 0.5).observed(np.array([0.0, 2.0, 8.0]), 0.5)
     assert memory.score.tolist() == [1.0, 1.0, 6.0]
 
 
@@ -102,7 +102,7 @@ def test_a_row_whose_gradient_is_not_finite_keeps_its_score() -> None:
 
 
 def test_sending_notes_the_round_of_the_sent_rows_only() -> None:
-    before = RowMemory.fresh(4)
+    before = RowState.fresh(4)
     after = before.sent(np.array([1, 3], np.int32), 7)
     assert after.last_sent.tolist() == [0, 7, 0, 7]
     assert before.last_sent.tolist() == [0, 0, 0, 0]
@@ -126,6 +126,6 @@ def test_impossible_budgets_are_refused(keep: int, exploration: float, rule: Mas
 
 def test_memories_of_the_wrong_length_are_refused() -> None:
     with pytest.raises(FedhftError):
-        RowMemory(np.zeros(3), np.zeros(4, np.int64))
+        RowState(np.zeros(3), np.zeros(4, np.int64))
     with pytest.raises(FedhftError):
-        RowMemory.fresh(3).observed(np.zeros(2), 0.5)
+        RowState.fresh(3).observed(np.zeros(2), 0.5)

@@ -25,7 +25,7 @@ NEVER = 0
 
 
 @dataclass(frozen=True, eq=False)
-class RowMemory:
+class RowState:
     """What a client remembers of the rows of one matrix.
 
     score: float64 (rows,), smoothed importance. last_sent: int64 (rows,), round in which a row was last sent.
@@ -43,7 +43,7 @@ class RowMemory:
             )
 
     @classmethod
-    def fresh(cls, rows: int) -> RowMemory:
+    def fresh(cls, rows: int) -> RowState:
         """Nothing seen, nothing sent."""
         return cls(np.zeros(rows, np.float64), np.full(rows, NEVER, np.int64))
 
@@ -52,7 +52,7 @@ class RowMemory:
         """Number of rows of the matrix."""
         return len(self.score)
 
-    def observed(self, importance: Float64, smoothing: float) -> RowMemory:
+    def observed(self, importance: Float64, smoothing: float) -> RowState:
         """After a round in which row d scored importance[d] (float64 (rows,), >= 0; squared gradient or delta norm).
 
         A row whose importance is not finite keeps its score. Raises FedhftError(WRONG_SHAPE).
@@ -65,16 +65,16 @@ class RowMemory:
             )
         finite = np.isfinite(fresh)
         blended = smoothing * self.score + (1.0 - smoothing) * np.where(finite, fresh, 0.0)
-        return RowMemory(np.where(finite, blended, self.score), self.last_sent)
+        return RowState(np.where(finite, blended, self.score), self.last_sent)
 
-    def sent(self, index: RowIndex, round_number: int) -> RowMemory:
+    def sent(self, index: RowIndex, round_number: int) -> RowState:
         """After the rows `index` were sent in `round_number` (1-based)."""
         last_sent = self.last_sent.copy()
         last_sent[index] = round_number
-        return RowMemory(self.score, last_sent)
+        return RowState(self.score, last_sent)
 
 
-def select_rows(memory: RowMemory, keep: int, exploration: float, rule: MaskRule, seed: int) -> RowIndex:
+def select_rows(memory: RowState, keep: int, exploration: float, rule: MaskRule, seed: int) -> RowIndex:
     """The `keep` rows to train and send: int32, strictly increasing.
 
     The best by score fill (1 - exploration) of the budget, the rows longest unsent the rest; at least one row is

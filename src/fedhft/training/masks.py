@@ -9,7 +9,7 @@ import numpy as np
 from fedhft import seeds
 from fedhft.adapter import Float64, MaskedDelta, Part, RowIndex, TensorKey
 from fedhft.job import JobSpec
-from fedhft.masking.rows import RowMemory, select_rows
+from fedhft.masking.rows import RowState, select_rows
 from fedhft.methods import MaskRule, Start
 from fedhft.plan import AdapterPlan
 from fedhft.training.importance import Importance
@@ -29,13 +29,13 @@ def masked_keys(network: Network, plan: AdapterPlan) -> tuple[TensorKey, ...]:
 
 
 def choose_rows(
-    memory: Mapping[TensorKey, RowMemory], network: Network, plan: AdapterPlan, spec: JobSpec, seed: int
+    memory: Mapping[TensorKey, RowState], network: Network, plan: AdapterPlan, spec: JobSpec, seed: int
 ) -> dict[TensorKey, RowIndex | None]:
     """Rows to train, by tensor; None where all are."""
     masks: dict[TensorKey, RowIndex | None] = dict.fromkeys(network.trained_keys(plan))
     for key in masked_keys(network, plan):
         rows, _ = network.schema.shape(key)
-        known = memory.get(key) or RowMemory.fresh(rows)
+        known = memory.get(key) or RowState.fresh(rows)
         stream = seeds.seed_of("mask", seed, key.name, key.part.value)
         masks[key] = select_rows(
             known, plan.rows_allowed(key, network.schema), spec.mask.exploration, spec.method.mask, stream
@@ -43,7 +43,7 @@ def choose_rows(
     return masks
 
 
-def unscored(memory: Mapping[TensorKey, RowMemory], network: Network, plan: AdapterPlan, spec: JobSpec) -> bool:
+def unscored(memory: Mapping[TensorKey, RowState], network: Network, plan: AdapterPlan, spec: JobSpec) -> bool:
     """Whether a mask is about to be chosen by gradients nobody has seen yet."""
     return spec.method.mask is MaskRule.GRADIENT and any(
         key not in memory or not memory[key].score.any()
@@ -53,7 +53,7 @@ def unscored(memory: Mapping[TensorKey, RowMemory], network: Network, plan: Adap
 
 
 def importances(
-    importance: Importance, delta: MaskedDelta, memory: Mapping[TensorKey, RowMemory], network: Network, spec: JobSpec
+    importance: Importance, delta: MaskedDelta, memory: Mapping[TensorKey, RowState], network: Network, spec: JobSpec
 ) -> dict[TensorKey, Float64]:
     """What this round says about every row: squared gradients, or squared deltas where a row was trained.
 
@@ -86,12 +86,12 @@ def gradient_divisors(network: Network, spec: JobSpec) -> dict[TensorKey, float]
 
 
 def remembered(
-    memory: Mapping[TensorKey, RowMemory],
+    memory: Mapping[TensorKey, RowState],
     seen: Mapping[TensorKey, Float64],
     masks: Mapping[TensorKey, RowIndex | None],
     smoothing: float,
     round_number: int,
-) -> dict[TensorKey, RowMemory]:
+) -> dict[TensorKey, RowState]:
     """Row memory after a round: scores of every row that was looked at, and which rows were sent.
 
     The first look at a tensor counts in full; later ones are smoothed.
@@ -100,7 +100,7 @@ def remembered(
     for key, importance in seen.items():
         known = after.get(key)
         weight = smoothing if known is not None and known.score.any() else 0.0
-        after[key] = (known or RowMemory.fresh(len(importance))).observed(importance, weight)
+        after[key] = (known or RowState.fresh(len(importance))).observed(importance, weight)
     for key, index in masks.items():
         if key in after:
             sent = np.arange(after[key].rows, dtype=np.int32) if index is None else index

@@ -28,9 +28,9 @@ from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
-from fedhft.training.memory import Draft, MemoryFolder, WorkerMemory, spec_digest
 from fedhft.training.network import Network
 from fedhft.training.scores import majority_label, score
+from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
 from fedhft.v1 import adapter_pb2
 from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.codec import decode, encode
@@ -62,7 +62,7 @@ class ClientWorker:
         self._shards: dict[tuple[int, int], EncodedRows] = {}
         self._regression = spec.task.kind == "regression"
         self._majority = None if self._regression else majority_label(self._train.labels)
-        self._folder = MemoryFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
+        self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
         self._memory, self._draft = self._folder.read()
 
     # -- what the server is told
@@ -94,7 +94,7 @@ class ClientWorker:
         if self._memory.data_digest != self._data.digest or not self._memory.signature:
             found = signatures.anchor_signature(self._network, self._train, self.spec)
             self._memory = replace(self._memory, signature=found, data_digest=self._data.digest)
-            self._folder.write_memory(self._memory)
+            self._folder.write_state(self._memory)
         return self._memory.signature
 
     # -- versions
@@ -205,7 +205,7 @@ class ClientWorker:
         """The server has the update: what it taught becomes this worker's memory. Idempotent."""
         if draft.round > self._memory.round:
             self._memory = replace(draft.after, state=self._memory.state, held=self._memory.held)
-            self._folder.write_memory(self._memory)
+            self._folder.write_state(self._memory)
         self._forget_draft(draft)
 
     def abandon(self, draft: Draft) -> None:
@@ -248,8 +248,8 @@ class ClientWorker:
         Raises FedhftError(STALE_VERSION) unless the view is the job's start: its blobs were listed for what was held.
         """
         memory = self._memory
-        self._memory = WorkerMemory(signature=memory.signature, data_digest=memory.data_digest)
-        self._folder.write_memory(self._memory)
+        self._memory = WorkerState(signature=memory.signature, data_digest=memory.data_digest)
+        self._folder.write_state(self._memory)
         if view.version:
             raise FedhftError(
                 ErrorCode.STALE_VERSION,
@@ -293,7 +293,7 @@ class ClientWorker:
 
     def _after_training(
         self, task: pb.TrainTask, delta: MaskedDelta, rows: Mapping[TensorKey, RowIndex | None], importance: Importance
-    ) -> WorkerMemory:
+    ) -> WorkerState:
         memory = self._memory
         seen = masks.importances(importance, delta, memory.rows, self._network, self.spec)
         number = int(task.round)
@@ -307,7 +307,7 @@ class ClientWorker:
             after = replace(after, own=own)
         return after
 
-    def _coded(self, task: pb.TrainTask, delta: MaskedDelta, after: WorkerMemory) -> tuple[bytes, WorkerMemory]:
+    def _coded(self, task: pb.TrainTask, delta: MaskedDelta, after: WorkerState) -> tuple[bytes, WorkerState]:
         """The update as bytes, and the memory with the error that coding left behind."""
         spec = self.spec
         if spec.method.combine is Combine.NONE:

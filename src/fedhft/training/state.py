@@ -23,18 +23,18 @@ from safetensors.numpy import save_file
 
 from fedhft.adapter import AdapterState, Float32, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.masking.rows import RowMemory
+from fedhft.masking.rows import RowState
 from fedhft.v1 import federation_pb2 as pb
 
 FORMAT = "1"
-MEMORY_FILE = "memory.safetensors"
+STATE_FILE = "memory.safetensors"
 DRAFT_FILE = "draft.safetensors"
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class WorkerMemory:
+class WorkerState:
     """Everything a worker must not lose.
 
     round: last acknowledged round, 0 for none. state, held: adapters accumulated from blobs, and the version up to
@@ -47,7 +47,7 @@ class WorkerMemory:
     state: AdapterState = field(default_factory=lambda: AdapterState(0, 1))
     held: Mapping[str, int] = field(default_factory=dict)
     carried: Mapping[TensorKey, Float32] = field(default_factory=dict)
-    rows: Mapping[TensorKey, RowMemory] = field(default_factory=dict)
+    rows: Mapping[TensorKey, RowState] = field(default_factory=dict)
     own: Mapping[TensorKey, Float32] = field(default_factory=dict)
     signature: tuple[float, ...] = ()
     data_digest: str = ""
@@ -70,7 +70,7 @@ class Draft:
     scores: list[pb.Score]
     measurements: pb.Measurements
     signature: tuple[float, ...]
-    after: WorkerMemory
+    after: WorkerState
 
     @property
     def size(self) -> int:
@@ -78,7 +78,7 @@ class Draft:
         return len(self.blob)
 
 
-class MemoryFolder:
+class StateFolder:
     """Keeps one worker's memory and draft in a folder; with no folder, nowhere."""
 
     def __init__(self, folder: Path | None, job: str, client: str, spec_digest: str) -> None:
@@ -93,14 +93,14 @@ class MemoryFolder:
                     f"state directory {self._folder}: cannot be made: {error.strerror}; give another --state-dir",
                 ) from error
 
-    def read(self) -> tuple[WorkerMemory, Draft | None]:
+    def read(self) -> tuple[WorkerState, Draft | None]:
         """Memory and draft as they were left; a fresh memory when there is none, or it belongs to another job of
         that name.
 
         Raises FedhftError(INVALID_ARGUMENT) when the folder belongs to another client or is damaged.
         """
-        stored = self._read_file(MEMORY_FILE)
-        memory = WorkerMemory() if stored is None else _unpack_memory(stored[0], stored[1])
+        stored = self._read_file(STATE_FILE)
+        memory = WorkerState() if stored is None else _unpack_state(stored[0], stored[1])
         waiting = self._read_file(DRAFT_FILE)
         if waiting is None:
             return memory, None
@@ -110,11 +110,11 @@ class MemoryFolder:
             return memory, None
         return memory, draft
 
-    def write_memory(self, memory: WorkerMemory) -> None:
+    def write_state(self, memory: WorkerState) -> None:
         """Replace the memory on disk."""
         if self._folder is not None:
-            arrays, meta = _pack_memory(memory)
-            _write(self._folder / MEMORY_FILE, arrays, {**self._identity, "meta": json.dumps(meta)})
+            arrays, meta = _pack_state(memory)
+            _write(self._folder / STATE_FILE, arrays, {**self._identity, "meta": json.dumps(meta)})
 
     def write_draft(self, draft: Draft) -> None:
         """Replace the draft on disk. The adapters of its state are not in it: they are those of the memory, or
@@ -122,7 +122,7 @@ class MemoryFolder:
         """
         if self._folder is None:
             return
-        arrays, meta = _pack_memory(replace(draft.after, state=AdapterState(0, 1), held={}))
+        arrays, meta = _pack_state(replace(draft.after, state=AdapterState(0, 1), held={}))
         report = pb.ReportEvaluationRequest(
             round=draft.round, version=draft.base_version, scores=draft.scores, measurements=draft.measurements
         )
@@ -186,7 +186,7 @@ def _name(group: str, key: TensorKey) -> str:
     return f"{group}/{key.part.value}/{key.name}"
 
 
-def _pack_memory(memory: WorkerMemory) -> tuple[Arrays, dict[str, Any]]:
+def _pack_state(memory: WorkerState) -> tuple[Arrays, dict[str, Any]]:
     arrays: Arrays = {}
     for key, error in memory.carried.items():
         arrays[_name("carried", key)] = error
@@ -210,7 +210,7 @@ def _pack_memory(memory: WorkerMemory) -> tuple[Arrays, dict[str, Any]]:
     return arrays, meta
 
 
-def _unpack_memory(arrays: Arrays, meta: dict[str, Any]) -> WorkerMemory:
+def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
     scopes: dict[str, dict[TensorKey, Float32]] = {scope: {} for scope in meta["scopes"]}
     groups: dict[str, dict[TensorKey, NDArray[Any]]] = {"carried": {}, "own": {}, "score": {}, "sent": {}}
     for name, array in arrays.items():
@@ -221,19 +221,19 @@ def _unpack_memory(arrays: Arrays, meta: dict[str, Any]) -> WorkerMemory:
         elif group in groups:
             part, key_name = rest.split("/", 1)
             groups[group][TensorKey(key_name, Part(part))] = array
-    return WorkerMemory(
+    return WorkerState(
         round=int(meta["round"]),
         state=AdapterState(int(meta["version"]), int(meta["clusters"]), scopes),
         held={str(scope): int(version) for scope, version in meta["held"].items()},
         carried=groups["carried"],
-        rows={key: RowMemory(score, groups["sent"][key]) for key, score in groups["score"].items()},
+        rows={key: RowState(score, groups["sent"][key]) for key, score in groups["score"].items()},
         own=groups["own"],
         signature=tuple(float(value) for value in meta["signature"]),
         data_digest=str(meta["data_digest"]),
     )
 
 
-def _unpack_draft(arrays: Arrays, meta: dict[str, Any], memory: WorkerMemory) -> Draft:
+def _unpack_draft(arrays: Arrays, meta: dict[str, Any], memory: WorkerState) -> Draft:
     report = pb.ReportEvaluationRequest.FromString(arrays["report"].tobytes())
     return Draft(
         round=int(report.round),
@@ -244,5 +244,5 @@ def _unpack_draft(arrays: Arrays, meta: dict[str, Any], memory: WorkerMemory) ->
         scores=list(report.scores),
         measurements=report.measurements,
         signature=tuple(float(value) for value in meta["draft"]["signature"]),
-        after=replace(_unpack_memory(arrays, meta), state=memory.state, held=memory.held),
+        after=replace(_unpack_state(arrays, meta), state=memory.state, held=memory.held),
     )
