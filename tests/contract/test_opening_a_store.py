@@ -16,9 +16,9 @@ import redis
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.local.redis import EmbeddedRedis, find_server
 from fedhft.store.blobs_directory import DirectoryBlobs
-from fedhft.store.blobs_memory import MemoryBlobs
+from fedhft.store.blobs_in_memory import InMemoryBlobs
 from fedhft.store.blobs_redis import RedisBlobs
-from fedhft.store.memory import MemoryStore
+from fedhft.store.in_memory import InMemoryStore
 from fedhft.store.open import open_store
 from fedhft.store.redis import RedisStore
 from tests.contract.federation import refused
@@ -27,8 +27,8 @@ from tests.contract.federation import refused
 class TestOpening:
     def test_each_pair_of_texts_opens_its_back_ends(self, tmp_path: Path) -> None:
         for url, blobs, store_kind, blobs_kind in (
-            ("memory://", "memory", MemoryStore, MemoryBlobs),
-            ("memory://", f"dir:{tmp_path}", MemoryStore, DirectoryBlobs),
+            ("memory://", "memory", InMemoryStore, InMemoryBlobs),
+            ("memory://", f"dir:{tmp_path}", InMemoryStore, DirectoryBlobs),
             ("redis://127.0.0.1:6379/3", "redis", RedisStore, RedisBlobs),
             ("rediss://host", f"dir:{tmp_path}", RedisStore, DirectoryBlobs),
             ("unix:///run/redis.sock?db=2", "redis", RedisStore, RedisBlobs),

@@ -13,7 +13,7 @@ from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
 from fedhft.job import JobSpec, read_job
 from fedhft.local.base_model import MINILM, model_for, packaged_minilm
 from fedhft.simulation.method_run import rows_for, run_simulated
-from fedhft.store.memory import MemoryStore
+from fedhft.store.in_memory import InMemoryStore
 from tests.cli_runner import run_cli
 from tests.demo_jobs import CLIENTS, spec_of
 from tests.models import rows, tiny_model
@@ -56,7 +56,7 @@ def test_a_simulation_on_a_starved_machine_does_not_lose_its_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leaps = itertools.count(1.7e9, 20.0)  # 20 s pass between any two looks at the clock
-    monkeypatch.setattr("fedhft.simulation.run.MemoryStore", lambda: MemoryStore(clock=lambda: next(leaps)))
+    monkeypatch.setattr("fedhft.simulation.run.InMemoryStore", lambda: InMemoryStore(clock=lambda: next(leaps)))
     model = tiny_model(tmp_path / "model")
     spec = read_job(Path(write_job(tmp_path / "job.toml", model)))
     data = rows_for(spec, write_data(tmp_path / "data"), 3, per_client=20, kind=Partition.IID, alpha=1.0, groups=1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
-from fedhft.store.blobs_memory import MemoryBlobs
+from fedhft.store.blobs_in_memory import InMemoryBlobs
 from fedhft.v1 import federation_pb2
 from fedhft.wire.digest import chunks
 
@@ -27,7 +27,7 @@ async def take(intake: Intake, data: bytes, size: int, start: int = 0, end: int 
         await intake.add(federation_pb2.BlobChunk(offset=offset, data=part))
 
 
-async def stored(blobs: MemoryBlobs, data: bytes) -> bytes:
+async def stored(blobs: InMemoryBlobs, data: bytes) -> bytes:
     """What is staged, after a commit under the digest of `data`."""
     digest = hashlib.sha256(data).hexdigest()
     await blobs.commit(JOB, "t", digest)
@@ -44,7 +44,7 @@ def test_a_large_update_is_staged_whole_also_when_its_stream_broke_anywhere(
     size: int, chunk: int, broken: float
 ) -> None:
     async def run() -> None:
-        blobs, data, end = MemoryBlobs(), DATA[:size], int(broken * (size - 1))
+        blobs, data, end = InMemoryBlobs(), DATA[:size], int(broken * (size - 1))
         first = Intake(blobs, JOB, "t", size)
         await take(first, data, chunk, 0, end)
         await first.stage()
@@ -60,7 +60,7 @@ def test_a_large_update_is_staged_whole_also_when_its_stream_broke_anywhere(
 
 @pytest.mark.parametrize("size", [1, 1000, PIECE_BYTES])
 async def test_an_update_of_one_piece_is_never_staged(size: int) -> None:
-    blobs = MemoryBlobs()
+    blobs = InMemoryBlobs()
     intake = Intake(blobs, JOB, "t", size)
     assert intake.received is None
     await take(intake, DATA[:size], 30_000)
@@ -70,7 +70,7 @@ async def test_an_update_of_one_piece_is_never_staged(size: int) -> None:
 
 
 async def test_a_new_attempt_from_the_start_replaces_what_an_earlier_one_left() -> None:
-    blobs, data = MemoryBlobs(), DATA[: PIECE_BYTES + 5]
+    blobs, data = InMemoryBlobs(), DATA[: PIECE_BYTES + 5]
     await blobs.stage(JOB, "t", 0, b"left behind")
     intake = Intake(blobs, JOB, "t", len(data))
     await take(intake, data, 30_000)
@@ -79,7 +79,7 @@ async def test_a_new_attempt_from_the_start_replaces_what_an_earlier_one_left() 
 
 
 async def test_a_gap_and_a_byte_too_many_are_refused() -> None:
-    blobs = MemoryBlobs()
+    blobs = InMemoryBlobs()
     intake = Intake(blobs, JOB, "t", 2 * PIECE_BYTES)
     await take(intake, DATA, 30_000, 0, PIECE_BYTES + 7)
     with pytest.raises(FedhftError) as gap:

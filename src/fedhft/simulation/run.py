@@ -22,7 +22,7 @@ from fedhft.job import JobSpec
 from fedhft.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord, VersionRecord
 from fedhft.rounds.summary import write_report
 from fedhft.simulation.clusterer import LocalClusterer
-from fedhft.store.memory import MemoryStore
+from fedhft.store.in_memory import InMemoryStore
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import federation_pb2
@@ -68,7 +68,7 @@ class Simulation:
             update={"deadline": _NO_HURRY_S, "client_timeout": _NO_HURRY_S, "min_clients": len(self.clients)}
         )
         spec = self.spec.model_copy(update={"rounds": rules})
-        store = MemoryStore()
+        store = InMemoryStore()
         job = JobId(spec.name)
         await store.create_job(job, spec.canonical())
         await self._join(store, job, spec)
@@ -92,7 +92,7 @@ class Simulation:
             version=await store.version(job),
         )
 
-    async def _join(self, store: MemoryStore, job: JobId, spec: JobSpec) -> None:
+    async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec) -> None:
         for name, data in sorted(self.clients.items()):
             worker = ClientWorker(spec, name, self.base, data, None)
             agent = await store.enroll(ClientId(name), 0, "simulation")
@@ -110,7 +110,7 @@ class Simulation:
             )
             await store.join(job, client)
 
-    async def _work(self, store: MemoryStore, job: JobId, view: JobView) -> None:
+    async def _work(self, store: InMemoryStore, job: JobId, view: JobView) -> None:
         """Every client that still owes the open round something does it, one after another."""
         current = view.round
         if current is None or current.phase is not Phase.COLLECTING:
@@ -135,7 +135,7 @@ class Simulation:
                 self._count(name, measurements)
                 await self._record(store, job, name, task, "", 0, write_report(scores, measurements))
 
-    async def _train(self, store: MemoryStore, job: JobId, name: str, task: federation_pb2.TrainTask) -> None:
+    async def _train(self, store: InMemoryStore, job: JobId, name: str, task: federation_pb2.TrainTask) -> None:
         worker = self._workers[name]
         draft = await asyncio.to_thread(worker.train, task, threading.Event().is_set)
         if draft.blob:
@@ -153,7 +153,7 @@ class Simulation:
 
     async def _record(
         self,
-        store: MemoryStore,
+        store: InMemoryStore,
         job: JobId,
         name: str,
         task: federation_pb2.TrainTask | federation_pb2.EvaluateTask,

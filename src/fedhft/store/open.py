@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.store.in_memory import InMemoryStore
 from fedhft.store.interface import BlobStore, Store
-from fedhft.store.memory import MemoryStore
 
 _BLOB_KINDS = 'use "redis", "memory" (with memory:// only) or "dir:PATH"'
 
@@ -36,7 +36,7 @@ def open_store(url: str, blobs: str) -> Store:
     else:
         raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "blobs", blobs, "is no kind of blob store", _BLOB_KINDS)
     if in_memory:
-        return MemoryStore(chosen)
+        return InMemoryStore(chosen)
     # Imported here: a simulation needs no redis package.
     from fedhft.store.connection import RedisConnection
     from fedhft.store.redis import RedisStore

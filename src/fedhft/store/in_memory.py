@@ -27,7 +27,7 @@ from fedhft.records import (
     VersionRecord,
 )
 from fedhft.store import refusals
-from fedhft.store.blobs_memory import MemoryBlobs
+from fedhft.store.blobs_in_memory import InMemoryBlobs
 from fedhft.store.interface import BlobStore
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
 
@@ -58,12 +58,12 @@ class _Job:
         return f"round {self.round.number} {self.round.phase}" if self.round else "no round yet"
 
 
-class MemoryStore:
+class InMemoryStore:
     """Store in dictionaries; blobs there too unless another back end is given."""
 
     def __init__(self, blobs: BlobStore | None = None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._blobs: BlobStore = MemoryBlobs(clock) if blobs is None else blobs
+        self._blobs: BlobStore = InMemoryBlobs(clock) if blobs is None else blobs
         self._agents: dict[ClientId, AgentRecord] = {}
         self._jobs: dict[JobId, _Job] = {}
 

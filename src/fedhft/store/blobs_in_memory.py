@@ -24,7 +24,7 @@ class _JobBlobs:
     transfers: dict[str, _Transfer] = field(default_factory=dict)
 
 
-class MemoryBlobs:
+class InMemoryBlobs:
     """BlobStore in dictionaries."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
