@@ -17,7 +17,7 @@ from fedhft_aggregator.jobs import Jobs
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.uploads import STREAMS_AT_ONCE
 
-from fedhft.coordination.job_view import JobViews
+from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.job import JobSpec
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
@@ -57,7 +57,7 @@ class Aggregator:
 @asynccontextmanager
 async def serving(redis_url: str, blobs: str = "redis") -> AsyncIterator[Aggregator]:
     store = open_store(redis_url, blobs)
-    views = JobViews(store)
+    views = JobCache(store)
     loops = JobLoops(store, views, None, lambda point: None)
 
     def register(server: grpc.aio.Server) -> None:

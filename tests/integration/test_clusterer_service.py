@@ -20,7 +20,7 @@ import pytest
 from fedhft_clusterer.clustering import Clustering
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fedhft.clustering.mixture import Fitted
+from fedhft.clustering.gaussian_mixture import Fitted
 from fedhft.coordination.memberships import Fit
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.ids import ClientId, JobId

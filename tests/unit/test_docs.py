@@ -18,8 +18,8 @@ from fedhft_clusterer.__main__ import parse as parse_clusterer
 
 from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
-from fedhft.clustering import gaussian, selection, signature
-from fedhft.coordination import coordinator, job_view
+from fedhft.clustering import fitting, selection, signature
+from fedhft.coordination import coordinator, job_cache
 from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
@@ -329,7 +329,7 @@ DIMENSIONS = signature.DIMENSIONS
             f"argmax of evidence(J) - max({selection.margin(1):g}, n / {100 / selection.margin(100):g}) (J-1)",
         ),
         ("docs/methods.md", f"1 / (1 + exp({selection.DOUBT:g} (J-1) - evidence(J)))"),
-        ("docs/methods.md", f"{gaussian._SEEDINGS} k-means++ seedings"),
+        ("docs/methods.md", f"{fitting._SEEDINGS} k-means++ seedings"),
         ("docs/methods.md", f"in the last {source_number('training/signatures.py', 'ANCHOR_DEPTH')} layers"),
         ("docs/methods.md", f"at most {source_number('training/signatures.py', 'ANCHOR_ROWS')} of the client's rows"),
         ("docs/methods.md", f"{source_number('training/masks.py', 'PROBE_BATCHES')} mini-batches are looked at"),
@@ -341,7 +341,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),
         ("docs/protocol.md", f"{uploads._CHUNK_TIMEOUT_S:g} s without a chunk"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
-        ("docs/protocol.md", f"Deltas of the last {job_view.KEPT_VERSIONS} versions"),
+        ("docs/protocol.md", f"Deltas of the last {job_cache.KEPT_VERSIONS} versions"),
         ("docs/protocol.md", f"by the server after {SERVER.longest_call_s:g} s"),
         (
             "docs/protocol.md",
@@ -352,7 +352,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"clusterer | {clusterer_client._DEADLINE_S:g} s;"),
         ("docs/protocol.md", f"pauses of up to {connection.Peer('', '').backoff.longest_s:g} s"),  # type: ignore[arg-type]
         ("docs/protocol.md", f"again after {offers.Offers().backoff.first_s:g} s"),
-        ("docs/operations.md", f"Deltas of the last {job_view.KEPT_VERSIONS} versions"),
+        ("docs/operations.md", f"Deltas of the last {job_cache.KEPT_VERSIONS} versions"),
         ("docs/operations.md", f"snapshots of the last {coordinator._KEPT_SNAPSHOTS}"),
         ("docs/operations.md", f"within {coordinator.LEASE_MS // 1000} s"),
         ("docs/operations.md", f"{pages.MAX_CONNECTIONS} connections at once"),

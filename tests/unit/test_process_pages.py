@@ -13,8 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.process import pages
-from fedhft.process.pages import PagesServer, serve_pages
+from fedhft.process.pages import MAX_CONNECTIONS, PagesServer, serve_pages
 from fedhft.telemetry import metrics
 
 
@@ -131,7 +130,7 @@ def test_peak_memory_is_of_this_process_alone_and_stays_when_memory_is_freed() -
 
 def test_silent_connections_are_bounded_and_closed(switch: Switch) -> None:
     pages = serve_pages(0, switch, idle_s=1.5)
-    silent = [connect(pages) for _ in range(pages.MAX_CONNECTIONS)]
+    silent = [connect(pages) for _ in range(MAX_CONNECTIONS)]
     time.sleep(0.3)
     with connect(pages) as one_more:
         one_more.settimeout(0.8)

@@ -12,7 +12,7 @@ import grpc.aio
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema
-from fedhft.coordination.job_view import JobView, JobViews
+from fedhft.coordination.job_cache import CachedJob, JobCache
 from fedhft.coordination.tasks import task_of
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
@@ -38,7 +38,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Federation(federation_pb2_grpc.FederationServicer):
     """Serves agents over a store; keeps nothing of its own but a cache."""
 
-    def __init__(self, store: Store, views: JobViews, reached: Callable[[str], None] = lambda point: None) -> None:
+    def __init__(self, store: Store, views: JobCache, reached: Callable[[str], None] = lambda point: None) -> None:
         self._store = store
         self._views = views
         self._uploads = Uploads(store, reached)
@@ -135,7 +135,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
             await self._store.wait_change(job, Topic.TASKS, seen, left)
 
-    async def _has_work(self, view: JobView, client: ClientId) -> bool:
+    async def _has_work(self, view: CachedJob, client: ClientId) -> bool:
         current = view.round
         if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
             return False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.history import RoundHistory
-from fedhft.coordination.job_view import JobViews
+from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.store.interface import Store
@@ -26,7 +26,7 @@ class JobLoops:
     """Starts, watches and stops the coordinators of one process."""
 
     def __init__(
-        self, store: Store, views: JobViews, clusterer: Clusterer | None, reached: Callable[[str], None]
+        self, store: Store, views: JobCache, clusterer: Clusterer | None, reached: Callable[[str], None]
     ) -> None:
         self._store = store
         self._views = views

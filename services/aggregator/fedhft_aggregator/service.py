@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from fedhft.coordination.job_view import JobViews
+from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import FedhftError
 from fedhft.process.lifecycle import ServiceOptions, announce, service_parser, wait_for_signal
 from fedhft.process.pages import serve_pages
@@ -70,7 +70,7 @@ async def serve(settings: Settings) -> None:
         if settings.clusterer:
             channel = open_aio_channel(ChannelSettings(settings.clusterer, tls=options.tls))
             stack.push_async_callback(channel.close, None)
-        views = JobViews(store)
+        views = JobCache(store)
         loops = JobLoops(store, views, RemoteClusterer(channel) if channel else None, reached)
 
         def register(server: grpc.aio.Server) -> None:

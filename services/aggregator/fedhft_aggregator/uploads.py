@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema
-from fedhft.coordination.job_view import JobView
+from fedhft.coordination.job_cache import CachedJob
 from fedhft.coordination.tasks import update_bound
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
@@ -49,7 +49,7 @@ class Upload:
     client: ClientId
     job: JobId
     lease_token: str
-    view: JobView
+    view: CachedJob
     schema: AdapterSchema
     current: RoundRecord
     plan: AdapterPlan
@@ -66,7 +66,7 @@ class Upload:
         return hashlib.sha256(f"{self.client}\x1f{self.header.round}".encode()).hexdigest()
 
 
-def check_header(client: ClientId, job: JobId, view: JobView, header: federation_pb2.UpdateHeader) -> Upload:
+def check_header(client: ClientId, job: JobId, view: CachedJob, header: federation_pb2.UpdateHeader) -> Upload:
     """What can be refused before a byte of tensor is read. Raises FedhftError with the refusal's code."""
     current = view.round
     if view.record.status.over:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
 
-from fedhft.clustering.mixture import Fitted
+from fedhft.clustering.gaussian_mixture import Fitted
 from fedhft.coordination.memberships import Fit
 from fedhft.errors import FedhftError
 from fedhft.process.lifecycle import ServiceOptions, announce, service_parser, wait_for_signal

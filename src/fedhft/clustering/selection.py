@@ -24,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedhft.adapter import Float64
-from fedhft.clustering.gaussian import best_fit
+from fedhft.clustering.fitting import best_fit
 from fedhft.clustering.subspace import principal
 
 _MARGIN = 7.0

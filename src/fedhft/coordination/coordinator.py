@@ -17,7 +17,7 @@ from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.closing import describe, fold_round
 from fedhft.coordination.clusterer import Clusterer, SignedClient
 from fedhft.coordination.history import RoundHistory
-from fedhft.coordination.job_view import KEPT_VERSIONS
+from fedhft.coordination.job_cache import KEPT_VERSIONS
 from fedhft.coordination.state_blobs import digests_of, save_state
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId

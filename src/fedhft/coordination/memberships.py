@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhft.clustering import mixture
+from fedhft.clustering import gaussian_mixture
 from fedhft.coordination.clusterer import SignedClient
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_client_id
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 MAX_CLUSTERS = 64
 """What a job may ask for."""
 
-Fit = Callable[[], mixture.Fitted]
-Runner = Callable[[Fit], Awaitable[mixture.Fitted]]
+Fit = Callable[[], gaussian_mixture.Fitted]
+Runner = Callable[[Fit], Awaitable[gaussian_mixture.Fitted]]
 """Runs the fit somewhere that does not block the event loop."""
 
 
@@ -75,7 +75,7 @@ async def publish_memberships(
     # Clients that are not asked keep their memberships; those that have left the job do not.
     rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in joined or name in signatures}
     started = time.perf_counter()
-    fitted = await run(lambda: mixture.update(signatures, previous, rows, spec.clustering, clusters))
+    fitted = await run(lambda: gaussian_mixture.update(signatures, previous, rows, spec.clustering, clusters))
     seconds = time.perf_counter() - started
     metrics.CLUSTERING_SECONDS.observe(seconds)
     record = MembershipRecord(
@@ -123,9 +123,13 @@ def checked_signatures(clients: Sequence[SignedClient]) -> dict[str, NDArray[np.
     return found
 
 
-def model_of(record: MembershipRecord) -> mixture.MixtureModel | None:
+def model_of(record: MembershipRecord) -> gaussian_mixture.MixtureModel | None:
     """The fitted mixture kept with memberships; None when they came without one."""
-    return mixture.MixtureModel.from_json(json.dumps(json.loads(record.model)["mixture"])) if record.model else None
+    return (
+        gaussian_mixture.MixtureModel.from_json(json.dumps(json.loads(record.model)["mixture"]))
+        if record.model
+        else None
+    )
 
 
 def figures_of(record: MembershipRecord) -> FitFigures:
@@ -142,7 +146,7 @@ def sizes_of(record: MembershipRecord) -> list[int]:
     return [largest[cluster] for cluster in range(record.clusters)]
 
 
-def _text_of(fitted: mixture.Fitted) -> str:
+def _text_of(fitted: gaussian_mixture.Fitted) -> str:
     likelihood = fitted.log_likelihood if math.isfinite(fitted.log_likelihood) else 0.0
     kept = {
         "mixture": json.loads(fitted.model.to_json()),

@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from fedhft import seeds
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.mixture import served
-from fedhft.coordination.job_view import JobView
+from fedhft.coordination.job_cache import CachedJob
 from fedhft.methods import Combine
 from fedhft.plan import AdapterPlan
 from fedhft.records import Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
+from fedhft.rounds.fetching import fetches, scopes_needed
 from fedhft.rounds.opening import plan_of
-from fedhft.rounds.views import fetches, scopes_needed
 from fedhft.v1 import adapter_pb2, federation_pb2
 
 
-def task_of(view: JobView, client: str, held: Mapping[str, int], now_ms: int) -> federation_pb2.NextTaskResponse | None:
+def task_of(
+    view: CachedJob, client: str, held: Mapping[str, int], now_ms: int
+) -> federation_pb2.NextTaskResponse | None:
     """The client's task in the open round; None when there is nothing for it (yet)."""
     current = view.round
     if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
@@ -61,7 +63,7 @@ def task_of(view: JobView, client: str, held: Mapping[str, int], now_ms: int) ->
     )
 
 
-def update_bound(view: JobView, schema: AdapterSchema, plan: AdapterPlan) -> int:
+def update_bound(view: CachedJob, schema: AdapterSchema, plan: AdapterPlan) -> int:
     """Most bytes of an update under a plan; 0 where nothing is shared."""
     return 0 if view.spec.method.combine is Combine.NONE else largest_update(view.spec, schema, plan)
 
@@ -76,7 +78,7 @@ def mass_memberships(current: RoundRecord) -> tuple[float, ...]:
 
 
 def _view_source(
-    view: JobView, current: RoundRecord, client: str, held: Mapping[str, int]
+    view: CachedJob, current: RoundRecord, client: str, held: Mapping[str, int]
 ) -> federation_pb2.ViewSource:
     weights = served(current.participants[client].memberships, view.spec.clustering.serve_above)
     needed = scopes_needed(weights)
@@ -103,7 +105,7 @@ def _view_source(
     )
 
 
-def _shard(view: JobView, current: RoundRecord, client: str) -> federation_pb2.Shard:
+def _shard(view: CachedJob, current: RoundRecord, client: str) -> federation_pb2.Shard:
     holders = sorted(c for c in current.participants if c in view.clients and view.clients[c].has_shared_validation)
     if client not in holders:
         return federation_pb2.Shard(index=0, count=0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.history import RoundHistory
-from fedhft.coordination.job_view import JobView, JobViews
+from fedhft.coordination.job_cache import CachedJob, JobCache
 from fedhft.coordination.tasks import task_of
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
@@ -72,7 +72,7 @@ class Simulation:
         job = JobId(spec.name)
         await store.create_job(job, spec.canonical())
         await self._join(store, job, spec)
-        views = JobViews(store)
+        views = JobCache(store)
         coordinator = Coordinator(
             store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=self.observe
         )
@@ -110,7 +110,7 @@ class Simulation:
             )
             await store.join(job, client)
 
-    async def _work(self, store: InMemoryStore, job: JobId, view: JobView) -> None:
+    async def _work(self, store: InMemoryStore, job: JobId, view: CachedJob) -> None:
         """Every client that still owes the open round something does it, one after another."""
         current = view.round
         if current is None or current.phase is not Phase.COLLECTING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedhft.adapter import SHARED
 from fedhft.records import StoredBlob, VersionRecord
-from fedhft.rounds.views import Fetch, fetches, scopes_needed
+from fedhft.rounds.fetching import Fetch, fetches, scopes_needed
 
 
 def version(number: int, delta: int, snapshot: int, scopes: tuple[str, ...] = ("shared", "cluster-0")) -> VersionRecord:

@@ -1,4 +1,4 @@
-"""Memberships from signatures (fedhft.clustering.mixture)."""
+"""Memberships from signatures (fedhft.clustering.gaussian_mixture)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from signing import DIMS, around, centroids, largest, named, same_partition, structureless
 
-from fedhft.clustering.mixture import Fitted, MixtureModel, update
+from fedhft.clustering.gaussian_mixture import Fitted, MixtureModel, update
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import ClusteringSpec
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fedhft.adapter import Float32, Float64
-from fedhft.clustering.gaussian import Covariance, Fit, Gaussians, best_fit, fit, log_sum_exp
+from fedhft.clustering.fitting import Covariance, Fit, Gaussians, best_fit, fit, log_sum_exp
 from fedhft.clustering.identity import match
 from fedhft.clustering.selection import choose_clusters, confidence, margin
 from fedhft.clustering.subspace import Subspace, principal

@@ -16,7 +16,7 @@ KEPT_VERSIONS = 8
 
 
 @dataclass(frozen=True)
-class JobView:
+class CachedJob:
     """A consistent-enough reading of a job: it may be one change old, never half of two changes in one record."""
 
     change: int
@@ -37,15 +37,15 @@ class JobView:
         return {blob.digest for version in self.versions.values() for blob in version.snapshots.values()}
 
 
-class JobViews:
-    """Cache of JobView by job, renewed when the TASKS counter of the job moves."""
+class JobCache:
+    """Cache of CachedJob by job, renewed when the TASKS counter of the job moves."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._views: dict[JobId, JobView] = {}
+        self._views: dict[JobId, CachedJob] = {}
         self._locks: dict[JobId, asyncio.Lock] = {}
 
-    async def get(self, job: JobId, change: int | None = None) -> JobView:
+    async def get(self, job: JobId, change: int | None = None) -> CachedJob:
         """The view at (at least) a change. Raises UNKNOWN_JOB."""
         change = await self._store.changes(job, Topic.TASKS) if change is None else change
         view = self._views.get(job)
@@ -66,7 +66,7 @@ class JobViews:
         self._views.pop(job, None)
         self._locks.pop(job, None)
 
-    async def _read(self, job: JobId, change: int) -> JobView:
+    async def _read(self, job: JobId, change: int) -> CachedJob:
         record = await self._store.job(job)
         schema = await self._store.schema(job)
         current = await self._store.round(job)
@@ -77,7 +77,7 @@ class JobViews:
                 version = await self._store.version(job, number)
                 if version is not None:
                     versions[number] = version
-        return JobView(
+        return CachedJob(
             change=change,
             record=record,
             spec=load_canonical(record.spec_json),

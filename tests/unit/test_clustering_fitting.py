@@ -1,4 +1,4 @@
-"""Expectation maximisation on few points (fedhft.clustering.gaussian)."""
+"""Expectation maximisation on few points (fedhft.clustering.fitting)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 from fedhft.adapter import Float64
-from fedhft.clustering.gaussian import Covariance, Gaussians, best_fit, fit, log_sum_exp
+from fedhft.clustering.fitting import Covariance, Gaussians, best_fit, fit, log_sum_exp
 
 KINDS: list[Covariance] = ["diag", "tied"]
 
