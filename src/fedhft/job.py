@@ -25,7 +25,7 @@ from pydantic import (
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import parse_job_id
-from fedhft.methods import PRESET_WIRE, PRESETS, Allocation, Method, method_of
+from fedhft.methods import PRESET_WIRE, PRESETS, Method, method_of
 
 SPEC_VERSION: Literal[1] = 1
 
@@ -309,34 +309,6 @@ class JobSpec(_Section):
                 f"rounds.min_clients = {self.rounds.min_clients}: more than the {len(self.clients)} authorised clients"
             )
         return self
-
-    def tier_of(self, client: str, memory_bytes: int, requested: str = "") -> str:
-        """Tier of a client: as the job says, else as the agent asks, else the largest it has memory for.
-
-        Raises FedhftError(INVALID_ARGUMENT) for a tier the job does not have, (PLAN_TOO_LARGE) when no tier is small
-        enough.
-        """
-        if client in self.client_tiers:
-            return self.client_tiers[client]
-        if requested:
-            if requested not in self.tiers:
-                raise FedhftError.field(
-                    ErrorCode.INVALID_ARGUMENT, "tier", requested, "the job has no such tier",
-                    f"choose one of {', '.join(sorted(self.tiers))}",
-                )  # fmt: skip
-            return requested
-        ranked = sorted(self.tiers.items(), key=lambda item: (-item[1].min_memory, -item[1].density, item[0]))
-        for name, tier in ranked:
-            if memory_bytes >= tier.min_memory or (memory_bytes == 0 and tier.min_memory == 0):
-                return name
-        raise FedhftError.field(
-            ErrorCode.PLAN_TOO_LARGE, "memory", memory_bytes, "is below the min_memory of every tier of the job",
-            f"give the agent at least {min(t.min_memory for t in self.tiers.values())} bytes or add a smaller tier",
-        )  # fmt: skip
-
-    def tier(self, name: str) -> Tier:
-        """Settings of a tier; uniform allocation gives every tier full density and the job's depth."""
-        return Tier() if self.method.allocation is Allocation.UNIFORM else self.tiers[name]
 
     def learning_rate(self, round_number: int) -> float:
         """AdamW learning rate of a round (1-based)."""

@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from fedhft_aggregator.federation import Federation
-from fedhft_aggregator.jobs import Jobs
+from fedhft_aggregator.federation_service import Federation
+from fedhft_aggregator.jobs_service import Jobs
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.uploads import STREAMS_AT_ONCE
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from fedhft_agent.memory import check_plan_fits, trained_values
 from fedhft_agent.offers import Offers
 from fedhft_agent.settings import parse_settings
 from fedhft_agent.state import StateDirectory
@@ -19,6 +18,7 @@ from fedhft_agent.state import StateDirectory
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.plan import AdapterPlan
+from fedhft.planning.memory import check_plan_fits, trained_values
 from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import Backoff, CallStoppedError
 from fedhft.v1 import federation_pb2

@@ -14,6 +14,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.local.base_model import MINILM, base_model, packaged_minilm, verify
 from fedhft.methods import Combine
+from fedhft.planning.tiers import tier_of
 from tests.demo_jobs import CLIENTS, small_data
 
 OUT = Path("out")
@@ -31,7 +32,7 @@ def test_every_hidden_group_has_devices_of_every_tier() -> None:
 def test_the_job_names_its_clients_their_tiers_and_the_labels() -> None:
     spec = job(data=small_data((0, 0, 0, 0)))
     assert spec.clients == CLIENTS
-    assert [spec.tier_of(client, 0) for client in CLIENTS] == ["density-1", "density-0.5", "density-0.25", "density-1"]
+    assert [tier_of(spec, client, 0) for client in CLIENTS] == ["density-1", "density-0.5", "density-0.25", "density-1"]
     assert spec.tiers["density-0.25"].density == 0.25
     assert spec.task.labels == ("no", "yes")
     assert spec.task.text_pair is None

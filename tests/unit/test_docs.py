@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 from fedhft_agent import agent, connection, heartbeat, offers, refusals, transfers
-from fedhft_aggregator import clusterer_client, failpoints, federation, intake, uploads
+from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, uploads
 from fedhft_clusterer.__main__ import parse as parse_clusterer
 
 from fedhft.aggregation.fold import BLOCK
@@ -23,6 +23,7 @@ from fedhft.coordination import coordinator, job_cache
 from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
+from fedhft.planning.tiers import tier_of
 from fedhft.process import pages
 from fedhft.records import JobStatus, Phase
 from fedhft.reporting import table
@@ -109,9 +110,9 @@ def test_every_field_of_a_job_is_in_the_reference() -> None:
 
 def test_the_example_job_is_valid_and_its_comments_are_true() -> None:
     spec = read_job(EXAMPLE)
-    assert spec.tier_of("firm-01", parse_size("1GiB")) == "middle"  # type: ignore[arg-type]
-    assert spec.tier_of("firm-01", parse_size("4GiB")) == "strong"  # type: ignore[arg-type]
-    assert spec.tier_of("firm-05", parse_size("4GiB")) == "small"  # type: ignore[arg-type]
+    assert tier_of(spec, "firm-01", parse_size("1GiB")) == "middle"  # type: ignore[arg-type]
+    assert tier_of(spec, "firm-01", parse_size("4GiB")) == "strong"  # type: ignore[arg-type]
+    assert tier_of(spec, "firm-05", parse_size("4GiB")) == "small"  # type: ignore[arg-type]
     assert spec.rounds.min_clients == len(spec.clients) == 6
 
 
@@ -333,8 +334,8 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/methods.md", f"in the last {source_number('training/signatures.py', 'ANCHOR_DEPTH')} layers"),
         ("docs/methods.md", f"at most {source_number('training/signatures.py', 'ANCHOR_ROWS')} of the client's rows"),
         ("docs/methods.md", f"{source_number('training/masks.py', 'PROBE_BATCHES')} mini-batches are looked at"),
-        ("docs/protocol.md", f"waits at most {federation.MAX_WAIT_MS // 1000} s"),
-        ("docs/protocol.md", f"| long poll | {federation.MAX_WAIT_MS // 1000} s |"),
+        ("docs/protocol.md", f"waits at most {federation_service.MAX_WAIT_MS // 1000} s"),
+        ("docs/protocol.md", f"| long poll | {federation_service.MAX_WAIT_MS // 1000} s |"),
         ("docs/protocol.md", f"at most {uploads.MAX_CHUNK_BYTES // 2**20} MiB"),
         ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
         ("docs/protocol.md", f"every {intake.PIECE_BYTES // 2**10} KiB are"),

@@ -24,8 +24,8 @@ from fedhft.telemetry import logs, metrics
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2_grpc
 from fedhft_aggregator.clusterer_client import RemoteClusterer
 from fedhft_aggregator.failpoints import VARIABLE, failpoint
-from fedhft_aggregator.federation import Federation
-from fedhft_aggregator.jobs import Jobs
+from fedhft_aggregator.federation_service import Federation
+from fedhft_aggregator.jobs_service import Jobs
 from fedhft_aggregator.loops import JobLoops
 
 log = logging.getLogger("fedhft_aggregator")

@@ -16,6 +16,7 @@ from typing import TypeVar
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.plan import AdapterPlan
+from fedhft.planning.memory import check_plan_fits
 from fedhft.process.stop_signal import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.rpc.sockets import SocketBytes
@@ -25,7 +26,6 @@ from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft_agent.connection import Connection
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
-from fedhft_agent.memory import check_plan_fits
 from fedhft_agent.refusals import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 

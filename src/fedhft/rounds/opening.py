@@ -10,6 +10,7 @@ from fedhft.adapter import AdapterSchema
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
+from fedhft.planning.tiers import tier_settings
 from fedhft.records import AgentRecord, ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
 
 
@@ -54,7 +55,7 @@ def open_round(
     asked = live if evaluation else sampled(spec, live, number)
     participants: dict[str, Participant] = {}
     for client in asked:
-        tier = spec.tier(clients[client].tier)
+        tier = tier_settings(spec, clients[client].tier)
         depth = min(value for value in (tier.depth, spec.adapter.depth, schema.layers) if value > 0)
         participants[client] = Participant(
             tier=clients[client].tier,

@@ -19,6 +19,7 @@ from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
+from fedhft.planning.tiers import tier_of
 from fedhft.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord, VersionRecord
 from fedhft.rounds.summary import write_report
 from fedhft.simulation.clusterer import LocalClusterer
@@ -101,7 +102,7 @@ class Simulation:
             await store.fix_schema(job, worker.schema.to_json())
             client = ClientRecord(
                 client=name,
-                tier=spec.tier_of(name, 0),
+                tier=tier_of(spec, name, 0),
                 samples=worker.samples,
                 data_digest=worker.data_digest,
                 signature=worker.signature(),

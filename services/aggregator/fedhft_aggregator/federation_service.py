@@ -18,6 +18,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job import JobSpec, load_canonical
 from fedhft.methods import SignatureKind
+from fedhft.planning.tiers import tier_of
 from fedhft.records import AcceptResult, ClientRecord, Phase, Topic, UpdateRecord
 from fedhft.rounds.summary import write_report
 from fedhft.rpc.go_ahead import GO_AHEAD
@@ -88,7 +89,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         schema = AdapterSchema.from_json(request.schema_json)
         check_schema(spec, schema)
         signature = check_signature(spec, list(request.signature))
-        tier = spec.tier_of(client, agent.memory_bytes, request.tier)
+        tier = tier_of(spec, client, agent.memory_bytes, request.tier)
         stored = AdapterSchema.from_json(await self._store.fix_schema(job, schema.to_json()))
         if differences := stored.differences(schema):
             raise FedhftError(

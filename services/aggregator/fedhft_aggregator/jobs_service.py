@@ -15,7 +15,7 @@ from fedhft.job import parse_job
 from fedhft.records import JobRecord, JobStatus, MembershipRecord, Phase, Topic
 from fedhft.store.interface import Store
 from fedhft.v1 import adapter_pb2, clustering_pb2, jobs_pb2, jobs_pb2_grpc
-from fedhft_aggregator.federation import SEND_CHUNK_BYTES
+from fedhft_aggregator.federation_service import SEND_CHUNK_BYTES
 from fedhft_aggregator.loops import JobLoops
 
 _WATCH_HEARTBEAT_S = 15.0
