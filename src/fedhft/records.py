@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from fedhft.plan import AdapterPlan
+
 
 class JobStatus(StrEnum):
     """Life of a job."""
@@ -85,10 +87,9 @@ class ClientRecord(_Record):
 class Participant(_Record):
     """One client's part in a round, pinned when the round opened."""
 
-    tier: str
     samples: int
-    depth: int
-    density: float
+    plan: AdapterPlan
+    """All of what the client trains; nothing of it is computed again while the round is open."""
     memberships: tuple[float, ...]
     """Weights over clusters as pinned; the fold uses these (not the served ones)."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
+from fedhft.plan import AdapterPlan
 from fedhft.records import (
     ClientRecord,
     JobStatus,
@@ -25,6 +26,7 @@ from fedhft.store.interface import Store
 
 JOB = JobId("tickets")
 ALICE, BOB, CAROL = ClientId("alice"), ClientId("bob"), ClientId("carol")
+PLAN = AdapterPlan(tier="full", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
 SPEC = '{"id": "tickets"}'
 ALIVE = (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.EVALUATING)
 
@@ -47,7 +49,7 @@ def client_record(client: ClientId, **changes: object) -> ClientRecord:
 
 
 def round_record(number: int = 1, clients: tuple[ClientId, ...] = (ALICE, BOB), **changes: object) -> RoundRecord:
-    part = Participant(tier="full", samples=60, depth=2, density=0.5, memberships=(0.25, 0.75))
+    part = Participant(samples=60, plan=PLAN, memberships=(0.25, 0.75))
     record = RoundRecord(
         number=number,
         phase=Phase.COLLECTING,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhft.job import JobSpec, parse_job
+from fedhft.plan import AdapterPlan
 from fedhft.records import JobStatus, Participant, Phase, RoundRecord
 from fedhft.rounds.decision import (
     Complete,
@@ -24,6 +25,7 @@ from fedhft.rounds.decision import (
     decide,
 )
 
+PLAN = AdapterPlan(tier="full", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
 RULES = {"total": 3, "min_clients": 2, "deadline": "10s", "extensions": 1, "join_timeout": "60s", "quorum": 0.5}
 
 
@@ -34,7 +36,7 @@ def spec(**rounds: Any) -> JobSpec:
 
 
 def round_record(number: int = 1, phase: Phase = Phase.COLLECTING, **changes: Any) -> RoundRecord:
-    part = Participant(tier="standard", samples=5, depth=2, density=1.0, memberships=(1.0,))
+    part = Participant(samples=5, plan=PLAN, memberships=(1.0,))
     fields: dict[str, Any] = {
         "number": number,
         "phase": phase,

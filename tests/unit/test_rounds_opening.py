@@ -12,7 +12,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.records import AgentRecord, ClientRecord, MembershipRecord
 from fedhft.rounds.acceptance import check_update, expected_keys, largest_update
-from fedhft.rounds.opening import live_clients, open_round, plan_of, sampled
+from fedhft.rounds.opening import live_clients, open_round, sampled
 from fedhft.rounds.summary import cluster_sizes, spread
 
 SCHEMA = AdapterSchema(
@@ -76,11 +76,11 @@ def test_sampling_is_seeded_and_changes_from_round_to_round() -> None:
 
 def test_tiers_decide_depth_and_density_and_uniform_methods_ignore_them() -> None:
     current = opened(spec())
-    assert plan_of(spec(), current, "b").density == 0.25
-    assert plan_of(spec(), current, "b").depth == 2
-    assert plan_of(spec(), current, "a").depth == 4
+    assert current.participants["b"].plan.density == 0.25
+    assert current.participants["b"].plan.depth == 2
+    assert current.participants["a"].plan.depth == 4
     fedit = spec(method="fedit")
-    assert plan_of(fedit, opened(fedit), "b").density == 1.0
+    assert opened(fedit).participants["b"].plan.density == 1.0
 
 
 def test_a_client_without_memberships_is_spread_evenly() -> None:
@@ -94,12 +94,12 @@ def test_a_client_without_memberships_is_spread_evenly() -> None:
 def test_the_first_alternate_round_trains_b_because_b_starts_at_zero() -> None:
     alternate = spec(method={"trained": "alternate"})
     first, second = opened(alternate, 1), opened(alternate, 2)
-    assert (plan_of(alternate, first, "a").train_a, plan_of(alternate, first, "a").train_b) == (False, True)
-    assert (plan_of(alternate, second, "a").train_a, plan_of(alternate, second, "a").train_b) == (True, False)
+    assert (first.participants["a"].plan.train_a, first.participants["a"].plan.train_b) == (False, True)
+    assert (second.participants["a"].plan.train_a, second.participants["a"].plan.train_b) == (True, False)
 
 
 def update_of(spec_: JobSpec, name: str, scale: float = 1.0) -> MaskedDelta:
-    plan = plan_of(spec_, opened(spec_), name)
+    plan = opened(spec_).participants[name].plan
     tensors = {}
     for key in expected_keys(spec_, SCHEMA, plan):
         rows, cols = SCHEMA.shape(key)
@@ -111,14 +111,14 @@ def update_of(spec_: JobSpec, name: str, scale: float = 1.0) -> MaskedDelta:
 
 def refusal(spec_: JobSpec, name: str, delta: MaskedDelta) -> ErrorCode:
     with pytest.raises(FedhftError) as caught:
-        check_update(spec_, SCHEMA, plan_of(spec_, opened(spec_), name), delta)
+        check_update(spec_, SCHEMA, opened(spec_).participants[name].plan, delta)
     return caught.value.code
 
 
 def test_an_update_as_planned_is_fine_and_another_clients_is_not() -> None:
     job = spec()
-    check_update(job, SCHEMA, plan_of(job, opened(job), "a"), update_of(job, "a"))
-    check_update(job, SCHEMA, plan_of(job, opened(job), "b"), update_of(job, "b"))
+    check_update(job, SCHEMA, opened(job).participants["a"].plan, update_of(job, "a"))
+    check_update(job, SCHEMA, opened(job).participants["b"].plan, update_of(job, "b"))
     assert refusal(job, "b", update_of(job, "a")) is ErrorCode.OUTSIDE_PLAN
 
 
@@ -145,9 +145,9 @@ def test_wrong_shapes_unfinite_values_large_norms_and_nothing_are_refused_by_nam
 def test_the_size_bound_follows_the_plan() -> None:
     job = spec()
     current = opened(job)
-    small, large = (largest_update(job, SCHEMA, plan_of(job, current, name)) for name in ("b", "a"))
+    small, large = (largest_update(job, SCHEMA, current.participants[name].plan) for name in ("b", "a"))
     assert small < large
-    assert largest_update(spec(limits={"update_bytes": "1MiB"}), SCHEMA, plan_of(job, current, "b")) == 2**20
+    assert largest_update(spec(limits={"update_bytes": "1MiB"}), SCHEMA, current.participants["b"].plan) == 2**20
 
 
 def test_the_worst_tenth_is_a_mean_over_at_least_one_client() -> None:

@@ -158,7 +158,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         moved = metrics.PAYLOAD_BYTES.labels(
             direction="down",
             payload="snapshot" if digest in view.snapshot_digests() else "delta",
-            tier=part.tier if part else "none",
+            tier=part.plan.tier if part else "none",
         )
         async with self._pulls:
             async for chunk in self._chunks(job, digest, request.offset):
@@ -241,7 +241,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             request.lease_token,
         )
         if part is not None and result is AcceptResult.ACCEPTED:
-            observe_agent(request.measurements, part.tier)
+            observe_agent(request.measurements, part.plan.tier)
         return federation_pb2.ReportEvaluationResponse(recorded=result is AcceptResult.ACCEPTED)
 
     async def Leave(self, request: federation_pb2.LeaveRequest, context: Context) -> federation_pb2.LeaveResponse:

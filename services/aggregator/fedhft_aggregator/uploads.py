@@ -22,7 +22,6 @@ from fedhft.ids import ClientId, JobId
 from fedhft.plan import AdapterPlan
 from fedhft.records import AcceptResult, RoundRecord, UpdateRecord
 from fedhft.rounds.acceptance import check_update, largest_values
-from fedhft.rounds.opening import plan_of
 from fedhft.rounds.summary import write_report
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
@@ -97,7 +96,7 @@ def check_header(client: ClientId, job: JobId, view: CachedJob, header: federati
         raise FedhftError(
             ErrorCode.MALFORMED_UPDATE, f"digest has {len(header.digest)} bytes; send the 32 bytes of a SHA-256"
         )
-    plan = plan_of(view.spec, current, str(client))
+    plan = current.participants[str(client)].plan
     bound = update_bound(view, view.schema, plan)
     if header.size > bound:
         raise FedhftError.field(

@@ -13,7 +13,6 @@ from fedhft.plan import AdapterPlan
 from fedhft.records import Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
 from fedhft.rounds.fetching import fetches, scopes_needed
-from fedhft.rounds.opening import plan_of
 from fedhft.v1 import adapter_pb2, federation_pb2
 
 
@@ -26,7 +25,7 @@ def task_of(
         return None
     if view.schema is None:
         return None
-    plan = plan_of(view.spec, current, client)
+    plan = current.participants[client].plan
     source = _view_source(view, current, client, held)
     seed = seeds.seed_of("round", view.spec.seed, current.number, client)
     remaining = max(0, current.deadline_ms - now_ms)

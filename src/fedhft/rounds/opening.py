@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fedhft import seeds
 from fedhft.adapter import AdapterSchema
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
-from fedhft.planning.tiers import tier_settings
+from fedhft.planning.tiers import plans
 from fedhft.records import AgentRecord, ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
 
 
@@ -51,19 +52,17 @@ def open_round(
     live: tuple[str, ...],
     now_ms: int,
 ) -> RoundRecord:
-    """The record of a new round. The final evaluation asks every live client."""
+    """The record of a new round, with everything its result depends on. The final evaluation asks every live client."""
     asked = live if evaluation else sampled(spec, live, number)
-    participants: dict[str, Participant] = {}
-    for client in asked:
-        tier = tier_settings(spec, clients[client].tier)
-        depth = min(value for value in (tier.depth, spec.adapter.depth, schema.layers) if value > 0)
-        participants[client] = Participant(
-            tier=clients[client].tier,
+    allocated = plans(spec, schema, {client: clients[client].tier for client in asked})
+    participants = {
+        client: Participant(
             samples=clients[client].samples,
-            depth=depth,
-            density=tier.density,
+            plan=for_round(plan, spec, number, evaluation),
             memberships=membership_row(memberships, client),
         )
+        for client, plan in allocated.items()
+    }
     return RoundRecord(
         number=number,
         phase=Phase.COLLECTING,
@@ -79,19 +78,16 @@ def open_round(
     )
 
 
-def plan_of(spec: JobSpec, current: RoundRecord, client: str) -> AdapterPlan:
-    """The plan of a participant; raises KeyError for anybody else."""
-    part = current.participants[client]
-    # The final evaluation sends nothing, so an alternating method personalises with both factors at once.
-    both = current.evaluation and spec.method.trained in (Trained.ALTERNATE, Trained.INTERLEAVED)
-    return AdapterPlan(
-        tier=part.tier,
-        depth=part.depth,
-        density=part.density,
-        epochs=spec.training.epochs,
-        max_steps=spec.training.max_steps,
-        train_a=both or spec.method.trains_a(current.number),
-        train_b=both or spec.method.trains_b(current.number),
+def for_round(plan: AdapterPlan, spec: JobSpec, number: int, evaluation: bool) -> AdapterPlan:
+    """An allocated plan with the factors that have gradients in round `number`.
+
+    The final evaluation sends nothing, so a method that alternates between the factors personalises with both at once.
+    """
+    both = evaluation and spec.method.trained in (Trained.ALTERNATE, Trained.INTERLEAVED)
+    return replace(
+        plan,
+        train_a=both or spec.method.trains_a(number),
+        train_b=both or spec.method.trains_b(number),
     )
 
 

@@ -147,7 +147,7 @@ def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
     for report in reports:
         result = jobs_pb2.ClientResult(
             client=report.client,
-            tier=report.participant.tier,
+            tier=report.participant.plan.tier,
             samples=report.samples,
             memberships=report.participant.memberships,
             majority=next((s.majority for s in report.scores if s.split == score.SPLIT_PERSONAL), 0.0),

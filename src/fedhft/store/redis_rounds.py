@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
+from fedhft.job import load_canonical
 from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, UpdateRecord, VersionRecord
+from fedhft.rounds import upgrade
 from fedhft.store import keys, refusals
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import RedisConnection
@@ -51,7 +55,12 @@ class RedisRounds:
         )
         if record is None:
             return None
-        return RoundRecord.model_validate_json(record).model_copy(
+        try:
+            opened = RoundRecord.model_validate_json(record)
+        except ValidationError:
+            (spec_json,) = await self._redis.call("HMGET", JobKeys(job).job, "spec")
+            opened = upgrade.with_plans(record, load_canonical(spec_json.decode()))
+        return opened.model_copy(
             update={
                 "phase": Phase(phase.decode()),
                 "deadline_ms": int(deadline_ms),
