@@ -47,6 +47,20 @@ def light_job(name: str, **changes: Any) -> JobSpec:
     return parse_job(raw)
 
 
+def light_delta(
+    spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, seed: int | str, scale: float = 0.01
+) -> MaskedDelta:
+    """An update that fits a plan: seeded noise on the first allowed rows."""
+    tensors = {}
+    for key in expected_keys(spec, schema, plan):
+        rows, cols = schema.shape(key)
+        kept = plan.rows_allowed(key, schema)
+        values = seeds.uniform(seeds.seed_of("light", seed, key.name, key.part.value), (kept, cols), scale)
+        index = None if kept == rows else np.arange(kept, dtype=np.int32)
+        tensors[key] = MaskedMatrix(rows, cols, index, values)
+    return MaskedDelta(tensors)
+
+
 class LightClient:
     """One client of one job."""
 
@@ -118,17 +132,9 @@ class LightClient:
 
     def update(self, task: federation_pb2.TrainTask, scale: float = 0.01) -> bytes:
         """A blob that fits the task's plan: seeded noise on the first allowed rows."""
-        plan = AdapterPlan.of(task.plan)
-        tensors = {}
-        for key in expected_keys(self.spec, self.schema, plan):
-            rows, cols = self.schema.shape(key)
-            kept = plan.rows_allowed(key, self.schema)
-            seed = seeds.seed_of("light", self.name, task.round, key.name, key.part.value)
-            values = seeds.uniform(seed, (kept, cols), scale)
-            index = None if kept == rows else np.arange(kept, dtype=np.int32)
-            tensors[key] = MaskedMatrix(rows, cols, index, values)
+        delta = light_delta(self.spec, self.schema, AdapterPlan.of(task.plan), f"{self.name} {task.round}", scale)
         return encode(
-            MaskedDelta(tensors),
+            delta,
             self.schema,
             kind=adapter_pb2.BLOB_KIND_UPDATE,
             encoding=self.spec.wire.up,

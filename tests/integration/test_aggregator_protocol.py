@@ -155,18 +155,24 @@ async def test_a_push_gets_its_go_ahead_when_a_stream_is_free(aggregator: Aggreg
     one, _, task = await two_in_a_round(aggregator, "turn")
     blob = one.update(task)
     header = federation_pb2.PushUpdateRequest(header=one.header(task, blob))
-    calls = []
+    calls = {}
     for _ in range(STREAMS_AT_ONCE + 1):
         call = one.stub.PushUpdate(timeout=30)
         await call.write(header)
-        calls.append(call)
-    *taken, last = calls
-    assert all(is_go_ahead(given) for given in await asyncio.gather(*(call.initial_metadata() for call in taken)))
-    waiting = asyncio.create_task(last.initial_metadata())
+        calls[asyncio.create_task(call.initial_metadata())] = call
+    # Calls written in one order need not be served in it: whichever comes last has to wait.
+    waiting = set(calls)
+    while len(waiting) > 1:
+        given, waiting = await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert given, f"{len(waiting)} pushes wait, one may"
+        assert all(is_go_ahead(task.result()) for task in given)
     await asyncio.sleep(0.3)
-    assert not waiting.done()
+    (turn,) = waiting
+    assert not turn.done()
+    last = calls.pop(turn)
+    taken = list(calls.values())
     taken[0].cancel()
-    assert is_go_ahead(await asyncio.wait_for(waiting, 10))
+    assert is_go_ahead(await asyncio.wait_for(turn, 10))
     await last.write(federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=0, data=blob)))
     await last.done_writing()
     assert (await last).result == RESPONSE.RESULT_ACCEPTED

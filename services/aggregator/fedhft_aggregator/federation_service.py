@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,16 +15,15 @@ from fedhft.coordination.job_cache import CachedJob, JobCache
 from fedhft.coordination.tasks import task_of
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
-from fedhft.job import JobSpec, load_canonical
-from fedhft.methods import SignatureKind
-from fedhft.planning.tiers import tier_of
-from fedhft.records import AcceptResult, ClientRecord, Phase, Topic, UpdateRecord
-from fedhft.rounds.summary import write_report
+from fedhft.job import load_canonical
+from fedhft.records import AcceptResult, Phase, Topic
+from fedhft.rounds.acceptance import check_evaluation, check_header, evaluation_record
+from fedhft.rounds.joining import Application, check_application, check_authorised, check_same_schema, client_record
 from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
-from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_SIGNATURE, Uploads, check_header, check_report, observe_agent
+from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, Upload, Uploads, observe_agent
 
 log = logging.getLogger(__name__)
 
@@ -78,37 +76,25 @@ class Federation(federation_pb2_grpc.FederationServicer):
         if record.status.over:
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {job} is {record.status}: {record.reason or 'it ended'}")
         spec = load_canonical(record.spec_json)
-        if spec.clients and client not in spec.clients:
-            raise FedhftError(
-                ErrorCode.NOT_AUTHORISED, f"client {client} is not among the job's clients; ask its owner to add it"
-            )
-        if request.samples < 1:
-            raise FedhftError.field(
-                ErrorCode.INVALID_DATA, "samples", request.samples, "a client needs training rows", "give it data"
-            )
-        schema = AdapterSchema.from_json(request.schema_json)
-        check_schema(spec, schema)
-        signature = check_signature(spec, list(request.signature))
-        tier = tier_of(spec, client, agent.memory_bytes, request.tier)
-        stored = AdapterSchema.from_json(await self._store.fix_schema(job, schema.to_json()))
-        if differences := stored.differences(schema):
-            raise FedhftError(
-                ErrorCode.SCHEMA_MISMATCH,
-                f"the agent's schema differs from the job's: {'; '.join(differences)}; use the job's model and labels",
-            )
-        known = await self._store.client(job, client)
-        joined = ClientRecord(
+        check_authorised(spec, client)
+        application = Application(
             client=client,
-            tier=tier,
+            memory_bytes=agent.memory_bytes,
+            tier=request.tier,
+            schema=AdapterSchema.from_json(request.schema_json),
             samples=request.samples,
             data_digest=request.data_digest,
-            signature=signature or (known.signature if known else ()),
+            signature=tuple(request.signature),
             has_shared_validation=request.has_shared_validation,
-            joined_ms=known.joined_ms if known else await self._store.now_ms(),
         )
+        check_application(spec, application)
+        stored = AdapterSchema.from_json(await self._store.fix_schema(job, application.schema.to_json()))
+        check_same_schema(stored, application.schema)
+        known = await self._store.client(job, client)
+        joined = client_record(spec, application, known, await self._store.now_ms())
         if joined != known:
             await self._store.join(job, joined)
-        return federation_pb2.JoinResponse(tier=tier, schema_digest=bytes.fromhex(stored.digest))
+        return federation_pb2.JoinResponse(tier=joined.tier, schema_digest=bytes.fromhex(stored.digest))
 
     async def NextTask(
         self, request: federation_pb2.NextTaskRequest, context: Context
@@ -192,7 +178,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
         repeated = await self._repeated(client, job, header)
         if repeated is not None:
             return repeated
-        upload = check_header(client, job, await self._views.get(job), header)
+        view = await self._views.get(job)
+        awaited = check_header(view.record, view.spec, view.schema, view.round, client, header)
+        upload = Upload(client, job, header.lease_token, awaited, header)
         if header.query_staged:
             response = federation_pb2.PushUpdateResponse
             return response(result=response.RESULT_STAGED, staged_bytes=await self._uploads.staged(upload))
@@ -219,27 +207,10 @@ class Federation(federation_pb2_grpc.FederationServicer):
         """Record the scores of the final evaluation."""
         client, job = parse_client_id(request.client), parse_job_id(request.job)
         await self._store.check_lease(client, request.lease_token)
-        check_report(request.scores, request.measurements)
         view = await self._views.get(job)
-        if view.round is None or view.round.number != request.round or not view.round.evaluation:
-            raise FedhftError(
-                ErrorCode.ROUND_CLOSED,
-                f"round {request.round} is not the open evaluation; ask NextTask for a task",
-            )
-        part = view.round.participants.get(client)
-        result = await self._store.accept(
-            job,
-            UpdateRecord(
-                client=client,
-                round=request.round,
-                base_version=request.version,
-                digest="",
-                size=0,
-                samples=part.samples if part else 0,
-                report=write_report(request.scores, request.measurements),
-            ),
-            request.lease_token,
-        )
+        check_evaluation(view.round, request)
+        part = view.round.participants.get(client) if view.round else None
+        result = await self._store.accept(job, evaluation_record(client, request, part), request.lease_token)
         if part is not None and result is AcceptResult.ACCEPTED:
             observe_agent(request.measurements, part.plan.tier)
         return federation_pb2.ReportEvaluationResponse(recorded=result is AcceptResult.ACCEPTED)
@@ -255,38 +226,3 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 await self._store.leave(JobId(record.job), client)
             await self._store.forget_agent(client)
         return federation_pb2.LeaveResponse()
-
-
-def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
-    """What the job itself says about the schema. Raises SCHEMA_MISMATCH."""
-
-    def refuse(field: str, value: object, problem: str, fix: str) -> None:
-        raise FedhftError.field(ErrorCode.SCHEMA_MISMATCH, field, value, problem, fix)
-
-    if spec.model.digest and schema.base_digest != spec.model.digest:
-        refuse("model.digest", schema.base_digest, f"the job pins {spec.model.digest}", "use the job's base model")
-    if tuple(schema.labels) != tuple(spec.task.labels):
-        refuse("labels", schema.labels, f"the job has {list(spec.task.labels)}", "use the job's label names, in order")
-    if not schema.head:
-        refuse("head", schema.head, "the schema has no task head", "load the model with a classification head")
-    if spec.method.uses_adapters:
-        if not schema.slots or schema.weights:
-            refuse("slots", len(schema.slots), "the job trains LoRA slots and no base weights", "match adapter.targets")
-        if any(slot.rank != spec.adapter.rank for slot in schema.slots):
-            ranks = sorted({slot.rank for slot in schema.slots})
-            refuse("slots.rank", ranks, f"the job has adapter.rank = {spec.adapter.rank}", "build slots of that rank")
-    elif schema.slots or not schema.weights:
-        refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
-
-
-def check_signature(spec: JobSpec, signature: list[float]) -> tuple[float, ...]:
-    """A finite anchor signature, where the job clusters by one. Raises INVALID_ARGUMENT."""
-    if not (spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR):
-        return ()
-    if not signature or len(signature) > MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "signature", f"{len(signature)} values",
-            f'the job clusters by anchor signatures of 1 to {MAX_SIGNATURE} finite values',
-            "compute it at the job's starting point",
-        )  # fmt: skip
-    return tuple(signature)

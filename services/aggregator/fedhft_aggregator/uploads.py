@@ -10,32 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from fedhft.adapter import AdapterSchema
-from fedhft.coordination.job_cache import CachedJob
-from fedhft.coordination.tasks import update_bound
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
-from fedhft.plan import AdapterPlan
-from fedhft.records import AcceptResult, RoundRecord, UpdateRecord
-from fedhft.rounds.acceptance import check_update, largest_values
-from fedhft.rounds.summary import write_report
+from fedhft.records import AcceptResult
+from fedhft.rounds.acceptance import Awaited, check_blob, update_record
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
-from fedhft.v1 import adapter_pb2, federation_pb2
-from fedhft.wire.codec import decode
+from fedhft.v1 import federation_pb2
 from fedhft_aggregator.intake import Intake
 
 MAX_CHUNK_BYTES = 1 << 20
 STREAMS_AT_ONCE = 16
 _CHECKS_AT_ONCE = 2
 _CHUNK_TIMEOUT_S = 60.0
-MAX_SIGNATURE = 4096
-_MAX_SCORES = 32
-_MAX_COUNT = 2**53
 _CHECK_IN_THREAD_ABOVE = 1 << 19
 
 Chunks = AsyncIterator[federation_pb2.PushUpdateRequest]
@@ -43,15 +33,12 @@ Chunks = AsyncIterator[federation_pb2.PushUpdateRequest]
 
 @dataclass(frozen=True)
 class Upload:
-    """One update being pushed: who, what for, and what its plan allows."""
+    """One update being pushed: who, what for, and what is awaited."""
 
     client: ClientId
     job: JobId
     lease_token: str
-    view: CachedJob
-    schema: AdapterSchema
-    current: RoundRecord
-    plan: AdapterPlan
+    awaited: Awaited
     header: federation_pb2.UpdateHeader
 
     @property
@@ -63,52 +50,6 @@ class Upload:
     def transfer(self) -> str:
         """Name of the staged transfer: one per client and round, so that a client can never pile them up."""
         return hashlib.sha256(f"{self.client}\x1f{self.header.round}".encode()).hexdigest()
-
-
-def check_header(client: ClientId, job: JobId, view: CachedJob, header: federation_pb2.UpdateHeader) -> Upload:
-    """What can be refused before a byte of tensor is read. Raises FedhftError with the refusal's code."""
-    current = view.round
-    if view.record.status.over:
-        raise FedhftError(
-            ErrorCode.JOB_NOT_RUNNING, f"job {job} is {view.record.status}: {view.record.reason or 'it has ended'}"
-        )
-    if current is None or view.schema is None or header.round != current.number:
-        open_now = 0 if current is None else current.number
-        raise FedhftError(
-            ErrorCode.ROUND_CLOSED,
-            f"round = {header.round}: the job is at round {open_now}; ask NextTask for the current one",
-        )
-    if current.evaluation:
-        raise FedhftError(
-            ErrorCode.ROUND_CLOSED, f"round {header.round} is the final evaluation and takes no updates; ask NextTask"
-        )
-    if header.base_version != current.base_version:
-        raise FedhftError.field(
-            ErrorCode.STALE_VERSION, "base_version", header.base_version,
-            f"round {current.number} starts from version {current.base_version}", "train the task NextTask gives",
-        )  # fmt: skip
-    check_report(header.scores, header.measurements, header.signature)
-    if str(client) not in current.participants:
-        raise FedhftError(
-            ErrorCode.NOT_PARTICIPANT, f"client {client} was not asked in round {header.round}; ask NextTask for a task"
-        )
-    if len(header.digest) not in (0, 32):
-        raise FedhftError(
-            ErrorCode.MALFORMED_UPDATE, f"digest has {len(header.digest)} bytes; send the 32 bytes of a SHA-256"
-        )
-    plan = current.participants[str(client)].plan
-    bound = update_bound(view, view.schema, plan)
-    if header.size > bound:
-        raise FedhftError.field(
-            ErrorCode.UPDATE_TOO_LARGE, "size", header.size, f"the plan allows {bound} bytes",
-            "send only the rows of the plan, or raise limits.update_bytes",
-        )  # fmt: skip
-    if (header.size == 0) != (bound == 0) or (header.size > 0) != (len(header.digest) == 32):
-        raise FedhftError.field(
-            ErrorCode.MALFORMED_UPDATE, "size", header.size, "does not fit the job's method or the digest",
-            "methods that share nothing send size 0 and no digest, all others both",
-        )  # fmt: skip
-    return Upload(client, job, header.lease_token, view, view.schema, current, plan, header)
 
 
 class Uploads:
@@ -176,46 +117,23 @@ class Uploads:
 
     async def _check(self, upload: Upload, data: bytes | None) -> None:
         """Decode and check; None reads the stored blob, once it is this update's turn, so that few are in memory."""
-        spec, schema, plan = upload.view.spec, upload.schema, upload.plan
-
-        def check(data: bytes) -> None:
-            most = largest_values(spec, schema, plan)
-            blob = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE, max_values=most)
-            check_update(spec, schema, plan, blob.delta)
-            if blob.version != upload.header.base_version:
-                raise FedhftError.field(
-                    ErrorCode.MALFORMED_UPDATE, "version of the blob", blob.version,
-                    f"the header says base_version = {upload.header.base_version}", "send the update of this round",
-                )  # fmt: skip
-
         async with self._checks:
             if data is None:
                 data = await self._store.blobs.get(upload.job, upload.digest)
             if len(data) > _CHECK_IN_THREAD_ABOVE:
-                await asyncio.to_thread(check, data)
+                await asyncio.to_thread(check_blob, upload.awaited, data)
             else:
-                check(data)
+                check_blob(upload.awaited, data)
 
     async def _record(self, upload: Upload) -> federation_pb2.PushUpdateResponse:
-        header = upload.header
-        result = await self._store.accept(
-            upload.job,
-            UpdateRecord(
-                client=str(upload.client),
-                round=header.round,
-                base_version=header.base_version,
-                digest=upload.digest,
-                size=header.size,
-                samples=upload.current.participants[str(upload.client)].samples,
-                report=write_report(header.scores, header.measurements, header.signature),
-            ),
-            upload.lease_token,
-        )
+        header, part = upload.header, upload.awaited.part
+        record = update_record(str(upload.client), header, part)
+        result = await self._store.accept(upload.job, record, upload.lease_token)
         self._reached("accepted")
         response = federation_pb2.PushUpdateResponse
         if result is AcceptResult.REPEATED:
             return response(result=response.RESULT_REPEATED, staged_bytes=header.size)
-        tier = upload.plan.tier
+        tier = part.plan.tier
         metrics.PAYLOAD_BYTES.labels(direction="up", payload="update", tier=tier).inc(header.size)
         raw = header.measurements.raw_bytes_sent
         metrics.PAYLOAD_RAW_BYTES.labels(direction="up", payload="update", tier=tier).inc(raw)
@@ -244,40 +162,6 @@ async def _within(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
                 "split the update into smaller chunks",
             )  # fmt: skip
         yield message.chunk
-
-
-def check_report(
-    scores: Sequence[federation_pb2.Score],
-    figures: federation_pb2.Measurements,
-    signature: Sequence[float] = (),
-) -> None:
-    """Figures that a round can be summed up with. Raises NON_FINITE, INVALID_ARGUMENT."""
-    numbers = [x for score in scores for x in (score.value, score.loss, score.majority)]
-    numbers += [figures.train_seconds, figures.evaluate_seconds, *signature]
-    if not all(math.isfinite(number) for number in numbers):
-        raise FedhftError(ErrorCode.NON_FINITE, "scores, measurements and signature must be finite; send none instead")
-    if len(scores) > _MAX_SCORES or len(signature) > MAX_SIGNATURE:
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "report", f"{len(scores)} scores, {len(signature)} signature values",
-            f"more than {_MAX_SCORES} or {MAX_SIGNATURE}", "send one score per split, moment and view",
-        )  # fmt: skip
-    counts = (
-        figures.steps,
-        figures.peak_rss_bytes,
-        figures.socket_bytes_sent,
-        figures.socket_bytes_received,
-        figures.payload_bytes_sent,
-        figures.payload_bytes_received,
-        figures.raw_bytes_sent,
-    )
-    if max(counts) > _MAX_COUNT:
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT,
-            "measurements",
-            max(counts),
-            "no machine counts that far",
-            "send what was measured",
-        )
 
 
 def observe_agent(figures: federation_pb2.Measurements, tier: str) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedhft import seeds
-from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.mixture import served
 from fedhft.coordination.job_cache import CachedJob
-from fedhft.methods import Combine
-from fedhft.plan import AdapterPlan
 from fedhft.records import Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
 from fedhft.rounds.fetching import fetches, scopes_needed
@@ -57,18 +54,13 @@ def task_of(
             evaluate=evaluate,
             shared=_shard(view, current, client) if evaluate else None,
             remaining_ms=remaining,
-            max_update_bytes=update_bound(view, view.schema, plan),
+            max_update_bytes=largest_update(view.spec, view.schema, plan),
         )
     )
 
 
-def update_bound(view: CachedJob, schema: AdapterSchema, plan: AdapterPlan) -> int:
-    """Most bytes of an update under a plan; 0 where nothing is shared."""
-    return 0 if view.spec.method.combine is Combine.NONE else largest_update(view.spec, schema, plan)
-
-
 def mass_memberships(current: RoundRecord) -> tuple[float, ...]:
-    """sum_i q_i p_i / sum_i q_i over the round's participants (DESIGN 9: the mass-weighted mixture)."""
+    """sum_i q_i p_i / sum_i q_i over the round's participants: the mass-weighted mixture."""
     total = float(sum(part.samples for part in current.participants.values())) or 1.0
     return tuple(
         sum(part.samples * part.memberships[j] for part in current.participants.values()) / total

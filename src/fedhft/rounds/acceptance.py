@@ -1,17 +1,31 @@
-"""Whether an update may be accepted: everything that can be said from the job, the plan and the tensors alone.
+"""Whether an update may be accepted, and a report of scores: everything that the job, the plan and the bytes say.
 
-Who sent it, when, and whether it was sent before is the store's question (one atomic script); this module asks whether
-what was sent is what the plan allows.
+    check_header -> Awaited -> check_blob -> update_record          an update
+    check_evaluation -> evaluation_record                           scores of the final evaluation
+
+Pure, and the same for agents over sockets and for clients of a simulation. Whether the client holds its lease, and
+whether the update was sent before, is the store's question (one atomic script).
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema, MaskedDelta, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
 from fedhft.plan import AdapterPlan
+from fedhft.records import JobRecord, Participant, RoundRecord, UpdateRecord
+from fedhft.rounds.joining import MAX_SIGNATURE
+from fedhft.rounds.summary import write_report
+from fedhft.v1 import adapter_pb2, federation_pb2
+from fedhft.wire.codec import decode
 
+_MAX_SCORES = 32
+_MAX_COUNT = 2**53
 _SLACK_BYTES = 4096
 """Headers, masks of tiny matrices and zstd frames; an update of no rows still has these."""
 
@@ -30,10 +44,104 @@ def largest_values(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> i
 
 
 def largest_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> int:
-    """Most bytes an update under this plan may have: limits.update_bytes, else twice its values in fp32."""
+    """Most bytes an update under this plan may have: limits.update_bytes, else twice its values in fp32.
+
+    0 where nothing is shared.
+    """
+    if spec.method.combine is Combine.NONE:
+        return 0
     if spec.limits.update_bytes:
         return spec.limits.update_bytes
     return 2 * 4 * largest_values(spec, schema, plan) + _SLACK_BYTES
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What the open round awaits of one client."""
+
+    spec: JobSpec
+    schema: AdapterSchema
+    base_version: int
+    part: Participant
+
+    @property
+    def plan(self) -> AdapterPlan:
+        """What the client was asked to train."""
+        return self.part.plan
+
+
+def check_header(
+    job: JobRecord,
+    spec: JobSpec,
+    schema: AdapterSchema | None,
+    current: RoundRecord | None,
+    client: str,
+    header: federation_pb2.UpdateHeader,
+) -> Awaited:
+    """What can be said of an update before a byte of tensor is read.
+
+    Raises FedhftError: JOB_NOT_RUNNING, ROUND_CLOSED, STALE_VERSION, NOT_PARTICIPANT, MALFORMED_UPDATE,
+    UPDATE_TOO_LARGE, and what `check_report` raises.
+    """
+    if job.status.over:
+        raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {job.job} is {job.status}: {job.reason or 'it has ended'}")
+    if current is None or schema is None or header.round != current.number:
+        open_now = 0 if current is None else current.number
+        raise FedhftError(
+            ErrorCode.ROUND_CLOSED,
+            f"round = {header.round}: the job is at round {open_now}; ask NextTask for the current one",
+        )
+    if current.evaluation:
+        raise FedhftError(
+            ErrorCode.ROUND_CLOSED, f"round {header.round} is the final evaluation and takes no updates; ask NextTask"
+        )
+    if header.base_version != current.base_version:
+        raise FedhftError.field(
+            ErrorCode.STALE_VERSION, "base_version", header.base_version,
+            f"round {current.number} starts from version {current.base_version}", "train the task NextTask gives",
+        )  # fmt: skip
+    check_report(header.scores, header.measurements, header.signature)
+    if client not in current.participants:
+        raise FedhftError(
+            ErrorCode.NOT_PARTICIPANT, f"client {client} was not asked in round {header.round}; ask NextTask for a task"
+        )
+    awaited = Awaited(spec, schema, current.base_version, current.participants[client])
+    _check_size(awaited, header)
+    return awaited
+
+
+def _check_size(awaited: Awaited, header: federation_pb2.UpdateHeader) -> None:
+    if len(header.digest) not in (0, 32):
+        raise FedhftError(
+            ErrorCode.MALFORMED_UPDATE, f"digest has {len(header.digest)} bytes; send the 32 bytes of a SHA-256"
+        )
+    bound = largest_update(awaited.spec, awaited.schema, awaited.plan)
+    if header.size > bound:
+        raise FedhftError.field(
+            ErrorCode.UPDATE_TOO_LARGE, "size", header.size, f"the plan allows {bound} bytes",
+            "send only the rows of the plan, or raise limits.update_bytes",
+        )  # fmt: skip
+    if (header.size == 0) != (bound == 0) or (header.size > 0) != (len(header.digest) == 32):
+        raise FedhftError.field(
+            ErrorCode.MALFORMED_UPDATE, "size", header.size, "does not fit the job's method or the digest",
+            "methods that share nothing send size 0 and no digest, all others both",
+        )  # fmt: skip
+
+
+def check_blob(awaited: Awaited, data: bytes) -> MaskedDelta:
+    """The update in a blob, decoded and checked against its plan.
+
+    Raises FedhftError: what the codec finds, what `check_update` finds, MALFORMED_UPDATE for another base version.
+    """
+    most = largest_values(awaited.spec, awaited.schema, awaited.plan)
+    blob = decode(data, awaited.schema, kind=adapter_pb2.BLOB_KIND_UPDATE, max_values=most)
+    check_update(awaited.spec, awaited.schema, awaited.plan, blob.delta)
+    if blob.version != awaited.base_version:
+        raise FedhftError.field(
+            ErrorCode.MALFORMED_UPDATE, "version of the blob", blob.version,
+            f"the header says base_version = {awaited.base_version}", "send the update of this round",
+        )  # fmt: skip
+    return blob.delta
 
 
 def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta: MaskedDelta) -> None:
@@ -73,3 +181,71 @@ def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta:
             ErrorCode.NORM_TOO_LARGE,
             f"the update's norm {norm:.4g} exceeds limits.update_norm = {bound:g}; lower training.learning_rate",
         )
+
+
+def check_report(
+    scores: Sequence[federation_pb2.Score],
+    figures: federation_pb2.Measurements,
+    signature: Sequence[float] = (),
+) -> None:
+    """Figures that a round can be summed up with. Raises NON_FINITE, INVALID_ARGUMENT."""
+    numbers = [x for score in scores for x in (score.value, score.loss, score.majority)]
+    numbers += [figures.train_seconds, figures.evaluate_seconds, *signature]
+    if not all(math.isfinite(number) for number in numbers):
+        raise FedhftError(ErrorCode.NON_FINITE, "scores, measurements and signature must be finite; send none instead")
+    if len(scores) > _MAX_SCORES or len(signature) > MAX_SIGNATURE:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "report", f"{len(scores)} scores, {len(signature)} signature values",
+            f"more than {_MAX_SCORES} or {MAX_SIGNATURE}", "send one score per split, moment and view",
+        )  # fmt: skip
+    counts = (
+        figures.steps,
+        figures.peak_rss_bytes,
+        figures.socket_bytes_sent,
+        figures.socket_bytes_received,
+        figures.payload_bytes_sent,
+        figures.payload_bytes_received,
+        figures.raw_bytes_sent,
+    )
+    if max(counts) > _MAX_COUNT:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "measurements", max(counts), "no machine counts that far",
+            "send what was measured",
+        )  # fmt: skip
+
+
+def update_record(client: str, header: federation_pb2.UpdateHeader, part: Participant) -> UpdateRecord:
+    """What is recorded of a checked update. Its weight is the sample count pinned with the plan, not the header's."""
+    return UpdateRecord(
+        client=client,
+        round=header.round,
+        base_version=header.base_version,
+        digest=header.digest.hex(),
+        size=header.size,
+        samples=part.samples,
+        report=write_report(header.scores, header.measurements, header.signature),
+    )
+
+
+def check_evaluation(current: RoundRecord | None, report: federation_pb2.ReportEvaluationRequest) -> None:
+    """Whether a report of scores is for the open final evaluation. Raises ROUND_CLOSED, what `check_report` raises."""
+    check_report(report.scores, report.measurements)
+    if current is None or current.number != report.round or not current.evaluation:
+        raise FedhftError(
+            ErrorCode.ROUND_CLOSED, f"round {report.round} is not the open evaluation; ask NextTask for a task"
+        )
+
+
+def evaluation_record(
+    client: str, report: federation_pb2.ReportEvaluationRequest, part: Participant | None
+) -> UpdateRecord:
+    """What is recorded of a checked report; the store refuses one of a client that does not take part."""
+    return UpdateRecord(
+        client=client,
+        round=report.round,
+        base_version=report.version,
+        digest="",
+        size=0,
+        samples=part.samples if part else 0,
+        report=write_report(report.scores, report.measurements),
+    )

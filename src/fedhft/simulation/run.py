@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fedhft.adapter import AdapterSchema
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_cache import CachedJob, JobCache
@@ -19,9 +20,9 @@ from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
-from fedhft.planning.tiers import tier_of
-from fedhft.records import ClientRecord, JobStatus, MembershipRecord, Phase, UpdateRecord, VersionRecord
-from fedhft.rounds.summary import write_report
+from fedhft.records import JobStatus, MembershipRecord, Phase, RoundRecord, VersionRecord
+from fedhft.rounds.acceptance import check_blob, check_evaluation, check_header, evaluation_record, update_record
+from fedhft.rounds.joining import Application, check_application, check_same_schema, client_record
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.training.base import LoadedBase, load_base
@@ -99,17 +100,20 @@ class Simulation:
             agent = await store.enroll(ClientId(name), 0, "simulation")
             self._workers[name], self._traffic[name] = worker, _Traffic()
             self._tokens[name] = agent.lease_token
-            await store.fix_schema(job, worker.schema.to_json())
-            client = ClientRecord(
+            application = Application(
                 client=name,
-                tier=tier_of(spec, name, 0),
+                memory_bytes=agent.memory_bytes,
+                tier="",
+                schema=worker.schema,
                 samples=worker.samples,
                 data_digest=worker.data_digest,
                 signature=worker.signature(),
                 has_shared_validation=worker.has_shared_validation,
-                joined_ms=await store.now_ms(),
             )
-            await store.join(job, client)
+            check_application(spec, application)
+            stored = AdapterSchema.from_json(await store.fix_schema(job, worker.schema.to_json()))
+            check_same_schema(stored, worker.schema)
+            await store.join(job, client_record(spec, application, None, await store.now_ms()))
 
     async def _work(self, store: InMemoryStore, job: JobId, view: CachedJob) -> None:
         """Every client that still owes the open round something does it, one after another."""
@@ -130,48 +134,49 @@ class Simulation:
                 self._traffic[name].down += len(data)
                 worker.apply(ref, data)
             if isinstance(task, federation_pb2.TrainTask):
-                await self._train(store, job, name, task)
+                await self._train(store, job, view, name, task)
             else:
-                scores, measurements = await asyncio.to_thread(worker.evaluate, task)
-                self._count(name, measurements)
-                await self._record(store, job, name, task, "", 0, write_report(scores, measurements))
+                await self._evaluate(store, job, current, name, task)
 
-    async def _train(self, store: InMemoryStore, job: JobId, name: str, task: federation_pb2.TrainTask) -> None:
+    async def _train(
+        self, store: InMemoryStore, job: JobId, view: CachedJob, name: str, task: federation_pb2.TrainTask
+    ) -> None:
         worker = self._workers[name]
         draft = await asyncio.to_thread(worker.train, task, threading.Event().is_set)
-        if draft.blob:
-            await store.blobs.put(job, draft.blob)
-        self._traffic[name].up += len(draft.blob)
+        self._traffic[name].up += draft.size
         self._count(name, draft.measurements)
-        report = write_report(draft.scores, draft.measurements, draft.signature)
-        await self._record(store, job, name, task, draft.digest, len(draft.blob), report)
+        header = federation_pb2.UpdateHeader(
+            round=draft.round,
+            base_version=draft.base_version,
+            digest=bytes.fromhex(draft.digest),
+            size=draft.size,
+            scores=draft.scores,
+            measurements=draft.measurements,
+            signature=draft.signature,
+        )
+        awaited = check_header(view.record, view.spec, view.schema, view.round, name, header)
+        if draft.blob:
+            check_blob(awaited, draft.blob)
+            await store.blobs.put(job, draft.blob)
+        await store.accept(job, update_record(name, header, awaited.part), self._tokens[name])
         worker.commit(draft)
+
+    async def _evaluate(
+        self, store: InMemoryStore, job: JobId, current: RoundRecord, name: str, task: federation_pb2.EvaluateTask
+    ) -> None:
+        scores, measurements = await asyncio.to_thread(self._workers[name].evaluate, task)
+        self._count(name, measurements)
+        report = federation_pb2.ReportEvaluationRequest(
+            round=task.round, version=task.view.version, scores=scores, measurements=measurements
+        )
+        check_evaluation(current, report)
+        record = evaluation_record(name, report, current.participants[name])
+        await store.accept(job, record, self._tokens[name])
 
     def _count(self, name: str, measurements: federation_pb2.Measurements) -> None:
         measurements.payload_bytes_sent = self._traffic[name].up
         measurements.payload_bytes_received = self._traffic[name].down
         measurements.peak_rss_bytes = 0
-
-    async def _record(
-        self,
-        store: InMemoryStore,
-        job: JobId,
-        name: str,
-        task: federation_pb2.TrainTask | federation_pb2.EvaluateTask,
-        digest: str,
-        size: int,
-        report: str,
-    ) -> None:
-        update = UpdateRecord(
-            client=name,
-            round=task.round,
-            base_version=task.view.version,
-            digest=digest,
-            size=size,
-            samples=self._workers[name].samples,
-            report=report,
-        )
-        await store.accept(job, update, self._tokens[name])
 
 
 def simulate(

@@ -1,0 +1,129 @@
+"""Whether a client may join a job, and what is recorded of it: its schema, its data figures, its signature.
+
+Pure, and the same for agents over sockets and for clients of a simulation. Which schema is the job's is the store's
+question (the first one is); this module asks whether what a client presents fits the job, and fits that schema.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedhft.adapter import AdapterSchema
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.methods import SignatureKind
+from fedhft.planning.tiers import tier_of
+from fedhft.records import ClientRecord
+
+MAX_SIGNATURE = 4096
+"""Most values of a signature."""
+
+
+@dataclass(frozen=True)
+class Application:
+    """What a client presents when it joins.
+
+    memory_bytes: what its agent may use, 0 when not stated. tier: the one it asks for; empty leaves it to the job.
+    samples: training rows. signature: unit-norm anchor signature; empty where the method has none.
+    """
+
+    client: str
+    memory_bytes: int
+    tier: str
+    schema: AdapterSchema
+    samples: int
+    data_digest: str
+    signature: tuple[float, ...]
+    has_shared_validation: bool
+
+
+def check_application(spec: JobSpec, application: Application) -> None:
+    """What the job alone says about an application.
+
+    Raises FedhftError: NOT_AUTHORISED, INVALID_DATA, SCHEMA_MISMATCH, INVALID_ARGUMENT, PLAN_TOO_LARGE.
+    """
+    check_authorised(spec, application.client)
+    if application.samples < 1:
+        raise FedhftError.field(
+            ErrorCode.INVALID_DATA, "samples", application.samples, "a client needs training rows", "give it data"
+        )
+    check_schema(spec, application.schema)
+    check_signature(spec, application.signature)
+    tier_of(spec, application.client, application.memory_bytes, application.tier)
+
+
+def check_authorised(spec: JobSpec, client: str) -> None:
+    """Whether the job is open to a client at all; asked before anything a stranger sent is parsed.
+
+    Raises NOT_AUTHORISED.
+    """
+    if spec.clients and client not in spec.clients:
+        raise FedhftError(
+            ErrorCode.NOT_AUTHORISED, f"client {client} is not among the job's clients; ask its owner to add it"
+        )
+
+
+def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
+    """What the job itself says about a schema. Raises SCHEMA_MISMATCH."""
+
+    def refuse(field: str, value: object, problem: str, fix: str) -> None:
+        raise FedhftError.field(ErrorCode.SCHEMA_MISMATCH, field, value, problem, fix)
+
+    if spec.model.digest and schema.base_digest != spec.model.digest:
+        refuse("model.digest", schema.base_digest, f"the job pins {spec.model.digest}", "use the job's base model")
+    if tuple(schema.labels) != tuple(spec.task.labels):
+        refuse("labels", schema.labels, f"the job has {list(spec.task.labels)}", "use the job's label names, in order")
+    if not schema.head:
+        refuse("head", schema.head, "the schema has no task head", "load the model with a head for the job's task")
+    if spec.method.uses_adapters:
+        if not schema.slots or schema.weights:
+            refuse("slots", len(schema.slots), "the job trains LoRA slots and no base weights", "match adapter.targets")
+        if any(slot.rank != spec.adapter.rank for slot in schema.slots):
+            ranks = sorted({slot.rank for slot in schema.slots})
+            refuse("slots.rank", ranks, f"the job has adapter.rank = {spec.adapter.rank}", "build slots of that rank")
+    elif schema.slots or not schema.weights:
+        refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
+
+
+def check_signature(spec: JobSpec, signature: tuple[float, ...]) -> None:
+    """A finite anchor signature, where the job clusters by one. Raises INVALID_ARGUMENT."""
+    if not _wants_anchor(spec):
+        return
+    if not signature or len(signature) > MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "signature", f"{len(signature)} values",
+            f"the job clusters by anchor signatures of 1 to {MAX_SIGNATURE} finite values",
+            "compute it at the job's starting point",
+        )  # fmt: skip
+
+
+def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
+    """The job's schema and a client's must be the same. Raises SCHEMA_MISMATCH that lists the differences."""
+    if differences := stored.differences(presented):
+        raise FedhftError(
+            ErrorCode.SCHEMA_MISMATCH,
+            f"the agent's schema differs from the job's: {'; '.join(differences)}; use the job's model and labels",
+        )
+
+
+def client_record(spec: JobSpec, application: Application, known: ClientRecord | None, now_ms: int) -> ClientRecord:
+    """What is recorded of a client whose application was checked. known: its record from an earlier join.
+
+    A client that joins again keeps the time of its first join and, where its method sends signatures with updates, the
+    last of them.
+    """
+    signature = application.signature if _wants_anchor(spec) else ()
+    return ClientRecord(
+        client=application.client,
+        tier=tier_of(spec, application.client, application.memory_bytes, application.tier),
+        samples=application.samples,
+        data_digest=application.data_digest,
+        signature=signature or (known.signature if known else ()),
+        has_shared_validation=application.has_shared_validation,
+        joined_ms=known.joined_ms if known else now_ms,
+    )
+
+
+def _wants_anchor(spec: JobSpec) -> bool:
+    return spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR
