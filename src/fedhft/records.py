@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from fedhft.ids import ClientId
 from fedhft.plan import AdapterPlan
 
 
@@ -54,7 +55,7 @@ class _Record(BaseModel):
 class AgentRecord(_Record):
     """An enrolled agent. `last_seen_ms` is the store's clock."""
 
-    client: str
+    client: ClientId
     lease_token: str
     memory_bytes: int
     agent_version: str

@@ -162,6 +162,23 @@ def test_importing_the_library_without_training_loads_no_torch() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+def handlers() -> Iterator[tuple[str, ast.AsyncFunctionDef]]:
+    """Every method of a servicer that gRPC calls."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any("Servicer" in ast.unparse(base) for base in node.bases):
+                for inner in node.body:
+                    if isinstance(inner, ast.AsyncFunctionDef) and inner.name[0].isupper():
+                        yield f"{name}.{inner.name}", inner
+
+
+def test_every_handler_of_every_service_asks_who_is_calling() -> None:
+    found = dict(handlers())
+    assert len(found) >= 17
+    calls = {name: ast.unparse(node).count("authenticate(context)") for name, node in found.items()}
+    assert {name for name, count in calls.items() if count != 1} == set()
+
+
 def test_generated_protobuf_code_is_fresh() -> None:
     assert load(ROOT / "protos/generate.py").stale(ROOT / "src/fedhft/v1") == []
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
-
-import grpc.aio
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema
 from fedhft.coordination.job_cache import CachedJob, JobCache
 from fedhft.coordination.tasks import task_of
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
+from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
 from fedhft.records import AcceptResult, Phase, Topic
 from fedhft.rounds.acceptance import check_evaluation, check_header, evaluation_record
 from fedhft.rounds.joining import Application, check_application, check_authorised, check_same_schema, client_record
+from fedhft.rpc.caller import Context, authenticate
 from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
@@ -30,8 +28,6 @@ log = logging.getLogger(__name__)
 MAX_WAIT_MS = 30_000
 SEND_CHUNK_BYTES = 256 * 1024
 _PULLS_AT_ONCE = 16
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Federation(federation_pb2_grpc.FederationServicer):
@@ -46,7 +42,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
         """Check identity and protocol, hand out a lease token and the jobs on offer."""
-        client = parse_client_id(request.client)
+        client = authenticate(context).client(request.client)
         if request.protocol_version != PROTOCOL_VERSION:
             raise FedhftError.field(
                 ErrorCode.PROTOCOL_VERSION, "protocol_version", request.protocol_version,
@@ -70,8 +66,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
 
     async def Join(self, request: federation_pb2.JoinRequest, context: Context) -> federation_pb2.JoinResponse:
         """Admit a client whose schema agrees with the job's; the first client's schema becomes the job's."""
-        client, job = parse_client_id(request.client), parse_job_id(request.job)
-        agent = await self._store.check_lease(client, request.lease_token)
+        agent = await authenticate(context).agent(request, self._store)
+        client, job = agent.client, parse_job_id(request.job)
         record = await self._store.job(job)
         if record.status.over:
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {job} is {record.status}: {record.reason or 'it ended'}")
@@ -100,12 +96,12 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self, request: federation_pb2.NextTaskRequest, context: Context
     ) -> federation_pb2.NextTaskResponse:
         """Answer with work as soon as there is some, or with Wait when the client's patience ends."""
-        client, job = parse_client_id(request.client), parse_job_id(request.job)
+        caller, job = authenticate(context), parse_job_id(request.job)
         held = {scope.scope: scope.version for scope in request.held}
         clock = asyncio.get_running_loop()
         until = clock.time() + min(request.wait_ms, MAX_WAIT_MS) / 1000
         while True:
-            await self._store.check_lease(client, request.lease_token)
+            client = (await caller.agent(request, self._store)).client
             seen = await self._store.changes(job, Topic.TASKS)
             view = await self._views.get(job, seen)
             if view.record.status.over:
@@ -132,8 +128,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self, request: federation_pb2.PullBlobRequest, context: Context
     ) -> AsyncIterator[federation_pb2.BlobChunk]:
         """Send a published blob from an offset on. Updates of other clients are never served."""
-        client, job = parse_client_id(request.client), parse_job_id(request.job)
-        await self._store.check_lease(client, request.lease_token)
+        agent = await authenticate(context).agent(request, self._store)
+        client, job = agent.client, parse_job_id(request.job)
         digest = request.digest.hex()
         view = await self._views.get(job)
         if digest not in view.served_digests():
@@ -173,8 +169,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         if first is None or first.WhichOneof("message") != "header":
             raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a push begins with its header; send it first")
         header = first.header
-        client, job = parse_client_id(header.client), parse_job_id(header.job)
-        await self._store.check_lease(client, header.lease_token)
+        agent = await authenticate(context).agent(header, self._store)
+        client, job = agent.client, parse_job_id(header.job)
         repeated = await self._repeated(client, job, header)
         if repeated is not None:
             return repeated
@@ -205,8 +201,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self, request: federation_pb2.ReportEvaluationRequest, context: Context
     ) -> federation_pb2.ReportEvaluationResponse:
         """Record the scores of the final evaluation."""
-        client, job = parse_client_id(request.client), parse_job_id(request.job)
-        await self._store.check_lease(client, request.lease_token)
+        agent = await authenticate(context).agent(request, self._store)
+        client, job = agent.client, parse_job_id(request.job)
         view = await self._views.get(job)
         check_evaluation(view.round, request)
         part = view.round.participants.get(client) if view.round else None
@@ -217,8 +213,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
 
     async def Leave(self, request: federation_pb2.LeaveRequest, context: Context) -> federation_pb2.LeaveResponse:
         """Leave one job, or every job and the server."""
-        client = parse_client_id(request.client)
-        await self._store.check_lease(client, request.lease_token)
+        client = (await authenticate(context).agent(request, self._store)).client
         if request.job:
             await self._store.leave(parse_job_id(request.job), client)
         else:

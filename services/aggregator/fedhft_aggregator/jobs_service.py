@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
-
-import grpc.aio
 
 from fedhft.coordination.history import RoundHistory
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_job_id
 from fedhft.job import parse_job
 from fedhft.records import JobRecord, JobStatus, MembershipRecord, Phase, Topic
+from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
 from fedhft.v1 import adapter_pb2, clustering_pb2, jobs_pb2, jobs_pb2_grpc
 from fedhft_aggregator.federation_service import SEND_CHUNK_BYTES
 from fedhft_aggregator.loops import JobLoops
 
+log = logging.getLogger(__name__)
+
 _WATCH_HEARTBEAT_S = 15.0
 _MAX_SPEC_BYTES = 1 << 20
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Jobs(jobs_pb2_grpc.JobsServicer):
@@ -33,6 +33,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 
     async def Submit(self, request: jobs_pb2.SubmitJobRequest, context: Context) -> jobs_pb2.Job:
         """Validate strictly, store the canonical form, start driving the job."""
+        caller = authenticate(context)
         if len(request.spec_json) > _MAX_SPEC_BYTES:
             raise FedhftError(ErrorCode.INVALID_JOB, f"the job is larger than {_MAX_SPEC_BYTES} bytes; make it smaller")
         try:
@@ -43,16 +44,19 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             raise FedhftError(ErrorCode.INVALID_JOB, "spec_json is not an object; send the job as a JSON object")
         spec = parse_job(raw)
         job = parse_job_id(spec.name)
-        await self._store.create_job(job, spec.canonical())
+        if await self._store.create_job(job, spec.canonical()):
+            log.info("job submitted", extra={"job": job, "peer": caller.peer})
         self._loops.start(job)
         return await self._describe(await self._store.job(job))
 
     async def Get(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.Job:
         """One job, with its history."""
+        authenticate(context)
         return await self._describe(await self._store.job(parse_job_id(request.job)))
 
     async def List(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
         """Every job, oldest first, without specs and histories."""
+        authenticate(context)
         jobs = []
         for record in await self._store.jobs():
             job = await self._describe(record)
@@ -63,6 +67,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 
     async def Watch(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
         """The job now and after every change, until it ends."""
+        authenticate(context)
         name = parse_job_id(request.job)
         while True:
             seen = await self._store.changes(name, Topic.TASKS)
@@ -74,15 +79,18 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 
     async def Cancel(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.Job:
         """End a job that has not ended."""
+        caller = authenticate(context)
         name = parse_job_id(request.job)
         alive = [status for status in JobStatus if not status.over]
         if not await self._store.set_status(name, JobStatus.CANCELLED, request.reason or "cancelled", alive):
             record = await self._store.job(name)
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is already {record.status}; nothing to cancel")
+        log.info("job cancelled", extra={"job": name, "peer": caller.peer, "reason": request.reason})
         return await self._describe(await self._store.job(name))
 
     async def Export(self, request: jobs_pb2.ExportJobRequest, context: Context) -> jobs_pb2.ExportJobResponse:
         """What is needed to build the adapters of the last version."""
+        authenticate(context)
         name = parse_job_id(request.job)
         record = await self._store.job(name)
         schema = await self._store.schema(name)
@@ -113,6 +121,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 
     async def Blob(self, request: jobs_pb2.JobBlobRequest, context: Context) -> AsyncIterator[jobs_pb2.JobBlobChunk]:
         """A snapshot's bytes from an offset on."""
+        authenticate(context)
         name = parse_job_id(request.job)
         version = await self._store.version(name)
         offered = {blob.digest for blob in version.snapshots.values()} if version else set()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from typing import Any
-
-import grpc.aio
 
 from fedhft.coordination.clusterer import SignedClient
 from fedhft.coordination.memberships import Runner, figures_of, publish_memberships, sizes_of
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_job_id
 from fedhft.records import MembershipRecord
+from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 from fedhft.v1 import clustering_pb2 as pb
@@ -21,7 +19,6 @@ from fedhft.v1 import clustering_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
 
 SHOWN_JOBS = 100
 """Jobs whose clusters are on the metrics page: those clustered last."""
@@ -42,6 +39,7 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
         Idempotent: a repeat joins the call that is still at work, or finds its result. A caller that goes away does not
         stop the work, so that its retry finds it done.
         """
+        authenticate(context)
         job = parse_job_id(request.job)
         key = (job, request.expected_version)
         task = self._working.get(key)
@@ -66,12 +64,14 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
 
     async def GetMemberships(self, request: pb.GetMembershipsRequest, context: Context) -> pb.Memberships:
         """A version, or the latest; version 0 without rows when nothing was published yet."""
+        authenticate(context)
         job = parse_job_id(request.job)
         record = await self._record(job, request.version)
         return pb.Memberships(job=job) if record is None else message_of(job, record)
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """Sizes of the latest clusters and how their fit went."""
+        authenticate(context)
         job = parse_job_id(request.job)
         record = await self._record(job, 0)
         if record is None:
