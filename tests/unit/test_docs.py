@@ -19,7 +19,7 @@ from fedhft_clusterer.__main__ import parse as parse_clusterer
 from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
 from fedhft.clustering import fitting, selection, signature
-from fedhft.coordination import coordinator, job_cache
+from fedhft.coordination import coordinator
 from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
@@ -27,6 +27,7 @@ from fedhft.planning.tiers import tier_of
 from fedhft.process import pages
 from fedhft.records import JobStatus, Phase
 from fedhft.reporting import table
+from fedhft.rounds import patience, retention
 from fedhft.rpc.channel import ChannelSettings
 from fedhft.rpc.server import ServerSettings
 from fedhft.store import keys, redis
@@ -322,7 +323,7 @@ DIMENSIONS = signature.DIMENSIONS
     [
         ("README.md", f"a signature of {DIMENSIONS} numbers"),
         ("docs/concepts.md", f"signature | {DIMENSIONS} numbers"),
-        ("docs/concepts.md", f"goes wrong {coordinator._MOST_FAILURES} times in a row"),
+        ("docs/concepts.md", f"goes wrong {patience.MOST_FAILURES} times in a row"),
         ("docs/methods.md", f"have {DIMENSIONS} values"),
         ("docs/methods.md", f"blocks of {BLOCK} consecutive clients"),
         (
@@ -342,7 +343,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),
         ("docs/protocol.md", f"{uploads._CHUNK_TIMEOUT_S:g} s without a chunk"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
-        ("docs/protocol.md", f"Deltas of the last {job_cache.KEPT_VERSIONS} versions"),
+        ("docs/protocol.md", f"Deltas of the last {retention.KEPT_VERSIONS} versions"),
         ("docs/protocol.md", f"by the server after {SERVER.longest_call_s:g} s"),
         (
             "docs/protocol.md",
@@ -353,8 +354,8 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"clusterer | {clusterer_client._DEADLINE_S:g} s;"),
         ("docs/protocol.md", f"pauses of up to {connection.Peer('', '').backoff.longest_s:g} s"),  # type: ignore[arg-type]
         ("docs/protocol.md", f"again after {offers.Offers().backoff.first_s:g} s"),
-        ("docs/operations.md", f"Deltas of the last {job_cache.KEPT_VERSIONS} versions"),
-        ("docs/operations.md", f"snapshots of the last {coordinator._KEPT_SNAPSHOTS}"),
+        ("docs/operations.md", f"Deltas of the last {retention.KEPT_VERSIONS} versions"),
+        ("docs/operations.md", f"snapshots of the last {retention.KEPT_SNAPSHOTS}"),
         ("docs/operations.md", f"within {coordinator.LEASE_MS // 1000} s"),
         ("docs/operations.md", f"{pages.MAX_CONNECTIONS} connections at once"),
     ],

@@ -77,7 +77,6 @@ class JobLoops:
 def _observer(job: JobId) -> Callable[[RoundHistory], None]:
     def observe(entry: RoundHistory) -> None:
         metrics.ROUNDS.labels(outcome="evaluated" if entry.evaluation else "published").inc()
-        metrics.ROUND_PHASE_SECONDS.labels(phase="collecting").observe(entry.summary.seconds)
         metrics.set_clusters(job, entry.summary.membership_version, entry.summary.cluster_sizes)
 
     return observe

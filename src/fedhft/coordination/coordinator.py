@@ -17,8 +17,7 @@ from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.closing import describe, fold_round
 from fedhft.coordination.clusterer import Clusterer, SignedClient
 from fedhft.coordination.history import RoundHistory
-from fedhft.coordination.job_cache import KEPT_VERSIONS
-from fedhft.coordination.state_blobs import digests_of, save_state
+from fedhft.coordination.state_blobs import save_state
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec, load_canonical
@@ -47,17 +46,18 @@ from fedhft.rounds.decision import (
     decide,
 )
 from fedhft.rounds.opening import live_clients, open_round
+from fedhft.rounds.patience import failures_after, gives_up
+from fedhft.rounds.reclustering import usable_memberships, wanted_clusters, wants_memberships
+from fedhft.rounds.retention import oldest_kept, retention
 from fedhft.rounds.summary import ClientReport, Traffic, reports_of, results_of, summarise
+from fedhft.rounds.watching import LONGEST_WAIT_MS, Collecting, Watch, pause_s, watch_of
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
 LEASE_MS = 15_000
-_LONGEST_WAIT_S = 5.0
-_MOST_FAILURES = 5
-"""Times in a row that a step may fail in a way that repeating does not mend, before the job fails."""
-_KEPT_SNAPSHOTS = 2
+_RETRY_S = 1.0
 _ORPHAN_AGE_S = 3600.0
 
 _ALIVE = tuple(status for status in JobStatus if not status.over)
@@ -88,11 +88,9 @@ class Coordinator:
         self._reached = reached
         self._observe = observe
         self._spec: JobSpec | None = None
-        self._collecting: tuple[int, int, int, int, int] | None = None
+        self._watch: Watch | None = None
+        self._collecting: Collecting | None = None
         self._failures = 0
-        self._fence: int | None = None
-        self._watched_since_ms = 0
-        self._short_since_ms: int | None = None
 
     async def run(self) -> None:
         """Until the job is over or the task is cancelled. A store that is away is waited for."""
@@ -103,7 +101,8 @@ class Coordinator:
                 if wait_s is None:
                     return
                 if wait_s > 0:
-                    await self._store.wait_change(self._job, Topic.ARRIVALS, seen, min(wait_s, _LONGEST_WAIT_S))
+                    longest = min(wait_s, LONGEST_WAIT_MS / 1000)
+                    await self._store.wait_change(self._job, Topic.ARRIVALS, seen, longest)
                 self._failures = 0
             except FedhftError as error:
                 if error.code is ErrorCode.UNKNOWN_JOB:
@@ -116,16 +115,15 @@ class Coordinator:
                 await self._failed(FedhftError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     async def _failed(self, error: FedhftError) -> None:
-        """Wait a second; give the job up after several failures that repeating does not mend."""
-        passing = error.outcome.retryable or error.code in (ErrorCode.FENCED, ErrorCode.ROUND_CLOSED)
-        self._failures = 0 if passing else self._failures + 1
-        if self._failures >= _MOST_FAILURES:
+        """Wait a little; give the job up after several failures that repeating does not fix."""
+        self._failures = failures_after(self._failures, error)
+        if gives_up(self._failures):
             reason = f"the job cannot go on: {error.message}"
             with contextlib.suppress(FedhftError):  # the store is away: the next failure tries again
                 fence = await self._store.acquire(self._job, self._holder, self._lease_ms)
                 if fence is not None:
                     await self._store.set_status(self._job, JobStatus.FAILED, reason, _ALIVE, fence)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_RETRY_S)
 
     async def step(self) -> float | None:
         """One decision. Returns seconds until the next makes sense (0: at once), None when the job is over."""
@@ -133,39 +131,34 @@ class Coordinator:
         if fence is None:
             self._collecting = None
             return self._lease_ms / 3000
-        if self._collecting is not None and (wait_s := await self._still_collecting(*self._collecting, fence)):
-            return wait_s
         now = await self._store.now_ms()
-        if fence != self._fence:
-            self._fence, self._watched_since_ms, self._short_since_ms = fence, now, None
-        situation = await self._situation(now)
+        if (wait_s := await self._still_collecting(fence, now)) is not None:
+            return wait_s
+        self._watch = watch_of(self._watch, fence, now)
+        situation = await self._situation(self._watch, now)
         decision = decide(situation, now)
         if isinstance(decision, Over):
             await self._store.release(self._job, self._holder)
             return None
         if isinstance(decision, Wait):
-            if situation.round is not None and situation.round.phase is Phase.COLLECTING:
-                self._collecting = (situation.round.number, situation.round.target, decision.until_ms, fence, now)
-            return max(0.05, (decision.until_ms - now) / 1000)
+            current = situation.round
+            if current is not None and current.phase is Phase.COLLECTING:
+                self._collecting = Collecting(current.number, current.target, decision.until_ms, fence, now)
+            return pause_s(decision.until_ms, now)
         await self._carry_out(decision, situation, fence)
         return 0.0
 
-    async def _still_collecting(
-        self, number: int, target: int, deadline_ms: int, fence: int, read_ms: int, now_fence: int
-    ) -> float | None:
-        """Cheap answer for each arrival of an open round: seconds to wait on, None when it is time for a full look.
+    async def _still_collecting(self, fence: int, now_ms: int) -> float | None:
+        """Cheap answer for each arrival of an open round: seconds to wait on, None when it is time for a full look."""
+        collecting, self._collecting = self._collecting, None
+        if collecting is None or not collecting.still_valid(fence, now_ms):
+            return None
+        wait_s = collecting.wait_s(await self._store.accepted_count(self._job, collecting.number), now_ms)
+        if wait_s is not None:
+            self._collecting = collecting
+        return wait_s
 
-        Only the holder of the fence changes a collecting round, so what was read under it stands; a cancelled job is
-        noticed by the full look every few seconds.
-        """
-        now = await self._store.now_ms()
-        fresh = fence == now_fence and now < deadline_ms and now - read_ms < _LONGEST_WAIT_S * 1000
-        if fresh and await self._store.accepted_count(self._job, number) < target:
-            return max(0.05, min(deadline_ms - now, read_ms + _LONGEST_WAIT_S * 1000 - now) / 1000)
-        self._collecting = None
-        return None
-
-    async def _situation(self, now_ms: int) -> Situation:
+    async def _situation(self, watch: Watch, now_ms: int) -> Situation:
         record = await self._store.job(self._job)
         if self._spec is None:
             self._spec = load_canonical(record.spec_json)
@@ -183,13 +176,10 @@ class Coordinator:
             accepted=accepted,
             live=len(live_clients(self._spec, clients, agents, now_ms)),  # type: ignore[arg-type]
             joined=len(clients),
-            watched_since_ms=self._watched_since_ms,
+            watched_since_ms=watch.since_ms,
         )
-        if situation.live >= situation.wanted:
-            self._short_since_ms = None
-        elif self._short_since_ms is None:
-            self._short_since_ms = now_ms
-        return replace(situation, short_since_ms=self._short_since_ms)
+        self._watch = watch.counting(situation.live, situation.wanted, now_ms)
+        return replace(situation, short_since_ms=self._watch.short_since_ms)
 
     async def _carry_out(self, decision: Decision, situation: Situation, fence: int) -> None:
         job, store = self._job, self._store
@@ -220,14 +210,11 @@ class Coordinator:
     # -- opening
     async def _open(self, spec: JobSpec, number: int, evaluation: bool, last: RoundRecord | None, fence: int) -> None:
         schema = await self._schema()
-        if number == 1 and spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR:
+        if number == 1:
             async with self._renewed_lease():
                 await self._update_memberships(spec, after_round=0)
         base = await self._store.version(self._job)
-        memberships = await self._store.memberships(self._job)
-        if base is not None and memberships is not None and memberships.clusters != base.clusters:
-            # Published after the fold gave up waiting for them: the version has no such clusters (yet).
-            memberships = _uniform(base.clusters)
+        memberships = usable_memberships(await self._store.memberships(self._job), base)
         clients = await self._store.clients(self._job)
         agents = await self._store.agents(list(clients))
         now = await self._store.now_ms()
@@ -257,7 +244,7 @@ class Coordinator:
     async def _update_memberships(self, spec: JobSpec, after_round: int) -> MembershipRecord | None:
         """New memberships for the next round, once per round; the old ones stand when the clusterer is away."""
         latest = await self._store.memberships(self._job)
-        if self._clusterer is None or (latest is not None and latest.round >= after_round):
+        if self._clusterer is None or not wants_memberships(spec, after_round, latest):
             return latest
         clients = await self._store.clients(self._job)
         signed = [
@@ -267,10 +254,9 @@ class Coordinator:
         ]
         if not signed:
             return latest
-        wanted = spec.method.clusters if isinstance(spec.method.clusters, int) else 0
         try:
             await self._clusterer.update_memberships(
-                self._job, latest.version if latest else 0, signed, wanted, after_round
+                self._job, latest.version if latest else 0, signed, wanted_clusters(spec), after_round
             )
         except FedhftError as error:
             log.warning("clusterer: %s; the old memberships stand", error, extra={"job": self._job})
@@ -280,10 +266,13 @@ class Coordinator:
     async def _close(self, situation: Situation, number: int, fence: int) -> None:
         job, store, spec = self._job, self._store, situation.spec
         pinned = await store.begin_fold(job, number, fence)
+        folding_since_ms = await store.now_ms()
         self._reached("folding")
         current = await store.round(job)
         if current is None or current.number != number:
             return
+        if situation.round is not None and situation.round.phase is Phase.COLLECTING:  # not when a fold is repeated
+            _observe_phase("collecting", current.opened_ms, folding_since_ms)
         accepted = await store.updates(job, number)
         updates = {str(client): accepted[client] for client in pinned}
         reports = reports_of(current, updates)
@@ -295,12 +284,14 @@ class Coordinator:
         else:
             async with self._renewed_lease():
                 version, figures = await self._fold(spec, current, pinned, updates, reports, previous)
-        entry = self._entry(current, reports, past, figures, await store.now_ms())
+        now_ms = await store.now_ms()
+        entry = self._entry(current, reports, past, figures, now_ms)
         self._reached("folded")
         first = await store.publish(job, number, version, entry.to_json(), fence)
         self._reached("published")
         if not first:
             return
+        _observe_phase("folding", folding_since_ms, now_ms)
         self._observe(entry)
         log.info(
             "round published",
@@ -324,19 +315,20 @@ class Coordinator:
         schema = await self._schema()
         published = await fold_round(store, job, spec, schema, current, pinned, updates, previous)
         state = published.state
-        clustering = spec.method.is_clustered and (
-            spec.method.signature is SignatureKind.ANCHOR or number >= spec.clustering.warmup_rounds
-        )
-        if clustering:
-            if spec.method.signature is SignatureKind.UPDATE:
-                for report in reports:
-                    if report.signature:
-                        await store.set_signature(job, ClientId(report.client), report.signature)
-            memberships = await self._update_memberships(spec, after_round=number)
-            if memberships is not None and memberships.clusters > state.state.clusters:
-                state = expand_clusters(state, memberships.clusters)
+        if spec.method.signature is SignatureKind.UPDATE:
+            await self._note_signatures(spec, number, reports)
+        memberships = await self._update_memberships(spec, after_round=number)
+        if memberships is not None and memberships.clusters > state.state.clusters:
+            state = expand_clusters(state, memberships.clusters)
         version = await save_state(store.blobs, job, schema, state, published.blobs, number)
         return version, describe(published.report)
+
+    async def _note_signatures(self, spec: JobSpec, number: int, reports: tuple[ClientReport, ...]) -> None:
+        """Where clients are clustered by their updates, their signatures came with them."""
+        if wants_memberships(spec, number, await self._store.memberships(self._job)):
+            for report in reports:
+                if report.signature:
+                    await self._store.set_signature(self._job, ClientId(report.client), report.signature)
 
     def _entry(
         self,
@@ -359,23 +351,12 @@ class Coordinator:
 
     async def _retain(self, version: VersionRecord, updates: Mapping[str, UpdateRecord]) -> None:
         """Delete what no client and no restart can need any more."""
-        store, job = self._store, self._job
-        kept: set[str] = set()
-        dropped: set[str] = {record.digest for record in updates.values() if record.digest}
-        for old in await store.drop_versions(job, below=version.version - KEPT_VERSIONS + 1):
-            dropped |= digests_of(old)
-        for number in range(max(1, version.version - KEPT_VERSIONS + 1), version.version + 1):
-            record = await store.version(job, number)
-            if record is None:
-                continue
-            kept |= {blob.digest for blob in record.deltas.values()}
-            private = {b.digest for group in (record.snapshots, record.server_state) for b in group.values()}
-            if number > version.version - _KEPT_SNAPSHOTS:
-                kept |= private
-            else:
-                dropped |= private
-        await store.blobs.delete(job, dropped - kept)
-        await store.blobs.sweep(job, kept, _ORPHAN_AGE_S)
+        store, job, latest = self._store, self._job, version.version
+        forgotten = await store.drop_versions(job, below=oldest_kept(latest))
+        found = [await store.version(job, number) for number in range(oldest_kept(latest), latest + 1)]
+        verdict = retention(latest, [one for one in found if one is not None], forgotten, updates.values())
+        await store.blobs.delete(job, verdict.dropped)
+        await store.blobs.sweep(job, verdict.kept, _ORPHAN_AGE_S)
 
     @contextlib.asynccontextmanager
     async def _renewed_lease(self) -> AsyncIterator[None]:
@@ -396,6 +377,5 @@ class Coordinator:
                 await task
 
 
-def _uniform(clusters: int) -> MembershipRecord | None:
-    """Memberships that spread everybody evenly; None stands for the one cluster there is before clustering."""
-    return None if clusters == 1 else MembershipRecord(version=0, round=0, clusters=clusters, rows={})
+def _observe_phase(phase: str, since_ms: int, until_ms: int) -> None:
+    metrics.ROUND_PHASE_SECONDS.labels(phase=phase).observe((until_ms - since_ms) / 1000)

@@ -9,10 +9,8 @@ from fedhft.adapter import AdapterSchema
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
 from fedhft.records import ClientRecord, JobRecord, RoundRecord, Topic, VersionRecord
+from fedhft.rounds.retention import oldest_kept
 from fedhft.store.interface import Store
-
-KEPT_VERSIONS = 8
-"""Versions whose deltas are kept; a client further behind takes a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class JobCache:
         versions: dict[int, VersionRecord] = {}
         if current is not None and current.base_version > 0:
             last = current.base_version
-            for number in range(max(1, last - KEPT_VERSIONS + 1), last + 1):
+            for number in range(oldest_kept(last), last + 1):
                 version = await self._store.version(job, number)
                 if version is not None:
                     versions[number] = version

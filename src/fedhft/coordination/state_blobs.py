@@ -78,12 +78,6 @@ async def save_state(
     )
 
 
-def digests_of(version: VersionRecord) -> set[str]:
-    """Every blob a version refers to."""
-    groups = (version.deltas, version.snapshots, version.server_state)
-    return {blob.digest for group in groups for blob in group.values()}
-
-
 async def _load(blobs: BlobStore, job: JobId, schema: AdapterSchema, blob: StoredBlob, kind: int) -> Tensors:
     decoded = decode(await blobs.get(job, blob.digest), schema, kind=kind)
     return {key: matrix.dense() for key, matrix in decoded.delta}

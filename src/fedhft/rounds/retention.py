@@ -1,0 +1,56 @@
+"""Which blobs of a job stay after a round, and which nobody can need any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedhft.records import StoredBlob, UpdateRecord, VersionRecord
+
+KEPT_VERSIONS = 8
+"""Versions whose deltas are kept; a client further behind takes a snapshot."""
+KEPT_SNAPSHOTS = 2
+"""Versions kept whole: the latest, which clients and the next fold start from, and the one before it, which a client
+may still be fetching."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Digests. What is in neither set is not this round's to judge; the sweep by age finds it."""
+
+    kept: frozenset[str]
+    dropped: frozenset[str]
+    """To delete now; nothing that is kept is among them."""
+
+
+def oldest_kept(latest: int) -> int:
+    """Number of the oldest version whose record is kept when `latest` is published."""
+    return max(1, latest - KEPT_VERSIONS + 1)
+
+
+def retention(
+    latest: int, versions: Iterable[VersionRecord], forgotten: Iterable[VersionRecord], updates: Iterable[UpdateRecord]
+) -> Retention:
+    """What stays once version `latest` is published.
+
+    versions: the records that are kept. forgotten: the ones dropped just now. updates: those that were folded.
+    """
+    kept: set[str] = set()
+    dropped = {update.digest for update in updates if update.digest}
+    for version in forgotten:
+        dropped |= _digests(version.deltas) | _whole(version)
+    for version in versions:
+        kept |= _digests(version.deltas)
+        if version.version > latest - KEPT_SNAPSHOTS:
+            kept |= _whole(version)
+        else:
+            dropped |= _whole(version)
+    return Retention(frozenset(kept), frozenset(dropped - kept))
+
+
+def _whole(version: VersionRecord) -> set[str]:
+    return _digests(version.snapshots) | _digests(version.server_state)
+
+
+def _digests(blobs: dict[str, StoredBlob]) -> set[str]:
+    return {blob.digest for blob in blobs.values()}
