@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import grpc
 import grpc.aio
 
-from fedhft.coordination.clusterer import SignedClient
 from fedhft.ids import JobId
 from fedhft.rpc.status import error_from_rpc
 from fedhft.v1 import clustering_pb2, clustering_pb2_grpc
@@ -21,20 +18,9 @@ class RemoteClusterer:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = clustering_pb2_grpc.ClusteringStub(channel)
 
-    async def update_memberships(
-        self, job: JobId, expected_version: int, clients: Sequence[SignedClient], clusters: int, after_round: int
-    ) -> None:
+    async def update_memberships(self, job: JobId, expected_version: int, after_round: int) -> None:
         """See Clusterer. Raises FedhftError."""
-        request = clustering_pb2.UpdateMembershipsRequest(
-            job=job,
-            expected_version=expected_version,
-            clients=[
-                clustering_pb2.ClientSignature(client=c.client, samples=c.samples, signature=c.signature)
-                for c in clients
-            ],
-            clusters=clusters,
-            round=after_round,
-        )
+        request = clustering_pb2.UpdateMembershipsRequest(job=job, expected_version=expected_version, round=after_round)
         try:
             await self._stub.UpdateMemberships(request, timeout=_DEADLINE_S)
         except grpc.aio.AioRpcError as error:

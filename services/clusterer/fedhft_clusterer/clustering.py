@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 
-from fedhft.coordination.clusterer import SignedClient
 from fedhft.coordination.memberships import Runner, figures_of, publish_memberships, sizes_of
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_job_id
@@ -25,7 +24,7 @@ SHOWN_JOBS = 100
 
 
 class Clustering(clustering_pb2_grpc.ClusteringServicer):
-    """Signatures in, memberships out; all state is the store's."""
+    """From the signatures in the store to memberships in the store."""
 
     def __init__(self, store: Store, run: Runner) -> None:
         self._store = store
@@ -33,7 +32,9 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
         self._working: dict[tuple[JobId, int], asyncio.Task[MembershipRecord]] = {}
         self._shown: OrderedDict[JobId, None] = OrderedDict()
 
-    async def UpdateMemberships(self, request: pb.UpdateMembershipsRequest, context: Context) -> pb.Memberships:
+    async def UpdateMemberships(
+        self, request: pb.UpdateMembershipsRequest, context: Context
+    ) -> pb.UpdateMembershipsResponse:
         """Fit, publish, answer with what stands now.
 
         Idempotent: a repeat joins the call that is still at work, or finds its result. A caller that goes away does not
@@ -49,13 +50,12 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
             task.add_done_callback(lambda done: self._done(key, done))
         record = await asyncio.shield(task)
         self._show(job, record)
-        return message_of(job, record)
+        return pb.UpdateMembershipsResponse(
+            job=job, version=record.version, clusters=record.clusters, round=record.round
+        )
 
     async def _publish(self, job: JobId, request: pb.UpdateMembershipsRequest) -> MembershipRecord:
-        clients = [SignedClient(one.client, one.samples, tuple(one.signature)) for one in request.clients]
-        return await publish_memberships(
-            self._store, job, request.expected_version, clients, request.clusters, request.round, self._run
-        )
+        return await publish_memberships(self._store, job, request.expected_version, request.round, self._run)
 
     def _done(self, key: tuple[JobId, int], task: asyncio.Task[MembershipRecord]) -> None:
         self._working.pop(key, None)

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from fedhft.ids import JobId
 
 
-@dataclass(frozen=True)
-class SignedClient:
-    """One joined client with a signature."""
-
-    client: str
-    samples: int
-    signature: tuple[float, ...]
-
-
 class Clusterer(Protocol):
-    """Publishes memberships into the store."""
+    """Publishes memberships into the store, from the signatures that are there."""
 
-    async def update_memberships(
-        self, job: JobId, expected_version: int, clients: Sequence[SignedClient], clusters: int, after_round: int
-    ) -> None:
-        """Fit and publish version expected_version + 1; clusters 0 means auto.
+    async def update_memberships(self, job: JobId, expected_version: int, after_round: int) -> None:
+        """Fit and publish version expected_version + 1, for the rounds after `after_round`.
 
         Raises FedhftError when it cannot; the old memberships stand then.
         """

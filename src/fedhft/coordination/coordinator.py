@@ -15,7 +15,7 @@ from dataclasses import replace
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.closing import describe, fold_round
-from fedhft.coordination.clusterer import Clusterer, SignedClient
+from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.state_blobs import save_state
 from fedhft.errors import ErrorCode, FedhftError
@@ -47,7 +47,7 @@ from fedhft.rounds.decision import (
 )
 from fedhft.rounds.opening import live_clients, open_round
 from fedhft.rounds.patience import failures_after, gives_up
-from fedhft.rounds.reclustering import usable_memberships, wanted_clusters, wants_memberships
+from fedhft.rounds.reclustering import usable_memberships, wants_memberships
 from fedhft.rounds.retention import oldest_kept, retention
 from fedhft.rounds.summary import ClientReport, Traffic, reports_of, results_of, summarise
 from fedhft.rounds.watching import LONGEST_WAIT_MS, Collecting, Watch, pause_s, watch_of
@@ -246,18 +246,8 @@ class Coordinator:
         latest = await self._store.memberships(self._job)
         if self._clusterer is None or not wants_memberships(spec, after_round, latest):
             return latest
-        clients = await self._store.clients(self._job)
-        signed = [
-            SignedClient(str(client), record.samples, record.signature)
-            for client, record in sorted(clients.items())
-            if record.signature
-        ]
-        if not signed:
-            return latest
         try:
-            await self._clusterer.update_memberships(
-                self._job, latest.version if latest else 0, signed, wanted_clusters(spec), after_round
-            )
+            await self._clusterer.update_memberships(self._job, latest.version if latest else 0, after_round)
         except FedhftError as error:
             log.warning("clusterer: %s; the old memberships stand", error, extra={"job": self._job})
         return await self._store.memberships(self._job)

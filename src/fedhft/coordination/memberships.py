@@ -1,4 +1,4 @@
-"""New memberships over a store: load the last ones, fit the mixture, publish if nobody else did (DESIGN 4.2).
+"""New memberships over a store: load the last ones, fit the mixture, publish if nobody else did.
 
 The clusterer service puts this behind gRPC; `simulate` calls it in its own process.
 """
@@ -11,25 +11,22 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhft.clustering import gaussian_mixture
-from fedhft.coordination.clusterer import SignedClient
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.ids import JobId, parse_client_id
+from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
 from fedhft.records import MembershipRecord
+from fedhft.rounds.reclustering import wanted_clusters
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
-
-MAX_CLUSTERS = 64
-"""What a job may ask for."""
 
 Fit = Callable[[], gaussian_mixture.Fitted]
 Runner = Callable[[Fit], Awaitable[gaussian_mixture.Fitted]]
@@ -50,18 +47,15 @@ async def publish_memberships(
     store: Store,
     job: JobId,
     expected_version: int,
-    clients: Sequence[SignedClient],
-    clusters: int,
     after_round: int,
     run: Runner = asyncio.to_thread,
 ) -> MembershipRecord:
     """Fit and publish version expected_version + 1, or return what another caller published since.
 
-    Raises FedhftError: INVALID_ARGUMENT naming the client whose signature cannot be used, UNKNOWN_JOB, and the store's.
+    The signatures are those of every joined client that has one, sampled this round or not.
+    Raises FedhftError: INVALID_ARGUMENT when nobody has a signature, or naming the client whose signature cannot be
+    used; UNKNOWN_JOB, and the store's.
     """
-    signatures = checked_signatures(clients)
-    if not 0 <= clusters <= MAX_CLUSTERS:
-        raise _refused("clusters", clusters, "is out of range", f"give 1 to {MAX_CLUSTERS}, or 0 for auto")
     spec = load_canonical((await store.job(job)).spec_json)
     latest = await store.memberships(job)
     seen = latest.version if latest else 0
@@ -72,10 +66,13 @@ async def publish_memberships(
         raise _refused("expected_version", expected_version, f"the latest is {seen}", "ask for the latest first")
     previous = model_of(latest) if latest else None
     joined = await store.clients(job)
+    signatures = checked_signatures({client: record.signature for client, record in joined.items()})
     # Clients that are not asked keep their memberships; those that have left the job do not.
     rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in joined or name in signatures}
     started = time.perf_counter()
-    fitted = await run(lambda: gaussian_mixture.update(signatures, previous, rows, spec.clustering, clusters))
+    fitted = await run(
+        lambda: gaussian_mixture.update(signatures, previous, rows, spec.clustering, wanted_clusters(spec))
+    )
     seconds = time.perf_counter() - started
     metrics.CLUSTERING_SECONDS.observe(seconds)
     record = MembershipRecord(
@@ -97,29 +94,31 @@ async def publish_memberships(
     return record
 
 
-def checked_signatures(clients: Sequence[SignedClient]) -> dict[str, NDArray[np.float32]]:
-    """Signatures by client, in ascending order of ids. Raises FedhftError(INVALID_ARGUMENT) naming the client."""
-    if not clients:
-        raise _refused("clients", [], "nobody is to be clustered", "send every joined client that has a signature")
-    length = len(clients[0].signature)
+def checked_signatures(signatures: Mapping[ClientId, tuple[float, ...]]) -> dict[str, NDArray[np.float32]]:
+    """Signatures (float32) by client, in ascending order of ids; clients whose signature is empty are left out.
+
+    Raises FedhftError(INVALID_ARGUMENT) naming the client, or when there is nobody left.
+    """
+    signed = {client: signature for client, signature in sorted(signatures.items()) if signature}
+    if not signed:
+        raise _refused("clients", len(signatures), "nobody has a signature yet", "wait until clients have sent theirs")
+    length = len(next(iter(signed.values())))
     found: dict[str, NDArray[np.float32]] = {}
-    for client in sorted(clients, key=lambda one: one.client):
-        name = parse_client_id(client.client)
-        field, size = f"signature of client {name!r}", len(client.signature)
-        if name in found:
-            raise _refused("client", name, "is listed twice", "list every client once")
-        if size == 0:
-            raise _refused(field, (), "is empty", "leave the client out until it has one")
-        if size != length:
+    for client, signature in signed.items():
+        field = f"signature of client {client!r}"
+        if len(signature) != length:
             raise _refused(
-                field, f"{size} values", f"the first client's has {length}", "signatures of a job are equally long"
+                field,
+                f"{len(signature)} values",
+                f"the first client's has {length}",
+                "signatures of a job are equally long",
             )
-        values = np.asarray(client.signature, dtype=np.float32)
+        values = np.asarray(signature, dtype=np.float32)
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
             position = int(wrong[0])
             raise _refused(f"{field}[{position}]", float(values[position]), "is not finite", "let the client join anew")
-        found[name] = values
+        found[str(client)] = values
     return found
 
 

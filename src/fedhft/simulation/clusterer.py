@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from fedhft.coordination.clusterer import SignedClient
 from fedhft.coordination.memberships import publish_memberships
 from fedhft.ids import JobId
 from fedhft.store.interface import Store
@@ -16,8 +13,6 @@ class LocalClusterer:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def update_memberships(
-        self, job: JobId, expected_version: int, clients: Sequence[SignedClient], clusters: int, after_round: int
-    ) -> None:
+    async def update_memberships(self, job: JobId, expected_version: int, after_round: int) -> None:
         """See Clusterer."""
-        await publish_memberships(self._store, job, expected_version, clients, clusters, after_round)
+        await publish_memberships(self._store, job, expected_version, after_round)

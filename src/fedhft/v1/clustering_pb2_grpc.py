@@ -37,7 +37,7 @@ class ClusteringStub:
         self.UpdateMemberships = channel.unary_unary(
                 '/fedhft.v1.Clustering/UpdateMemberships',
                 request_serializer=fedhft_dot_v1_dot_clustering__pb2.UpdateMembershipsRequest.SerializeToString,
-                response_deserializer=fedhft_dot_v1_dot_clustering__pb2.Memberships.FromString,
+                response_deserializer=fedhft_dot_v1_dot_clustering__pb2.UpdateMembershipsResponse.FromString,
                 _registered_method=True)
         self.GetMemberships = channel.unary_unary(
                 '/fedhft.v1.Clustering/GetMemberships',
@@ -55,7 +55,8 @@ class ClusteringServicer:
     """Missing associated documentation comment in .proto file."""
 
     def UpdateMemberships(self, request, context):
-        """Fit the mixture to the given signatures and publish new memberships, if nobody else did since expected_version.
+        """Fit the mixture to the signatures of the job's clients and publish new memberships, if nobody else did since
+        expected_version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +82,7 @@ def add_ClusteringServicer_to_server(servicer, server):
             'UpdateMemberships': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateMemberships,
                     request_deserializer=fedhft_dot_v1_dot_clustering__pb2.UpdateMembershipsRequest.FromString,
-                    response_serializer=fedhft_dot_v1_dot_clustering__pb2.Memberships.SerializeToString,
+                    response_serializer=fedhft_dot_v1_dot_clustering__pb2.UpdateMembershipsResponse.SerializeToString,
             ),
             'GetMemberships': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMemberships,
@@ -120,7 +121,7 @@ class Clustering:
             target,
             '/fedhft.v1.Clustering/UpdateMemberships',
             fedhft_dot_v1_dot_clustering__pb2.UpdateMembershipsRequest.SerializeToString,
-            fedhft_dot_v1_dot_clustering__pb2.Memberships.FromString,
+            fedhft_dot_v1_dot_clustering__pb2.UpdateMembershipsResponse.FromString,
             options,
             channel_credentials,
             insecure,
