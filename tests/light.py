@@ -150,7 +150,6 @@ class LightClient:
             base_version=task.view.version,
             digest=hashlib.sha256(blob).digest(),
             size=len(blob),
-            samples=10,
         )
         for field, value in changes.items():
             setattr(header, field, value)

@@ -85,7 +85,7 @@ def test_an_update_whose_acknowledgement_was_lost_is_committed_after_a_restart(s
         agent.session._join()
         draft = agent.worker.train(agent.session._next_task().train)
         header = federation_pb2.UpdateHeader(
-            job="lost", round=1, digest=bytes.fromhex(draft.digest), size=len(draft.blob), samples=draft.samples
+            job="lost", round=1, digest=bytes.fromhex(draft.digest), size=len(draft.blob)
         )
         push_update(agent.connection, header, draft.blob, PayloadCount(), resume=False)
     repeated = updates("repeated")

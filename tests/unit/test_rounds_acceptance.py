@@ -164,9 +164,9 @@ def test_seconds_and_signatures_must_be_finite_and_lists_bounded() -> None:
         assert caught.value.code is ErrorCode.INVALID_ARGUMENT
 
 
-def test_an_update_weighs_what_was_pinned_whatever_its_header_says() -> None:
+def test_an_update_weighs_what_was_pinned_with_its_plan() -> None:
     part = opened().participants["a"]
-    record = update_record("a", header(samples=10**12), part)
+    record = update_record("a", header(), part)
     assert (record.samples, record.round, record.base_version, record.size) == (7, 2, 1, 100)
     assert record.digest == (b"d" * 32).hex()
 

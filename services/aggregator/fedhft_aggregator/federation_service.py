@@ -42,13 +42,16 @@ class Federation(federation_pb2_grpc.FederationServicer):
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
         """Check identity and protocol, hand out a lease token and the jobs on offer."""
-        client = authenticate(context).client(request.client)
+        caller = authenticate(context)
+        client = caller.client(request.client)
         if request.protocol_version != PROTOCOL_VERSION:
             raise FedhftError.field(
                 ErrorCode.PROTOCOL_VERSION, "protocol_version", request.protocol_version,
                 f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
             )  # fmt: skip
         agent = await self._store.enroll(client, request.memory_bytes, request.agent_version, request.lease_token)
+        if agent.lease_token != request.lease_token:
+            log.info("agent enrolled", extra={"client": client, "version": request.agent_version, "peer": caller.peer})
         offers = []
         for record in await self._store.jobs():
             if record.status.over:
@@ -90,7 +93,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         joined = client_record(spec, application, known, await self._store.now_ms())
         if joined != known:
             await self._store.join(job, joined)
-        return federation_pb2.JoinResponse(tier=joined.tier, schema_digest=bytes.fromhex(stored.digest))
+        return federation_pb2.JoinResponse(tier=joined.tier)
 
     async def NextTask(
         self, request: federation_pb2.NextTaskRequest, context: Context
@@ -110,7 +113,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             if client not in view.clients and await self._store.client(job, client) is None:
                 raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
             if await self._has_work(view, client):
-                task = task_of(view, client, held, await self._store.now_ms())
+                task = task_of(view, client, held)
                 if task is not None:
                     return task
             left = until - clock.time()

@@ -111,7 +111,6 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             for scope, blob in sorted(version.snapshots.items())
         ]
         return jobs_pb2.ExportJobResponse(
-            job=name,
             spec_json=record.spec_json,
             schema_json=schema,
             version=version.version,

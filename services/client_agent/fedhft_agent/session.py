@@ -221,7 +221,6 @@ class Session:
             base_version=draft.base_version,
             digest=bytes.fromhex(draft.digest),
             size=len(draft.blob),
-            samples=draft.samples,
             scores=draft.scores,
             measurements=self._measured(draft.measurements, about_to_send=len(draft.blob)),
             signature=draft.signature,

@@ -50,9 +50,7 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
             task.add_done_callback(lambda done: self._done(key, done))
         record = await asyncio.shield(task)
         self._show(job, record)
-        return pb.UpdateMembershipsResponse(
-            job=job, version=record.version, clusters=record.clusters, round=record.round
-        )
+        return pb.UpdateMembershipsResponse(version=record.version, clusters=record.clusters, round=record.round)
 
     async def _publish(self, job: JobId, request: pb.UpdateMembershipsRequest) -> MembershipRecord:
         return await publish_memberships(self._store, job, request.expected_version, request.round, self._run)

@@ -13,9 +13,7 @@ from fedhft.rounds.fetching import fetches, scopes_needed
 from fedhft.v1 import adapter_pb2, federation_pb2
 
 
-def task_of(
-    view: CachedJob, client: str, held: Mapping[str, int], now_ms: int
-) -> federation_pb2.NextTaskResponse | None:
+def task_of(view: CachedJob, client: str, held: Mapping[str, int]) -> federation_pb2.NextTaskResponse | None:
     """The client's task in the open round; None when there is nothing for it (yet)."""
     current = view.round
     if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
@@ -25,7 +23,6 @@ def task_of(
     plan = current.participants[client].plan
     source = _view_source(view, current, client, held)
     seed = seeds.seed_of("round", view.spec.seed, current.number, client)
-    remaining = max(0, current.deadline_ms - now_ms)
     learning_rate = view.spec.learning_rate(current.number)
     if current.evaluation:
         final_full = view.spec.evaluation.final_shared == "full"
@@ -39,7 +36,6 @@ def task_of(
             seed=seed,
             shared=federation_pb2.Shard(index=0, count=1) if final_full and has_shared else shard,
             shared_mass_weighted=shard,
-            remaining_ms=remaining,
         )
         return federation_pb2.NextTaskResponse(evaluate=task)
     every = view.spec.evaluation.every
@@ -53,7 +49,6 @@ def task_of(
             seed=seed,
             evaluate=evaluate,
             shared=_shard(view, current, client) if evaluate else None,
-            remaining_ms=remaining,
             max_update_bytes=largest_update(view.spec, view.schema, plan),
         )
     )
@@ -91,7 +86,6 @@ def _view_source(
         version=current.base_version,
         memberships=weights,
         blobs=blobs,
-        membership_version=current.membership_version,
         mass_memberships=mass,
     )
 

@@ -125,7 +125,7 @@ class Simulation:
             worker = self._workers[name]
             if await store.delivered(job, current.number, client):
                 continue
-            response = task_of(view, name, dict(worker.held()), await store.now_ms())
+            response = task_of(view, name, dict(worker.held()))
             if response is None:
                 continue
             task = response.train if response.WhichOneof("task") == "train" else response.evaluate

@@ -171,20 +171,16 @@ class JoinResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIER_FIELD_NUMBER: _builtins.int
-    SCHEMA_DIGEST_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     """Tier the job put the client in."""
-    schema_digest: _builtins.bytes
-    """Digest of the job's schema, 32 bytes."""
     def __init__(
         self,
         *,
         tier: _builtins.str = ...,
-        schema_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schema_digest", b"schema_digest", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -338,12 +334,9 @@ class ViewSource(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     MEMBERSHIPS_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
-    MEMBERSHIP_VERSION_FIELD_NUMBER: _builtins.int
     MASS_MEMBERSHIPS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Published version."""
-    membership_version: _builtins.int
-    """Version of the memberships."""
     @_builtins.property
     def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Served memberships over clusters, summing to 1; entries below the job's floor are zero."""
@@ -362,12 +355,11 @@ class ViewSource(_message.Message):
         version: _builtins.int = ...,
         memberships: _abc.Iterable[_builtins.float] | None = ...,
         blobs: _abc.Iterable[_adapter_pb2.BlobRef] | None = ...,
-        membership_version: _builtins.int = ...,
         mass_memberships: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "mass_memberships", b"mass_memberships", "membership_version", b"membership_version", "memberships", b"memberships", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "mass_memberships", b"mass_memberships", "memberships", b"memberships", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,7 +400,6 @@ class TrainTask(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
-    REMAINING_MS_FIELD_NUMBER: _builtins.int
     MAX_UPDATE_BYTES_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """1-based."""
@@ -418,8 +409,6 @@ class TrainTask(_message.Message):
     """Seed of data order and rounding, from job, round and client."""
     evaluate: _builtins.bool
     """Whether to score the personal holdout before and after training."""
-    remaining_ms: _builtins.int
-    """Time left until the round's deadline, milliseconds."""
     max_update_bytes: _builtins.int
     """Largest update the server will take, bytes."""
     @_builtins.property
@@ -440,12 +429,11 @@ class TrainTask(_message.Message):
         seed: _builtins.int = ...,
         evaluate: _builtins.bool = ...,
         shared: Global___Shard | None = ...,
-        remaining_ms: _builtins.int = ...,
         max_update_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "shared", b"shared", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "learning_rate", b"learning_rate", "max_update_bytes", b"max_update_bytes", "plan", b"plan", "remaining_ms", b"remaining_ms", "round", b"round", "seed", b"seed", "shared", b"shared", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "learning_rate", b"learning_rate", "max_update_bytes", b"max_update_bytes", "plan", b"plan", "round", b"round", "seed", b"seed", "shared", b"shared", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -464,11 +452,9 @@ class EvaluateTask(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     SHARED_MASS_WEIGHTED_FIELD_NUMBER: _builtins.int
-    REMAINING_MS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     learning_rate: _builtins.float
     seed: _builtins.int
-    remaining_ms: _builtins.int
     @_builtins.property
     def view(self) -> Global___ViewSource: ...
     @_builtins.property
@@ -491,11 +477,10 @@ class EvaluateTask(_message.Message):
         seed: _builtins.int = ...,
         shared: Global___Shard | None = ...,
         shared_mass_weighted: Global___Shard | None = ...,
-        remaining_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "shared", b"shared", "shared_mass_weighted", b"shared_mass_weighted", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["learning_rate", b"learning_rate", "plan", b"plan", "remaining_ms", b"remaining_ms", "round", b"round", "seed", b"seed", "shared", b"shared", "shared_mass_weighted", b"shared_mass_weighted", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learning_rate", b"learning_rate", "plan", b"plan", "round", b"round", "seed", b"seed", "shared", b"shared", "shared_mass_weighted", b"shared_mass_weighted", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,7 +579,6 @@ class UpdateHeader(_message.Message):
     BASE_VERSION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
-    SAMPLES_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     MEASUREMENTS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
@@ -609,8 +593,6 @@ class UpdateHeader(_message.Message):
     """SHA-256 of the update blob, 32 bytes."""
     size: _builtins.int
     """Size of the update blob, bytes. 0 for methods that share nothing."""
-    samples: _builtins.int
-    """Training rows used."""
     query_staged: _builtins.bool
     """Ask only how many bytes are staged; no chunk follows."""
     @_builtins.property
@@ -631,7 +613,6 @@ class UpdateHeader(_message.Message):
         base_version: _builtins.int = ...,
         digest: _builtins.bytes = ...,
         size: _builtins.int = ...,
-        samples: _builtins.int = ...,
         scores: _abc.Iterable[Global___Score] | None = ...,
         measurements: Global___Measurements | None = ...,
         signature: _abc.Iterable[_builtins.float] | None = ...,
@@ -639,7 +620,7 @@ class UpdateHeader(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["measurements", b"measurements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "client", b"client", "digest", b"digest", "job", b"job", "lease_token", b"lease_token", "measurements", b"measurements", "query_staged", b"query_staged", "round", b"round", "samples", b"samples", "scores", b"scores", "signature", b"signature", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "client", b"client", "digest", b"digest", "job", b"job", "lease_token", b"lease_token", "measurements", b"measurements", "query_staged", b"query_staged", "round", b"round", "scores", b"scores", "signature", b"signature", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -158,13 +158,11 @@ Global___ExportJobRequest: _TypeAlias = ExportJobRequest  # noqa: Y015
 class ExportJobResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    JOB_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
     MEMBERSHIPS_FIELD_NUMBER: _builtins.int
-    job: _builtins.str
     spec_json: _builtins.str
     schema_json: _builtins.str
     version: _builtins.int
@@ -177,7 +175,6 @@ class ExportJobResponse(_message.Message):
     def __init__(
         self,
         *,
-        job: _builtins.str = ...,
         spec_json: _builtins.str = ...,
         schema_json: _builtins.str = ...,
         version: _builtins.int = ...,
@@ -186,7 +183,7 @@ class ExportJobResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memberships", b"memberships"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "job", b"job", "memberships", b"memberships", "schema_json", b"schema_json", "spec_json", b"spec_json", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "memberships", b"memberships", "schema_json", b"schema_json", "spec_json", b"spec_json", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
