@@ -48,6 +48,10 @@ class AcceptResult(StrEnum):
     REPEATED = "repeated"
 
 
+Traffic = tuple[int, int, int, int]
+"""Bytes a client has moved since it joined: socket sent, socket received, payload sent, payload received."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

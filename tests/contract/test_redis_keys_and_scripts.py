@@ -45,7 +45,7 @@ async def whole_life(store: Store) -> None:
     digest = await store.blobs.put(JOB, b"update")
     await store.accept(JOB, update_record(ALICE, digest=digest), token)
     await store.begin_fold(JOB, 1, fence)
-    await store.publish(JOB, 1, version_record(1), "{}", fence)
+    await store.publish(JOB, 1, version_record(1), "{}", fence, {ALICE: (1, 2, 3, 4)})
     await store.publish_memberships(JOB, membership_record(1), 0)
     await store.open_round(JOB, round_record(2), fence)
     await store.blobs.stage(JOB, "t", 0, b"half")
@@ -60,7 +60,7 @@ class TestKeys:
             keys.PROBE,
             keys.agent(ALICE),
             *(its.job, its.schema, its.clients, its.signatures, its.lease, its.fence, its.round, its.participants),
-            *(its.updates(1), its.versions, its.history, its.memberships),
+            *(its.updates(1), its.versions, its.history, its.traffic, its.memberships),
             *(its.changes(topic) for topic in Topic),
             *(its.blob(digest_of(b"update")), its.blobs, its.transfer("t"), its.transfers),
         }

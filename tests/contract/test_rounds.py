@@ -304,6 +304,25 @@ class TestClosing:
         assert await store.drop_versions(JOB, 100) == []
         assert await store.version(JOB) == version_record(3)
         assert await store.history(JOB) == ["1", "2", "3"]
+        listed = ["1", "2", "3"]
+        for start, stop in ((1, None), (-1, None), (0, 2), (1, 2), (0, 0), (3, 9), (0, -1), (-2, -1)):
+            assert await store.history(JOB, start, stop) == listed[start:stop]
+
+    async def test_byte_counters_are_published_with_their_round_or_not_at_all(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        assert await store.traffic(JOB, [ALICE]) == {}
+        with refused(ErrorCode.ROUND_CLOSED):
+            await store.publish(JOB, 1, version_record(1), "early", fence, {ALICE: (9, 9, 9, 9)})
+        await store.begin_fold(JOB, 1, fence)
+        counted = {ALICE: (1, 2**60, 3, 4), BOB: (5, 6, 7, 8)}
+        await store.publish(JOB, 1, version_record(1), "1", fence, counted)
+        await store.publish(JOB, 1, version_record(1), "again", fence, {ALICE: (0, 0, 0, 0)})
+        assert await store.traffic(JOB, [BOB, ALICE, "carol"]) == counted
+        assert await store.traffic(JOB, []) == {}
+        await store.open_round(JOB, round_record(2), fence)
+        await store.begin_fold(JOB, 2, fence)
+        await store.publish(JOB, 2, version_record(2), "2", fence, {BOB: (50, 60, 70, 80)})
+        assert await store.traffic(JOB, [ALICE, BOB]) == {**counted, BOB: (50, 60, 70, 80)}
 
     async def test_the_final_evaluation_republishes_the_last_version(self, store: Store) -> None:
         fence = await open_first_round(store)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 
 from fedhft.adapter import AdapterSchema
@@ -28,6 +28,7 @@ from fedhft.records import (
     Phase,
     RoundRecord,
     Topic,
+    Traffic,
     UpdateRecord,
     VersionRecord,
 )
@@ -49,7 +50,7 @@ from fedhft.rounds.opening import live_clients, open_round
 from fedhft.rounds.patience import failures_after, gives_up
 from fedhft.rounds.reclustering import usable_memberships, wants_memberships
 from fedhft.rounds.retention import oldest_kept, retention
-from fedhft.rounds.summary import ClientReport, Traffic, reports_of, results_of, summarise
+from fedhft.rounds.summary import ClientReport, reports_of, results_of, summarise
 from fedhft.rounds.watching import LONGEST_WAIT_MS, Collecting, Watch, pause_s, watch_of
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
@@ -266,7 +267,7 @@ class Coordinator:
         accepted = await store.updates(job, number)
         updates = {str(client): accepted[client] for client in pinned}
         reports = reports_of(current, updates)
-        past = [RoundHistory.from_json(text) for text in await store.history(job)]
+        before = await self._traffic(updates)
         previous = await store.version(job)
         if current.evaluation:
             version = previous or VersionRecord(version=0, round=0, clusters=current.clusters)
@@ -275,9 +276,10 @@ class Coordinator:
             async with self._renewed_lease():
                 version, figures = await self._fold(spec, current, pinned, updates, reports, previous)
         now_ms = await store.now_ms()
-        entry = self._entry(current, reports, past, figures, now_ms)
+        entry = _entry(current, reports, before, figures, now_ms)
         self._reached("folded")
-        first = await store.publish(job, number, version, entry.to_json(), fence)
+        moved = {**before, **{report.client: report.traffic for report in reports}}
+        first = await store.publish(job, number, version, entry.to_json(), fence, moved)
         self._reached("published")
         if not first:
             return
@@ -320,24 +322,11 @@ class Coordinator:
                 if report.signature:
                     await self._store.set_signature(self._job, ClientId(report.client), report.signature)
 
-    def _entry(
-        self,
-        current: RoundRecord,
-        reports: tuple[ClientReport, ...],
-        past: list[RoundHistory],
-        figures: dict[str, float],
-        now_ms: int,
-    ) -> RoundHistory:
-        before: dict[str, Traffic] = dict(past[-1].traffic) if past else {}
-        summary = summarise(current, reports, before, now_ms)
-        for name, value in figures.items():
-            setattr(summary, name, value)
-        return RoundHistory(
-            summary=summary,
-            traffic={**before, **{report.client: report.traffic for report in reports}},
-            results=tuple(results_of(reports)) if current.evaluation else (),
-            evaluation=current.evaluation,
-        )
+    async def _traffic(self, clients: Collection[str]) -> dict[str, Traffic]:
+        """Byte counters as of the clients' last reports, and all that an earlier release kept in the last entry."""
+        last = await self._store.history(self._job, -1)
+        earlier = RoundHistory.from_json(last[0]).earlier_traffic if last else {}
+        return {**earlier, **await self._store.traffic(self._job, clients)}
 
     async def _retain(self, version: VersionRecord, updates: Mapping[str, UpdateRecord]) -> None:
         """Delete what no client and no restart can need any more."""
@@ -369,3 +358,17 @@ class Coordinator:
 
 def _observe_phase(phase: str, since_ms: int, until_ms: int) -> None:
     metrics.ROUND_PHASE_SECONDS.labels(phase=phase).observe((until_ms - since_ms) / 1000)
+
+
+def _entry(
+    current: RoundRecord,
+    reports: tuple[ClientReport, ...],
+    before: Mapping[str, Traffic],
+    figures: dict[str, float],
+    now_ms: int,
+) -> RoundHistory:
+    summary = summarise(current, reports, before, now_ms)
+    for name, value in figures.items():
+        setattr(summary, name, value)
+    results = tuple(results_of(reports)) if current.evaluation else ()
+    return RoundHistory(summary, results, current.evaluation)

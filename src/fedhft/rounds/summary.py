@@ -1,4 +1,4 @@
-"""Figures of a round from what its clients reported (DESIGN 9): scores, bytes, memory, per client and together."""
+"""Figures of a round from what its clients reported: scores, bytes, memory, per client and together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import dataclass
 
 from google.protobuf import json_format
 
-from fedhft.records import Participant, RoundRecord, UpdateRecord
+from fedhft.records import Participant, RoundRecord, Traffic, UpdateRecord
 from fedhft.v1 import federation_pb2, jobs_pb2
-
-Traffic = tuple[int, int, int, int]
-"""Bytes a client has moved since it joined: socket sent, socket received, payload sent, payload received."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 
 from fedhft.ids import ClientId, JobId
 from fedhft.records import (
@@ -23,39 +21,15 @@ from fedhft.records import (
     Phase,
     RoundRecord,
     Topic,
+    Traffic,
     UpdateRecord,
     VersionRecord,
 )
 from fedhft.store import refusals
 from fedhft.store.blobs_in_memory import InMemoryBlobs
+from fedhft.store.in_memory_job import KeptJob
 from fedhft.store.interface import BlobStore
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
-
-
-@dataclass
-class _Job:
-    record: JobRecord | None = None
-    schema: str | None = None
-    clients: dict[ClientId, ClientRecord] = field(default_factory=dict)
-    holder: str | None = None
-    held_until_ms: int = 0
-    fence: int = 0
-    round: RoundRecord | None = None
-    opened: RoundRecord | None = None
-    updates: dict[int, dict[ClientId, UpdateRecord]] = field(default_factory=dict)
-    versions: dict[int, VersionRecord] = field(default_factory=dict)
-    latest_version: int | None = None
-    history: list[str] = field(default_factory=list)
-    memberships: list[MembershipRecord] = field(default_factory=list)
-    counters: dict[Topic, int] = field(default_factory=lambda: defaultdict(int))
-    moved: dict[Topic, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
-
-    def wake(self, topic: Topic) -> None:
-        self.counters[topic] += 1
-        self.moved.pop(topic, asyncio.Event()).set()
-
-    def state(self) -> str:
-        return f"round {self.round.number} {self.round.phase}" if self.round else "no round yet"
 
 
 class InMemoryStore:
@@ -65,7 +39,7 @@ class InMemoryStore:
         self._clock = clock
         self._blobs: BlobStore = InMemoryBlobs(clock) if blobs is None else blobs
         self._agents: dict[ClientId, AgentRecord] = {}
-        self._jobs: dict[JobId, _Job] = {}
+        self._jobs: dict[JobId, KeptJob] = {}
 
     @property
     def blobs(self) -> BlobStore:
@@ -75,23 +49,23 @@ class InMemoryStore:
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    def _of(self, job: JobId) -> _Job:
+    def _of(self, job: JobId) -> KeptJob:
         """What is kept of a job, for reading also of one that does not exist."""
-        return self._jobs.get(job) or _Job()
+        return self._jobs.get(job) or KeptJob()
 
-    def _existing(self, job: JobId) -> tuple[_Job, JobRecord]:
+    def _existing(self, job: JobId) -> tuple[KeptJob, JobRecord]:
         its = self._jobs.get(job)
         if its is None or its.record is None:
             raise refusals.unknown_job(job)
         return its, its.record
 
-    def _running(self, job: JobId) -> _Job:
+    def _running(self, job: JobId) -> KeptJob:
         its, record = self._existing(job)
         if record.status not in (JobStatus.RUNNING, JobStatus.EVALUATING):
             raise refusals.job_not_running(job, record.status)
         return its
 
-    def _fenced(self, job: JobId, fence: int) -> _Job:
+    def _fenced(self, job: JobId, fence: int) -> KeptJob:
         its = self._of(job)
         if fence != its.fence or fence == 0:
             raise refusals.fenced(job, fence)
@@ -152,7 +126,7 @@ class InMemoryStore:
     # -- jobs
     async def create_job(self, job: JobId, spec_json: str) -> bool:
         """See Store.create_job."""
-        its = self._jobs.setdefault(job, _Job())
+        its = self._jobs.setdefault(job, KeptJob())
         if its.record is not None:
             if its.record.spec_json == spec_json:
                 return False
@@ -232,7 +206,7 @@ class InMemoryStore:
     # -- who may move the job on
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
         """See Store.acquire."""
-        its = self._jobs.setdefault(job, _Job())
+        its = self._jobs.setdefault(job, KeptJob())
         now_ms = self._now_ms()
         held = its.holder is not None and now_ms < its.held_until_ms
         if held and its.holder != holder:
@@ -328,7 +302,15 @@ class InMemoryStore:
             its.wake(Topic.TASKS)
         return tuple(ClientId(client) for client in now.pinned)
 
-    async def publish(self, job: JobId, number: int, version: VersionRecord, summary: str, fence: int) -> bool:
+    async def publish(
+        self,
+        job: JobId,
+        number: int,
+        version: VersionRecord,
+        summary: str,
+        fence: int,
+        traffic: Mapping[str, Traffic] | None = None,
+    ) -> bool:
         """See Store.publish."""
         its = self._fenced(job, fence)
         now = its.round
@@ -339,6 +321,7 @@ class InMemoryStore:
         its.versions[version.version] = version
         its.latest_version = version.version
         its.history.append(summary)
+        its.traffic.update(traffic or {})
         its.round = now.model_copy(update={"phase": Phase.PUBLISHED})
         its.wake(Topic.TASKS)
         return True
@@ -355,9 +338,14 @@ class InMemoryStore:
         gone = sorted(number for number in its.versions if number < below and number != its.latest_version)
         return [its.versions.pop(number) for number in gone]
 
-    async def history(self, job: JobId) -> list[str]:
+    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
         """See Store.history."""
-        return list(self._of(job).history)
+        return self._of(job).history[start:stop]
+
+    async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:
+        """See Store.traffic."""
+        known = self._of(job).traffic
+        return {client: known[client] for client in clients if client in known}
 
     # -- memberships
     async def memberships(self, job: JobId, version: int = 0) -> MembershipRecord | None:
@@ -370,7 +358,7 @@ class InMemoryStore:
         """See Store.publish_memberships."""
         if record.version != expected_version + 1:
             raise refusals.wrong_membership_version(record.version, expected_version)
-        its = self._jobs.setdefault(job, _Job())
+        its = self._jobs.setdefault(job, KeptJob())
         if len(its.memberships) == record.version and its.memberships[-1] == record:
             return True
         if len(its.memberships) != expected_version:
@@ -386,7 +374,7 @@ class InMemoryStore:
 
     async def wait_change(self, job: JobId, topic: Topic, seen: int, timeout_s: float) -> int:
         """See Store.wait_change."""
-        its = self._jobs.setdefault(job, _Job())
+        its = self._jobs.setdefault(job, KeptJob())
         try:
             async with asyncio.timeout(max(timeout_s, 0)):
                 while its.counters[topic] == seen:

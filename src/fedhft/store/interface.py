@@ -20,6 +20,7 @@ from fedhft.records import (
     MembershipRecord,
     RoundRecord,
     Topic,
+    Traffic,
     UpdateRecord,
     VersionRecord,
 )
@@ -235,8 +236,18 @@ class Store(Protocol):
         """
         ...
 
-    async def publish(self, job: JobId, number: int, version: VersionRecord, summary: str, fence: int) -> bool:
-        """Folding -> published, with the new version and the round's summary (JSON); wakes TASKS.
+    async def publish(
+        self,
+        job: JobId,
+        number: int,
+        version: VersionRecord,
+        summary: str,
+        fence: int,
+        traffic: Mapping[str, Traffic] | None = None,
+    ) -> bool:
+        """Folding -> published, with the new version, the round's summary (JSON) and its clients' byte counters.
+
+        Wakes TASKS.
 
         False when the round was already published (nothing changes). For the final evaluation `version` is the
         unchanged last one. Raises FENCED, ROUND_CLOSED when the round is not folding.
@@ -251,8 +262,12 @@ class Store(Protocol):
         """Forget version records below a number, never the latest; returns them, so that their blobs can be deleted."""
         ...
 
-    async def history(self, job: JobId) -> list[str]:
-        """Summaries (JSON) of published rounds, in order."""
+    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
+        """Summaries (JSON) of published rounds, in order: entries [start:stop], as a list is sliced."""
+        ...
+
+    async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:
+        """Byte counters of those of the clients that have reported in a published round."""
         ...
 
     # -- memberships

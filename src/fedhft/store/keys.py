@@ -101,6 +101,11 @@ class JobKeys:
         return self.prefix + "history"
 
     @property
+    def traffic(self) -> str:
+        """hash client -> Traffic (JSON): its byte counters as of the last published round that it reported in."""
+        return self.prefix + "traffic"
+
+    @property
     def memberships(self) -> str:
         """hash membership version -> MembershipRecord (JSON); the field `latest` holds the latest number."""
         return self.prefix + "memberships"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
-from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, UpdateRecord, VersionRecord
+from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds import upgrade
 from fedhft.store import keys, refusals
 from fedhft.store.blobs_redis import RedisBlobs
@@ -147,17 +148,26 @@ class RedisRounds:
         _check(outcome, detail, job, number, fence)
         return _sorted_clients(detail[0])
 
-    async def publish(self, job: JobId, number: int, version: VersionRecord, summary: str, fence: int) -> bool:
+    async def publish(
+        self,
+        job: JobId,
+        number: int,
+        version: VersionRecord,
+        summary: str,
+        fence: int,
+        traffic: Mapping[str, Traffic] | None = None,
+    ) -> bool:
         """See Store.publish."""
         its = JobKeys(job)
         outcome, *detail = await self._redis.run(
             "publish",
-            (its.fence, its.round, its.versions, its.history, its.changes(Topic.TASKS)),
+            (its.fence, its.round, its.versions, its.history, its.traffic, its.changes(Topic.TASKS)),
             fence,
             number,
             version.version,
             version.model_dump_json(),
             summary,
+            *(text for client, moved in (traffic or {}).items() for text in (client, json.dumps(moved))),
         )
         _check(outcome, detail, job, number, fence)
         return bool(detail[0])
@@ -175,9 +185,25 @@ class RedisRounds:
         records = [VersionRecord.model_validate_json(record) for record in dropped]
         return sorted(records, key=lambda record: record.version)
 
-    async def history(self, job: JobId) -> list[str]:
+    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
         """See Store.history."""
-        return [summary.decode() for summary in await self._redis.call("LRANGE", JobKeys(job).history, 0, -1)]
+        if stop == 0:  # Redis counts the last entry in, and has no way to say "none" from the start
+            return []
+        last = -1 if stop is None else stop - 1
+        return [summary.decode() for summary in await self._redis.call("LRANGE", JobKeys(job).history, start, last)]
+
+    async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:
+        """See Store.traffic."""
+        if not clients:
+            return {}
+        names = list(clients)
+        found = await self._redis.call("HMGET", JobKeys(job).traffic, *names)
+        return {name: _traffic(text) for name, text in zip(names, found, strict=True) if text is not None}
+
+
+def _traffic(text: bytes) -> Traffic:
+    socket_sent, socket_received, payload_sent, payload_received = json.loads(text)
+    return (socket_sent, socket_received, payload_sent, payload_received)
 
 
 def _sorted_clients(joined: bytes) -> tuple[ClientId, ...]:

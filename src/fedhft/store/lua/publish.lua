@@ -1,13 +1,16 @@
--- Publish a folded round: its version and its summary, once.
--- EVALSHA sha 5 KEYS... ARGV...
+-- Publish a folded round: its version, its summary and what its clients have moved, once.
+-- EVALSHA sha 6 KEYS... ARGV...
 -- KEYS  fence      counter, read: the current fencing token
 --       round      hash, read and written: number, phase
 --       versions   hash, written: the version's record, and which is the latest
 --       history    list, written: the round's summary
+--       traffic    hash, written: byte counters of the clients that reported
 --       tasks      counter and channel, written when published
+-- ARGV  token, number, version, record, summary; then client and counters, in pairs.
 -- Returns {'ok', 1} when published, {'ok', 0} when it was before, {'fenced'} or {'round_closed', state}.
-local fence, round, versions, history, tasks = unpack(KEYS)
-local token, number, version, record, summary = unpack(ARGV)
+local fence, round, versions, history, traffic, tasks = unpack(KEYS)
+local token, number, version, record, summary = unpack(ARGV, 1, 5)
+local FIRST_COUNTERS = 6
 
 if redis.call('GET', fence) ~= token then
   return {'fenced'}
@@ -21,6 +24,9 @@ if now[1] ~= number or now[2] ~= 'folding' then
 end
 redis.call('HSET', versions, version, record, 'latest', version)
 redis.call('RPUSH', history, summary)
+for i = FIRST_COUNTERS, #ARGV, 2 do
+  redis.call('HSET', traffic, ARGV[i], ARGV[i + 1])
+end
 redis.call('HSET', round, 'phase', 'published')
 redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
 return {'ok', 1}

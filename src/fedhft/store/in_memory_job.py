@@ -1,0 +1,50 @@
+"""What the in-memory store keeps of one job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from fedhft.ids import ClientId
+from fedhft.records import (
+    ClientRecord,
+    JobRecord,
+    MembershipRecord,
+    RoundRecord,
+    Topic,
+    Traffic,
+    UpdateRecord,
+    VersionRecord,
+)
+
+
+@dataclass
+class KeptJob:
+    """Everything of one job; `record` is None for one that was only asked about."""
+
+    record: JobRecord | None = None
+    schema: str | None = None
+    clients: dict[ClientId, ClientRecord] = field(default_factory=dict)
+    holder: str | None = None
+    held_until_ms: int = 0
+    fence: int = 0
+    round: RoundRecord | None = None
+    opened: RoundRecord | None = None
+    updates: dict[int, dict[ClientId, UpdateRecord]] = field(default_factory=dict)
+    versions: dict[int, VersionRecord] = field(default_factory=dict)
+    latest_version: int | None = None
+    history: list[str] = field(default_factory=list)
+    traffic: dict[str, Traffic] = field(default_factory=dict)
+    memberships: list[MembershipRecord] = field(default_factory=list)
+    counters: dict[Topic, int] = field(default_factory=lambda: defaultdict(int))
+    moved: dict[Topic, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+
+    def wake(self, topic: Topic) -> None:
+        """Count a change and wake who waits for it."""
+        self.counters[topic] += 1
+        self.moved.pop(topic, asyncio.Event()).set()
+
+    def state(self) -> str:
+        """The round and its phase, for refusals."""
+        return f"round {self.round.number} {self.round.phase}" if self.round else "no round yet"
