@@ -49,8 +49,13 @@ class Aggregator:
         return LightClient(self.channel, name, spec, light_schema(**schema))
 
     async def ended(self, name: str) -> jobs_pb2.Job:
+        """The job once it is over, with the history that the watch brought piece by piece."""
+        history: list[jobs_pb2.RoundSummary] = []
         async for job in self.jobs.Watch(jobs_pb2.WatchJobRequest(job=name), timeout=30):
+            history.extend(job.history)
             last = job
+        del last.history[:]
+        last.history.extend(history)
         return last
 
 

@@ -19,7 +19,7 @@ from fedhft_clusterer.__main__ import parse as parse_clusterer
 from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
 from fedhft.clustering import fitting, selection, signature
-from fedhft.coordination import coordinator
+from fedhft.coordination import coordinator, describe
 from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
@@ -342,6 +342,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"every {intake.PIECE_BYTES // 2**10} KiB are"),
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),
         ("docs/protocol.md", f"{uploads._CHUNK_TIMEOUT_S:g} s without a chunk"),
+        ("docs/protocol.md", f"a page of its history ({describe.HISTORY_PAGE} rounds"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
         ("docs/protocol.md", f"Deltas of the last {retention.KEPT_VERSIONS} versions"),
         ("docs/protocol.md", f"by the server after {SERVER.longest_call_s:g} s"),

@@ -7,14 +7,14 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fedhft.coordination.history import RoundHistory
+from fedhft.coordination.describe import describe, memberships_message, outline
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.ids import JobId, parse_job_id
+from fedhft.ids import parse_job_id
 from fedhft.job import parse_job
-from fedhft.records import JobRecord, JobStatus, MembershipRecord, Phase, Topic
+from fedhft.records import JobStatus, Topic
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
-from fedhft.v1 import adapter_pb2, clustering_pb2, jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
 from fedhft_aggregator.federation_service import SEND_CHUNK_BYTES
 from fedhft_aggregator.loops import JobLoops
 
@@ -47,32 +47,36 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         if await self._store.create_job(job, spec.canonical()):
             log.info("job submitted", extra={"job": job, "peer": caller.peer})
         self._loops.start(job)
-        return await self._describe(await self._store.job(job))
+        return await describe(self._store, await self._store.job(job))
 
     async def Get(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.Job:
-        """One job, with its history."""
+        """One job, with a page of its history."""
         authenticate(context)
-        return await self._describe(await self._store.job(parse_job_id(request.job)))
+        record = await self._store.job(parse_job_id(request.job))
+        return await describe(self._store, record, history_after=request.history_after)
 
     async def List(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
         """Every job, oldest first, without specs and histories."""
         authenticate(context)
         jobs = []
         for record in await self._store.jobs():
-            job = await self._describe(record)
-            for name in ("spec_json", "history", "memberships", "results"):
-                job.ClearField(name)
+            job = await outline(self._store, record)
+            job.ClearField("results")
             jobs.append(job)
         return jobs_pb2.ListJobsResponse(jobs=jobs)
 
     async def Watch(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
-        """The job now and after every change, until it ends."""
+        """The job now and after every change, until it ends; every round of its history once, in pages."""
         authenticate(context)
-        name = parse_job_id(request.job)
+        name, sent = parse_job_id(request.job), request.history_after
         while True:
             seen = await self._store.changes(name, Topic.TASKS)
             record = await self._store.job(name)
-            yield await self._describe(record)
+            job = await describe(self._store, record, history_after=sent)
+            yield job
+            sent += len(job.history)
+            if sent < job.rounds_done and job.history:
+                continue
             if record.status.over:
                 return
             await self._store.wait_change(name, Topic.TASKS, seen, _WATCH_HEARTBEAT_S)
@@ -86,7 +90,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             record = await self._store.job(name)
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is already {record.status}; nothing to cancel")
         log.info("job cancelled", extra={"job": name, "peer": caller.peer, "reason": request.reason})
-        return await self._describe(await self._store.job(name))
+        return await describe(self._store, await self._store.job(name))
 
     async def Export(self, request: jobs_pb2.ExportJobRequest, context: Context) -> jobs_pb2.ExportJobResponse:
         """What is needed to build the adapters of the last version."""
@@ -115,7 +119,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             schema_json=schema,
             version=version.version,
             blobs=blobs,
-            memberships=membership_message(name, memberships) if memberships else None,
+            memberships=memberships_message(name, memberships) if memberships else None,
         )
 
     async def Blob(self, request: jobs_pb2.JobBlobRequest, context: Context) -> AsyncIterator[jobs_pb2.JobBlobChunk]:
@@ -133,39 +137,3 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             data = await self._store.blobs.get(name, digest, offset, SEND_CHUNK_BYTES)
             yield jobs_pb2.JobBlobChunk(offset=offset, data=data)
             offset += len(data)
-
-    async def _describe(self, record: JobRecord) -> jobs_pb2.Job:
-        name = JobId(record.job)
-        entries = [RoundHistory.from_json(text) for text in await self._store.history(name)]
-        current = await self._store.round(name)
-        memberships = await self._store.memberships(name)
-        job = jobs_pb2.Job(
-            job=record.job,
-            status=record.status.value,
-            reason=record.reason,
-            spec_json=record.spec_json,
-            rounds_done=sum(1 for entry in entries if not entry.evaluation),
-            clients=sorted(str(client) for client in await self._store.clients(name)),
-            history=[entry.summary for entry in entries if not entry.evaluation],
-            memberships=membership_message(name, memberships) if memberships else None,
-        )
-        if current is not None and current.phase is not Phase.PUBLISHED:
-            job.open_round = current.number
-            job.asked = len(current.participants)
-            job.accepted = await self._store.accepted_count(name, current.number)
-        for entry in entries:
-            if entry.evaluation:
-                job.final.CopyFrom(entry.summary)
-                job.results.extend(entry.results)
-        return job
-
-
-def membership_message(job: JobId, record: MembershipRecord) -> clustering_pb2.Memberships:
-    """Memberships as they travel."""
-    return clustering_pb2.Memberships(
-        job=job,
-        version=record.version,
-        clusters=record.clusters,
-        rows=[clustering_pb2.Membership(client=c, weights=w) for c, w in sorted(record.rows.items())],
-        round=record.round,
-    )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 
+from fedhft.coordination.describe import memberships_message
 from fedhft.coordination.memberships import Runner, figures_of, publish_memberships, sizes_of
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId, parse_job_id
@@ -65,7 +66,7 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
         authenticate(context)
         job = parse_job_id(request.job)
         record = await self._record(job, request.version)
-        return pb.Memberships(job=job) if record is None else message_of(job, record)
+        return pb.Memberships(job=job) if record is None else memberships_message(job, record)
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """Sizes of the latest clusters and how their fit went."""
@@ -107,14 +108,3 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
         if len(self._shown) > SHOWN_JOBS:
             forgotten, _ = self._shown.popitem(last=False)
             metrics.forget_job(forgotten)
-
-
-def message_of(job: JobId, record: MembershipRecord) -> pb.Memberships:
-    """Memberships as they travel, clients in ascending order."""
-    return pb.Memberships(
-        job=job,
-        version=record.version,
-        clusters=record.clusters,
-        rows=[pb.Membership(client=client, weights=row) for client, row in sorted(record.rows.items())],
-        round=record.round,
-    )

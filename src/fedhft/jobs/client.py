@@ -61,11 +61,11 @@ class JobsClient:
     def submit(self, spec: JobSpec) -> jobs_pb2.Job:
         """Store a job; the identical job again is no error, so a repeat after a lost answer is safe."""
         request = jobs_pb2.SubmitJobRequest(spec_json=spec.canonical())
-        return self._call(lambda: self._stub.Submit(request, timeout=_CALL_S))
+        return self._whole(self._call(lambda: self._stub.Submit(request, timeout=_CALL_S)))
 
     def get(self, job: str) -> jobs_pb2.Job:
-        """One job with its history."""
-        return self._call(lambda: self._stub.Get(jobs_pb2.GetJobRequest(job=job), timeout=_CALL_S))
+        """One job with its whole history, over as many calls as that takes."""
+        return self._whole(self._page(job, 0))
 
     def list(self) -> list[jobs_pb2.Job]:
         """Every job, oldest first, without specs and histories."""
@@ -74,22 +74,30 @@ class JobsClient:
     def cancel(self, job: str, reason: str) -> jobs_pb2.Job:
         """End a job."""
         request = jobs_pb2.CancelJobRequest(job=job, reason=reason)
-        return self._call(lambda: self._stub.Cancel(request, timeout=_CALL_S))
+        return self._whole(self._call(lambda: self._stub.Cancel(request, timeout=_CALL_S)))
 
     def export(self, job: str) -> jobs_pb2.ExportJobResponse:
         """Names everything needed to build the adapters of the last version."""
         return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))
 
     def watch(self, job: str) -> Iterator[jobs_pb2.Job]:
-        """The job now and after every change until it is over, over as many connections as it takes."""
-        heard, repeat = time.monotonic(), 0
+        """The job with its whole history, now and after every change until it is over.
+
+        A connection that breaks is opened again; the server may be away for `give_up_after_s` at a time, however long
+        it had nothing to tell before.
+        """
+        history: list[jobs_pb2.RoundSummary] = []
+        away_since: float | None = None
+        repeat = 0
         while True:
-            stream = self._open_watch(job)
+            stream = self._open_watch(job, len(history))
             try:
-                for message in stream:
-                    heard, repeat = time.monotonic(), 0
-                    yield message
-                    if is_over(message):
+                for told in stream:
+                    away_since, repeat = None, 0
+                    if _add_history(history, told):
+                        continue  # the rest of the history is on its way
+                    yield told
+                    if is_over(told):
                         return
                 refusal = FedhftError(ErrorCode.SERVER_UNAVAILABLE, "the server stopped; start it again")
             except grpc.RpcError as error:
@@ -98,7 +106,8 @@ class JobsClient:
                     raise refusal from error
             finally:
                 stream.cancel()
-            if self._closed or time.monotonic() - heard > self._give_up_after_s:
+            away_since = time.monotonic() if away_since is None else away_since
+            if self._closed or time.monotonic() - away_since > self._give_up_after_s:
                 raise refusal
             repeat += 1
             time.sleep(random.uniform(0, _BACKOFF.bound_s(repeat)))
@@ -124,9 +133,20 @@ class JobsClient:
             raise FedhftError(ErrorCode.DIGEST_MISMATCH, f"blob {ref.digest.hex()[:16]}: wrong content; export again")
         return bytes(data)
 
-    def _open_watch(self, job: str) -> WatchStream:
+    def _page(self, job: str, history_after: int) -> jobs_pb2.Job:
+        request = jobs_pb2.GetJobRequest(job=job, history_after=history_after)
+        return self._call(lambda: self._stub.Get(request, timeout=_CALL_S))
+
+    def _whole(self, told: jobs_pb2.Job) -> jobs_pb2.Job:
+        """A job with the rest of its history."""
+        history: list[jobs_pb2.RoundSummary] = []
+        while _add_history(history, told):
+            told = self._page(told.job, len(history))
+        return told
+
+    def _open_watch(self, job: str, history_after: int) -> WatchStream:
         try:
-            return self._stub.Watch(jobs_pb2.WatchJobRequest(job=job))
+            return self._stub.Watch(jobs_pb2.WatchJobRequest(job=job, history_after=history_after))
         except ValueError as error:  # what gRPC raises on a closed channel
             if not self._closed:
                 raise
@@ -134,3 +154,12 @@ class JobsClient:
 
     def _call(self, call: Callable[[], T]) -> T:
         return call_with_retry(call, lambda: False, give_up_after_s=self._give_up_after_s, backoff=_BACKOFF)
+
+
+def _add_history(history: list[jobs_pb2.RoundSummary], told: jobs_pb2.Job) -> bool:
+    """Add a message's page to the history so far and put all of it into the message; whether more is to come."""
+    more = bool(told.history)
+    history.extend(told.history)
+    del told.history[:]
+    told.history.extend(history)
+    return more and len(history) < told.rounds_done

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from fedhft.coordination.history import RoundHistory
 from fedhft.datasets import tickets
 from fedhft.datasets.client_data import load_client_data
 from fedhft.datasets.federated import FederatedData
@@ -17,8 +16,8 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
-from fedhft.simulation.run import Simulated, simulate
-from fedhft.v1 import clustering_pb2, jobs_pb2
+from fedhft.simulation.run import simulate
+from fedhft.v1 import jobs_pb2
 
 _CLIENTS = 8
 _VALIDATION = 300
@@ -69,51 +68,19 @@ def run_simulated(
             "write the labels of the data's meta.json into the job, in that order",
         )  # fmt: skip
     started = time.monotonic()
-    seen: list[RoundHistory] = []
-
-    def take_in(history: RoundHistory) -> None:
-        seen.append(history)
-        observe(_job(spec, data, seen))
-
     with tempfile.TemporaryDirectory() as folder:
         held = {
             own.client: load_client_data(spec, own.client, own.train, own.holdout, own.shared)
             for own in data.write(Path(folder))
         }
-        ended = simulate(spec, held, model=model, observe=take_in)
-    job = _job(spec, data, list(ended.histories), ended)
+        ended = simulate(spec, held, model=model, observe=observe)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(
-        job,
+        ended.job,
         spec,
         wall_seconds=time.monotonic() - started,
         aggregator_cpu_seconds=None,
         groups=groups,
         adapters=(),
     )
-    return MethodRun(spec, job, result)
-
-
-def _job(
-    spec: JobSpec, data: FederatedData, histories: list[RoundHistory], ended: Simulated | None = None
-) -> jobs_pb2.Job:
-    rounds = [entry for entry in histories if not entry.evaluation]
-    job = jobs_pb2.Job(
-        job=spec.name,
-        status="running" if ended is None else ended.status.value,
-        reason="" if ended is None else ended.reason,
-        rounds_done=len(rounds),
-        clients=sorted(client.client for client in data.clients),
-        history=[entry.summary for entry in rounds],
-    )
-    for entry in histories:
-        if entry.evaluation:
-            job.final.CopyFrom(entry.summary)
-            job.results.extend(entry.results)
-    if ended is not None and ended.memberships is not None:
-        job.memberships.clusters = ended.memberships.clusters
-        job.memberships.rows.extend(
-            clustering_pb2.Membership(client=client, weights=weights)
-            for client, weights in sorted(ended.memberships.rows.items())
-        )
-    return job
+    return MethodRun(spec, ended.job, result)

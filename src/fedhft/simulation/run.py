@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from fedhft.adapter import AdapterSchema
 from fedhft.coordination.coordinator import Coordinator
+from fedhft.coordination.describe import describe
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_cache import CachedJob, JobCache
 from fedhft.coordination.tasks import task_of
@@ -27,19 +28,18 @@ from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.worker import ClientWorker
-from fedhft.v1 import federation_pb2
+from fedhft.v1 import federation_pb2, jobs_pb2
 
 _NO_HURRY_S = 30 * 86400.0
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """How a simulated job ended. `histories` has one entry per round, then the final evaluation's."""
+    """How a simulated job ended."""
 
     spec: JobSpec
-    status: JobStatus
-    reason: str
-    histories: tuple[RoundHistory, ...]
+    job: jobs_pb2.Job
+    """The job as people are told about it, with its whole history."""
     memberships: MembershipRecord | None
     version: VersionRecord | None
     """The last published version; its blobs are named by the digests that a deployment would publish too."""
@@ -53,12 +53,12 @@ class _Traffic:
 
 @dataclass
 class Simulation:
-    """A job over clients of this process. `observe` is called after every round."""
+    """A job over clients of this process. `observe` is told the job after every round."""
 
     spec: JobSpec
     clients: Mapping[str, ClientData]
     base: LoadedBase
-    observe: Callable[[RoundHistory], None] = lambda history: None
+    observe: Callable[[jobs_pb2.Job], None] = lambda job: None
     _workers: dict[str, ClientWorker] = field(default_factory=dict, init=False)
     _traffic: dict[str, _Traffic] = field(default_factory=dict, init=False)
     _tokens: dict[str, str] = field(default_factory=dict, init=False)
@@ -75,24 +75,20 @@ class Simulation:
         await store.create_job(job, spec.canonical())
         await self._join(store, job, spec)
         views = JobCache(store)
+        published: list[RoundHistory] = []
         coordinator = Coordinator(
-            store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=self.observe
+            store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=published.append
         )
         while (wait_s := await coordinator.step()) is not None:
+            if published:
+                published.clear()
+                self.observe(await _told(store, job))
             if wait_s:
                 await self._work(store, job, await views.get(job))
-        record = await store.job(job)
-        if record.status is JobStatus.FAILED:
-            raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {record.reason}")
-        histories = tuple(RoundHistory.from_json(text) for text in await store.history(job))
-        return Simulated(
-            spec,
-            record.status,
-            record.reason,
-            histories,
-            memberships=await store.memberships(job),
-            version=await store.version(job),
-        )
+        told = await _told(store, job)
+        if told.status == JobStatus.FAILED:
+            raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {told.reason}")
+        return Simulated(spec, told, await store.memberships(job), await store.version(job))
 
     async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec) -> None:
         for name, data in sorted(self.clients.items()):
@@ -179,12 +175,16 @@ class Simulation:
         measurements.peak_rss_bytes = 0
 
 
+async def _told(store: InMemoryStore, job: JobId) -> jobs_pb2.Job:
+    return await describe(store, await store.job(job), page=None)
+
+
 def simulate(
     spec: JobSpec,
     clients: Mapping[str, ClientData],
     *,
     model: str | None = None,
-    observe: Callable[[RoundHistory], None] = lambda history: None,
+    observe: Callable[[jobs_pb2.Job], None] = lambda job: None,
 ) -> Simulated:
     """Run a job over clients in this process. `model` overrides where the base model is loaded from.
 

@@ -45,15 +45,19 @@ class GetJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    HISTORY_AFTER_FIELD_NUMBER: _builtins.int
     job: _builtins.str
+    history_after: _builtins.int
+    """Rounds of the history that the caller has already; the answer goes on after them, with at most a page."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
+        history_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_after", b"history_after", "job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -99,15 +103,19 @@ class WatchJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    HISTORY_AFTER_FIELD_NUMBER: _builtins.int
     job: _builtins.str
+    history_after: _builtins.int
+    """Rounds of the history that the caller has already; every message carries the next ones, each round once."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
+        history_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_after", b"history_after", "job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,7 +278,9 @@ class Job(_message.Message):
         """Clients that have joined."""
 
     @_builtins.property
-    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundSummary]: ...
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundSummary]:
+        """Rounds after the request's history_after, in order; there are more while fewer than rounds_done have come."""
+
     @_builtins.property
     def memberships(self) -> _clustering_pb2.Memberships: ...
     @_builtins.property
