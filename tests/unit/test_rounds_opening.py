@@ -159,3 +159,46 @@ def test_the_worst_tenth_is_a_mean_over_at_least_one_client() -> None:
 
 def test_clients_are_counted_by_their_largest_membership() -> None:
     assert cluster_sizes([(0.5, 0.5), (0.1, 0.9), (1.0, 0.0)], 2) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "live", "needed"), [(0.5, 1, 1), (0.5, 3, 2), (0.34, 3, 2), (0.3, 10, 3), (0.01, 3, 1), (1.0, 3, 3)]
+)
+def test_shares_are_rounded_up_to_whole_clients_and_never_to_none(fraction: float, live: int, needed: int) -> None:
+    names = tuple(f"c{i}" for i in range(live))
+    clients = {name: client(name) for name in names}
+    record = opened(spec(rounds={"quorum": fraction, "target": 1.0, "sample": 1.0}), clients=clients, live=names)
+    assert (record.quorum, record.target) == (needed, live)
+    record = opened(spec(rounds={"quorum": fraction, "target": fraction}), clients=clients, live=names)
+    assert record.target == needed
+    assert len(sampled(spec(rounds={"sample": fraction}), names, 1)) == needed
+
+
+def test_the_final_evaluation_waits_for_everybody_whatever_the_target() -> None:
+    record = opened(spec(rounds={"target": 0.5, "quorum": 0.5, "sample": 0.5}), evaluation=True)
+    assert (record.target, sorted(record.participants)) == (3, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("trained", ["alternate", "interleaved"])
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_final_plan_of_an_alternating_method_trains_both_factors(trained: str, number: int) -> None:
+    job = spec(method={"trained": trained})
+    final = opened(job, number, evaluation=True).participants["a"].plan
+    assert (final.train_a, final.train_b) == (True, True)
+    round_ = opened(job, number).participants["a"].plan
+    assert (round_.train_a, round_.train_b) != (True, True) or trained == "interleaved"
+
+
+def test_the_final_plan_of_a_one_factor_method_stays_one_sided() -> None:
+    final = opened(spec(method="ffa-lora"), 5, evaluation=True).participants["a"].plan
+    assert (final.train_a, final.train_b) == (False, True)
+
+
+def test_what_the_rounds_result_depends_on_is_pinned() -> None:
+    memberships = MembershipRecord(version=3, round=1, clusters=2, rows={"a": (0.9, 0.1)})
+    record = opened(spec(rounds={"deadline": "30s"}), 2, memberships=memberships)
+    assert (record.base_version, record.membership_version, record.clusters) == (1, 3, 2)
+    assert (record.opened_ms, record.deadline_ms) == (5000, 35_000)
+    assert record.participants["a"].memberships == (0.9, 0.1)
+    assert record.participants["c"].memberships == (0.5, 0.5)  # joined since: uniform
+    assert record.participants["a"].samples == 10
