@@ -647,3 +647,21 @@ async def test_a_store_that_is_away_is_waited_for_however_often(monkeypatch: pyt
     story.store.clients = away  # type: ignore[method-assign,assignment]
     await asyncio.wait_for(one.run(), 10)
     assert await story.status() is JobStatus.COMPLETED
+
+
+async def test_a_round_that_another_replica_published_meanwhile_is_told_by_that_one_alone() -> None:
+    story = await Story.begin(rounds=rules())
+    one = story.coordinator()
+    await story.join("a", "b")
+    await story.settle(one)
+    await story.deliver("a", "b")
+    real = story.store.publish
+
+    async def second(*arguments: object) -> bool:
+        assert await real(*arguments)  # type: ignore[arg-type]
+        return await real(*arguments)  # type: ignore[arg-type]
+
+    story.store.publish = second  # type: ignore[method-assign,assignment]
+    await story.settle(one)
+    assert story.published == []
+    assert await story.is_collecting(2)
