@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fedhft.adapter import SHARED, Float32, MaskedDelta, MaskedMatrix, Part, TensorKey
-from fedhft.datasets.client_data import ClientData, Row
+from fedhft.datasets.client_data import ClientData
+from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
@@ -498,7 +499,7 @@ def test_the_majority_score_is_that_of_the_commonest_training_label(spec: JobSpe
 
 def test_regression_is_scored_by_correlation_and_squared_error(model: Path) -> None:
     spec = job_for(model, task={"kind": "regression"}, training={"batch_size": 8})
-    rows = [Row(row.text, None, 2.0 * row.label - 1.0 + 0.1 * (i % 3)) for i, row in enumerate(data_of(60).train)]
+    rows = [Example(row.text, None, 2.0 * row.label - 1.0 + 0.1 * (i % 3)) for i, row in enumerate(data_of(60).train)]
     worker = worker_for(spec, data=ClientData.of(rows[:48], rows[48:]))
     draft = worker.train(train_task(planned=plan(epochs=10), learning_rate=2e-2, evaluate=True))
     before, after = draft.scores
@@ -512,7 +513,7 @@ def test_regression_is_scored_by_correlation_and_squared_error(model: Path) -> N
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_the_second_text_of_a_pair_is_read(tmp_path: Path, architecture: str) -> None:
     spec = job_for(tiny_model(tmp_path, architecture), architecture, task={"labels": ["no", "yes"], "text_pair": "b"})
-    rows = [Row("the cat works", text, 0.0) for text in ("a dog fails", "the film shines")]
+    rows = [Example("the cat works", text, 0.0) for text in ("a dog fails", "the film shines")]
     one, other = (worker_for(spec, data=ClientData.of([row], [row])) for row in rows)
     task = train_task(evaluate=True)
     assert one.train(task).scores[0].loss != other.train(task).scores[0].loss

@@ -13,18 +13,10 @@ from typing import Any
 import numpy as np
 
 from fedhft import seeds
+from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow, read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, TaskSpec
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example. label: class index (classification) or a finite number (regression)."""
-
-    text: str
-    text_pair: str | None
-    label: float
 
 
 @dataclass(frozen=True)
@@ -36,13 +28,15 @@ class ClientData:
     signature is known to fit.
     """
 
-    train: tuple[Row, ...]
-    holdout: tuple[Row, ...]
-    shared: tuple[Row, ...] | None
+    train: tuple[Example, ...]
+    holdout: tuple[Example, ...]
+    shared: tuple[Example, ...] | None
     digest: str
 
     @classmethod
-    def of(cls, train: Sequence[Row], holdout: Sequence[Row] = (), shared: Sequence[Row] | None = None) -> ClientData:
+    def of(
+        cls, train: Sequence[Example], holdout: Sequence[Example] = (), shared: Sequence[Example] | None = None
+    ) -> ClientData:
         """Rows that are already parsed and split. Raises FedhftError(INVALID_DATA) when `train` is empty."""
         if not train:
             raise FedhftError(ErrorCode.INVALID_DATA, "data: no training rows; give the agent at least one")
@@ -65,7 +59,7 @@ def load_client_data(
     return ClientData.of(rows, held, load_rows(shared, spec.task, "validation") if shared is not None else None)
 
 
-def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple[Row, ...]:
+def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple[Example, ...]:
     """Read and check every row of a source (see `tables.read_table`). Raises FedhftError(INVALID_DATA), also when it
     is empty.
     """
@@ -76,8 +70,8 @@ def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple
 
 
 def split_rows(
-    rows: Sequence[Row], share: float, seed: int, *, by_class: bool = True
-) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    rows: Sequence[Example], share: float, seed: int, *, by_class: bool = True
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """(train, holdout): holds out `share` of the rows, drawn by `seed`; both keep the source's order.
 
     round(share * n) rows in all, at least one of two or more; by class they are spread by largest remainder (ties by
@@ -106,7 +100,7 @@ def split_rows(
     )
 
 
-def rows_digest(rows: Iterable[Row]) -> str:
+def rows_digest(rows: Iterable[Example]) -> str:
     """SHA-256 (hex) over texts and labels, in order."""
     digest = hashlib.sha256()
     for row in rows:
@@ -114,12 +108,12 @@ def rows_digest(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def _parse(raw: RawRow, task: TaskSpec) -> Row:
+def _parse(raw: RawRow, task: TaskSpec) -> Example:
     text = _text(raw, task.text, "task.text")
     pair = None if task.text_pair is None else _text(raw, task.text_pair, "task.text_pair")
     value = _column(raw, task.label, "task.label")
     label = _number(raw, task.label, value) if task.kind == "regression" else _class(raw, task, value)
-    return Row(text, pair, label)
+    return Example(text, pair, label)
 
 
 def _column(raw: RawRow, column: str, field: str) -> Any:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Row:
-    """One example. label: class index, or the target number of a regression."""
-
-    text: str
-    label: int | float
-    text_pair: str | None = None
-
-    def to_json(self) -> str:
-        """As it stands in a JSONL file."""
-        pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
-        return json.dumps({"text": self.text, **pair, "label": self.label}, ensure_ascii=False)
+from fedhft.datasets.examples import Example
 
 
 @dataclass(frozen=True)
@@ -28,8 +15,8 @@ class ClientRows:
 
     client: str
     group: int
-    train: tuple[Row, ...]
-    holdout: tuple[Row, ...]
+    train: tuple[Example, ...]
+    holdout: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,7 @@ class FederatedData:
     name: str
     labels: tuple[str, ...]
     clients: tuple[ClientRows, ...]
-    shared: tuple[tuple[Row, ...], ...]
+    shared: tuple[tuple[Example, ...], ...]
     has_groups: bool
 
     @property
@@ -95,7 +82,7 @@ class FederatedData:
         return tuple(files)
 
 
-def label_counts(rows: Sequence[Row], labels: int) -> list[int]:
+def label_counts(rows: Sequence[Example], labels: int) -> list[int]:
     """Rows of each class."""
     counts = [0] * labels
     for row in rows:
@@ -103,6 +90,6 @@ def label_counts(rows: Sequence[Row], labels: int) -> list[int]:
     return counts
 
 
-def _write_rows(path: Path, rows: Iterable[Row]) -> None:
+def _write_rows(path: Path, rows: Iterable[Example]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhft.datasets.federated import ClientRows, FederatedData, Row
+from fedhft.datasets.examples import Example
+from fedhft.datasets.federated import ClientRows, FederatedData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.seeds import seed_of
 
@@ -41,8 +42,8 @@ class Source:
 
     name: str
     labels: tuple[str, ...]
-    train: tuple[Row, ...]
-    validation: tuple[Row, ...]
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,8 @@ def _draw(pools: list[list[int]], proportions: NDArray[np.float64], count: int, 
     return [chosen[index] for index in rng.permutation(len(chosen))]
 
 
-def _renamed(row: Row, names: tuple[int, ...]) -> Row:
-    return Row(row.text, names[int(row.label)], row.text_pair) if len(names) > 1 else row
+def _renamed(row: Example, names: tuple[int, ...]) -> Example:
+    return Example(row.text, row.text_pair, names[int(row.label)]) if len(names) > 1 else row
 
 
 def _find(folder: Path, split: str) -> Path:
@@ -217,7 +218,7 @@ def _find(folder: Path, split: str) -> Path:
     )  # fmt: skip
 
 
-def _read_rows(path: Path) -> Iterator[Row]:
+def _read_rows(path: Path) -> Iterator[Example]:
     def refuse(number: int, problem: str) -> FedhftError:
         return FedhftError(
             ErrorCode.INVALID_DATA,
@@ -243,7 +244,7 @@ def _read_rows(path: Path) -> Iterator[Row]:
                 if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
                     raise refuse(number, f"label = {label!r} is no number")
                 empty = False
-                yield Row(text, label, pair)
+                yield Example(text, pair, label)
     except (OSError, UnicodeDecodeError) as error:
         raise FedhftError(ErrorCode.INVALID_DATA, f"{path}: cannot be read: {error}") from error
     if empty:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedhft import seeds
-from fedhft.datasets.client_data import Row
+from fedhft.datasets.examples import Example
 
 BUCKET = 8
 """Batches per bucket: within one, rows are sorted by length, so batches stay random but hardly padded."""
@@ -66,7 +66,7 @@ class EncodedRows:
         return inputs, torch.from_numpy(self.labels[index])
 
 
-def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int, with_types: bool) -> EncodedRows:
+def encode_rows(tokenizer: Any, rows: Sequence[Example], max_length: int, with_types: bool) -> EncodedRows:
     """Tokenise rows, cutting each to `max_length` tokens. with_types: whether the model takes token_type_ids."""
     ids: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int32]] = []

@@ -17,7 +17,8 @@ from pathlib import Path
 from fedhft.adapter import SHARED, AdapterSchema, Float32, MaskedDelta, RowIndex, TensorKey, cluster_scope
 from fedhft.aggregation.mixture import mix
 from fedhft.aggregation.versions import apply_delta, with_version
-from fedhft.datasets.client_data import ClientData, Row
+from fedhft.datasets.client_data import ClientData
+from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, MaskRule, Start
@@ -367,7 +368,7 @@ class ClientWorker:
             self._shards = {place: self._encode((self._data.shared or ())[place[0] :: place[1]])}
         return self._shards[place]
 
-    def _encode(self, rows: Sequence[Row]) -> EncodedRows:
+    def _encode(self, rows: Sequence[Example]) -> EncodedRows:
         return encode_rows(self._base.tokenizer, rows, self.spec.model.max_length, self._with_types)
 
 
