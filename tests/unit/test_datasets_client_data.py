@@ -118,7 +118,7 @@ def test_a_missing_column_is_refused_with_its_line_and_the_columns_there_are(tmp
     assert "task.label" in refusal(jsonl(tmp_path / "u.jsonl", [{"text": "x"}]))
 
 
-def test_a_text_that_is_no_string_is_refused(tmp_path: Path) -> None:
+def test_a_text_that_is_not_a_string_is_refused(tmp_path: Path) -> None:
     assert "is not text" in refusal(jsonl(tmp_path / "t.jsonl", [{"text": 5, "label": 1}]))
 
 
@@ -131,7 +131,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     assert "is empty" in refusal(header_only)
 
 
-def test_a_line_that_is_no_json_object_is_refused_with_its_number(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_json_object_is_refused_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "x", "label": 1}\n{"text": "y", \n')
     assert "line 2: is not JSON" in refusal(path)
@@ -141,9 +141,9 @@ def test_a_line_that_is_no_json_object_is_refused_with_its_number(tmp_path: Path
 def test_a_csv_line_with_too_many_or_too_few_fields_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("text,label\nfine,1\none, two,1\n")
-    assert "line 3: has not the 2 fields" in refusal(path)
+    assert "line 3: does not have the header's 2 fields" in refusal(path)
     path.write_text("text,label\nfine\n")
-    assert "line 2: has not the 2 fields" in refusal(path)
+    assert "line 2: does not have the header's 2 fields" in refusal(path)
 
 
 def test_unreadable_paths_say_why(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class ClientFiles:
 class FederatedData:
     """Everything the agents of a demo are given. All clients' rows and the shared validation rows are disjoint.
 
-    labels: names in class order; empty for regression.
+    labels: names in class order; empty where labels are plain numbers.
     shared: the common validation rows as each group labels them (one entry per group; texts and order are the same).
     """
 

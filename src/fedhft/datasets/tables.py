@@ -104,7 +104,7 @@ def _csv_rows(path: Path, stream: io.TextIOWrapper) -> Iterator[RawRow]:
             if None in row or any(value is None for value in row.values()):
                 raise FedhftError(
                     ErrorCode.INVALID_DATA,
-                    f"data {where}: has not the {len(reader.fieldnames or ())} fields of the header; "
+                    f"data {where}: does not have the header's {len(reader.fieldnames or ())} fields; "
                     "quote commas in text",
                 )
             yield RawRow(where, row)

@@ -10,7 +10,8 @@ from typing import Any
 
 from fedhft.datasets import tickets
 from fedhft.datasets.federated import FederatedData
-from fedhft.datasets.partition import Partition, Shares, hand_out, read_source
+from fedhft.datasets.partition import Partition, Shares, hand_out
+from fedhft.datasets.source import read_source
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.methods import PRESETS, method_of
