@@ -12,6 +12,7 @@ from typing import Any
 
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
+from fedhft.reporting.rand_index import adjusted_rand_index
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
 
@@ -74,15 +75,15 @@ class Clusters:
 class HistoryEntry:
     """One round. validation: shared score, own mixtures, of the version this round published. seconds: wall time.
 
-    bytes_up, bytes_down: of all clients, on the sockets. Joining counts to the first round; fetching the last version
-    to the final evaluation, which is no round.
+    bytes_up, bytes_down: of all clients, on the sockets; None in a simulation, which has none. Joining counts to the
+    first round; fetching the last version to the final evaluation, which is not a round.
     """
 
     round: int
     seconds: float
     validation: float | None
-    bytes_up: int
-    bytes_down: int
+    bytes_up: int | None
+    bytes_down: int | None
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _spread(final: jobs_pb2.RoundSummary, moment: str) -> Spread:
 
 def _traffic(job: jobs_pb2.Job) -> Traffic:
     updates = sum(entry.accepted for entry in job.history)
-    if not updates:
+    if not updates or not _has_sockets(job):
         return Traffic(None, None)
     if job.results:
         up = sum(client.socket_bytes_sent for client in job.results)
@@ -173,8 +174,12 @@ def _traffic(job: jobs_pb2.Job) -> Traffic:
     else:
         up = sum(entry.socket_bytes_up for entry in job.history)
         down = sum(entry.socket_bytes_down for entry in job.history)
-    # A simulation has no sockets; a real federation cannot have carried nothing.
-    return Traffic(up / updates, down / updates) if up and down else Traffic(None, None)
+    return Traffic(up / updates, down / updates)
+
+
+def _has_sockets(job: jobs_pb2.Job) -> bool:
+    """Whether sockets were counted: a simulation has none, and a real federation cannot have carried nothing."""
+    return any(entry.socket_bytes_up and entry.socket_bytes_down for entry in (*job.history, job.final))
 
 
 def _memory(job: jobs_pb2.Job) -> PeakMemory:
@@ -192,10 +197,8 @@ def _clusters(memberships: clustering_pb2.Memberships, spec: JobSpec, groups: Ma
         return Clusters(1, None, None)
     index = None
     if groups is not None and len(set(groups.values())) > 1:
-        from sklearn.metrics import adjusted_rand_score
-
         clients = sorted(found.keys() & groups.keys())
-        index = float(adjusted_rand_score([groups[c] for c in clients], [found[c] for c in clients]))
+        index = adjusted_rand_index([groups[c] for c in clients], [found[c] for c in clients])
     largest = [max(row.weights) for row in memberships.rows]
     return Clusters(memberships.clusters, index, sum(largest) / len(largest))
 
@@ -204,13 +207,14 @@ def _history(job: jobs_pb2.Job) -> tuple[HistoryEntry, ...]:
     # What a round published is scored when clients hold it: at the start of the next round, or in the final evaluation.
     # Likewise sockets have carried an update only after its report was written, so the next report counts it.
     following = [*job.history[1:], job.final][: len(job.history)]
+    counted = _has_sockets(job)
     return tuple(
         HistoryEntry(
             round=entry.round,
             seconds=entry.seconds,
             validation=measured(after, "shared_before"),
-            bytes_up=after.socket_bytes_up + (entry.socket_bytes_up if place == 0 else 0),
-            bytes_down=entry.socket_bytes_down,
+            bytes_up=after.socket_bytes_up + (entry.socket_bytes_up if place == 0 else 0) if counted else None,
+            bytes_down=entry.socket_bytes_down if counted else None,
         )
         for place, (entry, after) in enumerate(zip(job.history, following, strict=True))
     )
