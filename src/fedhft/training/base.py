@@ -15,6 +15,7 @@ from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.digest import base_digest, read_config, tokenizer_digest, weight_files
+from fedhft.training.tasks import task_of
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -127,7 +128,7 @@ def _load_model(path: Path, spec: JobSpec, tokenizer: Any) -> tuple[torch.nn.Mod
     transformers.utils.logging.set_verbosity_error()  # "newly initialised" is expected: the head is ours
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True)
-        config.num_labels = spec.task.outputs
+        config.num_labels = task_of(spec.task).outputs
         config.problem_type = "regression" if regression else "single_label_classification"
         if not regression:
             config.id2label = dict(enumerate(spec.task.labels))

@@ -32,6 +32,7 @@ from fedhft.methods import SignatureKind, Start
 from fedhft.plan import AdapterPlan
 from fedhft.training.batches import EncodedRows, scoring_batches
 from fedhft.training.network import Network
+from fedhft.training.tasks import task_of
 
 ANCHOR_ROWS = 256
 """Most rows that an anchor signature is computed on."""
@@ -60,13 +61,15 @@ def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tupl
     plan = AdapterPlan("", depth, 1.0, 1.0, 0, train_a=False, train_b=True)
     keys = network.trained_keys(plan)
     regression = spec.task.kind == "regression"
-    errors = _errors(chosen.labels[:, None] if regression else one_hot(chosen.labels, spec.task.outputs), regression)
+    errors = _errors(
+        chosen.labels[:, None] if regression else one_hot(chosen.labels, task_of(spec.task).outputs), regression
+    )
     with torch.enable_grad(), network.trainable(plan, {}, None) as parameters:
         for index in scoring_batches(chosen.lengths, _ANCHOR_BATCH):
             inputs, _ = chosen.batch(index)
             logits = network.logits(inputs)
             if errors is None:  # one class only: all there is to learn is that these texts have this label
-                part = logits.detach().softmax(1).numpy() - one_hot(chosen.labels[index], spec.task.outputs)
+                part = logits.detach().softmax(1).numpy() - one_hot(chosen.labels[index], task_of(spec.task).outputs)
             else:
                 part = errors[index]
             logits.backward(torch.from_numpy(part.astype(np.float32)))
