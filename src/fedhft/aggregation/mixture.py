@@ -34,6 +34,11 @@ def served(memberships: Sequence[float], floor: float) -> tuple[float, ...]:
     return tuple((weights / weights.sum()).tolist())
 
 
+def strongest(memberships: Sequence[float]) -> int:
+    """Cluster of the largest membership, the first among equals."""
+    return max(range(len(memberships)), key=lambda cluster: (memberships[cluster], -cluster))
+
+
 def mix(state: AdapterState, memberships: Sequence[float]) -> dict[TensorKey, Float32]:
     """The tensors of a client with these memberships: the shared ones and the weighted sum over clusters, float32.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedhft.datasets.federated import FederatedData, label_counts
 from fedhft.job import JobSpec
-from fedhft.reporting.result import RunResult, measured, strongest
+from fedhft.reporting.result import RunResult, clusters_of, measured
 from fedhft.reporting.table import shown, size
 from fedhft.v1 import jobs_pb2
 
@@ -196,7 +196,7 @@ def _rounds(run: MethodRun) -> str:
 
 def _clients(runs: Sequence[MethodRun], data: FederatedData) -> str:
     results: list[Mapping[str, jobs_pb2.ClientResult]] = [{r.client: r for r in run.job.results} for run in runs]
-    cluster_of = strongest(runs[0].job.memberships)
+    cluster_of = clusters_of(runs[0].job.memberships)
     rows = []
     for client in data.clients:
         own = results[0].get(client.client)

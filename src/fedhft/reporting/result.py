@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedhft.aggregation.mixture import strongest
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
 from fedhft.reporting.rand_index import adjusted_rand_index
@@ -151,9 +152,9 @@ def measured(message: jobs_pb2.RoundSummary | jobs_pb2.ClientResult, name: str) 
     return float(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
 
 
-def strongest(memberships: clustering_pb2.Memberships) -> dict[str, int]:
+def clusters_of(memberships: clustering_pb2.Memberships) -> dict[str, int]:
     """Cluster of each client's largest membership, the first among equals."""
-    return {row.client: max(range(len(row.weights)), key=lambda j: row.weights[j]) for row in memberships.rows}
+    return {row.client: strongest(row.weights) for row in memberships.rows}
 
 
 def _spread(final: jobs_pb2.RoundSummary, moment: str) -> Spread:
@@ -192,7 +193,7 @@ def _clusters(memberships: clustering_pb2.Memberships, spec: JobSpec, groups: Ma
         return Clusters(None, None, None)
     if not spec.method.is_clustered:
         return Clusters(1, None, None)
-    found = strongest(memberships)
+    found = clusters_of(memberships)
     if not found:
         return Clusters(1, None, None)
     index = None
