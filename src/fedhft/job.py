@@ -164,7 +164,7 @@ class MaskSpec(_Section):
 
 
 class ClusteringSpec(_Section):
-    """Gaussian mixture over client signatures (FedHFT; DESIGN 4.2)."""
+    """Gaussian mixture over client signatures (FedHFT, Ilhan et al. 2025, arXiv 2510.14054)."""
 
     maximum: int = Field(4, ge=2, le=64, description='Largest J that clusters = "auto" may choose.')
     warmup_rounds: int = Field(1, ge=1, description="Uniform rounds before clustering, for signature = update.")
@@ -223,7 +223,7 @@ class RoundsSpec(_Section):
 
 
 class EvaluationSpec(_Section):
-    """Who measures what (DESIGN 9)."""
+    """Who measures what."""
 
     holdout: float = Field(
         0.2,

@@ -1,4 +1,4 @@
-"""What must hold of the fold whatever the federation looks like (DESIGN 4.1, the invariants of FedHFT's algebra)."""
+"""What must hold of the fold whatever the federation looks like (the invariants of FedHFT's algebra)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from fedhft.datasets.examples import Example
 
 @dataclass(frozen=True)
 class ClientRows:
-    """One client's rows. group: its hidden group, which nobody tells the federation."""
+    """One client's rows. group: its hidden group, which the federation is never told."""
 
     client: str
     group: int
@@ -54,7 +54,9 @@ class FederatedData:
         return tuple(client.group for client in self.clients)
 
     def majority(self) -> float:
-        """Mean over clients of the accuracy of always answering the client's most frequent training label."""
+        """Majority-class baseline: mean over clients of the accuracy of always answering the client's own commonest
+        training label.
+        """
         scores = []
         for client in self.clients:
             labels = [row.label for row in client.train]

@@ -2,7 +2,7 @@
 
 Several firms share one ticket system. Everybody's tickets are about the same six topics, but which topic goes to which
 queue was decided by each *hidden group* of firms for itself: the label is the queue, and groups permute it. So no
-single model can serve all; a model of the own group can. Nobody tells the federation who belongs together.
+single model can serve all; a model of one's own group can. The federation is not told who belongs together.
 
 A ticket names its topic once, among asides that use other topics' words, greetings and typing errors, so a firm with
 few tickets cannot learn the topics alone.

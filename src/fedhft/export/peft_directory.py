@@ -58,7 +58,7 @@ def write_adapter(
     """Write one view of a job (a cluster, a client's mixture) as a PEFT directory; a `full` job as a model directory.
 
     tensors: differences from the job's start, as `aggregation.mixture.mix` gives them. card: Markdown, as
-    `model_card` writes it. base_name: hub id or path of the base model as loaders shall find it.
+    `model_card` writes it. base_name: hub id or path of the base model under which loaders find it.
     Raises FedhftError(INVALID_ARGUMENT) when `directory` cannot be written.
     """
     try:

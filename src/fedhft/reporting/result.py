@@ -1,7 +1,9 @@
 """The one object a demo reports: `DemoResult.as_dict()` is what `fedhft demo --format json` prints.
 
-Keys are stable. A score is accuracy in 0..1 (classification) or Pearson correlation (regression); bytes are what the
-kernel's TCP counters of the agents' sockets say; null stands where a key does not apply or nothing was measured.
+Keys are stable. A score is what the job's task measures: accuracy in 0..1 of labels, Pearson correlation of numbers.
+*Personal* scores are the field's personalised accuracy (a client's own held-out rows), the *shared* score is its global
+accuracy (one common validation split), *worst tenth* is its bottom decile. Bytes are what the kernel's TCP counters of
+the agents' sockets say; null stands where a key does not apply or nothing was measured.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class SharedScore:
 
 @dataclass(frozen=True)
 class Spread:
-    """Over the clients' scores on their own held-out rows."""
+    """Over the clients' scores on their own held-out rows. worst_tenth: mean of the tenth of clients that score lowest,
+    at least one.
+    """
 
     mean: float | None
     worst_tenth: float | None
