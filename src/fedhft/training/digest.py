@@ -44,7 +44,7 @@ _BLOCK = 1 << 20
 def base_digest(path: Path) -> str:
     """SHA-256, hex, over the sorted (name, SHA-256) of the weight files and the architecture keys of config.json.
 
-    Raises FedhftError(INVALID_MODEL) when `path` is no model directory.
+    Raises FedhftError(INVALID_MODEL) when `path` is not a model directory.
     """
     config = read_config(path)
     architecture = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
@@ -74,7 +74,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
-            f"model {path}: is no model directory (config.json: {error.strerror}); "
+            f"model {path}: is not a model directory (config.json: {error.strerror}); "
             "give a folder written by save_pretrained, or a hub id",
         ) from error
     except ValueError as error:
@@ -93,7 +93,7 @@ def weight_files(path: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise FedhftError(ErrorCode.INVALID_MODEL, f"model {index}: is no weight index: {error!r}") from error
+            raise FedhftError(ErrorCode.INVALID_MODEL, f"model {index}: is not a weight index: {error!r}") from error
         files = [path / Path(name).name for name in names]
     else:
         files = [path / WEIGHTS]
