@@ -1,7 +1,7 @@
 """The values that travel, in memory: slots, the schema that names every tensor, states and masked deltas.
 
 Orientation. Every matrix is held with the axis that masks select as its *rows*: B of a slot is (out x r), and A is
-held transposed, (in x r), because masks select *columns* of A (FedHFT, DESIGN 4.1). Only `training/` and
+held transposed, (in x r), because masks select *columns* of A (FedHFT). Only `training/` and
 `export` transpose back to PEFT's (r x in).
 
 Everything is a difference from the job's starting point: A from its seeded draw, B from zero, the head from its

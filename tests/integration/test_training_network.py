@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from fedhft.adapter import Float32, Part, TensorKey
@@ -18,8 +19,9 @@ from fedhft.training.batches import EncodedRows
 from fedhft.training.network import Network
 from fedhft.training.schema import build_schema
 from fedhft.training.scores import predict
+from fedhft.v1 import federation_pb2 as pb
 from tests.models import ARCHITECTURES, TARGETS, tiny_model
-from tests.workers import data_of, job_for
+from tests.workers import data_of, job_for, plan, train_task, worker_for
 
 HEADS = {
     "bert": ["classifier.weight", "classifier.bias"],
@@ -252,3 +254,26 @@ def test_a_plan_that_trains_one_factor_leaves_the_other(tmp_path: Path, a: bool,
     parts = {key.part for key in network.trained_keys(one)}
     assert parts == {Part.HEAD, Part.A if a else Part.B}
     assert {key.part for key, _ in network.delta(one, {})} == parts
+
+
+@pytest.mark.parametrize("method", ["fedhft", "fedhft-paper"])
+def test_every_pass_through_the_model_goes_through_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    worker = worker_for(job_for(tiny_model(tmp_path), method=method))
+    passes = {"model": 0, "forward": 0}
+
+    def passed(*_: object) -> None:
+        passes["model"] += 1
+
+    def forward(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
+        passes["forward"] += 1
+        return original(network, rows, index)
+
+    original = Network.forward
+    monkeypatch.setattr(Network, "forward", forward)
+    worker._network.model.register_forward_pre_hook(passed)
+    worker.signature()
+    worker.train(train_task(planned=plan(density=0.5), evaluate=True))
+    worker.evaluate(pb.EvaluateTask(round=1, plan=plan(), learning_rate=1e-3))
+    assert passes["model"] == passes["forward"] > 10

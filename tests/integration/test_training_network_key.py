@@ -104,7 +104,7 @@ def test_the_key_leaves_out_how_long_and_with_whom_a_job_trains(model: Path) -> 
 
 def test_a_base_loaded_for_one_network_is_not_lent_to_a_job_with_another(model: Path) -> None:
     base = load_base(job_for(model, training={"precision": "bf16"}))
-    with pytest.raises(ValueError, match="another network"):
+    with pytest.raises(ValueError, match="a network that differs from job tiny's"):
         Network.on(base, job_for(model))
 
 

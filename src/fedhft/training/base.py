@@ -137,7 +137,8 @@ def _load_tokenizer(path: Path) -> Any:
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise FedhftError(
-                ErrorCode.INVALID_MODEL, f"model {path}: its tokenizer has no pad and no eos token; give it a pad token"
+                ErrorCode.INVALID_MODEL,
+                f"model {path}: its tokenizer has neither a pad nor an eos token; give it a pad token",
             )
         tokenizer.pad_token = tokenizer.eos_token  # decoders often have none; the attention mask hides it anyway
     return tokenizer

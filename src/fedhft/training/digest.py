@@ -81,7 +81,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise FedhftError(ErrorCode.INVALID_MODEL, f"model {file}: is not JSON: {error}; restore the file") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise FedhftError(
-            ErrorCode.INVALID_MODEL, f"model {file}: names no model_type; give a Hugging Face transformers model"
+            ErrorCode.INVALID_MODEL, f"model {file}: does not name a model_type; give a Hugging Face transformers model"
         )
     return config
 

@@ -77,11 +77,11 @@ class Network:
     def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
         """The network on `base`, attached on first use.
 
-        Raises ValueError when `base` was loaded for a job whose network is another one.
+        Raises ValueError when `base` was loaded for a job whose network differs.
         """
         if base.key != network_key(spec):
             raise ValueError(
-                f"the base model was loaded for a job with another network than {spec.name}'s; load it anew"
+                f"the base model was loaded for a network that differs from job {spec.name}'s; load it again"
             )
         if not isinstance(base.network, cls):
             base.network = cls(base, spec)
