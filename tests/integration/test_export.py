@@ -52,17 +52,15 @@ def trained(worker: ClientWorker, rounds: int = 1) -> Mapping[TensorKey, Float32
 
 def logits_of(model: torch.nn.Module, worker: ClientWorker) -> Float32:
     rows = worker._holdout
-    inputs, _ = rows.batch(np.arange(len(rows)))
-    inputs = {name: value for name, value in inputs.items() if name != "token_type_ids" or worker._with_types}
     with torch.no_grad():
-        out: Float32 = model.eval()(**inputs).logits.numpy()
+        out: Float32 = model.eval()(**rows.inputs(np.arange(len(rows)))).logits.numpy()
     return out
 
 
 def plain_peft(worker: ClientWorker, directory: Path) -> torch.nn.Module:
     """Loaded by plain PEFT: no code of ours."""
     base = AutoModelForSequenceClassification.from_pretrained(worker.spec.model.name, num_labels=2)
-    base.config.pad_token_id = worker._base.tokenizer.pad_token_id
+    base.config.pad_token_id = worker._holdout.pad
     model: torch.nn.Module = PeftModel.from_pretrained(base, str(directory))
     return model
 
@@ -173,7 +171,7 @@ def by_card(directory: Path, worker: ClientWorker) -> torch.nn.Module:
     """What the program in the card of an exported directory makes; nothing of ours."""
     code = re.findall(r"^```python\n(.*?)^```$", (directory / "README.md").read_text(), re.M | re.S)
     assert len(code) == 1
-    names: dict[str, Any] = {"DIRECTORY": str(directory), "PAD": worker._base.tokenizer.pad_token_id}
+    names: dict[str, Any] = {"DIRECTORY": str(directory), "PAD": worker._holdout.pad}
     exec(code[0], names)  # noqa: S102 - the program of the card is what is tested
     model: torch.nn.Module = names["model"]
     return model

@@ -17,6 +17,7 @@ from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow, read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, TaskSpec
+from fedhft.training.tasks import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,21 @@ def load_client_data(
 
     Raises FedhftError(INVALID_DATA) naming file, line, column and fix.
     """
+    task = task_of(spec.task)
     rows = load_rows(train, spec.task)
     if holdout is not None:
         held = load_rows(holdout, spec.task, "validation")
     else:
         seed = seeds.seed_of("holdout", spec.seed, client)
-        rows, held = split_rows(rows, spec.evaluation.holdout, seed, by_class=spec.task.kind == "classification")
+        rows, held = split_rows(rows, spec.evaluation.holdout, seed, by_class=task.split_by_class)
     return ClientData.of(rows, held, load_rows(shared, spec.task, "validation") if shared is not None else None)
 
 
-def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple[Example, ...]:
+def load_rows(source: str | Path, spec: TaskSpec, split: str = "train") -> tuple[Example, ...]:
     """Read and check every row of a source (see `tables.read_table`). Raises FedhftError(INVALID_DATA), also when it
     is empty.
     """
+    task = task_of(spec)
     rows = tuple(_parse(raw, task) for raw in read_table(source, split))
     if not rows:
         raise FedhftError(ErrorCode.INVALID_DATA, f"data {source}: the {split} split is empty; give at least one row")
@@ -108,12 +111,15 @@ def rows_digest(rows: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def _parse(raw: RawRow, task: TaskSpec) -> Example:
-    text = _text(raw, task.text, "task.text")
-    pair = None if task.text_pair is None else _text(raw, task.text_pair, "task.text_pair")
-    value = _column(raw, task.label, "task.label")
-    label = _number(raw, task.label, value) if task.kind == "regression" else _class(raw, task, value)
-    return Example(text, pair, label)
+def _parse(raw: RawRow, task: Task) -> Example:
+    columns = task.spec
+    text = _text(raw, columns.text, "task.text")
+    pair = None if columns.text_pair is None else _text(raw, columns.text_pair, "task.text_pair")
+    value = _column(raw, columns.label, "task.label")
+    try:
+        return Example(text, pair, task.target(value))
+    except ValueError as problem:
+        raise _refused(raw, columns.label, value, str(problem)) from problem
 
 
 def _column(raw: RawRow, column: str, field: str) -> Any:
@@ -129,42 +135,12 @@ def _column(raw: RawRow, column: str, field: str) -> Any:
 def _text(raw: RawRow, column: str, field: str) -> str:
     value = _column(raw, column, field)
     if not isinstance(value, str):
-        raise FedhftError(
-            ErrorCode.INVALID_DATA,
-            f"data {raw.where}, column {column!r} = {_shown(value)}: is not text; write a string",
-        )
+        raise _refused(raw, column, value, "is not text; write a string")
     return value
 
 
-def _number(raw: RawRow, column: str, value: Any) -> float:
-    try:
-        number = math.nan if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise FedhftError(
-            ErrorCode.INVALID_DATA,
-            f"data {raw.where}, column {column!r} = {_shown(value)}: is not a finite number; regression needs one",
-        )
-    return number
-
-
-def _class(raw: RawRow, task: TaskSpec, value: Any) -> float:
-    """Index of a label given as a name, or as an index (also one written as text, as CSV has it)."""
-    labels = task.labels
-    if isinstance(value, str):
-        if value in labels:
-            return float(labels.index(value))
-        if value.strip().isdecimal() and int(value) < len(labels):
-            return float(int(value))
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(labels)):
-        return float(value)
-    names = ", ".join(map(repr, labels[:12])) + (", ..." if len(labels) > 12 else "")
-    raise FedhftError(
-        ErrorCode.INVALID_DATA,
-        f"data {raw.where}, column {task.label!r} = {_shown(value)}: unknown label; "
-        f"use 0..{len(labels) - 1} or one of {names}",
-    )
+def _refused(raw: RawRow, column: str, value: Any, problem: str) -> FedhftError:
+    return FedhftError(ErrorCode.INVALID_DATA, f"data {raw.where}, column {column!r} = {_shown(value)}: {problem}")
 
 
 def _shown(value: Any) -> str:

@@ -16,11 +16,11 @@ _TASKS: Mapping[str, type[Task]] = {"classification": Classification, "regressio
 
 
 def task_of(spec: TaskSpec) -> Task:
-    """The task that a job's `[task]` section describes. Raises FedhftError(INVALID_JOB) for a kind there is none of."""
+    """The task that a job's `[task]` section describes. Raises FedhftError(INVALID_JOB) for an unknown kind."""
     found = _TASKS.get(spec.kind)
     if found is None:
         raise FedhftError.field(
-            ErrorCode.INVALID_JOB, "task.kind", spec.kind, "there is no such task", f"use one of {', '.join(_TASKS)}"
+            ErrorCode.INVALID_JOB, "task.kind", spec.kind, "unknown kind of task", f"use one of {', '.join(_TASKS)}"
         )
     return found(spec)
 

@@ -53,7 +53,7 @@ class Task(ABC):
     def target(self, value: object) -> float:
         """One row's target from what its file holds in the label column.
 
-        Raises ValueError with problem and fix; who reads the file adds its name, the line, the column and the value.
+        Raises ValueError with problem and fix; the reader of the file adds its name, line, column and value.
         """
 
     # -- loading a model
