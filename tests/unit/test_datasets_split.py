@@ -48,7 +48,7 @@ def test_seeds_draw_different_rows() -> None:
     assert split_rows(rows, 0.2, 1)[1] != split_rows(rows, 0.2, 2)[1]
 
 
-def test_regression_rows_are_split_without_classes() -> None:
+def test_rows_of_numbers_are_split_without_classes() -> None:
     rows = [Example(str(i), None, i / 7) for i in range(50)]
     train, held = split_rows(rows, 0.2, 3, by_class=False)
     assert (len(train), len(held)) == (40, 10)

@@ -119,7 +119,7 @@ def _parse(raw: RawRow, task: Task) -> Example:
     try:
         return Example(text, pair, task.target(value))
     except ValueError as problem:
-        raise _refused(raw, columns.label, value, str(problem)) from problem
+        raise raw.refused(columns.label, str(problem)) from problem
 
 
 def _column(raw: RawRow, column: str, field: str) -> Any:
@@ -135,14 +135,5 @@ def _column(raw: RawRow, column: str, field: str) -> Any:
 def _text(raw: RawRow, column: str, field: str) -> str:
     value = _column(raw, column, field)
     if not isinstance(value, str):
-        raise _refused(raw, column, value, "is not text; write a string")
+        raise raw.refused(column, "is not text; write a string")
     return value
-
-
-def _refused(raw: RawRow, column: str, value: Any, problem: str) -> FedhftError:
-    return FedhftError(ErrorCode.INVALID_DATA, f"data {raw.where}, column {column!r} = {_shown(value)}: {problem}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

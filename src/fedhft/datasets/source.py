@@ -11,6 +11,8 @@ from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow, find_file, read_table
 from fedhft.errors import ErrorCode, FedhftError
 
+_ROW = 'every row has "text" and a number "label", and "text_pair" for pairs'
+
 
 @dataclass(frozen=True)
 class Source:
@@ -54,15 +56,15 @@ def _example(raw: RawRow, names: tuple[str, ...]) -> Example:
     text, pair = raw.columns.get("text"), raw.columns.get("text_pair")
     for column, value in (("text", text), ("text_pair", "" if pair is None else pair)):
         if not isinstance(value, str):
-            raise _refusal(raw, column, value, "is missing" if value is None else "is not text")
+            raise raw.refused(column, f"{'is missing' if value is None else 'is not text'}; {_ROW}")
     label = _number(raw.columns.get("label"))
     if label is None:
-        raise _refusal(raw, "label", raw.columns.get("label"), "is not a finite number")
+        raise raw.refused("label", f"is not a finite number; {_ROW}")
     if names and not (label.is_integer() and 0 <= label < len(names)):
-        raise FedhftError.field(
-            ErrorCode.INVALID_DATA, f"data {raw.where}, column 'label'", raw.columns["label"],
-            f"is outside 0..{len(names) - 1}", "fix the row or list every label in label_names of meta.json",
-        )  # fmt: skip
+        raise raw.refused(
+            "label",
+            f"is outside 0..{len(names) - 1}; fix the row or list every label in label_names of meta.json",
+        )
     return Example(str(text), pair, label)
 
 
@@ -75,13 +77,6 @@ def _number(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _refusal(raw: RawRow, column: str, value: object, problem: str) -> FedhftError:
-    return FedhftError.field(
-        ErrorCode.INVALID_DATA, f"data {raw.where}, column {column!r}", value, problem,
-        'every row has "text" and a number "label", and "text_pair" for pairs',
-    )  # fmt: skip
 
 
 def _label_names(folder: Path) -> tuple[str, ...] | None:
