@@ -116,6 +116,7 @@ def line(arm: Arm, rate: float, runs: Sequence[dict[str, Any]]) -> str:
 
     before = [one["validation"]["before"] for one in runs]
     spread = f" ({min(before):.3f} to {max(before):.3f})" if len(runs) > 1 and None not in before else ""
+    peak = mean("agent_peak_rss_bytes", "max")
     cells = (
         arm.name,
         f"{rate:g}",
@@ -128,7 +129,7 @@ def line(arm: Arm, rate: float, runs: Sequence[dict[str, Any]]) -> str:
         shown(mean("personal", "after", "mean")),
         shown(mean("bytes", "up_per_client_round"), ",.0f"),
         shown(mean("bytes", "down_per_client_round"), ",.0f"),
-        shown((mean("agent_peak_rss_bytes", "max") or 0) / 2**20, ".0f"),
+        shown(None if peak is None else peak / 2**20, ".0f"),
         shown(mean("clusters", "mean_max_membership"), ".2f"),
         shown(mean("clusters", "adjusted_rand_index"), ".2f"),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedhft.datasets.federated import ClientRows, FederatedData, Row
+from fedhft.datasets.examples import Example
+from fedhft.datasets.federated import ClientRows, FederatedData
 from fedhft.job import JobSpec, parse_job
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
@@ -17,12 +18,12 @@ def small_data(groups: tuple[int, ...] = (0, 0, 1, 1)) -> FederatedData:
         ClientRows(
             name,
             group,
-            tuple(Row(f"{name} t{index}", index % 2) for index in range(4 + 4 * (place % 2))),
-            tuple(Row(f"{name} h{index}", index % 2) for index in range(2)),
+            tuple(Example(f"{name} t{index}", None, index % 2) for index in range(4 + 4 * (place % 2))),
+            tuple(Example(f"{name} h{index}", None, index % 2) for index in range(2)),
         )
         for place, (name, group) in enumerate(zip(CLIENTS, groups, strict=True))
     )
-    shared = tuple((Row("s", group % 2),) for group in range(max(groups) + 1))
+    shared = tuple((Example("s", None, group % 2),) for group in range(max(groups) + 1))
     return FederatedData("made rows", ("no", "yes"), clients, shared, has_groups=max(groups) > 0)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fedhft.datasets.client_data import ClientData, Row
+from fedhft.datasets.client_data import ClientData
+from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec, parse_job
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.worker import ClientWorker
@@ -40,8 +41,8 @@ def job_for(
 def data_of(train: int = 48, holdout: int = 16, shared: int = 20, offset: int = 0) -> ClientData:
     """Rows of the good/bad task."""
 
-    def parsed(count: int, start: int) -> list[Row]:
-        return [Row(row["text"], None, float(row["label"])) for row in rows(count, start)]
+    def parsed(count: int, start: int) -> list[Example]:
+        return [Example(row["text"], None, float(row["label"])) for row in rows(count, start)]
 
     return ClientData.of(parsed(train, offset), parsed(holdout, offset + 200), parsed(shared, 400))
 

@@ -1,8 +1,8 @@
 """The values that travel, in memory: slots, the schema that names every tensor, states and masked deltas.
 
 Orientation. Every matrix is held with the axis that masks select as its *rows*: B of a slot is (out x r), and A is
-held transposed, (in x r), because masks select *columns* of A (FedHFT, DESIGN 4.1). Only `training/` and
-`export` transpose back to PEFT's (r x in).
+held transposed, (in x r), because FedHFT's masks select *columns* of A (Ilhan et al. 2025, arXiv 2510.14054). Only
+`training/` and `export/` transpose back to PEFT's (r x in).
 
 Everything is a difference from the job's starting point: A from its seeded draw, B from zero, the head from its
 seeded draw, a weight from the base model. The server never needs the starting point itself.
@@ -62,7 +62,7 @@ class TensorKey:
 
 @dataclass(frozen=True)
 class Slot:
-    """One adapted matrix: layer x target module (the field's "LoRA target")."""
+    """One adapted matrix: layer x target module (elsewhere "LoRA target" or "adapted module")."""
 
     name: str
     """Module path in the model, e.g. "bert.encoder.layer.0.attention.self.query"."""

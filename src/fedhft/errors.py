@@ -100,7 +100,7 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
 
 
 class FedhftError(Exception):
-    """A refusal with a code. `str(error)` is what a person reads: what is wrong, where, and how to mend it."""
+    """A refusal with a code. `str(error)` is what a person reads: what is wrong, where, and how to fix it."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)

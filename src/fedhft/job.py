@@ -70,6 +70,9 @@ Duration = Annotated[
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0), _or_text({"type": "integer", "minimum": 0}, _SIZE)]
 """Bytes."""
 Encoding = Literal["fp32", "fp16", "bf16", "int8"]
+TaskKind = Literal["classification", "regression"]
+_KINDS_WITH_LABELS = frozenset({"classification"})
+"""Kinds whose targets are named by `task.labels`; the targets of the others are numbers."""
 
 
 class _Section(BaseModel):
@@ -92,24 +95,20 @@ class ModelSpec(_Section):
 class TaskSpec(_Section):
     """The task and the columns of its data."""
 
-    kind: Literal["classification", "regression"] = Field("classification", description="Kind of target.")
-    labels: tuple[str, ...] = Field((), description="Label names in class order (classification).")
+    kind: TaskKind = Field("classification", description="Kind of target.")
+    labels: tuple[str, ...] = Field((), description="Label names in class order; none where the target is a number.")
     text: str = Field("text", description="Column of the text.")
     text_pair: str | None = Field(None, description="Column of the second text, for pair tasks.")
-    label: str = Field("label", description="Column of the label: an index, a label name, or a number (regression).")
+    label: str = Field("label", description="Column of the target: an index, a label name, or a number.")
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskSpec:
-        if self.kind == "classification" and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
-            raise ValueError(f"labels = {list(self.labels)!r}: classification needs two or more distinct label names")
-        if self.kind == "regression" and self.labels:
-            raise ValueError("labels: regression has none; remove the field")
+        if self.kind not in _KINDS_WITH_LABELS:
+            if self.labels:
+                raise ValueError(f"labels: {self.kind} has none; remove the field")
+        elif len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels = {list(self.labels)!r}: {self.kind} needs two or more distinct label names")
         return self
-
-    @property
-    def outputs(self) -> int:
-        """Width of the head."""
-        return 1 if self.kind == "regression" else len(self.labels)
 
 
 class AdapterSpec(_Section):
@@ -165,7 +164,7 @@ class MaskSpec(_Section):
 
 
 class ClusteringSpec(_Section):
-    """Gaussian mixture over client signatures (FedHFT; DESIGN 4.2)."""
+    """Gaussian mixture over client signatures (FedHFT, Ilhan et al. 2025, arXiv 2510.14054)."""
 
     maximum: int = Field(4, ge=2, le=64, description='Largest J that clusters = "auto" may choose.')
     warmup_rounds: int = Field(1, ge=1, description="Uniform rounds before clustering, for signature = update.")
@@ -224,7 +223,7 @@ class RoundsSpec(_Section):
 
 
 class EvaluationSpec(_Section):
-    """Who measures what (DESIGN 9)."""
+    """Who measures what."""
 
     holdout: float = Field(
         0.2,

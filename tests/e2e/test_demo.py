@@ -75,6 +75,7 @@ def test_a_demo_prints_one_object_and_leaves_report_plots_history_and_adapters(t
     assert (main["method"], local["method"]) == ("fedhft", "local")
     assert main["rounds"] == local["rounds"] == 2
     assert [entry["round"] for entry in main["history"]] == [1, 2]
+    assert all(entry["bytes_up"] > 0 and entry["bytes_down"] > 0 for entry in main["history"])
     assert main["personal"]["after"]["mean"] is not None
     assert main["validation"]["mass_weighted"] is not None
     assert main["agent_peak_rss_bytes"]["max"] > 50 * 2**20

@@ -49,6 +49,7 @@ def test_a_simulation_reports_what_a_demo_reports_without_figures_of_sockets(tmp
     assert run["bytes"] == {"up_per_client_round": None, "down_per_client_round": None}
     assert run["agent_peak_rss_bytes"] == {"max": None, "mean": None}
     assert run["aggregator_cpu_seconds"] is None
+    assert [(entry["bytes_up"], entry["bytes_down"]) for entry in run["history"]] == [(None, None)] * 2
     assert "round 2" in done.stderr
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from fedhft.adapter import AdapterSchema, Float32, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export.model_card import ExportedMixture, model_card
 from fedhft.export.peft_directory import lora_pair, modules_to_save, write_adapter
 from fedhft.job import JobSpec
 from fedhft.training.base import load_base
 from fedhft.training.scores import predict
 from fedhft.training.worker import ClientWorker
-from fedhft.v1 import adapter_pb2
+from fedhft.v1 import adapter_pb2, jobs_pb2
 from fedhft.wire.codec import decode
 from tests.models import TARGETS, tiny_model
 from tests.workers import job_for, plan, train_task, worker_for
@@ -49,17 +52,15 @@ def trained(worker: ClientWorker, rounds: int = 1) -> Mapping[TensorKey, Float32
 
 def logits_of(model: torch.nn.Module, worker: ClientWorker) -> Float32:
     rows = worker._holdout
-    inputs, _ = rows.batch(np.arange(len(rows)))
-    inputs = {name: value for name, value in inputs.items() if name != "token_type_ids" or worker._with_types}
     with torch.no_grad():
-        out: Float32 = model.eval()(**inputs).logits.numpy()
+        out: Float32 = model.eval()(**rows.inputs(np.arange(len(rows)))).logits.numpy()
     return out
 
 
 def plain_peft(worker: ClientWorker, directory: Path) -> torch.nn.Module:
-    """The way the model card tells: no code of ours."""
+    """Loaded by plain PEFT: no code of ours."""
     base = AutoModelForSequenceClassification.from_pretrained(worker.spec.model.name, num_labels=2)
-    base.config.pad_token_id = worker._base.tokenizer.pad_token_id
+    base.config.pad_token_id = worker._holdout.pad
     model: torch.nn.Module = PeftModel.from_pretrained(base, str(directory))
     return model
 
@@ -159,18 +160,40 @@ def test_a_full_job_is_written_as_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
-def test_the_card_says_what_was_given_and_how_to_load(tmp_path: Path) -> None:
-    spec = job_for(tiny_model(tmp_path / "base"))
+def in_half(path: Path, dtype: torch.dtype) -> Path:
+    """Save a base model again in half precision; transformers then loads it so unless told otherwise."""
+    AutoModel.from_pretrained(path, dtype=dtype).save_pretrained(path)
+    assert {p.dtype for p in AutoModel.from_pretrained(path).parameters()} == {dtype}
+    return path
+
+
+def by_card(directory: Path, worker: ClientWorker) -> torch.nn.Module:
+    """What the program in the card of an exported directory makes; nothing of ours."""
+    code = re.findall(r"^```python\n(.*?)^```$", (directory / "README.md").read_text(), re.M | re.S)
+    assert len(code) == 1
+    names: dict[str, Any] = {"DIRECTORY": str(directory), "PAD": worker._holdout.pad}
+    exec(code[0], names)  # noqa: S102 - the program of the card is what is tested
+    model: torch.nn.Module = names["model"]
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize(("architecture", "method"), [("bert", "fedhft"), ("llama", "fedhft"), ("bert", "full")])
+def test_the_cards_program_loads_a_half_precision_base_as_it_was_trained(
+    tmp_path: Path, architecture: str, method: str, dtype: torch.dtype
+) -> None:
+    spec = job_for(in_half(tiny_model(tmp_path / "base", architecture), dtype), architecture, method)
     worker = worker_for(spec)
-    write_adapter(
-        tmp_path / "out", spec, worker.schema, {}, "# Tickets, cluster 1\n", "sentence-transformers/all-MiniLM-L6-v2"
-    )
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: peft\n")
-    assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in card
-    assert "# Tickets, cluster 1" in card
-    assert 'from_pretrained("sentence-transformers/all-MiniLM-L6-v2", num_labels=2)' in card
-    assert "PeftModel.from_pretrained" in card
+    tensors = trained(worker)
+    wanted = by_worker(worker, tensors)
+    job = jobs_pb2.Job(job="tickets", rounds_done=1, clients=["client-1"])
+    exported = ExportedMixture.of_cluster(0, 1, job.clients, {})
+    card = model_card(spec, worker.schema, job, 1, exported, spec.model.name)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, card, spec.model.name)
+    model = by_card(tmp_path / "out", worker)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    np.testing.assert_allclose(logits_of(model, worker), wanted, atol=1e-5)
+    assert np.abs(wanted - by_worker(worker, {})).max() > 1e-2
 
 
 def exported_without_torch(spec: JobSpec, schema: AdapterSchema, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Base models: digests, and every path that is no usable model."""
+"""Base models: digests, and every path that is not a usable model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_agents_own_path_wins_over_the_jobs_name(model: Path) -> None:
     assert load_base(spec, str(model)).path == model.resolve()
 
 
-def test_paths_that_are_no_model_are_refused_by_what_is_missing(model: Path, tmp_path: Path) -> None:
+def test_paths_that_are_not_a_model_are_refused_by_what_is_missing(model: Path, tmp_path: Path) -> None:
     assert "no such folder" in refusal(tmp_path / "absent")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -114,9 +114,9 @@ def test_a_missing_tokenizer_is_refused(model: Path) -> None:
 
 def test_an_architecture_that_cannot_classify_is_refused(model: Path) -> None:
     edit(model, model_type="vit")
-    assert "cannot be loaded for sequence classification" in refusal(model)
+    assert "cannot be loaded with AutoModelForSequenceClassification" in refusal(model)
     edit(model, model_type="no-such-thing")
-    assert "cannot be loaded for sequence classification" in refusal(model)
+    assert "cannot be loaded with AutoModelForSequenceClassification" in refusal(model)
 
 
 def test_rows_longer_than_the_model_can_read_are_refused_before_training(model: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_unknown_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     message = refusal("nobody/has-this-model")
-    assert "neither a folder here nor to be had from the hub" in message
+    assert "not a local folder, and the hub does not have it" in message
     assert "--model" in message
 
 

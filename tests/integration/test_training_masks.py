@@ -1,4 +1,4 @@
-"""Masked training: what it trains, what it keeps, what it sees (DESIGN 4.1)."""
+"""Masked training: what it trains, what it keeps, what it sees."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from fedhft import seeds
 from fedhft.adapter import Part, RowIndex, TensorKey
 from fedhft.job import JobSpec
 from fedhft.plan import AdapterPlan
 from fedhft.training.base import load_base
-from fedhft.training.batches import EncodedRows, encode_rows, training_batches
+from fedhft.training.batches import EncodedRows, training_batches
 from fedhft.training.importance import Importance
-from fedhft.training.learner import clip, mean_loss, probe, train
+from fedhft.training.learner import clip, probe, train
 from fedhft.training.masks import PROBE_BATCHES
 from fedhft.training.network import Network
 from tests.models import tiny_model
@@ -36,8 +37,8 @@ def spec(request: pytest.FixtureRequest, model: Path) -> JobSpec:
 
 
 def stage(spec: JobSpec) -> tuple[Network, EncodedRows]:
-    base = load_base(spec)
-    return Network.on(base, spec), encode_rows(base.tokenizer, data_of().train, 64, with_types=True)
+    network = Network.on(load_base(spec), spec)
+    return network, network.encode(data_of().train)
 
 
 def quarter(network: Network) -> dict[TensorKey, RowIndex | None]:
@@ -54,7 +55,7 @@ def run(
 ) -> Importance:
     importance = Importance()
     train(
-        network, rows, PLAN, masks, spec.training, regression=False, learning_rate=1e-2, seed=5,
+        network, rows, PLAN, masks, spec.training, learning_rate=1e-2, seed=5,
         importance=importance, should_stop=lambda: False,
     )  # fmt: skip
     return importance
@@ -78,9 +79,8 @@ def dense_masked_adamw(
             keep.append((parameter, kept, parameter.detach().clone()))
         optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=spec.training.weight_decay, foreach=False)
         for batch in training_batches(rows.lengths, spec.training.batch_size, 5, 6):
-            inputs, labels = rows.batch(batch)
             optimiser.zero_grad()
-            mean_loss(network.logits(inputs), labels, False).backward()
+            functional.cross_entropy(network.forward(rows, batch), torch.from_numpy(rows.targets[batch])).backward()
             for parameter, kept, _ in keep:
                 if parameter.grad is not None:
                     parameter.grad *= kept
@@ -170,7 +170,7 @@ def test_masked_scores_are_the_dense_gradients(model: Path) -> None:
         network.load({}, 3, 1)
         importance = Importance()
         train(
-            network, rows, one, masks, spec.training, regression=False, learning_rate=1e-2, seed=5,
+            network, rows, one, masks, spec.training, learning_rate=1e-2, seed=5,
             importance=importance, should_stop=lambda: False,
         )  # fmt: skip
         seen.append(importance.means())
@@ -185,7 +185,7 @@ def test_the_score_of_a_never_sent_row_changes_from_round_to_round(model: Path) 
     histories = []
     for number in (1, 2, 3):
         worker.commit(worker.train(train_task(number, version=0, planned=plan(density=0.125), seed=number)))
-        histories.append(worker._memory.rows[key])
+        histories.append(worker._state.rows[key])
     never = np.flatnonzero(histories[-1].last_sent == 0)
     assert len(never)
     assert (histories[0].score[never] > 0).all()
@@ -201,7 +201,7 @@ def test_the_first_mask_is_chosen_by_gradients_not_at_random(model: Path) -> Non
     network, rows = stage(worker.spec)
     network.load({}, 3, 1)
     importance = Importance()
-    probe(network, rows, PLAN, 16, regression=False, seed=7, importance=importance, batches=PROBE_BATCHES)
+    probe(network, rows, PLAN, 16, seed=7, importance=importance, batches=PROBE_BATCHES)
     best = np.argsort(-importance.means()[key])[:8]
     assert sent.tolist() == sorted(best.tolist())
 
@@ -210,7 +210,7 @@ def test_rows_longest_unsent_are_explored(model: Path) -> None:
     worker = worker_for(job_for(model, mask={"exploration": 0.5}))
     for number in range(1, 8):
         worker.commit(worker.train(train_task(number, version=0, planned=plan(density=0.25), seed=number)))
-    for key, rows in worker._memory.rows.items():
+    for key, rows in worker._state.rows.items():
         if key.part is Part.B:
             assert (rows.last_sent > 0).all(), key
 

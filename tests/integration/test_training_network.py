@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from fedhft.adapter import Float32, Part, TensorKey
@@ -14,12 +15,13 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.plan import AdapterPlan
 from fedhft.training.base import LoadedBase, load_base
-from fedhft.training.batches import EncodedRows, encode_rows
+from fedhft.training.batches import EncodedRows
 from fedhft.training.network import Network
 from fedhft.training.schema import build_schema
 from fedhft.training.scores import predict
+from fedhft.v1 import federation_pb2 as pb
 from tests.models import ARCHITECTURES, TARGETS, tiny_model
-from tests.workers import data_of, job_for
+from tests.workers import data_of, job_for, plan, train_task, worker_for
 
 HEADS = {
     "bert": ["classifier.weight", "classifier.bias"],
@@ -37,7 +39,7 @@ HEADS = {
 def stage(spec: JobSpec) -> tuple[LoadedBase, Network, EncodedRows]:
     base = load_base(spec)
     network = Network.on(base, spec)
-    return base, network, encode_rows(base.tokenizer, data_of().train, 64, with_types=False)
+    return base, network, network.encode(data_of().train)
 
 
 def some(network: Network, *parts: Part, columns: int = 3, seed: int = 0) -> dict[TensorKey, Float32]:
@@ -69,8 +71,7 @@ def test_the_schema_names_slots_by_layer_and_everything_outside_the_base_as_head
         assert {slot.out_features for slot in schema.slots} == {32, 16}
     assert [parameter.name for parameter in schema.head] == HEADS[architecture]
     assert schema.weights == ()
-    Network.on(base, spec)
-    assert build_schema(base, spec) is schema
+    assert Network.on(base, spec).schema == schema
 
 
 def test_two_copies_of_a_model_give_one_schema_and_another_model_another(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_loaded_adapter_adds_alpha_over_r_times_b_a(tmp_path: Path, architectu
             key = TensorKey(parameter.name, Part.HEAD)
             value = network.schema.start_of(spec.seed, key) + tensors[key]
             plain.get_parameter(parameter.name).copy_(torch.from_numpy(value).reshape(parameter.shape))
-        inputs, _ = rows.batch(np.arange(len(rows)))
+        inputs = rows.inputs(np.arange(len(rows)))
         theirs = plain.eval()(**inputs).logits.numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     network.load({}, 3, 1)
@@ -173,7 +174,7 @@ def test_restart_folds_the_product_into_the_base_and_starts_from_it(tmp_path: Pa
             key = TensorKey(parameter.name, Part.HEAD)
             value = network.schema.start_of(spec.seed, key) + tensors[key]
             plain.get_parameter(parameter.name).copy_(torch.from_numpy(value).reshape(parameter.shape))
-        inputs, _ = rows.batch(np.arange(len(rows)))
+        inputs = rows.inputs(np.arange(len(rows)))
         theirs = plain.eval()(**inputs).logits.numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-5)  # B = 0, so A does not show
 
@@ -239,8 +240,7 @@ def test_layers_below_the_depth_have_no_adapter_and_no_gradient(tmp_path: Path) 
         hook = lower.register_forward_hook(
             lambda module, args, out: hidden.append((out[0] if isinstance(out, tuple) else out).requires_grad)
         )
-        inputs, _ = rows.batch(np.arange(4))
-        network.logits(inputs).sum().backward()  # type: ignore[no-untyped-call]
+        network.forward(rows, np.arange(4)).sum().backward()  # type: ignore[no-untyped-call]
         hook.remove()
     assert {name.split(".lora_")[0] for name in named if "lora_" in name} == inside
     assert hidden == [False]  # nothing below the boundary is kept for a backward pass
@@ -254,3 +254,26 @@ def test_a_plan_that_trains_one_factor_leaves_the_other(tmp_path: Path, a: bool,
     parts = {key.part for key in network.trained_keys(one)}
     assert parts == {Part.HEAD, Part.A if a else Part.B}
     assert {key.part for key, _ in network.delta(one, {})} == parts
+
+
+@pytest.mark.parametrize("method", ["fedhft", "fedhft-paper"])
+def test_every_pass_through_the_model_goes_through_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    worker = worker_for(job_for(tiny_model(tmp_path), method=method))
+    passes = {"model": 0, "forward": 0}
+
+    def passed(*_: object) -> None:
+        passes["model"] += 1
+
+    def forward(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
+        passes["forward"] += 1
+        return original(network, rows, index)
+
+    original = Network.forward
+    monkeypatch.setattr(Network, "forward", forward)
+    worker._network.model.register_forward_pre_hook(passed)
+    worker.signature()
+    worker.train(train_task(planned=plan(density=0.5), evaluate=True))
+    worker.evaluate(pb.EvaluateTask(round=1, plan=plan(), learning_rate=1e-3))
+    assert passes["model"] == passes["forward"] > 10

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fedhft.adapter import Float32
-from fedhft.datasets.client_data import ClientData, Row
+from fedhft.datasets.client_data import ClientData
+from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
 from tests.models import rows, tiny_model
@@ -34,8 +35,8 @@ def client(offset: int, good: int, bad: int, flipped: bool = False) -> ClientDat
     """Rows of the good/bad task; in a flipped client the labels mean the opposite."""
     found = rows(4 * max(good, bad), offset)
     texts = {label: [row["text"] for row in found if row["label"] == label] for label in (0, 1)}
-    made = [Row(text, None, 1.0 - flipped) for text in texts[1][:good]]
-    made += [Row(text, None, float(flipped)) for text in texts[0][:bad]]
+    made = [Example(text, None, 1.0 - flipped) for text in texts[1][:good]]
+    made += [Example(text, None, float(flipped)) for text in texts[0][:bad]]
     return ClientData.of(made)
 
 
@@ -79,7 +80,7 @@ def test_regression_has_signatures_that_follow_the_sign_of_the_target(model: Pat
     base = load_base(spec)
     texts = [(row["text"], 2.0 * row["label"] - 1.0) for row in rows(60)]
     one, other = (
-        signature(spec, base, ClientData.of([Row(text, None, sign * value) for text, value in texts]))
+        signature(spec, base, ClientData.of([Example(text, None, sign * value) for text, value in texts]))
         for sign in (1, -1)
     )
     assert one @ other == pytest.approx(-1.0, abs=1e-5)

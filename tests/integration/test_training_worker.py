@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fedhft.adapter import SHARED, Float32, MaskedDelta, MaskedMatrix, Part, TensorKey
-from fedhft.datasets.client_data import ClientData, Row
+from fedhft.datasets.client_data import ClientData
+from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
@@ -125,7 +126,7 @@ def test_an_update_is_the_trained_values_minus_the_start(spec: JobSpec, model: P
     worker = worker_for(exact)
     for scope in (SHARED, "cluster-0"):
         worker.apply(*published(worker, scope, 1))
-    start = {**worker._memory.state.scope(SHARED), **worker._memory.state.scope("cluster-0")}
+    start = {**worker._state.adapters.scope(SHARED), **worker._state.adapters.scope("cluster-0")}
     draft = worker.train(train_task(2, 1, planned=plan()))
     delta = decode(draft.blob, worker.schema, kind=UPDATE).delta
     for key, matrix in delta:
@@ -188,7 +189,7 @@ def test_what_coding_drops_is_sent_with_the_next_update(model: Path) -> None:
         for key, matrix in decode(exact.train(task).blob, worker.schema, kind=UPDATE).delta:
             wanted[key] = wanted.get(key, 0) + matrix.dense()
         worker.commit(draft)
-    carried = worker._memory.carried
+    carried = worker._state.carried
     assert carried
     for key, total in wanted.items():
         np.testing.assert_allclose(got[key] + carried.get(key, 0), total, atol=1e-6)
@@ -201,14 +202,14 @@ def test_error_of_rows_that_are_not_sent_waits_and_decays(model: Path) -> None:
     worker = worker_for(spec)
     draft = worker.train(train_task(planned=plan(density=0.5)))
     worker.commit(draft)
-    first = dict(worker._memory.carried)
+    first = dict(worker._state.carried)
     draft = worker.train(train_task(2, version=0, planned=plan(density=0.5, depth=1)))
     worker.commit(draft)
     sent = {key for key, _ in decode(draft.blob, worker.schema, kind=UPDATE).delta}
     waiting = [key for key in first if key not in sent]
     assert waiting
     for key in waiting:
-        np.testing.assert_array_equal(worker._memory.carried[key], np.float32(0.5) * first[key])
+        np.testing.assert_array_equal(worker._state.carried[key], np.float32(0.5) * first[key])
 
 
 @pytest.mark.parametrize("levels", [3, 127])
@@ -225,7 +226,7 @@ def test_an_update_is_coded_with_the_levels_of_the_job(model: Path, levels: int)
 def test_no_error_is_carried_where_it_would_mean_nothing(model: Path, method: str, wire: dict[str, object]) -> None:
     worker = worker_for(job_for(model, method=method, wire=wire))
     worker.commit(worker.train(train_task()))
-    assert worker._memory.carried == {}
+    assert worker._state.carried == {}
 
 
 def test_restart_rounds_stochastically(model: Path) -> None:
@@ -247,15 +248,15 @@ def test_restart_rounds_stochastically(model: Path) -> None:
 def test_nothing_is_remembered_before_the_acknowledgement(spec: JobSpec, base: LoadedBase, tmp_path: Path) -> None:
     worker = worker_for(spec, tmp_path, base)
     draft = worker.train(train_task(planned=plan(density=0.5)))
-    assert worker._memory.rows == {}
-    assert worker._memory.carried == {}
+    assert worker._state.rows == {}
+    assert worker._state.carried == {}
     worker.abandon(draft)
     assert worker.pending() is None
     assert worker_for(spec, tmp_path, base).pending() is None
-    assert worker._memory.round == 0
+    assert worker._state.round == 0
     worker.commit(worker.train(train_task(planned=plan(density=0.5))))
-    assert worker._memory.round == 1
-    assert worker._memory.rows
+    assert worker._state.round == 1
+    assert worker._state.rows
 
 
 def test_a_draft_survives_a_restart_byte_for_byte(spec: JobSpec, base: LoadedBase, tmp_path: Path) -> None:
@@ -289,9 +290,9 @@ def test_committing_twice_changes_nothing(spec: JobSpec, base: LoadedBase) -> No
     worker = worker_for(spec, base=base)
     draft = worker.train(train_task(planned=plan(density=0.5)))
     worker.commit(draft)
-    memory = worker._memory
+    memory = worker._state
     worker.commit(draft)
-    assert worker._memory is memory
+    assert worker._state is memory
 
 
 def test_adapters_survive_a_restart(spec: JobSpec, base: LoadedBase, tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_state_of_another_job_under_the_same_name_is_not_used(spec: JobSpec, mod
     worker.commit(worker.train(train_task()))
     worker.train(train_task(2, version=0))
     other = worker_for(job_for(model, training={"batch_size": 4}), tmp_path)
-    assert other._memory.round == 0
+    assert other._state.round == 0
     assert other.pending() is None
 
 
@@ -357,11 +358,11 @@ def test_blobs_add_up_and_a_snapshot_replaces(spec: JobSpec, base: LoadedBase) -
     steps = [
         decode(published(worker, SHARED, v)[1], worker.schema, kind=DELTA).delta.tensors[key].dense() for v in (1, 2)
     ]
-    np.testing.assert_array_equal(worker._memory.state.scope(SHARED)[key], steps[0] + steps[1])
+    np.testing.assert_array_equal(worker._state.adapters.scope(SHARED)[key], steps[0] + steps[1])
     assert worker.held() == [(SHARED, 2)]
     worker.apply(*published(worker, SHARED, 4, SNAPSHOT))
     snapshot = decode(published(worker, SHARED, 4, SNAPSHOT)[1], worker.schema, kind=SNAPSHOT).delta
-    np.testing.assert_array_equal(worker._memory.state.scope(SHARED)[key], snapshot.tensors[key].dense())
+    np.testing.assert_array_equal(worker._state.adapters.scope(SHARED)[key], snapshot.tensors[key].dense())
     assert worker.held() == [(SHARED, 4)]
 
 
@@ -378,7 +379,7 @@ def test_a_blob_that_is_not_what_was_announced_changes_nothing(spec: JobSpec, ba
         worker.apply(reference(data[:40], DELTA, SHARED, 1), data[:40])
     assert caught.value.code is ErrorCode.MALFORMED_UPDATE
     assert worker.held() == []
-    assert worker._memory.state.scopes == {}
+    assert worker._state.adapters.scopes == {}
 
 
 def test_scopes_in_use_count_as_complete_at_the_tasks_version(spec: JobSpec, base: LoadedBase) -> None:
@@ -393,8 +394,8 @@ def test_a_client_starts_from_its_mixture(spec: JobSpec, base: LoadedBase) -> No
     for scope, version in ((SHARED, 1), ("cluster-0", 1), ("cluster-1", 2)):
         worker.apply(*published(worker, scope, version, scale=0.5))
     key = TensorKey(worker.schema.slots[0].name, Part.B)
-    first, second = (worker._memory.state.scope(f"cluster-{j}")[key] for j in (0, 1))
-    worker._memory = worker._memory.__class__(state=worker._memory.state, held={}, signature=worker._memory.signature)
+    first, second = (worker._state.adapters.scope(f"cluster-{j}")[key] for j in (0, 1))
+    worker._state = worker._state.__class__(adapters=worker._state.adapters, held={}, signature=worker._state.signature)
     worker._stand_at(pb.ViewSource(version=2, memberships=(0.25, 0.75)), (0.25, 0.75))
     worker._load((0.25, 0.75), worker._plan(plan()), 3)
     np.testing.assert_allclose(worker._network.value(key), 0.25 * first + 0.75 * second, atol=1e-6)
@@ -446,8 +447,8 @@ def test_evaluation_scores_before_and_after_one_more_training_and_remembers_noth
     worker = worker_for(spec, tmp_path, base)
     for scope, version in ((SHARED, 1), ("cluster-0", 1), ("cluster-1", 2)):
         worker.apply(*published(worker, scope, version, scale=1.0))
-    worker._memory = worker._memory.__class__(state=worker._memory.state)
-    memory = worker._memory
+    worker._state = worker._state.__class__(adapters=worker._state.adapters)
+    memory = worker._state
     scores, measured = worker.evaluate(evaluate_task(1, (1.0, 0.0), (0.5, 0.5)))
     assert measured.steps == 12
     rows = {(s.split, s.moment, s.view): s.rows for s in scores}
@@ -463,7 +464,7 @@ def test_evaluation_scores_before_and_after_one_more_training_and_remembers_noth
     }
     assert score_of(scores, personal, after).loss < score_of(scores, personal, before).loss
     assert worker.pending() is None
-    assert (worker._memory.rows, worker._memory.carried, worker._memory.round) == (memory.rows, memory.carried, 0)
+    assert (worker._state.rows, worker._state.carried, worker._state.round) == (memory.rows, memory.carried, 0)
     # The mass-weighted mixture is another model: with the same rows it scores another loss.
     task = evaluate_task(1, (1.0, 0.0), (0.5, 0.5))
     task.shared_mass_weighted.CopyFrom(WHOLE)
@@ -498,7 +499,7 @@ def test_the_majority_score_is_that_of_the_commonest_training_label(spec: JobSpe
 
 def test_regression_is_scored_by_correlation_and_squared_error(model: Path) -> None:
     spec = job_for(model, task={"kind": "regression"}, training={"batch_size": 8})
-    rows = [Row(row.text, None, 2.0 * row.label - 1.0 + 0.1 * (i % 3)) for i, row in enumerate(data_of(60).train)]
+    rows = [Example(row.text, None, 2.0 * row.label - 1.0 + 0.1 * (i % 3)) for i, row in enumerate(data_of(60).train)]
     worker = worker_for(spec, data=ClientData.of(rows[:48], rows[48:]))
     draft = worker.train(train_task(planned=plan(epochs=10), learning_rate=2e-2, evaluate=True))
     before, after = draft.scores
@@ -512,7 +513,7 @@ def test_regression_is_scored_by_correlation_and_squared_error(model: Path) -> N
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_the_second_text_of_a_pair_is_read(tmp_path: Path, architecture: str) -> None:
     spec = job_for(tiny_model(tmp_path, architecture), architecture, task={"labels": ["no", "yes"], "text_pair": "b"})
-    rows = [Row("the cat works", text, 0.0) for text in ("a dog fails", "the film shines")]
+    rows = [Example("the cat works", text, 0.0) for text in ("a dog fails", "the film shines")]
     one, other = (worker_for(spec, data=ClientData.of([row], [row])) for row in rows)
     task = train_task(evaluate=True)
     assert one.train(task).scores[0].loss != other.train(task).scores[0].loss

@@ -162,7 +162,7 @@ def dense(step: RowStep | ProductStep) -> Float64:
 
 
 def slow_means(federation: Federation) -> dict[str, dict[TensorKey, Float64]]:
-    """DESIGN 4.1's equations, written out row by row. A row nobody sent is NaN; products stand under PRODUCT."""
+    """The equations of docs/methods.md, row by row. A row nobody sent is NaN; products stand under PRODUCT."""
     spec, schema = federation.spec, federation.schema
     means: dict[str, dict[TensorKey, Float64]] = {}
     products = spec.method.combine == "products"

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fedhft.datasets.client_data import Row, load_client_data, load_rows
+from fedhft.datasets.client_data import load_client_data, load_rows
+from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import TaskSpec, parse_job
 
@@ -21,7 +22,7 @@ ROWS: list[dict[str, Any]] = [
     {"text": 'it "fails", again', "label": "bad"},
     {"text": "grün\nund gut", "label": "good"},
 ]
-PARSED = (Row("it works", None, 1.0), Row('it "fails", again', None, 0.0), Row("grün\nund gut", None, 1.0))
+PARSED = (Example("it works", None, 1.0), Example('it "fails", again', None, 0.0), Example("grün\nund gut", None, 1.0))
 
 
 def jsonl(path: Path, rows: list[Any]) -> Path:
@@ -69,7 +70,7 @@ def test_parquet_is_read(tmp_path: Path) -> None:
 def test_a_datasets_id_is_read_through_the_library(tmp_path: Path) -> None:
     pytest.importorskip("datasets", reason="the data extra is not installed")
     jsonl(tmp_path / "train.jsonl", [{"text": "it works", "label": "good"}])
-    assert load_rows(f"datasets:{tmp_path}", TASK) == (Row("it works", None, 1.0),)
+    assert load_rows(f"datasets:{tmp_path}", TASK) == (Example("it works", None, 1.0),)
 
 
 def test_a_folder_gives_the_split_asked_for(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_folder_gives_the_split_asked_for(tmp_path: Path) -> None:
 def test_columns_are_those_the_job_names(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "t.jsonl", [{"a": "x", "b": "y", "target": 0}])
     task = TaskSpec(labels=("no", "yes"), text="a", text_pair="b", label="target")
-    assert load_rows(path, task) == (Row("x", "y", 0.0),)
+    assert load_rows(path, task) == (Example("x", "y", 0.0),)
 
 
 def test_regression_targets_are_numbers(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_missing_column_is_refused_with_its_line_and_the_columns_there_are(tmp
     assert "task.label" in refusal(jsonl(tmp_path / "u.jsonl", [{"text": "x"}]))
 
 
-def test_a_text_that_is_no_string_is_refused(tmp_path: Path) -> None:
+def test_a_text_that_is_not_a_string_is_refused(tmp_path: Path) -> None:
     assert "is not text" in refusal(jsonl(tmp_path / "t.jsonl", [{"text": 5, "label": 1}]))
 
 
@@ -130,7 +131,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     assert "is empty" in refusal(header_only)
 
 
-def test_a_line_that_is_no_json_object_is_refused_with_its_number(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_json_object_is_refused_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "x", "label": 1}\n{"text": "y", \n')
     assert "line 2: is not JSON" in refusal(path)
@@ -140,9 +141,9 @@ def test_a_line_that_is_no_json_object_is_refused_with_its_number(tmp_path: Path
 def test_a_csv_line_with_too_many_or_too_few_fields_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("text,label\nfine,1\none, two,1\n")
-    assert "line 3: has not the 2 fields" in refusal(path)
+    assert "line 3: does not have the header's 2 fields" in refusal(path)
     path.write_text("text,label\nfine\n")
-    assert "line 2: has not the 2 fields" in refusal(path)
+    assert "line 2: does not have the header's 2 fields" in refusal(path)
 
 
 def test_unreadable_paths_say_why(tmp_path: Path) -> None:

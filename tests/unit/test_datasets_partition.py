@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 from pathlib import Path
@@ -12,18 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhft.datasets.federated import ClientRows, FederatedData, Row, label_counts
-from fedhft.datasets.partition import Partition, Shares, Source, group_permutations, hand_out, read_source
+from fedhft.datasets.examples import Example
+from fedhft.datasets.federated import ClientRows, FederatedData, label_counts
+from fedhft.datasets.partition import Partition, Shares, group_permutations, hand_out
+from fedhft.datasets.source import Source
 from fedhft.errors import ErrorCode, FedhftError
 
 
 def source(rows: int = 1200, labels: int = 4) -> Source:
-    train = tuple(Row(f"train {index}", index % labels) for index in range(rows))
-    validation = tuple(Row(f"validation {index}", index % labels) for index in range(100))
+    train = tuple(Example(f"train {index}", None, index % labels) for index in range(rows))
+    validation = tuple(Example(f"validation {index}", None, index % labels) for index in range(100))
     return Source("made", tuple(f"label-{index}" for index in range(labels)), train, validation)
 
 
-def everybody(data: FederatedData) -> list[Row]:
+def everybody(data: FederatedData) -> list[Example]:
     return [row for client in data.clients for row in (*client.train, *client.holdout)]
 
 
@@ -135,68 +136,12 @@ def test_shares_that_cannot_be_are_refused_by_field(shares: Shares, field: str) 
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
 
 
-def test_a_regression_is_handed_out_evenly_or_not_at_all() -> None:
-    made = Source("made", (), tuple(Row(f"{i}", i / 7) for i in range(100)), (Row("v", 0.5),))
+def test_data_without_labels_is_handed_out_evenly_or_not_at_all() -> None:
+    made = Source("made", (), tuple(Example(f"{i}", None, i / 7) for i in range(100)), (Example("v", None, 0.5),))
     data = hand_out(made, Shares(Partition.IID, 2, 40), 0)
     assert {row.label for row in everybody(data)} <= {i / 7 for i in range(100)}
-    with pytest.raises(FedhftError, match="regression"):
+    with pytest.raises(FedhftError, match="has no labels"):
         hand_out(made, Shares(Partition.DIRICHLET, 2, 40), 0)
-
-
-def write_folder(folder: Path, train: list[str], validation: list[str], names: list[str] | None) -> Path:
-    with gzip.open(folder / "train.jsonl.gz", "wt") as lines:
-        lines.write("\n".join(train) + "\n")
-    (folder / "validation.jsonl").write_text("\n".join(validation) + "\n")
-    if names is not None:
-        (folder / "meta.json").write_text(json.dumps({"label_names": names}))
-    return folder
-
-
-GOOD = ['{"text": "a", "label": 0}', '{"text": "b", "text_pair": "c", "label": 1}']
-
-
-def test_a_folder_is_read_compressed_or_not(tmp_path: Path) -> None:
-    found = read_source(write_folder(tmp_path, GOOD, GOOD[:1], ["no", "yes"]))
-    assert found.labels == ("no", "yes")
-    assert found.train == (Row("a", 0), Row("b", 1, "c"))
-    assert found.validation == (Row("a", 0),)
-
-
-def test_without_meta_integers_are_classes_and_fractions_a_regression(tmp_path: Path) -> None:
-    assert read_source(write_folder(tmp_path, GOOD, GOOD, None)).labels == ("0", "1")
-    fractions = ['{"text": "a", "label": 0.25}']
-    assert read_source(write_folder(tmp_path, GOOD, fractions, None)).labels == ()
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ('{"text": "a", "label": 0', "line 2: is not JSON"),
-        ('["a", 0]', "line 2: is not an object"),
-        ('{"label": 0}', "line 2: text is missing"),
-        ('{"text": "a"}', "line 2: label = None"),
-        ('{"text": "a", "label": "yes"}', "line 2: label = 'yes'"),
-        ('{"text": "a", "label": NaN}', "line 2: label = nan"),
-        ('{"text": "a", "label": 2}', "outside 0..1"),
-        ('{"text": "a", "label": 0.5}', "outside 0..1"),
-    ],
-)
-def test_a_bad_line_is_named_with_file_line_and_fix(tmp_path: Path, line: str, said: str) -> None:
-    folder = write_folder(tmp_path, [GOOD[0], line], GOOD, ["no", "yes"])
-    with pytest.raises(FedhftError) as caught:
-        read_source(folder)
-    assert caught.value.code is ErrorCode.INVALID_DATA
-    assert said in caught.value.message
-    assert "train" in caught.value.message
-
-
-def test_a_missing_folder_split_or_an_empty_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FedhftError, match="is no folder"):
-        read_source(tmp_path / "nowhere")
-    with pytest.raises(FedhftError, match=r"has no train\.jsonl"):
-        read_source(tmp_path)
-    with pytest.raises(FedhftError, match=r"validation\.jsonl.*has no rows"):
-        read_source(write_folder(tmp_path, GOOD, [""], ["no", "yes"]))
 
 
 def test_what_is_written_for_agents_is_what_was_handed_out(tmp_path: Path) -> None:
@@ -204,10 +149,10 @@ def test_what_is_written_for_agents_is_what_was_handed_out(tmp_path: Path) -> No
         "made",
         ("x", "y"),
         (
-            ClientRows("c-1", 0, (Row("ä", 0, "b"),), (Row("h", 1),)),
-            ClientRows("c-2", 1, (Row("b", 0),), (Row("i", 0),)),
+            ClientRows("c-1", 0, (Example("ä", "b", 0),), (Example("h", None, 1),)),
+            ClientRows("c-2", 1, (Example("b", None, 0),), (Example("i", None, 0),)),
         ),
-        ((Row("s", 0),), (Row("s", 1),)),
+        ((Example("s", None, 0),), (Example("s", None, 1),)),
         has_groups=True,
     )
     first, second = data.write(tmp_path)

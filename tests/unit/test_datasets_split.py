@@ -7,11 +7,12 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhft.datasets.client_data import Row, split_rows
+from fedhft.datasets.client_data import split_rows
+from fedhft.datasets.examples import Example
 
 
-def labelled(counts: list[int]) -> list[Row]:
-    return [Row(f"{label}-{i}", None, float(label)) for label, count in enumerate(counts) for i in range(count)]
+def labelled(counts: list[int]) -> list[Example]:
+    return [Example(f"{label}-{i}", None, float(label)) for label, count in enumerate(counts) for i in range(count)]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0.01, 0.9), st.integers(0, 2**32), st.randoms())
@@ -47,8 +48,8 @@ def test_seeds_draw_different_rows() -> None:
     assert split_rows(rows, 0.2, 1)[1] != split_rows(rows, 0.2, 2)[1]
 
 
-def test_regression_rows_are_split_without_classes() -> None:
-    rows = [Row(str(i), None, i / 7) for i in range(50)]
+def test_rows_of_numbers_are_split_without_classes() -> None:
+    rows = [Example(str(i), None, i / 7) for i in range(50)]
     train, held = split_rows(rows, 0.2, 3, by_class=False)
     assert (len(train), len(held)) == (40, 10)
 

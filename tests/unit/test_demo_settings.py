@@ -84,8 +84,8 @@ def test_an_override_is_toml_or_else_text(text: str, parsed: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "=1", "a..b=1", ".a=1"])
-def test_an_override_that_is_no_key_and_value_is_refused(text: str) -> None:
-    with pytest.raises(FedhftError, match="no key=value"):
+def test_an_override_that_is_not_a_key_and_a_value_is_refused(text: str) -> None:
+    with pytest.raises(FedhftError, match="not key=value"):
         parse_override(text)
 
 
@@ -93,7 +93,7 @@ def test_an_override_of_an_unknown_field_is_refused_by_name() -> None:
     with pytest.raises(FedhftError, match=r"training\.speed: unknown key") as caught:
         job(overrides=("training.speed=1",))
     assert caught.value.code is ErrorCode.INVALID_JOB
-    with pytest.raises(FedhftError, match="no section"):
+    with pytest.raises(FedhftError, match="not a section"):
         job(overrides=("seed.x=1",))
 
 

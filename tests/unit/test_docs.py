@@ -294,17 +294,6 @@ def test_exit_codes_of_agents_are_as_documented() -> None:
     assert codes["completed"] == 0
 
 
-def test_sections_of_the_design_that_code_cites_can_be_looked_up() -> None:
-    cited: set[str] = set()
-    for folder in ("src", "services", "protos", "tests", "benchmarks"):
-        for path in (ROOT / folder).rglob("*.*"):
-            if path.suffix in (".py", ".proto", ".lua") and path != Path(__file__):
-                cited |= set(re.findall(r"DESIGN (\d+(?:\.\d+)?)", path.read_text(encoding="utf-8")))
-    assert cited == set(GENERATE.DESIGN_SECTIONS)
-    for section, link in GENERATE.DESIGN_SECTIONS.items():
-        assert link.rpartition("(")[2].rstrip(")") in row("docs/README.md", f"DESIGN {section}")
-
-
 def source_number(module: str, name: str) -> int:
     """A constant of a module that imports torch, read from its text."""
     found = re.search(rf"^{name} = (\d+)$", (ROOT / "src/fedhft" / module).read_text(encoding="utf-8"), re.M)

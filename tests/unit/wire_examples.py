@@ -99,3 +99,18 @@ def deltas(draw: st.DrawFn, values: st.SearchStrategy[float]) -> tuple[AdapterSc
 def finite(limit: float) -> st.SearchStrategy[float]:
     """float32 values up to `limit`, subnormal numbers and both zeros included."""
     return st.floats(-limit, limit, width=32)
+
+
+UPDATE = int(adapter_pb2.BLOB_KIND_UPDATE)
+DELTA = int(adapter_pb2.BLOB_KIND_DELTA)
+SMALL = AdapterSchema(
+    "base", "tokenizer", "bert", ("no", "yes"), 1, (Slot("q", 0, 6, 5, 2),), (Parameter("head", (2, 3)),)
+)
+A, B = TensorKey("q", Part.A), TensorKey("q", Part.B)
+LEFT, RIGHT, PRODUCT = TensorKey("q", Part.LEFT), TensorKey("q", Part.RIGHT), TensorKey("q", Part.PRODUCT)
+HEAD = TensorKey("head", Part.HEAD)
+BIG = schema_of(6, 384, 8)
+
+
+def ones(rows: int, cols: int) -> MaskedMatrix:
+    return MaskedMatrix.full(np.ones((rows, cols), np.float32))

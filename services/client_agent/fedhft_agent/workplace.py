@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from fedhft.datasets.client_data import load_client_data
 from fedhft.job import JobSpec
 from fedhft.process.stop_signal import StopSignal
-from fedhft.training.base import LoadedBase, load_base, use_threads
+from fedhft.training.base import LoadedBase, load_base, network_key, use_threads
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
 from fedhft_agent.session import Enlistment, Session
@@ -24,7 +23,6 @@ class Workplace:
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._base: LoadedBase | None = None
-        self._loaded_for = ""
         if settings.threads:
             use_threads(settings.threads)
 
@@ -43,23 +41,9 @@ class Workplace:
         return Session(connection, stop, spec, worker, enlistment)
 
     def _base_of(self, spec: JobSpec) -> LoadedBase:
-        """The base model with this job's adapters: the one held, when it was built alike, else a fresh one.
-
-        What shapes the network is the model, the outputs, the adapters, how a round starts and the seed of its parts.
-        """
-        shape = json.dumps(
-            [
-                spec.model.model_dump(mode="json"),
-                spec.task.model_dump(mode="json"),
-                spec.adapter.model_dump(mode="json"),
-                spec.method.model_dump(mode="json"),
-                spec.seed,
-            ],
-            sort_keys=True,
-        )
-        if self._base is None or shape != self._loaded_for:
+        """The base model with this job's adapters: the one held when its network is the same, else a fresh one."""
+        if self._base is None or self._base.key != network_key(spec):
             self._base = None  # let go of the old one before the new one is read
             self._base = load_base(spec, self._settings.model)
-            self._loaded_for = shape
             log.info("base model loaded", extra={"model": str(self._base.path), "digest": self._base.digest[:12]})
         return self._base

@@ -1,10 +1,11 @@
-"""The fold: accepted updates and the previous version in, the next version out. Pure: no store, no clock, no sockets.
+"""The fold (aggregation): accepted updates and the previous version in, the next version out.
 
     fold(state, updates) -> (blobs, state', report)
 
-Updates come one at a time in ascending order of client id. Sums run over a fixed two-level tree: blocks of BLOCK
-consecutive clients, each summed in order, merged in order. So the bytes depend on who took part and never on who came
-first, blocks can be summed elsewhere, and at most two partial sums and one update are in memory.
+Pure: no store, no clock, no sockets. Updates come one at a time in ascending order of client id. Sums run over a
+fixed two-level tree: blocks of BLOCK consecutive clients, each summed in order, merged in order. So the bytes depend on
+who took part and never on who came first, blocks can be summed elsewhere, and at most two partial sums and one update
+are in memory.
 """
 
 from __future__ import annotations

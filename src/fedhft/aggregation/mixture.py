@@ -1,4 +1,4 @@
-"""Mixtures: what a client starts from (FedHFT, Ilhan et al. 2025, arXiv 2510.14054; DESIGN 4.1).
+"""Mixtures: what a client starts from (FedHFT, Ilhan et al. 2025, arXiv 2510.14054).
 
     B = sum_j p_j B_j      h = sum_j p_j h_j      A as it is where all clusters share it
     Delta = sum_j p_j L_j R_j^T = [p_1 L_1 | p_2 L_2 | ...] [R_1 | R_2 | ...]^T
@@ -26,12 +26,17 @@ def served(memberships: Sequence[float], floor: float) -> tuple[float, ...]:
     weights = np.asarray(memberships, np.float64)
     if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "memberships", tuple(memberships), "is no weighting of clusters",
+            ErrorCode.INVALID_ARGUMENT, "memberships", tuple(memberships), "is not a weighting of clusters",
             "give one finite weight >= 0 per cluster, not all 0",
         )  # fmt: skip
     weights = weights / weights.sum()
     weights = np.where(weights >= min(floor, float(weights.max())), weights, 0.0)
     return tuple((weights / weights.sum()).tolist())
+
+
+def strongest(memberships: Sequence[float]) -> int:
+    """Cluster of the largest membership, the first among equals."""
+    return max(range(len(memberships)), key=lambda cluster: (memberships[cluster], -cluster))
 
 
 def mix(state: AdapterState, memberships: Sequence[float]) -> dict[TensorKey, Float32]:

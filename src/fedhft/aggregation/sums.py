@@ -1,4 +1,4 @@
-"""Partial sums over clients: accumulate, merge, finish (DESIGN 4.1), all in float64.
+"""Partial sums over clients: accumulate, merge, finish, all in float64. FedHFT's masked mean (arXiv 2510.14054).
 
 With q_i samples of client i, p_ij its membership in cluster j as pinned when the round opened, w_ij = q_i p_ij:
 
@@ -9,7 +9,7 @@ Tensors that all clusters share weigh q_i instead of w_ij. A row nobody sent is 
 damps rows that few of the clients holding the tensor sent; a tensor below a client's depth is not held by it. The
 row divisor acts on the left factor, so a mean of products stays low-rank.
 
-Partials can be computed anywhere and merged; who wants equal bits merges over a fixed tree (`fold.fold`).
+Partials can be computed anywhere and merged; equal bits need merging over a fixed tree (`fold.fold`).
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ class Partial:
 def accumulate(partial: Partial, update: ClientUpdate, rules: FoldRules) -> Partial:
     """Add one client; `partial` is used up and returned, as a copy per client would cost more than the sum.
 
-    Raises FedhftError: INVALID_ARGUMENT for weights that are no weights, OUTSIDE_PLAN for a tensor the method does not
-    send, WRONG_SHAPE for one that does not fit the schema.
+    Raises FedhftError: INVALID_ARGUMENT for weights that are negative or not finite, OUTSIDE_PLAN for a tensor the
+    method does not send, WRONG_SHAPE for one that does not fit the schema.
     """
     memberships = _checked_weights(update, rules.clusters)
     per_cluster = tuple(update.samples * p for p in memberships)

@@ -1,4 +1,4 @@
-"""Memberships from signatures: a Gaussian mixture that keeps its clusters' identities (FedHFT; DESIGN 4.2).
+"""Memberships from signatures: a Gaussian mixture that keeps its clusters' identities (FedHFT, arXiv 2510.14054).
 
     signatures -> unit norm -> principal components -> mixture (first: several starts; then: from the last means)
     -> components matched to the last ones -> posteriors ^ (1 / temperature) -> averaged with uniform ones by confidence
@@ -95,7 +95,7 @@ class MixtureModel:
             certain = float(raw["confidence"])
         except (ValueError, KeyError, TypeError) as error:
             raise FedhftError(
-                ErrorCode.INVALID_ARGUMENT, f"the mixture cannot be read: {error}; cluster the clients anew"
+                ErrorCode.INVALID_ARGUMENT, f"the mixture cannot be read: {error}; run the clustering again"
             ) from error
         return cls(Subspace(center, basis), Gaussians(kind, weights, means, spread), certain)
 

@@ -1,4 +1,4 @@
-"""Signatures: what clients are compared by (DESIGN 4.2), a seeded random projection of their gradients or updates.
+"""Signatures: what clients are compared by, a seeded random projection of their gradients or updates.
 
 Feature hashing (Weinberger et al. 2009, arXiv 0902.2206): value i of tensor t is added, with a random sign, to a random
 one of `dims` buckets. Sign and bucket come from the specified integer generator, keyed by the job's seed and

@@ -13,18 +13,11 @@ from typing import Any
 import numpy as np
 
 from fedhft import seeds
+from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow, read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, TaskSpec
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example. label: class index (classification) or a finite number (regression)."""
-
-    text: str
-    text_pair: str | None
-    label: float
+from fedhft.training.tasks import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -36,13 +29,15 @@ class ClientData:
     signature is known to fit.
     """
 
-    train: tuple[Row, ...]
-    holdout: tuple[Row, ...]
-    shared: tuple[Row, ...] | None
+    train: tuple[Example, ...]
+    holdout: tuple[Example, ...]
+    shared: tuple[Example, ...] | None
     digest: str
 
     @classmethod
-    def of(cls, train: Sequence[Row], holdout: Sequence[Row] = (), shared: Sequence[Row] | None = None) -> ClientData:
+    def of(
+        cls, train: Sequence[Example], holdout: Sequence[Example] = (), shared: Sequence[Example] | None = None
+    ) -> ClientData:
         """Rows that are already parsed and split. Raises FedhftError(INVALID_DATA) when `train` is empty."""
         if not train:
             raise FedhftError(ErrorCode.INVALID_DATA, "data: no training rows; give the agent at least one")
@@ -56,19 +51,21 @@ def load_client_data(
 
     Raises FedhftError(INVALID_DATA) naming file, line, column and fix.
     """
+    task = task_of(spec.task)
     rows = load_rows(train, spec.task)
     if holdout is not None:
         held = load_rows(holdout, spec.task, "validation")
     else:
         seed = seeds.seed_of("holdout", spec.seed, client)
-        rows, held = split_rows(rows, spec.evaluation.holdout, seed, by_class=spec.task.kind == "classification")
+        rows, held = split_rows(rows, spec.evaluation.holdout, seed, by_class=task.split_by_class)
     return ClientData.of(rows, held, load_rows(shared, spec.task, "validation") if shared is not None else None)
 
 
-def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple[Row, ...]:
+def load_rows(source: str | Path, spec: TaskSpec, split: str = "train") -> tuple[Example, ...]:
     """Read and check every row of a source (see `tables.read_table`). Raises FedhftError(INVALID_DATA), also when it
     is empty.
     """
+    task = task_of(spec)
     rows = tuple(_parse(raw, task) for raw in read_table(source, split))
     if not rows:
         raise FedhftError(ErrorCode.INVALID_DATA, f"data {source}: the {split} split is empty; give at least one row")
@@ -76,8 +73,8 @@ def load_rows(source: str | Path, task: TaskSpec, split: str = "train") -> tuple
 
 
 def split_rows(
-    rows: Sequence[Row], share: float, seed: int, *, by_class: bool = True
-) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    rows: Sequence[Example], share: float, seed: int, *, by_class: bool = True
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """(train, holdout): holds out `share` of the rows, drawn by `seed`; both keep the source's order.
 
     round(share * n) rows in all, at least one of two or more; by class they are spread by largest remainder (ties by
@@ -106,7 +103,7 @@ def split_rows(
     )
 
 
-def rows_digest(rows: Iterable[Row]) -> str:
+def rows_digest(rows: Iterable[Example]) -> str:
     """SHA-256 (hex) over texts and labels, in order."""
     digest = hashlib.sha256()
     for row in rows:
@@ -114,12 +111,15 @@ def rows_digest(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def _parse(raw: RawRow, task: TaskSpec) -> Row:
-    text = _text(raw, task.text, "task.text")
-    pair = None if task.text_pair is None else _text(raw, task.text_pair, "task.text_pair")
-    value = _column(raw, task.label, "task.label")
-    label = _number(raw, task.label, value) if task.kind == "regression" else _class(raw, task, value)
-    return Row(text, pair, label)
+def _parse(raw: RawRow, task: Task) -> Example:
+    columns = task.spec
+    text = _text(raw, columns.text, "task.text")
+    pair = None if columns.text_pair is None else _text(raw, columns.text_pair, "task.text_pair")
+    value = _column(raw, columns.label, "task.label")
+    try:
+        return Example(text, pair, task.target(value))
+    except ValueError as problem:
+        raise raw.refused(columns.label, str(problem)) from problem
 
 
 def _column(raw: RawRow, column: str, field: str) -> Any:
@@ -135,44 +135,5 @@ def _column(raw: RawRow, column: str, field: str) -> Any:
 def _text(raw: RawRow, column: str, field: str) -> str:
     value = _column(raw, column, field)
     if not isinstance(value, str):
-        raise FedhftError(
-            ErrorCode.INVALID_DATA,
-            f"data {raw.where}, column {column!r} = {_shown(value)}: is not text; write a string",
-        )
+        raise raw.refused(column, "is not text; write a string")
     return value
-
-
-def _number(raw: RawRow, column: str, value: Any) -> float:
-    try:
-        number = math.nan if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise FedhftError(
-            ErrorCode.INVALID_DATA,
-            f"data {raw.where}, column {column!r} = {_shown(value)}: is not a finite number; regression needs one",
-        )
-    return number
-
-
-def _class(raw: RawRow, task: TaskSpec, value: Any) -> float:
-    """Index of a label given as a name, or as an index (also one written as text, as CSV has it)."""
-    labels = task.labels
-    if isinstance(value, str):
-        if value in labels:
-            return float(labels.index(value))
-        if value.strip().isdecimal() and int(value) < len(labels):
-            return float(int(value))
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(labels)):
-        return float(value)
-    names = ", ".join(map(repr, labels[:12])) + (", ..." if len(labels) > 12 else "")
-    raise FedhftError(
-        ErrorCode.INVALID_DATA,
-        f"data {raw.where}, column {task.label!r} = {_shown(value)}: unknown label; "
-        f"use 0..{len(labels) - 1} or one of {names}",
-    )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Row:
-    """One example. label: class index, or the target number of a regression."""
-
-    text: str
-    label: int | float
-    text_pair: str | None = None
-
-    def to_json(self) -> str:
-        """As it stands in a JSONL file."""
-        pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
-        return json.dumps({"text": self.text, **pair, "label": self.label}, ensure_ascii=False)
+from fedhft.datasets.examples import Example
 
 
 @dataclass(frozen=True)
 class ClientRows:
-    """One client's rows. group: its hidden group, which nobody tells the federation."""
+    """One client's rows. group: its hidden group, which the federation is never told."""
 
     client: str
     group: int
-    train: tuple[Row, ...]
-    holdout: tuple[Row, ...]
+    train: tuple[Example, ...]
+    holdout: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -46,14 +33,14 @@ class ClientFiles:
 class FederatedData:
     """Everything the agents of a demo are given. All clients' rows and the shared validation rows are disjoint.
 
-    labels: names in class order; empty for regression.
+    labels: names in class order; empty where labels are plain numbers.
     shared: the common validation rows as each group labels them (one entry per group; texts and order are the same).
     """
 
     name: str
     labels: tuple[str, ...]
     clients: tuple[ClientRows, ...]
-    shared: tuple[tuple[Row, ...], ...]
+    shared: tuple[tuple[Example, ...], ...]
     has_groups: bool
 
     @property
@@ -67,7 +54,9 @@ class FederatedData:
         return tuple(client.group for client in self.clients)
 
     def majority(self) -> float:
-        """Mean over clients of the accuracy of always answering the client's most frequent training label."""
+        """Majority-class baseline: mean over clients of the accuracy of always answering the client's own commonest
+        training label.
+        """
         scores = []
         for client in self.clients:
             labels = [row.label for row in client.train]
@@ -95,7 +84,7 @@ class FederatedData:
         return tuple(files)
 
 
-def label_counts(rows: Sequence[Row], labels: int) -> list[int]:
+def label_counts(rows: Sequence[Example], labels: int) -> list[int]:
     """Rows of each class."""
     counts = [0] * labels
     for row in rows:
@@ -103,6 +92,6 @@ def label_counts(rows: Sequence[Row], labels: int) -> list[int]:
     return counts
 
 
-def _write_rows(path: Path, rows: Iterable[Row]) -> None:
+def _write_rows(path: Path, rows: Iterable[Example]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")

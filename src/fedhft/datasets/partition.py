@@ -1,4 +1,4 @@
-"""Real data handed out to clients: by Dirichlet label shares, with hidden groups, or evenly.
+"""Real data (source.py) handed out to clients: by Dirichlet label shares, with hidden groups, or evenly.
 
 dirichlet: client i draws label shares p_i ~ Dir(alpha, ..., alpha) and then its rows by them (Hsu, Qi and Brown 2019,
 arXiv 1909.06335): the smaller alpha, the fewer labels a client has. groups: rows are even, and every hidden group of
@@ -7,19 +7,17 @@ clients has its own permutation of the labels, so that what one group calls `Wor
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhft.datasets.federated import ClientRows, FederatedData, Row
+from fedhft.datasets.examples import Example
+from fedhft.datasets.federated import ClientRows, FederatedData
+from fedhft.datasets.source import Source
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.seeds import seed_of
 
@@ -33,16 +31,6 @@ class Partition(StrEnum):
     DIRICHLET = "dirichlet"
     GROUPS = "groups"
     IID = "iid"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set before it is handed out. labels: names in class order, empty for regression."""
-
-    name: str
-    labels: tuple[str, ...]
-    train: tuple[Row, ...]
-    validation: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -61,36 +49,6 @@ class Shares:
     groups: int = 1
     extra_holdout: int = 0
     validation_rows: int = 2000
-
-
-def read_source(folder: Path) -> Source:
-    """Read `train.jsonl[.gz]`, `validation.jsonl[.gz]` and `meta.json` (`label_names`) of a folder.
-
-    Without `meta.json` class indices become label names, and numbers that are no integers make a regression.
-    Raises FedhftError(INVALID_DATA) naming file, line and fix.
-    """
-    if not folder.is_dir():
-        raise FedhftError.field(
-            ErrorCode.INVALID_DATA, "data", str(folder), "is no folder",
-            "give one with train.jsonl.gz and validation.jsonl.gz",
-        )  # fmt: skip
-    train, validation = (tuple(_read_rows(_find(folder, split))) for split in ("train", "validation"))
-    names = _label_names(folder)
-    if names is None:
-        values = {row.label for row in train + validation}
-        if all(float(value).is_integer() and value >= 0 for value in values):
-            names = tuple(str(index) for index in range(int(max(values)) + 1))
-        else:
-            names = ()
-    for split, rows in (("train", train), ("validation", validation)):
-        for number, row in enumerate(rows, 1):
-            if names and not (float(row.label).is_integer() and 0 <= row.label < len(names)):
-                raise FedhftError.field(
-                    ErrorCode.INVALID_DATA, "label", row.label,
-                    f"row {number} of {split} has a label outside 0..{len(names) - 1}",
-                    "mend the row or list every label in label_names of meta.json",
-                )  # fmt: skip
-    return Source(folder.resolve().name, names, train, validation)
 
 
 def group_permutations(labels: int, groups: int, seed: int) -> tuple[tuple[int, ...], ...]:
@@ -159,7 +117,7 @@ def _check(source: Source, shares: Shares) -> None:
     if shares.kind is Partition.DIRICHLET and not shares.alpha > 0:
         raise refuse("alpha", shares.alpha, "must be positive", "use for example 1.0; smaller means more skew")
     if not source.labels and shares.kind is not Partition.IID:
-        raise refuse("partition", str(shares.kind), f"{source.name} is a regression, it has no labels", "use iid")
+        raise refuse("partition", str(shares.kind), f"{source.name} has no labels to hand out by", "use iid")
     if not 1 <= shares.groups <= shares.clients:
         raise refuse("groups", shares.groups, f"there are {shares.clients} clients", "use 1 to as many groups")
     needed = shares.clients * (shares.per_client + shares.extra_holdout)
@@ -203,66 +161,5 @@ def _draw(pools: list[list[int]], proportions: NDArray[np.float64], count: int, 
     return [chosen[index] for index in rng.permutation(len(chosen))]
 
 
-def _renamed(row: Row, names: tuple[int, ...]) -> Row:
-    return Row(row.text, names[int(row.label)], row.text_pair) if len(names) > 1 else row
-
-
-def _find(folder: Path, split: str) -> Path:
-    for name in (f"{split}.jsonl.gz", f"{split}.jsonl"):
-        if (folder / name).is_file():
-            return folder / name
-    raise FedhftError.field(
-        ErrorCode.INVALID_DATA, "data", str(folder), f"has no {split}.jsonl.gz or {split}.jsonl",
-        'add the file, one {"text": ..., "label": ...} per line',
-    )  # fmt: skip
-
-
-def _read_rows(path: Path) -> Iterator[Row]:
-    def refuse(number: int, problem: str) -> FedhftError:
-        return FedhftError(
-            ErrorCode.INVALID_DATA,
-            f"{path.name}, line {number}: {problem}; "
-            'every line is {"text": ..., "label": number}, with "text_pair" for pairs',
-        )
-
-    empty = True
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    raw = json.loads(line)
-                except ValueError as error:
-                    raise refuse(number, f"is not JSON ({error})") from error
-                if not isinstance(raw, dict):
-                    raise refuse(number, "is not an object")
-                text, label, pair = raw.get("text"), raw.get("label"), raw.get("text_pair")
-                if not isinstance(text, str) or not (pair is None or isinstance(pair, str)):
-                    raise refuse(number, "text is missing or no string")
-                if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
-                    raise refuse(number, f"label = {label!r} is no number")
-                empty = False
-                yield Row(text, label, pair)
-    except (OSError, UnicodeDecodeError) as error:
-        raise FedhftError(ErrorCode.INVALID_DATA, f"{path}: cannot be read: {error}") from error
-    if empty:
-        raise FedhftError.field(ErrorCode.INVALID_DATA, "data", path.name, "has no rows", "add rows")
-
-
-def _label_names(folder: Path) -> tuple[str, ...] | None:
-    path = folder / "meta.json"
-    if not path.is_file():
-        return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        names = raw["label_names"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FedhftError(
-            ErrorCode.INVALID_DATA, f"{path}: has no readable label_names ({error}); list the labels in class order"
-        ) from error
-    if not isinstance(names, list) or len(set(map(str, names))) != len(names):
-        raise FedhftError.field(
-            ErrorCode.INVALID_DATA, "label_names", names, "must be distinct names", "mend meta.json"
-        )
-    return tuple(str(name) for name in names)
+def _renamed(row: Example, names: tuple[int, ...]) -> Example:
+    return Example(row.text, row.text_pair, names[int(row.label)]) if len(names) > 1 else row

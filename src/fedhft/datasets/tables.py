@@ -15,6 +15,7 @@ from fedhft.errors import ErrorCode, FedhftError
 DATASETS_PREFIX = "datasets:"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 _SHOWN = ", ".join(SUFFIXES)
+_LONGEST_SHOWN = 60
 
 
 class RawRow(NamedTuple):
@@ -22,6 +23,12 @@ class RawRow(NamedTuple):
 
     where: str
     columns: Mapping[str, Any]
+
+    def refused(self, column: str, problem: str) -> FedhftError:
+        """The refusal of one value, with file, line, column and value. problem: what is wrong with it, and the fix."""
+        value = repr(self.columns.get(column))
+        shown = value if len(value) <= _LONGEST_SHOWN else value[: _LONGEST_SHOWN - 3] + "..."
+        return FedhftError(ErrorCode.INVALID_DATA, f"data {self.where}, column {column!r} = {shown}: {problem}")
 
 
 def read_table(source: str | Path, split: str = "train") -> Iterator[RawRow]:
@@ -104,7 +111,7 @@ def _csv_rows(path: Path, stream: io.TextIOWrapper) -> Iterator[RawRow]:
             if None in row or any(value is None for value in row.values()):
                 raise FedhftError(
                     ErrorCode.INVALID_DATA,
-                    f"data {where}: has not the {len(reader.fieldnames or ())} fields of the header; "
+                    f"data {where}: does not have the header's {len(reader.fieldnames or ())} fields; "
                     "quote commas in text",
                 )
             yield RawRow(where, row)

@@ -2,7 +2,7 @@
 
 Several firms share one ticket system. Everybody's tickets are about the same six topics, but which topic goes to which
 queue was decided by each *hidden group* of firms for itself: the label is the queue, and groups permute it. So no
-single model can serve all; a model of the own group can. Nobody tells the federation who belongs together.
+single model can serve all; a model of one's own group can. The federation is not told who belongs together.
 
 A ticket names its topic once, among asides that use other topics' words, greetings and typing errors, so a firm with
 few tickets cannot learn the topics alone.
@@ -13,7 +13,8 @@ from __future__ import annotations
 import random
 import re
 
-from fedhft.datasets.federated import ClientRows, FederatedData, Row
+from fedhft.datasets.examples import Example
+from fedhft.datasets.federated import ClientRows, FederatedData
 from fedhft.datasets.partition import group_permutations
 from fedhft.datasets.phrases import ASIDES, COMPLAINTS, FRAMES, RULES, TOPICS
 from fedhft.errors import ErrorCode, FedhftError
@@ -76,10 +77,12 @@ def generate(train_rows: tuple[int, ...], *, holdout: int, validation: int, grou
     for number, count in enumerate(train_rows):
         group = number % groups
         rows = tickets(count + holdout, random.Random(seed_of("tickets", seed, number)), taken)
-        labelled = [Row(text, queue_of[group][topic]) for text, topic in rows]
+        labelled = [Example(text, None, queue_of[group][topic]) for text, topic in rows]
         clients.append(ClientRows(f"firm-{number + 1:02d}", group, tuple(labelled[:count]), tuple(labelled[count:])))
     common = tickets(validation, random.Random(seed_of("tickets", seed, "validation")), taken)
-    shared = tuple(tuple(Row(text, queue_of[group][topic]) for text, topic in common) for group in range(groups))
+    shared = tuple(
+        tuple(Example(text, None, queue_of[group][topic]) for text, topic in common) for group in range(groups)
+    )
     return FederatedData("support tickets", QUEUES, tuple(clients), shared, has_groups=groups > 1)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from fedhft.datasets import tickets
 from fedhft.datasets.federated import FederatedData
-from fedhft.datasets.partition import Partition, Shares, hand_out, read_source
+from fedhft.datasets.partition import Partition, Shares, hand_out
+from fedhft.datasets.source import read_source
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.methods import PRESETS, method_of
+from fedhft.training.tasks import kind_for
 
 CORPUS_ROWS = (240, 120, 60)
 """Training rows of a client of the generated corpus, by tier: strong devices have more data, as they often do."""
@@ -117,7 +119,7 @@ def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: st
     """The job of one method over the given data; `model` is what the job calls the base model.
 
     Overrides of `method.*` and `wire.*` are the main method's alone; all others hold for every method, so that the
-    comparison stays one. Raises FedhftError: INVALID_ARGUMENT for an override that is no key=value, INVALID_JOB.
+    comparison stays one. Raises FedhftError: INVALID_ARGUMENT for an override that is not key=value, INVALID_JOB.
     """
     names = [client.client for client in data.clients]
     tier_names = [f"density-{density:g}" for density in settings.tiers]
@@ -130,7 +132,7 @@ def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: st
         "clients": names,
         "model": {"name": model, "max_length": 64 if generated else 128},
         "task": {
-            "kind": "classification" if data.labels else "regression",
+            "kind": kind_for(data.labels),
             "labels": list(data.labels),
             "text_pair": "text_pair" if data.has_pairs else None,
         },
@@ -170,7 +172,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "set", text, "is no key=value", "write for example server.momentum=0.5"
+            ErrorCode.INVALID_ARGUMENT, "set", text, "is not key=value", "write for example server.momentum=0.5"
         )
     try:
         return path, tomllib.loads(f"value = {value}")["value"]
@@ -184,6 +186,10 @@ def _set(raw: dict[str, Any], path: Sequence[str], value: Any, text: str) -> Non
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
             raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, "set", text, f"{part} is no section of the job", "see `fedhft job schema`"
+                ErrorCode.INVALID_ARGUMENT,
+                "set",
+                text,
+                f"{part} is not a section of the job",
+                "see `fedhft job schema`",
             )
     section[path[-1]] = value

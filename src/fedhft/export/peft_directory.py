@@ -23,6 +23,7 @@ from fedhft.adapter import AdapterSchema, Float32, Float64, Part, Slot, TensorKe
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
+from fedhft.training.tasks import task_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -56,10 +57,9 @@ def write_adapter(
 ) -> None:
     """Write one view of a job (a cluster, a client's mixture) as a PEFT directory; a `full` job as a model directory.
 
-    tensors: differences from the job's start, as `aggregation.mixture.mix` gives them. card: Markdown; how to load
-    the result is added.
-    base_name: hub id or path of the base model as loaders shall find it. Raises FedhftError(INVALID_ARGUMENT) when
-    `directory` cannot be written.
+    tensors: differences from the job's start, as `aggregation.mixture.mix` gives them. card: Markdown, as
+    `model_card` writes it. base_name: hub id or path of the base model under which loaders find it.
+    Raises FedhftError(INVALID_ARGUMENT) when `directory` cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -73,13 +73,11 @@ def write_adapter(
             save_file(_named(pairs, head), str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
             config = adapter_config(spec, pairs, modules_to_save(schema), base_name)
             (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (directory / CARD_FILE).write_text(
-            _front_matter(base_name, schema) + card + _usage(schema, base_name), encoding="utf-8"
-        )
+        (directory / CARD_FILE).write_text(card, encoding="utf-8")
     except OSError as error:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "out", str(directory), f"cannot be written: {error.strerror or error}",
-            "give a folder that can be made",
+            "give a folder that can be created",
         ) from error  # fmt: skip
 
 
@@ -126,7 +124,7 @@ def adapter_config(spec: JobSpec, pairs: Mapping[str, LoraPair], modules: list[s
     alpha = float(rank) if products else spec.adapter.alpha
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": task_of(spec.task).peft_task_type,
         "base_model_name_or_path": base_name,
         "revision": spec.model.revision,
         "inference_mode": True,
@@ -172,26 +170,3 @@ def _named(pairs: Mapping[str, LoraPair], head: Mapping[str, Float32]) -> dict[s
 
 def _number(value: float) -> int | float:
     return int(value) if value == int(value) else value
-
-
-def _front_matter(base_name: str, schema: AdapterSchema) -> str:
-    library = "transformers" if schema.weights else "peft"
-    lines = ["---", f"library_name: {library}", "pipeline_tag: text-classification"]
-    lines.append("tags: [fedhft, federated-learning]")
-    if not Path(base_name).is_absolute():  # a path of this machine says nothing to others
-        lines.append(f"base_model: {base_name}")
-    return "\n".join([*lines, "---", "", ""])
-
-
-def _usage(schema: AdapterSchema, base_name: str) -> str:
-    outputs = max(1, len(schema.labels))
-    if schema.weights:
-        code = ["from transformers import AutoModelForSequenceClassification", ""]
-        code += ["model = AutoModelForSequenceClassification.from_pretrained(DIRECTORY)"]
-    else:
-        code = ["from peft import PeftModel", "from transformers import AutoModelForSequenceClassification", ""]
-        code += [f'base = AutoModelForSequenceClassification.from_pretrained("{base_name}", num_labels={outputs})']
-        code += ["model = PeftModel.from_pretrained(base, DIRECTORY).eval()"]
-        if "score.weight" in {parameter.name for parameter in schema.head}:  # decoders find a row's end by its padding
-            code.insert(-1, "base.config.pad_token_id = PAD  # the tokenizer's pad token; its end token if it has none")
-    return "\n".join(["", "## Loading it", "", "```python", *code, "```", ""])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from fedhft.adapter import AdapterSchema, AdapterState
 from fedhft.aggregation.mixture import mix, served
 from fedhft.aggregation.versions import apply_delta
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export.model_card import ExportedMixture, model_card
 from fedhft.export.peft_directory import write_adapter
 from fedhft.job import JobSpec, load_canonical
 from fedhft.jobs.client import JobsClient
@@ -53,65 +54,16 @@ def write_adapters(
             ErrorCode.INVALID_ARGUMENT, "client", unknown[0], f"is not in job {job.job}",
             f"choose from {', '.join(job.clients)}",
         )  # fmt: skip
-    count = adapters.state.clusters
-    views: dict[str, tuple[float, ...]] = {
-        f"cluster-{cluster}": tuple(float(cluster == other) for other in range(count)) for cluster in range(count)
-    }
-    floor = adapters.spec.clustering.serve_above
-    for client in clients:
-        uniform = (1.0 / count,) * count
-        views[f"client-{client}"] = served(adapters.memberships.get(client, uniform), floor)
-    name = base_name or adapters.spec.model.name
-    for folder, weights in views.items():
-        write_adapter(
-            out / folder,
-            adapters.spec,
-            adapters.schema,
-            mix(adapters.state, weights),
-            model_card(adapters, job, folder, weights, name),
-            name,
-        )
-    return [out / folder for folder in views]
-
-
-def model_card(
-    adapters: PublishedAdapters, job: jobs_pb2.Job, name: str, weights: Sequence[float], base_name: str
-) -> str:
-    """The card of one exported adapter, Markdown: what it is, whom it serves, how the job scored."""
-    spec, final = adapters.spec, job.final
-    members = sorted(
-        client for client, row in adapters.memberships.items() if row and row.index(max(row)) == _strongest(weights)
-    )
-    lines = [
-        f"# {job.job}, {name}",
-        "",
-        f"A LoRA adapter for `{base_name}`, trained by federated learning with fedhft: the data never left its owners.",
-        "",
-        f"* method {spec.method.preset}, {job.rounds_done} rounds, version {adapters.state.version}, seed {spec.seed}",
-        f"* rank {spec.adapter.rank}, alpha {spec.adapter.alpha:g}, modules {', '.join(spec.adapter.targets)}",
-        f"* labels: {', '.join(adapters.schema.labels) or 'none (regression)'}",
-        f"* base model digest: `{adapters.schema.base_digest}`",
-        f"* weights over the {adapters.state.clusters} cluster(s): {', '.join(f'{weight:.3f}' for weight in weights)}",
-    ]
-    if members:
-        lines.append(f"* clients of this cluster: {len(members)} of {len(adapters.memberships)}")
-    lines += ["", "| score over all clients | before local training | after |", "| --- | --- | --- |"]
-    for title, measure in (
-        ("own held-out rows, mean", "personal_{}_mean"),
-        ("own held-out rows, worst tenth", "personal_{}_worst_tenth"),
-        ("common validation rows", "shared_{}"),
-    ):
-        cells = [_shown(final, measure.format(moment)) for moment in ("before", "after")]
-        lines.append(f"| {title} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines) + "\n"
-
-
-def _strongest(weights: Sequence[float]) -> int:
-    return max(range(len(weights)), key=lambda cluster: weights[cluster])
-
-
-def _shown(summary: jobs_pb2.RoundSummary, name: str) -> str:
-    return f"{getattr(summary, name):.3f}" if summary.HasField(name) else "not measured"  # type: ignore[arg-type]
+    count, floor = adapters.state.clusters, adapters.spec.clustering.serve_above
+    every = [ExportedMixture.of_cluster(j, count, job.clients, adapters.memberships) for j in range(count)]
+    for client in dict.fromkeys(clients):
+        membership = adapters.memberships.get(client, (1.0 / count,) * count)
+        every.append(ExportedMixture.of_client(client, served(membership, floor)))
+    spec, schema, name = adapters.spec, adapters.schema, base_name or adapters.spec.model.name
+    for exported in every:
+        card = model_card(spec, schema, job, adapters.state.version, exported, name)
+        write_adapter(out / exported.name, spec, schema, mix(adapters.state, exported.weights), card, name)
+    return [out / exported.name for exported in every]
 
 
 def _cluster(scope: str) -> int:

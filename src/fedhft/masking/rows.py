@@ -1,4 +1,4 @@
-"""Which rows of a factor a client trains and sends: chosen before training, scored in every round (DESIGN 4.1).
+"""Which rows of a factor a client trains and sends: chosen before training, scored in every round.
 
 A client whose plan has density s < 1 keeps ceil(s * rows) rows of B (and columns of A). The transient gradient of
 every row is there anyway, so *every* row is scored in *every* round, and a share of the budget goes to the rows
@@ -39,7 +39,7 @@ class RowState:
         if self.score.ndim != 1 or self.score.shape != self.last_sent.shape:
             raise FedhftError(
                 ErrorCode.WRONG_SHAPE,
-                f"row memory: {self.score.shape} scores, {self.last_sent.shape} rounds; one of each per row is needed",
+                f"row state: {self.score.shape} scores, {self.last_sent.shape} rounds; one of each per row is needed",
             )
 
     @classmethod
@@ -61,7 +61,7 @@ class RowState:
         if fresh.shape != self.score.shape:
             raise FedhftError(
                 ErrorCode.WRONG_SHAPE,
-                f"row memory: {fresh.shape} importances for {self.rows} rows; score every row in every round",
+                f"row state: {fresh.shape} importances for {self.rows} rows; score every row in every round",
             )
         finite = np.isfinite(fresh)
         blended = smoothing * self.score + (1.0 - smoothing) * np.where(finite, fresh, 0.0)
@@ -74,7 +74,7 @@ class RowState:
         return RowState(self.score, last_sent)
 
 
-def select_rows(memory: RowState, keep: int, exploration: float, rule: MaskRule, seed: int) -> RowIndex:
+def select_rows(state: RowState, keep: int, exploration: float, rule: MaskRule, seed: int) -> RowIndex:
     """The `keep` rows to train and send: int32, strictly increasing.
 
     The best by score fill (1 - exploration) of the budget, the rows longest unsent the rest; at least one row is
@@ -84,7 +84,7 @@ def select_rows(memory: RowState, keep: int, exploration: float, rule: MaskRule,
     Raises FedhftError(INVALID_ARGUMENT): keep outside 1..rows, exploration outside [0, 1), rule `none` with keep
     below rows.
     """
-    rows = memory.rows
+    rows = state.rows
     if not 1 <= keep <= rows:
         raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "keep", keep, f"is not in 1..{rows}", "keep 1 to all rows")
     if not 0.0 <= exploration < 1.0:
@@ -105,9 +105,9 @@ def select_rows(memory: RowState, keep: int, exploration: float, rule: MaskRule,
     if rule is MaskRule.RANDOM:
         return _ascending(np.argsort(tie_break, kind="stable")[:keep])
     explored = min(keep - 1, math.ceil(exploration * keep - 1e-9))
-    by_score = np.lexsort((tie_break, -memory.score))
+    by_score = np.lexsort((tie_break, -state.score))
     chosen, rest = by_score[: keep - explored], by_score[keep - explored :]
-    longest_unsent = rest[np.lexsort((tie_break[rest], memory.last_sent[rest]))]
+    longest_unsent = rest[np.lexsort((tie_break[rest], state.last_sent[rest]))]
     return _ascending(np.concatenate([chosen, longest_unsent[:explored]]))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedhft.datasets.federated import FederatedData, label_counts
 from fedhft.job import JobSpec
-from fedhft.reporting.result import RunResult, measured, strongest
+from fedhft.reporting.result import RunResult, clusters_of, measured
 from fedhft.reporting.table import shown, size
 from fedhft.v1 import jobs_pb2
 
@@ -61,13 +61,14 @@ def write_report(runs: Sequence[MethodRun], data: FederatedData, plots: Mapping[
 
 
 _LEGEND = """\
-* **personal**: every client's own held-out rows, with the adapter that client is served. *Before* is what the
-  federation gives a client; *after* is what the client has after one more local training from there.
-* **shared**: the common validation rows. Every client scores a part with its own mixture; *mass-weighted* scores the
-  one adapter that serves everybody at once. Where hidden groups permute the labels, each client scores the common
-  texts with the labels as its own group means them.
-* **worst tenth**: mean over the tenth of clients that score lowest (at least one).
-* **majority**: always answering a client's most frequent training label.
+* **personal** (elsewhere: personalised accuracy): every client's own held-out rows, with the adapter that client is
+  served. *Before* is what the federation gives a client; *after* is what the client has after one more local training
+  from there.
+* **shared** (global accuracy): the common validation rows. Every client scores a part with its own mixture;
+  *mass-weighted* scores the one adapter that serves everybody at once. Where hidden groups permute the labels, each
+  client scores the common texts with the labels as its own group means them.
+* **worst tenth** (bottom decile): mean over the tenth of clients that score lowest (at least one).
+* **majority label** (majority-class baseline): always answering a client's most frequent training label.
 * Bytes per client and round are what the kernel's TCP counters of the agents' sockets say, protocol overhead, joining
   and the final evaluation included (for which every client fetches all clusters). Bytes of a single round are adapters
   alone."""
@@ -87,7 +88,7 @@ def _overview(main: MethodRun, data: FederatedData) -> str:
     ]
     if data.has_groups:
         lines.append(
-            f"* {len(data.shared)} hidden groups, each with its own meaning of the labels; nobody tells the federation"
+            f"* {len(data.shared)} hidden groups, each with its own meaning of the labels; the federation is not told"
         )
     return "\n".join(lines)
 
@@ -196,7 +197,7 @@ def _rounds(run: MethodRun) -> str:
 
 def _clients(runs: Sequence[MethodRun], data: FederatedData) -> str:
     results: list[Mapping[str, jobs_pb2.ClientResult]] = [{r.client: r for r in run.job.results} for run in runs]
-    cluster_of = strongest(runs[0].job.memberships)
+    cluster_of = clusters_of(runs[0].job.memberships)
     rows = []
     for client in data.clients:
         own = results[0].get(client.client)
@@ -228,7 +229,7 @@ def _adapter_section(runs: Sequence[MethodRun]) -> list[str]:
 _LOADING = """\
 ```python
 from peft import PeftModel
-model = PeftModel.from_pretrained(base_model, "<directory>")
+model = PeftModel.from_pretrained(base_model, "<directory>")  # base_model in float32; see the directory's README.md
 ```"""
 
 

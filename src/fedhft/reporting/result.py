@@ -1,7 +1,9 @@
 """The one object a demo reports: `DemoResult.as_dict()` is what `fedhft demo --format json` prints.
 
-Keys are stable. A score is accuracy in 0..1 (classification) or Pearson correlation (regression); bytes are what the
-kernel's TCP counters of the agents' sockets say; null stands where a key does not apply or nothing was measured.
+Keys are stable. A score is what the job's task measures: accuracy in 0..1 of labels, Pearson correlation of numbers.
+*Personal* scores are the field's personalised accuracy (a client's own held-out rows), the *shared* score is its global
+accuracy (one common validation split), *worst tenth* is its bottom decile. Bytes are what the kernel's TCP counters of
+the agents' sockets say; null stands where a key does not apply or nothing was measured.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedhft.aggregation.mixture import strongest
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
+from fedhft.reporting.rand_index import adjusted_rand_index
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
 
@@ -28,7 +32,9 @@ class SharedScore:
 
 @dataclass(frozen=True)
 class Spread:
-    """Over the clients' scores on their own held-out rows."""
+    """Over the clients' scores on their own held-out rows. worst_tenth: mean of the tenth of clients that score lowest,
+    at least one.
+    """
 
     mean: float | None
     worst_tenth: float | None
@@ -74,15 +80,15 @@ class Clusters:
 class HistoryEntry:
     """One round. validation: shared score, own mixtures, of the version this round published. seconds: wall time.
 
-    bytes_up, bytes_down: of all clients, on the sockets. Joining counts to the first round; fetching the last version
-    to the final evaluation, which is no round.
+    bytes_up, bytes_down: of all clients, on the sockets; None in a simulation, which has none. Joining counts to the
+    first round; fetching the last version to the final evaluation, which is not a round.
     """
 
     round: int
     seconds: float
     validation: float | None
-    bytes_up: int
-    bytes_down: int
+    bytes_up: int | None
+    bytes_down: int | None
 
 
 @dataclass(frozen=True)
@@ -150,9 +156,9 @@ def measured(message: jobs_pb2.RoundSummary | jobs_pb2.ClientResult, name: str) 
     return float(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
 
 
-def strongest(memberships: clustering_pb2.Memberships) -> dict[str, int]:
+def clusters_of(memberships: clustering_pb2.Memberships) -> dict[str, int]:
     """Cluster of each client's largest membership, the first among equals."""
-    return {row.client: max(range(len(row.weights)), key=lambda j: row.weights[j]) for row in memberships.rows}
+    return {row.client: strongest(row.weights) for row in memberships.rows}
 
 
 def _spread(final: jobs_pb2.RoundSummary, moment: str) -> Spread:
@@ -165,7 +171,7 @@ def _spread(final: jobs_pb2.RoundSummary, moment: str) -> Spread:
 
 def _traffic(job: jobs_pb2.Job) -> Traffic:
     updates = sum(entry.accepted for entry in job.history)
-    if not updates:
+    if not updates or not _has_sockets(job):
         return Traffic(None, None)
     if job.results:
         up = sum(client.socket_bytes_sent for client in job.results)
@@ -173,8 +179,12 @@ def _traffic(job: jobs_pb2.Job) -> Traffic:
     else:
         up = sum(entry.socket_bytes_up for entry in job.history)
         down = sum(entry.socket_bytes_down for entry in job.history)
-    # A simulation has no sockets; a real federation cannot have carried nothing.
-    return Traffic(up / updates, down / updates) if up and down else Traffic(None, None)
+    return Traffic(up / updates, down / updates)
+
+
+def _has_sockets(job: jobs_pb2.Job) -> bool:
+    """Whether sockets were counted: a simulation has none, and a real federation cannot have carried nothing."""
+    return any(entry.socket_bytes_up and entry.socket_bytes_down for entry in (*job.history, job.final))
 
 
 def _memory(job: jobs_pb2.Job) -> PeakMemory:
@@ -187,15 +197,13 @@ def _clusters(memberships: clustering_pb2.Memberships, spec: JobSpec, groups: Ma
         return Clusters(None, None, None)
     if not spec.method.is_clustered:
         return Clusters(1, None, None)
-    found = strongest(memberships)
+    found = clusters_of(memberships)
     if not found:
         return Clusters(1, None, None)
     index = None
     if groups is not None and len(set(groups.values())) > 1:
-        from sklearn.metrics import adjusted_rand_score
-
         clients = sorted(found.keys() & groups.keys())
-        index = float(adjusted_rand_score([groups[c] for c in clients], [found[c] for c in clients]))
+        index = adjusted_rand_index([groups[c] for c in clients], [found[c] for c in clients])
     largest = [max(row.weights) for row in memberships.rows]
     return Clusters(memberships.clusters, index, sum(largest) / len(largest))
 
@@ -204,13 +212,14 @@ def _history(job: jobs_pb2.Job) -> tuple[HistoryEntry, ...]:
     # What a round published is scored when clients hold it: at the start of the next round, or in the final evaluation.
     # Likewise sockets have carried an update only after its report was written, so the next report counts it.
     following = [*job.history[1:], job.final][: len(job.history)]
+    counted = _has_sockets(job)
     return tuple(
         HistoryEntry(
             round=entry.round,
             seconds=entry.seconds,
             validation=measured(after, "shared_before"),
-            bytes_up=after.socket_bytes_up + (entry.socket_bytes_up if place == 0 else 0),
-            bytes_down=entry.socket_bytes_down,
+            bytes_up=after.socket_bytes_up + (entry.socket_bytes_up if place == 0 else 0) if counted else None,
+            bytes_down=entry.socket_bytes_down if counted else None,
         )
         for place, (entry, after) in enumerate(zip(job.history, following, strict=True))
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 from fedhft.datasets import tickets
 from fedhft.datasets.client_data import load_client_data
 from fedhft.datasets.federated import FederatedData
-from fedhft.datasets.partition import OWN_HOLDOUT, Partition, Shares, hand_out, read_source
+from fedhft.datasets.partition import OWN_HOLDOUT, Partition, Shares, hand_out
+from fedhft.datasets.source import read_source
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.reporting.report import MethodRun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,33 +10,53 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.digest import base_digest, read_config, tokenizer_digest, weight_files
+from fedhft.training.tasks import Task, task_of
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 @dataclass
 class LoadedBase:
-    """A base model in memory, shared by all workers of one process that serve the same job.
+    """A base model in memory, shared by all workers of one process whose jobs have the same `network_key`.
 
-    model: sequence classifier with the job's number of outputs, float32, on the CPU.
+    key: what it was loaded for. task: the job's. model: as the task loads it, of `dtype`, on `device`, where
+    everything copied into it goes and everything read from it comes from.
     new_parameters: names of parameters that the files do not hold (transformers drew them at random); part of the head.
-    schema, network: what was built on the model; filled on first use by `schema.build_schema` and the workers.
+    network: what was attached to the model; filled on first use by `Network.on`.
     """
 
+    key: str
+    task: Task
     path: Path
     model: torch.nn.Module
     tokenizer: Any
     digest: str
     tokenizer_digest: str
     new_parameters: frozenset[str]
-    schema: AdapterSchema | None = None
-    network: Any = None
+    device: torch.device
+    dtype: torch.dtype
+    network: object | None = None
+
+
+def network_key(spec: JobSpec) -> str:
+    """Everything of a job that its network depends on: jobs of equal keys can share a loaded base, others cannot.
+
+    The sections are taken whole, so that a field added to one of them needs no thought here.
+    """
+    parts = {
+        "model": spec.model.model_dump(mode="json"),
+        "task": spec.task.model_dump(mode="json"),
+        "adapter": spec.adapter.model_dump(mode="json"),
+        "method": spec.method.model_dump(mode="json"),
+        "seed": spec.seed,
+        "precision": spec.training.precision,
+    }
+    return json.dumps(parts, sort_keys=True)
 
 
 def use_threads(count: int) -> None:
@@ -46,9 +67,10 @@ def use_threads(count: int) -> None:
 def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     """Load the job's base model from a folder or the hub; `path_override` is the agent's own folder or hub id for it.
 
-    Raises FedhftError(INVALID_MODEL) when it is no model, has no safetensors or tokenizer, is of a kind that cannot
-    classify sequences, or is not the one the job pins by digest.
+    Raises FedhftError(INVALID_MODEL) when it is not a model, has no safetensors or tokenizer, is of an architecture
+    that the job's task cannot use, or is not the one the job pins by digest.
     """
+    task = task_of(spec.task)
     path = _resolve(path_override or spec.model.name, spec.model.revision)
     read_config(path)
     weight_files(path)
@@ -62,8 +84,20 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     text_digest = tokenizer_digest(path)
     tokenizer = _load_tokenizer(path)
     _check_length(spec, path, tokenizer)
-    model, new_parameters = _load_model(path, spec, tokenizer)
-    return LoadedBase(path, model, tokenizer, digest, text_digest, new_parameters)
+    device, dtype = torch.device("cpu"), torch.float32
+    model, new_parameters = _load_model(path, task, tokenizer, dtype)
+    return LoadedBase(
+        key=network_key(spec),
+        task=task,
+        path=path,
+        model=model.to(device),
+        tokenizer=tokenizer,
+        digest=digest,
+        tokenizer_digest=text_digest,
+        new_parameters=new_parameters,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def _resolve(name: str, revision: str | None) -> Path:
@@ -88,7 +122,7 @@ def _resolve(name: str, revision: str | None) -> Path:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise FedhftError(
                 ErrorCode.INVALID_MODEL,
-                f"model {name}: neither a folder here nor to be had from the hub ({first}); "
+                f"model {name}: not a local folder, and the hub does not have it ({first}); "
                 "check the name, or map it to a folder with --model",
             ) from error
     except ImportError as error:
@@ -103,7 +137,8 @@ def _load_tokenizer(path: Path) -> Any:
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise FedhftError(
-                ErrorCode.INVALID_MODEL, f"model {path}: its tokenizer has no pad and no eos token; give it a pad token"
+                ErrorCode.INVALID_MODEL,
+                f"model {path}: its tokenizer has neither a pad nor an eos token; give it a pad token",
             )
         tokenizer.pad_token = tokenizer.eos_token  # decoders often have none; the attention mask hides it anyway
     return tokenizer
@@ -120,23 +155,18 @@ def _check_length(spec: JobSpec, path: Path, tokenizer: Any) -> None:
         )  # fmt: skip
 
 
-def _load_model(path: Path, spec: JobSpec, tokenizer: Any) -> tuple[torch.nn.Module, frozenset[str]]:
-    regression = spec.task.kind == "regression"
+def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> tuple[torch.nn.Module, frozenset[str]]:
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # "newly initialised" is expected: the head is ours
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True)
-        config.num_labels = spec.task.outputs
-        config.problem_type = "regression" if regression else "single_label_classification"
-        if not regression:
-            config.id2label = dict(enumerate(spec.task.labels))
-            config.label2id = {label: index for index, label in enumerate(spec.task.labels)}
+        task.configure(config)
         config.pad_token_id = tokenizer.pad_token_id
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = getattr(transformers, task.auto_class).from_pretrained(
             str(path),
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             ignore_mismatched_sizes=True,
@@ -154,7 +184,7 @@ def _load_model(path: Path, spec: JobSpec, tokenizer: Any) -> tuple[torch.nn.Mod
     ) as error:
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
-            f"model {path}: cannot be loaded for sequence classification: {str(error).strip() or type(error).__name__}",
+            f"model {path}: cannot be loaded with {task.auto_class}: {str(error).strip() or type(error).__name__}",
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from fedhft import seeds
-from fedhft.datasets.client_data import Row
+from fedhft.datasets.examples import Example
+from fedhft.training.tasks import Task
+from fedhft.training.tasks.interface import Targets
 
 BUCKET = 8
 """Batches per bucket: within one, rows are sorted by length, so batches stay random but hardly padded."""
@@ -26,13 +28,13 @@ _TOKENIZED_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """Tokenised rows. ids, types: one int32 array per row; types is None where the tokenizer has none; labels:
-    float64 (n,).
+    """Tokenised rows. ids, types: one int32 array per row; types is None where the model takes none; targets: (n, ...)
+    as the task encodes them; pad: the number that fills up `ids`.
     """
 
     ids: tuple[NDArray[np.int32], ...]
     types: tuple[NDArray[np.int32], ...] | None
-    labels: NDArray[np.float64]
+    targets: Targets
     pad: int
 
     def __len__(self) -> int:
@@ -46,10 +48,12 @@ class EncodedRows:
     def take(self, index: Sequence[int] | NDArray[np.int64]) -> EncodedRows:
         """The rows `index`, in that order."""
         types = None if self.types is None else tuple(self.types[i] for i in index)
-        return EncodedRows(tuple(self.ids[i] for i in index), types, self.labels[np.asarray(index, np.int64)], self.pad)
+        return EncodedRows(
+            tuple(self.ids[i] for i in index), types, self.targets[np.asarray(index, np.int64)], self.pad
+        )
 
-    def batch(self, index: NDArray[np.int64]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """(model inputs padded on the right to the longest, labels float64) of the rows `index`."""
+    def inputs(self, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """What the model is given for the rows `index`, padded on the right to the longest; int64, on the CPU."""
         width = max(len(self.ids[i]) for i in index)
         ids = np.full((len(index), width), self.pad, np.int64)
         attention = np.zeros((len(index), width), np.int64)
@@ -63,10 +67,10 @@ class EncodedRows:
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(attention)}
         if types is not None:
             inputs["token_type_ids"] = torch.from_numpy(types)
-        return inputs, torch.from_numpy(self.labels[index])
+        return inputs
 
 
-def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int, with_types: bool) -> EncodedRows:
+def encode_rows(tokenizer: Any, task: Task, rows: Sequence[Example], max_length: int, with_types: bool) -> EncodedRows:
     """Tokenise rows, cutting each to `max_length` tokens. with_types: whether the model takes token_type_ids."""
     ids: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int32]] = []
@@ -83,8 +87,8 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int, with_types
         )
         if with_types:
             types.extend(np.array(row, np.int32) if row else np.zeros(1, np.int32) for row in encoded["token_type_ids"])
-    labels = np.array([row.label for row in rows], np.float64)
-    return EncodedRows(tuple(ids), tuple(types) if with_types else None, labels, int(tokenizer.pad_token_id))
+    targets = task.encode([row.label for row in rows])
+    return EncodedRows(tuple(ids), tuple(types) if with_types else None, targets, int(tokenizer.pad_token_id))
 
 
 def steps_of(rows: int, batch_size: int, epochs: float, max_steps: int) -> int:

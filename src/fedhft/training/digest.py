@@ -44,7 +44,7 @@ _BLOCK = 1 << 20
 def base_digest(path: Path) -> str:
     """SHA-256, hex, over the sorted (name, SHA-256) of the weight files and the architecture keys of config.json.
 
-    Raises FedhftError(INVALID_MODEL) when `path` is no model directory.
+    Raises FedhftError(INVALID_MODEL) when `path` is not a model directory.
     """
     config = read_config(path)
     architecture = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
@@ -74,14 +74,14 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
-            f"model {path}: is no model directory (config.json: {error.strerror}); "
+            f"model {path}: is not a model directory (config.json: {error.strerror}); "
             "give a folder written by save_pretrained, or a hub id",
         ) from error
     except ValueError as error:
         raise FedhftError(ErrorCode.INVALID_MODEL, f"model {file}: is not JSON: {error}; restore the file") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise FedhftError(
-            ErrorCode.INVALID_MODEL, f"model {file}: names no model_type; give a Hugging Face transformers model"
+            ErrorCode.INVALID_MODEL, f"model {file}: does not name a model_type; give a Hugging Face transformers model"
         )
     return config
 
@@ -93,7 +93,7 @@ def weight_files(path: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise FedhftError(ErrorCode.INVALID_MODEL, f"model {index}: is no weight index: {error!r}") from error
+            raise FedhftError(ErrorCode.INVALID_MODEL, f"model {index}: is not a weight index: {error!r}") from error
         files = [path / Path(name).name for name in names]
     else:
         files = [path / WEIGHTS]

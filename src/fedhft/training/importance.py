@@ -1,4 +1,4 @@
-"""Importance of rows: the mean squared mini-batch gradient of every row of every trained factor (DESIGN 4.1)."""
+"""Importance of rows: the mean squared mini-batch gradient of every row of every trained factor."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ class Importance:
         out: dict[TensorKey, Float64] = {}
         for key, total in self._sums.items():
             divisor = (divisors or {}).get(key, 1.0) or 1.0
-            out[key] = np.asarray(total.numpy(), np.float64) / (self._seen[key] * divisor)
+            out[key] = np.asarray(total.cpu().numpy(), np.float64) / (self._seen[key] * divisor)
         return out

@@ -3,7 +3,7 @@
 The full factor is rebuilt from a small trainable tensor in every forward pass, so gradients, optimiser state and
 weight decay exist for the kept rows alone; each of their values goes through the same operations as in a dense
 factor, hence equal bits. The gradient of the *whole* factor passes by on its way back and is shown to an observer:
-every row can be scored although few are trained (DESIGN 4.1).
+every row can be scored although few are trained.
 """
 
 from __future__ import annotations

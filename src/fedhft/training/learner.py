@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedhft import seeds
 from fedhft.adapter import RowIndex, TensorKey
@@ -40,7 +42,6 @@ def train(
     masks: Mapping[TensorKey, RowIndex | None],
     settings: TrainingSpec,
     *,
-    regression: bool,
     learning_rate: float,
     seed: int,
     importance: Importance | None,
@@ -54,8 +55,9 @@ def train(
     started = time.perf_counter()
     steps = steps_of(len(rows), settings.batch_size, plan.epochs, plan.max_steps)
     total = 0.0
+    accelerators = [] if network.device.type == "cpu" else [network.device]
     with (
-        torch.random.fork_rng(devices=[]),
+        torch.random.fork_rng(accelerators, device_type=network.device.type),
         torch.enable_grad(),
         network.trainable(plan, masks, importance) as parameters,
     ):
@@ -65,9 +67,8 @@ def train(
         for batch in training_batches(rows.lengths, settings.batch_size, seed, steps):
             if should_stop():
                 raise TrainingStopped
-            inputs, labels = rows.batch(batch)
             optimiser.zero_grad(set_to_none=True)
-            loss = mean_loss(network.logits(inputs), labels, regression)
+            loss = _loss(network, rows, batch)
             loss.backward()
             clip(parameters, settings.max_grad_norm)
             optimiser.step()
@@ -87,7 +88,6 @@ def probe(
     plan: AdapterPlan,
     batch_size: int,
     *,
-    regression: bool,
     seed: int,
     importance: Importance,
     batches: int,
@@ -96,15 +96,12 @@ def probe(
     network.model.eval()
     with torch.enable_grad(), network.trainable(plan, {}, importance):
         for batch in training_batches(rows.lengths, batch_size, seeds.seed_of("probe", seed), batches):
-            inputs, labels = rows.batch(batch)
-            mean_loss(network.logits(inputs), labels, regression).backward()
+            _loss(network, rows, batch).backward()
 
 
-def mean_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool, reduction: str = "mean") -> torch.Tensor:
-    """Cross entropy (nats) of (n x classes) logits, or squared error of (n x 1); labels float64 (n,)."""
-    if regression:
-        return torch.nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction=reduction)
-    return torch.nn.functional.cross_entropy(logits, labels.long(), reduction=reduction)
+def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
+    targets = torch.from_numpy(rows.targets[index]).to(network.device)
+    return network.task.loss(network.forward(rows, index), targets)
 
 
 def clip(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> None:

@@ -1,4 +1,4 @@
-"""Which rows a plan trains this round, and what the round taught about rows (DESIGN 4.1)."""
+"""Which rows a plan trains this round, and what the round taught about rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from fedhft.job import JobSpec
 from fedhft.masking.rows import RowState, select_rows
 from fedhft.methods import MaskRule, Start
 from fedhft.plan import AdapterPlan
+from fedhft.training.batches import EncodedRows
 from fedhft.training.importance import Importance
+from fedhft.training.learner import probe
 from fedhft.training.network import Network
 
 PROBE_BATCHES = 4
@@ -28,52 +30,71 @@ def masked_keys(network: Network, plan: AdapterPlan) -> tuple[TensorKey, ...]:
     )
 
 
+def probed(
+    known: Mapping[TensorKey, RowState],
+    network: Network,
+    rows: EncodedRows,
+    plan: AdapterPlan,
+    spec: JobSpec,
+    seed: int,
+) -> Mapping[TensorKey, RowState]:
+    """Row states to choose masks by: those known, or, where masks would go by gradients nobody has seen yet, those
+    after a look at a few mini-batches where `network` stands.
+    """
+    if not _unscored(known, network, plan, spec):
+        return known
+    seen = Importance()
+    probe(network, rows, plan, spec.training.batch_size, seed=seed, importance=seen, batches=PROBE_BATCHES)
+    return remembered(known, seen.means(_gradient_divisors(network, spec)), {}, 0.0, 0)
+
+
 def choose_rows(
-    memory: Mapping[TensorKey, RowState], network: Network, plan: AdapterPlan, spec: JobSpec, seed: int
+    known: Mapping[TensorKey, RowState], network: Network, plan: AdapterPlan, spec: JobSpec, seed: int
 ) -> dict[TensorKey, RowIndex | None]:
     """Rows to train, by tensor; None where all are."""
     masks: dict[TensorKey, RowIndex | None] = dict.fromkeys(network.trained_keys(plan))
     for key in masked_keys(network, plan):
         rows, _ = network.schema.shape(key)
-        known = memory.get(key) or RowState.fresh(rows)
         stream = seeds.seed_of("mask", seed, key.name, key.part.value)
         masks[key] = select_rows(
-            known, plan.rows_allowed(key, network.schema), spec.mask.exploration, spec.method.mask, stream
+            known.get(key) or RowState.fresh(rows),
+            plan.rows_allowed(key, network.schema),
+            spec.mask.exploration,
+            spec.method.mask,
+            stream,
         )
     return masks
 
 
-def unscored(memory: Mapping[TensorKey, RowState], network: Network, plan: AdapterPlan, spec: JobSpec) -> bool:
-    """Whether a mask is about to be chosen by gradients nobody has seen yet."""
+def _unscored(known: Mapping[TensorKey, RowState], network: Network, plan: AdapterPlan, spec: JobSpec) -> bool:
     return spec.method.mask is MaskRule.GRADIENT and any(
-        key not in memory or not memory[key].score.any()
+        key not in known or not known[key].score.any()
         for key in masked_keys(network, plan)
         if key.part is Part.B  # columns of A have no gradient while B = 0, so probing them first would show nothing
     )
 
 
 def importances(
-    importance: Importance, delta: MaskedDelta, memory: Mapping[TensorKey, RowState], network: Network, spec: JobSpec
+    importance: Importance, delta: MaskedDelta, known: Mapping[TensorKey, RowState], network: Network, spec: JobSpec
 ) -> dict[TensorKey, Float64]:
     """What this round says about every row: squared gradients, or squared deltas where a row was trained.
 
     On restart the gradient of B is divided by |A|^2 (Frobenius), because A is redrawn every round.
     """
     if spec.method.mask is MaskRule.GRADIENT:
-        return importance.means(gradient_divisors(network, spec))
+        return importance.means(_gradient_divisors(network, spec))
     if spec.method.mask is not MaskRule.DELTA_NORM:
         return {}
     seen: dict[TensorKey, Float64] = {}
     for key, matrix in delta:
         if key.part in (Part.A, Part.B):
-            known = memory.get(key)
-            rows = np.zeros(matrix.rows, np.float64) if known is None else known.score.copy()
-            rows[matrix.kept_rows] = np.square(matrix.values, dtype=np.float64).sum(1)
-            seen[key] = rows
+            scores = known[key].score.copy() if key in known else np.zeros(matrix.rows, np.float64)
+            scores[matrix.kept_rows] = np.square(matrix.values, dtype=np.float64).sum(1)
+            seen[key] = scores
     return seen
 
 
-def gradient_divisors(network: Network, spec: JobSpec) -> dict[TensorKey, float]:
+def _gradient_divisors(network: Network, spec: JobSpec) -> dict[TensorKey, float]:
     """|A|^2 for each B of a restart method; empty otherwise."""
     if spec.method.start is not Start.RESTART:
         return {}
@@ -86,21 +107,20 @@ def gradient_divisors(network: Network, spec: JobSpec) -> dict[TensorKey, float]
 
 
 def remembered(
-    memory: Mapping[TensorKey, RowState],
+    known: Mapping[TensorKey, RowState],
     seen: Mapping[TensorKey, Float64],
     masks: Mapping[TensorKey, RowIndex | None],
     smoothing: float,
     round_number: int,
 ) -> dict[TensorKey, RowState]:
-    """Row memory after a round: scores of every row that was looked at, and which rows were sent.
+    """Row states after a round: scores of every row that was looked at, and which rows were sent.
 
     The first look at a tensor counts in full; later ones are smoothed.
     """
-    after = dict(memory)
+    after = dict(known)
     for key, importance in seen.items():
-        known = after.get(key)
-        weight = smoothing if known is not None and known.score.any() else 0.0
-        after[key] = (known or RowState.fresh(len(importance))).observed(importance, weight)
+        before = after.get(key) or RowState.fresh(len(importance))
+        after[key] = before.observed(importance, smoothing if before.score.any() else 0.0)
     for key, index in masks.items():
         if key in after:
             sent = np.arange(after[key].rows, dtype=np.int32) if index is None else index

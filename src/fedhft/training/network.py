@@ -8,23 +8,28 @@ Built once per process; a round only copies tensors in. Start of a round, with W
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, inject_adapter_in_model
 from transformers.pytorch_utils import Conv1D
 
 from fedhft.adapter import AdapterSchema, Float32, MaskedDelta, MaskedMatrix, Part, RowIndex, Slot, TensorKey
+from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec
 from fedhft.methods import Start
 from fedhft.plan import AdapterPlan
-from fedhft.training.base import LoadedBase
+from fedhft.training.base import LoadedBase, network_key
+from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
 from fedhft.training.kept import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
+from fedhft.training.tasks import Task
 
 _ADAPTER = "default"
 _AXIS = {Part.A: 1, Part.B: 0}  # the masked axis in PEFT's orientation
@@ -36,6 +41,11 @@ class Network:
     def __init__(self, base: LoadedBase, spec: JobSpec) -> None:
         self.schema: AdapterSchema = build_schema(base, spec)
         self.model = base.model
+        self._base = base
+        self._max_length = spec.model.max_length
+        # Models that take token types need not want them: GPT-2 would add an embedding that nobody trained.
+        takes_types = "token_type_ids" in signature(base.model.forward).parameters
+        self._with_types = takes_types and "token_type_ids" in base.tokenizer.model_input_names
         self._seed = spec.seed
         self._bf16 = spec.training.precision == "bf16"
         self._restart = spec.method.start is Start.RESTART
@@ -65,11 +75,27 @@ class Network:
 
     @classmethod
     def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
-        """The network on `base`, attached on first use."""
-        if base.network is None:
+        """The network on `base`, attached on first use.
+
+        Raises ValueError when `base` was loaded for a job whose network differs.
+        """
+        if base.key != network_key(spec):
+            raise ValueError(
+                f"the base model was loaded for a network that differs from job {spec.name}'s; load it again"
+            )
+        if not isinstance(base.network, cls):
             base.network = cls(base, spec)
-        network: Network = base.network
-        return network
+        return base.network
+
+    @property
+    def task(self) -> Task:
+        """What the model is asked for."""
+        return self._base.task
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._base.device
 
     @property
     def depth(self) -> int:
@@ -126,7 +152,8 @@ class Network:
                     index = rows.get(key)
                     observer = None if importance is None else importance.observer(key)
                     if index is not None:
-                        keep_slices(module, torch.from_numpy(index.astype(np.int64)), _AXIS[key.part], observer)
+                        kept = torch.from_numpy(index.astype(np.int64)).to(self.device)
+                        keep_slices(module, kept, _AXIS[key.part], observer)
                     parameter = trained_parameter(module)
                     if index is None and observer is not None:
                         parameter.requires_grad_(True)
@@ -152,7 +179,7 @@ class Network:
         """Present value of A, B, a head or a base parameter, in travelling orientation; may share memory with the
         model.
         """
-        array: Float32 = self._tensor(key).detach().numpy()
+        array = _array(self._tensor(key))
         if key.part is Part.A:
             return np.ascontiguousarray(array.T)
         return array.reshape(self.schema.shape(key))
@@ -164,9 +191,14 @@ class Network:
         }
         return MaskedDelta(tensors)
 
-    def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """float32 (batch x outputs)."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+    def encode(self, rows: Sequence[Example]) -> EncodedRows:
+        """Rows as this network reads them."""
+        return encode_rows(self._base.tokenizer, self.task, rows, self._max_length, self._with_types)
+
+    def forward(self, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
+        """Logits of the rows `index`, float32 (batch x outputs), on the network's device. The only way to logits."""
+        inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             logits: torch.Tensor = self.model(**inputs).logits
         return logits.float()
 
@@ -199,7 +231,7 @@ class Network:
     def _start(self, key: TensorKey) -> Float32:
         """Value of a tensor when the round began: the job's start plus the loaded difference, float32."""
         if key.part is Part.WEIGHT:
-            start: Float32 = self._pristine[key].numpy().reshape(self.schema.shape(key))
+            start: Float32 = _array(self._pristine[key]).reshape(self.schema.shape(key))
         else:
             start = self.schema.start_of(self._seed, key, self._round if key.part is Part.A else 0)
         loaded = self._loaded.get(key)
@@ -209,7 +241,7 @@ class Network:
         start = self._start(key)
         target = self._tensor(key)
         values = torch.from_numpy(np.ascontiguousarray(start.T) if key.part is Part.A else start)
-        target.copy_(values.reshape(target.shape))
+        target.copy_(values.reshape(target.shape).to(self.device))
 
     def _fold(self, slot: Slot, inside: bool) -> None:
         """base weight = pristine + LEFT RIGHT^T + PRODUCT; alpha/r is in the factors already."""
@@ -219,8 +251,14 @@ class Network:
         if product is None:
             weight.copy_(pristine)
             return
-        added = torch.from_numpy(product)
+        added = torch.from_numpy(product).to(self.device)
         weight.copy_(pristine + (added.T if isinstance(self._layer(slot).get_base_layer(), Conv1D) else added))
+
+
+def _array(tensor: torch.Tensor) -> Float32:
+    """A tensor of the model as float32, in the model's own memory where that is possible."""
+    array: Float32 = tensor.detach().to("cpu", torch.float32).numpy()
+    return array
 
 
 def product_of(tensors: Mapping[TensorKey, Float32], slot: Slot) -> Float32 | None:

@@ -17,29 +17,17 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 
 def build_schema(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
-    """The schema of `spec` on `base`; built once, before adapters are attached, and remembered on `base`.
+    """The schema of `spec` on `base`, to which no adapters are attached yet.
 
     Slots are the linear modules whose name is, or ends in, one of adapter.targets, inside adapter.depth layers from
-    the output. The head is every parameter outside the base network, and those inside that the model's files do not
-    hold (a pooler, say).
-    Raises FedhftError(INVALID_MODEL) when no module matches a target.
+    the output. What the head is, the task says.
+    Raises FedhftError(INVALID_MODEL) when no module matches a target, or the model has no head for the task.
     """
-    if base.schema is None:
-        base.schema = _build(base, spec)
-    return base.schema
-
-
-def _build(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
     model = base.model
-    head = _head(base)
-    names = {parameter.name for parameter in head}
+    parameters = {name: Parameter(name, tuple(tensor.shape)) for name, tensor in model.named_parameters()}
+    head = tuple(parameters.pop(name) for name in base.task.head(model, base.new_parameters))
     layers = _layers(model)
     uses_adapters = spec.method.uses_adapters
-    weights: tuple[Parameter, ...] = ()
-    if not uses_adapters:
-        weights = tuple(
-            Parameter(name, tuple(tensor.shape)) for name, tensor in model.named_parameters() if name not in names
-        )
     return AdapterSchema(
         base_digest=base.digest,
         tokenizer_digest=base.tokenizer_digest,
@@ -48,7 +36,7 @@ def _build(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
         layers=layers,
         slots=tuple(_slots(model, spec, layers)) if uses_adapters else (),
         head=head,
-        weights=weights,
+        weights=() if uses_adapters else tuple(parameters.values()),
     )
 
 
@@ -92,15 +80,3 @@ def _layers(model: torch.nn.Module) -> int:
             f"{type(model).__name__}: no numbered layers found; fedhft trains transformers with a stack of layers",
         )
     return max(indices) + 1
-
-
-def _head(base: LoadedBase) -> tuple[Parameter, ...]:
-    prefix = str(getattr(base.model, "base_model_prefix", "")) + "."
-    head = tuple(
-        Parameter(name, tuple(tensor.shape))
-        for name, tensor in base.model.named_parameters()
-        if not name.startswith(prefix) or name in base.new_parameters
-    )
-    if not head:
-        raise FedhftError(ErrorCode.INVALID_MODEL, f"{type(base.model).__name__}: has no task head to train")
-    return head

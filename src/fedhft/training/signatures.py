@@ -1,4 +1,4 @@
-"""What a client is clustered by (DESIGN 4.2).
+"""What a client is clustered by.
 
 anchor: gradients of the head and of B in the last layers at the job's common starting point (A seeded, B = 0) over
 the local rows, with respect to the logits' error
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from fedhft.adapter import Float32, Float64, MaskedDelta, Part, TensorKey
+from fedhft.adapter import Float32, MaskedDelta, Part, TensorKey
 from fedhft.clustering.signature import project
 from fedhft.job import JobSpec
 from fedhft.methods import SignatureKind, Start
@@ -59,40 +59,17 @@ def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tupl
     depth = min(ANCHOR_DEPTH, network.schema.layers)
     plan = AdapterPlan("", depth, 1.0, 1.0, 0, train_a=False, train_b=True)
     keys = network.trained_keys(plan)
-    regression = spec.task.kind == "regression"
-    errors = _errors(chosen.labels[:, None] if regression else one_hot(chosen.labels, spec.task.outputs), regression)
+    errors = network.task.signature_errors(chosen.targets)
     with torch.enable_grad(), network.trainable(plan, {}, None) as parameters:
         for index in scoring_batches(chosen.lengths, _ANCHOR_BATCH):
-            inputs, _ = chosen.batch(index)
-            logits = network.logits(inputs)
-            if errors is None:  # one class only: all there is to learn is that these texts have this label
-                part = logits.detach().softmax(1).numpy() - one_hot(chosen.labels[index], spec.task.outputs)
-            else:
-                part = errors[index]
-            logits.backward(torch.from_numpy(part.astype(np.float32)))
+            logits = network.forward(chosen, index)
+            error = errors(index, logits.detach()).astype(np.float32)
+            logits.backward(torch.from_numpy(error).to(logits.device))
         gradients: dict[TensorKey, Float32] = {}
         for key, parameter in zip(keys, parameters, strict=True):
             if parameter.grad is not None:
-                gradients[key] = parameter.grad.detach().numpy().copy()
+                gradients[key] = parameter.grad.detach().cpu().numpy().copy()
     return _projected(gradients, spec)
-
-
-def one_hot(labels: Float64, classes: int) -> Float64:
-    """(n x classes) of class indices (n,)."""
-    return np.eye(classes)[labels.astype(np.int64)]
-
-
-def _errors(targets: Float64, regression: bool) -> Float64 | None:
-    """e (n x outputs) of the module's equation; equal weights for regression. None when all targets are equal."""
-    if (targets == targets[0]).all():
-        return None if not regression else np.zeros_like(targets)
-    if regression:
-        weights = np.full(len(targets), 1.0 / len(targets))
-    else:
-        counts = targets.sum(0)
-        weights = 1.0 / (targets @ counts * np.count_nonzero(counts))
-    weighted: Float64 = weights[:, None] * (weights @ targets - targets)
-    return weighted
 
 
 def update_signature(delta: MaskedDelta, network: Network, spec: JobSpec) -> tuple[float, ...]:

@@ -37,14 +37,14 @@ Arrays = dict[str, NDArray[Any]]
 class WorkerState:
     """Everything a worker must not lose.
 
-    round: last acknowledged round, 0 for none. state, held: adapters accumulated from blobs, and the version up to
-    which each scope is complete. carried: error feedback. rows: row memory. own: the client's own adapter (methods
-    that share nothing).
+    round: last acknowledged round, 0 for none. adapters, held: what published blobs add up to, and the version up to
+    which each scope is complete. carried: error feedback. rows: what is known of the rows of each masked tensor.
+    own: the client's own adapter (methods that share nothing).
     signature: the anchor signature of the data `data_digest` names.
     """
 
     round: int = 0
-    state: AdapterState = field(default_factory=lambda: AdapterState(0, 1))
+    adapters: AdapterState = field(default_factory=lambda: AdapterState(0, 1))
     held: Mapping[str, int] = field(default_factory=dict)
     carried: Mapping[TensorKey, Float32] = field(default_factory=dict)
     rows: Mapping[TensorKey, RowState] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Draft:
 
 
 class StateFolder:
-    """Keeps one worker's memory and draft in a folder; with no folder, nowhere."""
+    """Keeps one worker's state and draft in a folder; with no folder, nowhere."""
 
     def __init__(self, folder: Path | None, job: str, client: str, spec_digest: str) -> None:
         self._folder = None if folder is None else folder / job
@@ -90,39 +90,37 @@ class StateFolder:
             except OSError as error:
                 raise FedhftError(
                     ErrorCode.INVALID_ARGUMENT,
-                    f"state directory {self._folder}: cannot be made: {error.strerror}; give another --state-dir",
+                    f"state directory {self._folder}: cannot be created: {error.strerror}; give another --state-dir",
                 ) from error
 
     def read(self) -> tuple[WorkerState, Draft | None]:
-        """Memory and draft as they were left; a fresh memory when there is none, or it belongs to another job of
-        that name.
+        """State and draft as they were left; a fresh state when there is none, or it belongs to another job of that
+        name.
 
         Raises FedhftError(INVALID_ARGUMENT) when the folder belongs to another client or is damaged.
         """
         stored = self._read_file(STATE_FILE)
-        memory = WorkerState() if stored is None else _unpack_state(stored[0], stored[1])
+        state = WorkerState() if stored is None else _unpack_state(stored[0], stored[1])
         waiting = self._read_file(DRAFT_FILE)
         if waiting is None:
-            return memory, None
-        draft = _unpack_draft(waiting[0], waiting[1], memory)
-        if draft.round <= memory.round:
+            return state, None
+        draft = _unpack_draft(waiting[0], waiting[1], state)
+        if draft.round <= state.round:
             self.drop_draft()
-            return memory, None
-        return memory, draft
+            return state, None
+        return state, draft
 
-    def write_state(self, memory: WorkerState) -> None:
-        """Replace the memory on disk."""
+    def write_state(self, state: WorkerState) -> None:
+        """Replace the state on disk."""
         if self._folder is not None:
-            arrays, meta = _pack_state(memory)
+            arrays, meta = _pack_state(state)
             _write(self._folder / STATE_FILE, arrays, {**self._identity, "meta": json.dumps(meta)})
 
     def write_draft(self, draft: Draft) -> None:
-        """Replace the draft on disk. The adapters of its state are not in it: they are those of the memory, or
-        pulled again.
-        """
+        """Replace the draft on disk. Its adapters are not in it: they are the state's, or fetched again."""
         if self._folder is None:
             return
-        arrays, meta = _pack_state(replace(draft.after, state=AdapterState(0, 1), held={}))
+        arrays, meta = _pack_state(replace(draft.after, adapters=AdapterState(0, 1), held={}))
         report = pb.ReportEvaluationRequest(
             round=draft.round, version=draft.base_version, scores=draft.scores, measurements=draft.measurements
         )
@@ -186,26 +184,26 @@ def _name(group: str, key: TensorKey) -> str:
     return f"{group}/{key.part.value}/{key.name}"
 
 
-def _pack_state(memory: WorkerState) -> tuple[Arrays, dict[str, Any]]:
+def _pack_state(state: WorkerState) -> tuple[Arrays, dict[str, Any]]:
     arrays: Arrays = {}
-    for key, error in memory.carried.items():
+    for key, error in state.carried.items():
         arrays[_name("carried", key)] = error
-    for key, own in memory.own.items():
+    for key, own in state.own.items():
         arrays[_name("own", key)] = own
-    for key, rows in memory.rows.items():
+    for key, rows in state.rows.items():
         arrays[_name("score", key)] = rows.score
         arrays[_name("sent", key)] = rows.last_sent
-    for scope, tensors in memory.state.scopes.items():
+    for scope, tensors in state.adapters.scopes.items():
         for key, tensor in tensors.items():
             arrays[_name(f"state/{scope}", key)] = tensor
     meta = {
-        "round": memory.round,
-        "version": memory.state.version,
-        "clusters": memory.state.clusters,
-        "scopes": sorted(memory.state.scopes),
-        "held": dict(memory.held),
-        "signature": list(memory.signature),
-        "data_digest": memory.data_digest,
+        "round": state.round,
+        "version": state.adapters.version,
+        "clusters": state.adapters.clusters,
+        "scopes": sorted(state.adapters.scopes),
+        "held": dict(state.held),
+        "signature": list(state.signature),
+        "data_digest": state.data_digest,
     }
     return arrays, meta
 
@@ -223,7 +221,7 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
             groups[group][TensorKey(key_name, Part(part))] = array
     return WorkerState(
         round=int(meta["round"]),
-        state=AdapterState(int(meta["version"]), int(meta["clusters"]), scopes),
+        adapters=AdapterState(int(meta["version"]), int(meta["clusters"]), scopes),
         held={str(scope): int(version) for scope, version in meta["held"].items()},
         carried=groups["carried"],
         rows={key: RowState(score, groups["sent"][key]) for key, score in groups["score"].items()},
@@ -233,7 +231,7 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
     )
 
 
-def _unpack_draft(arrays: Arrays, meta: dict[str, Any], memory: WorkerState) -> Draft:
+def _unpack_draft(arrays: Arrays, meta: dict[str, Any], state: WorkerState) -> Draft:
     report = pb.ReportEvaluationRequest.FromString(arrays["report"].tobytes())
     return Draft(
         round=int(report.round),
@@ -244,5 +242,5 @@ def _unpack_draft(arrays: Arrays, meta: dict[str, Any], memory: WorkerState) -> 
         scores=list(report.scores),
         measurements=report.measurements,
         signature=tuple(float(value) for value in meta["draft"]["signature"]),
-        after=replace(_unpack_state(arrays, meta), state=memory.state, held=memory.held),
+        after=replace(_unpack_state(arrays, meta), adapters=state.adapters, held=state.held),
     )

@@ -122,7 +122,7 @@ def decode(data: bytes, schema: AdapterSchema, *, kind: int, max_values: int = 0
     try:
         blob = adapter_pb2.AdapterBlob.FromString(data)
     except DecodeError as error:
-        raise _malformed("it is no AdapterBlob, or truncated") from error
+        raise _malformed("it is not an AdapterBlob, or it is truncated") from error
     if blob.format != FORMAT:
         raise _malformed(f"format = {blob.format}, this build reads {FORMAT}")
     if blob.schema_digest != bytes.fromhex(schema.digest):
@@ -192,7 +192,7 @@ def _decode_block(block: pb.TensorBlock, schema: AdapterSchema, max_values: int)
 
 def _unpack(block: pb.TensorBlock, sizes: Sequence[int], width: int) -> Streams:
     if len(block.codes) != width:
-        raise _malformed(f"{len(block.codes)} streams of codes where {width} belong")
+        raise _malformed(f"{len(block.codes)} streams of codes, expected {width}")
     total = sum(sizes)
     if block.encoding != pb.VALUE_ENCODING_INT8:
         if block.scales:

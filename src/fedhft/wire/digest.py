@@ -19,7 +19,7 @@ def chunks(data: bytes, size: int, offset: int = 0) -> Iterator[tuple[int, bytes
     Raises FedhftError(INVALID_ARGUMENT) for a size below 1, (WRONG_OFFSET) for an offset outside 0..len(data).
     """
     if size < 1:
-        raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "size", size, "a chunk holds a byte or more", "use >= 1")
+        raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "size", size, "is not positive", "use 1 or more")
     if not 0 <= offset <= len(data):
         raise FedhftError.field(
             ErrorCode.WRONG_OFFSET, "offset", offset, f"the blob has {len(data)} bytes", "ask where to resume"

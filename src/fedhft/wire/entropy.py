@@ -77,7 +77,7 @@ def pack(raw: bytes) -> pb.Stream:
 def unpack(stream: pb.Stream, size: int) -> bytes:
     """The `size` bytes that `pack` was given. Never inflates more than that.
 
-    Raises FedhftError(MALFORMED_UPDATE) when `stream` is no such stream.
+    Raises FedhftError(MALFORMED_UPDATE) when `stream` is not one that `pack` makes.
     """
     coding = stream.WhichOneof("coding")
     if stream.ByteSize() * _MOST_INFLATION < size:
@@ -92,7 +92,7 @@ def unpack(stream: pb.Stream, size: int) -> bytes:
     except (zstandard.ZstdError, zlib.error) as error:
         raise _malformed(str(error)) from error
     if len(raw) != size:
-        raise _malformed(f"{len(raw)} bytes where {size} belong")
+        raise _malformed(f"{len(raw)} bytes, expected {size}")
     return raw
 
 
@@ -118,7 +118,7 @@ def _read_zstd(data: bytes, size: int) -> bytes:
     frame = zstandard.get_frame_parameters(data, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
     # A frame that states a size is inflated into a buffer of that size, whatever limit the call sets.
     if frame.content_size not in (zstandard.CONTENTSIZE_UNKNOWN, size):
-        raise _malformed(f"a frame of {frame.content_size} bytes where {size} belong")
+        raise _malformed(f"a frame of {frame.content_size} bytes, expected {size}")
     return _contexts.reader.decompress(data, max_output_size=size, allow_extra_data=False)
 
 

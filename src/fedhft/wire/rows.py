@@ -128,7 +128,7 @@ def _decode_gaps(gaps: pb.RiceGaps, size: int) -> Positions:
     unary = bits[count * parameter :]
     ends = np.flatnonzero(unary)
     if len(ends) != count or len(unary) - (int(ends[-1]) + 1 if count else 0) > 7:
-        raise _malformed(f"{len(ends)} gaps where {count} belong")
+        raise _malformed(f"{len(ends)} gaps, expected {count}")
     high = np.diff(ends, prepend=-1) - 1
     # `high` sums to less than the bits received and is shifted by at most 31: no overflow in int64.
     numbers = np.cumsum((high << parameter) + low + 1) - 1

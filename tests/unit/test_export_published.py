@@ -1,0 +1,54 @@
+"""What a job's last version is written as: a directory per cluster, and per client asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedhft.adapter import AdapterSchema, AdapterState, Parameter, Part, Slot, TensorKey
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export.published import PublishedAdapters, write_adapters
+from tests.demo_jobs import CLIENTS, finished_job, spec_of
+
+QUERY = "encoder.layer.0.query"
+SCHEMA = AdapterSchema(
+    "base", "tokenizer", "tiny", ("no", "yes"), 1, (Slot(QUERY, 0, 4, 4, 8),), (Parameter("classifier.weight", (2, 4)),)
+)
+
+
+def published() -> PublishedAdapters:
+    """Two clusters whose B is all ones and all threes."""
+    key = TensorKey(QUERY, Part.B)
+    scopes = {f"cluster-{j}": {key: np.full((4, 8), 1.0 + 2.0 * j, np.float32)} for j in range(2)}
+    rows = dict(zip(CLIENTS, ((1.0, 0.0), (0.75, 0.25), (0.0, 1.0), (0.0, 1.0)), strict=True))
+    return PublishedAdapters(spec_of(), SCHEMA, AdapterState(2, 2, scopes), rows)
+
+
+def b_of(directory: Path) -> float:
+    values = load_file(directory / "adapter_model.safetensors")[f"base_model.model.{QUERY}.lora_B.weight"]
+    assert len(np.unique(values)) == 1
+    return float(values[0, 0])
+
+
+def test_every_cluster_and_every_client_asked_for_has_a_directory_with_its_own_tensors_and_card(tmp_path: Path) -> None:
+    written = write_adapters(published(), tmp_path, finished_job(spec_of()), "hub/base", ("a-2", "a-2"))
+    assert written == [tmp_path / name for name in ("cluster-0", "cluster-1", "client-a-2")]
+    assert [b_of(path) for path in written] == [1.0, 3.0, 1.5]
+    cards = [(path / "README.md").read_text() for path in written]
+    assert ["score over 2 of 4 clients" in card for card in cards] == [True, True, False]
+    assert "| 0.450 | 0.550 |" in cards[0]  # a-1 and a-2
+    assert "| 0.650 | 0.750 |" in cards[1]  # b-1 and b-2
+    assert "| 0.500 | 0.600 |" in cards[2]
+    config = json.loads((written[0] / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["task_type"]) == ("hub/base", "SEQ_CLS")
+
+
+def test_a_client_that_is_not_in_the_job_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(FedhftError, match="choose from a-1, a-2, b-1, b-2") as caught:
+        write_adapters(published(), tmp_path, finished_job(spec_of()), clients=("c",))
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,97 @@
+"""Tasks: a table of kinds, what each says of itself without torch, and the algebra of its targets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import TaskKind, TaskSpec
+from fedhft.training.tasks import Task, kind_for, task_of
+
+NAMED = TaskSpec(labels=("bad", "good", "mixed"))
+NUMBER = TaskSpec(kind="regression")
+
+
+def errors_of(task: Task, targets: list[float], logits: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
+    rows = np.arange(len(targets))
+    given = np.zeros((len(targets), task.outputs), np.float32) if logits is None else logits
+    return task.signature_errors(task.encode(targets))(rows, torch.from_numpy(given))
+
+
+def test_every_kind_a_job_may_name_has_a_task() -> None:
+    for kind in get_args(TaskKind):
+        assert isinstance(task_of(TaskSpec.model_construct(kind=kind, labels=("a", "b"))), Task)
+
+
+def test_a_kind_without_a_task_is_refused_with_the_kinds_there_are() -> None:
+    with pytest.raises(FedhftError, match=r"task\.kind = 'ranking'.*classification, regression") as caught:
+        task_of(TaskSpec.model_construct(kind="ranking"))
+    assert caught.value.code is ErrorCode.INVALID_JOB
+
+
+def test_a_task_reads_targets_and_says_its_card_without_loading_torch() -> None:
+    program = (
+        "import sys; from fedhft.job import TaskSpec; from fedhft.training.tasks import task_of\n"
+        "for spec in (TaskSpec(labels=('a', 'b')), TaskSpec(kind='regression')):\n"
+        "    task = task_of(spec)\n"
+        "    print(task.auto_class, task.auto_arguments, task.pipeline_tag, task.peft_task_type, task.outputs)\n"
+        "    one = task.encode([1.0])\n"
+        "    print(task.labels_line(), task.split_by_class, task.target('1'), task.baseline(one, one))\n"
+        "print(sorted(set(sys.modules) & {'torch', 'transformers', 'peft'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [
+        "AutoModelForSequenceClassification {'num_labels': 2} text-classification SEQ_CLS 2",
+        "a, b True 1.0 1.0",
+        "AutoModelForSequenceClassification {'num_labels': 1} text-classification SEQ_CLS 1",
+        "none (regression) False 1.0 0.0",
+        "[]",
+    ]
+
+
+def test_data_without_label_names_is_for_numbers() -> None:
+    assert kind_for(("a", "b")) == "classification"
+    assert kind_for(()) == "regression"
+
+
+def test_the_baseline_is_the_commonest_training_label_and_of_several_the_smallest() -> None:
+    task = task_of(NAMED)
+    assert task.baseline(task.encode([1, 1, 2, 2]), task.encode([1, 1, 1, 2])) == 0.75
+    assert task.baseline(task.encode([2, 2, 1]), task.encode([1, 1, 1, 2])) == 0.25
+
+
+def test_the_score_of_numbers_is_their_correlation_and_zero_where_one_side_does_not_vary() -> None:
+    task = task_of(NUMBER)
+    logits = np.array([[1.0], [2.0], [4.0]], np.float32)
+    assert task.score(logits, np.array([10.0, 20.0, 40.0])) == pytest.approx(1.0)
+    assert task.score(-logits, np.array([10.0, 20.0, 40.0])) == pytest.approx(-1.0)
+    assert task.score(logits, np.array([5.0, 5.0, 5.0])) == 0.0
+    assert task.score(logits[:1], np.array([5.0])) == 0.0
+
+
+def test_signature_errors_weigh_every_class_alike_whatever_its_share() -> None:
+    task = task_of(NAMED)
+    even, uneven = [0.0, 1.0, 2.0], [0.0, 1.0, 1.0, 1.0, 2.0]
+    by_class = [errors_of(task, targets)[np.array(targets) == 1.0].sum(0) for targets in (even, uneven)]
+    np.testing.assert_allclose(by_class[0], by_class[1])
+    np.testing.assert_allclose(by_class[0], [1 / 9, 1 / 9 - 1 / 3, 1 / 9])
+    np.testing.assert_allclose(errors_of(task, uneven).sum(0), 0.0, atol=1e-15)
+
+
+def test_signature_errors_of_a_single_class_come_from_the_logits() -> None:
+    logits = np.array([[0.0, 0.0, 0.0], [9.0, -9.0, -9.0]], np.float32)
+    errors = errors_of(task_of(NAMED), [0.0, 0.0], logits)
+    np.testing.assert_allclose(errors, [[-2 / 3, 1 / 3, 1 / 3], [0.0, 0.0, 0.0]], atol=1e-7)
+
+
+def test_signature_errors_of_numbers_are_distances_from_their_mean_and_zero_where_they_are_equal() -> None:
+    task = task_of(NUMBER)
+    np.testing.assert_allclose(errors_of(task, [1.0, 2.0, 6.0])[:, 0], [2 / 3, 1 / 3, -1.0])
+    assert errors_of(task, [0.1] * 3).tolist() == [[0.0]] * 3
