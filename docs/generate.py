@@ -8,17 +8,12 @@ options-aggregator, options-clusterer, options-agent, metrics (operations.md).
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import os
-import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -26,6 +21,8 @@ from pydantic.fields import FieldInfo
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
 from fedhft.job import ClusteringSpec, EvaluationSpec, JobSpec, Tier, job_schema, parse_duration, parse_job, parse_size
 from fedhft.methods import PRESET_WIRE, PRESETS, Method, method_of
+from fedhft.process.options import options_of
+from fedhft.process.settings import ProcessSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -297,7 +294,7 @@ without anybody changing anything; agents and the command line do so by themselv
 | --- | --- |
 | 0 | done; a service or an agent was asked to stop (SIGTERM, SIGINT) |
 | 1 | an unexpected defect; the traceback is on standard error |
-| 2 | wrong usage: an unknown option, a missing argument |
+| 2 | wrong usage: an unknown option, a missing argument, a value of the wrong type |
 | 130 | a command was interrupted (Ctrl-C) |
 | 143 | `fedhft demo` was asked to stop (SIGTERM) |
 
@@ -343,51 +340,35 @@ def preset_wire() -> str:
     return _table(("preset", "up", "down", "levels", "error feedback"), rows)
 
 
-_OPTION = re.compile(r"^--([a-z-]+)(?: .*?)?  +(.*) \[(?:default: (.*); )?(FEDHFT_[A-Z_]+)(=1)?\]$")
-
-
-def options(parse: Callable[[], object]) -> str:
-    """The options of a service, as its --help prints them."""
-    text = io.StringIO()
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("FEDHFT_")}
-    with (
-        mock.patch.dict(os.environ, {**clean, "COLUMNS": "1000"}, clear=True),
-        contextlib.redirect_stdout(text),
-        contextlib.suppress(SystemExit),
-    ):
-        parse()
-    # A long option stands on a line of its own, its help on the next.
-    joined = re.sub(r"\n {10,}", "  ", text.getvalue())
+def options(kind: type[ProcessSettings]) -> str:
+    """The options of a process, as its --help prints them."""
     rows = []
-    for line in joined.splitlines():
-        match = _OPTION.match(line.strip())
-        if match:
-            default = "" if match[3] in ("None", "", None) else f"`{match[3]}`"
-            rows.append((f"`--{match[1]}`", f"`{match[4]}{match[5] or ''}`", default, _cell(match[2])))
-    if len(rows) != len(set(re.findall(r"FEDHFT_[A-Z_]+", joined))):
-        raise ValueError(f"docs/generate.py cannot read this --help:\n{joined}")
+    for option in options_of(kind):
+        default = f"`{option.default}`" if option.default else ""
+        meaning = f"{option.description}: {', '.join(option.choices)}" if option.choices else option.description
+        rows.append((f"`{option.flag}`", f"`{option.variable}`", default, _cell(meaning)))
     return _table(("option", "environment variable", "default", "meaning"), rows)
 
 
 def options_aggregator() -> str:
     """Options of the aggregator."""
-    from fedhft_aggregator.service import parse
+    from fedhft_aggregator.settings import AggregatorSettings
 
-    return options(lambda: parse(["--help"]))
+    return options(AggregatorSettings)
 
 
 def options_clusterer() -> str:
     """Options of the clusterer."""
-    from fedhft_clusterer.__main__ import parse
+    from fedhft_clusterer.settings import ClustererSettings
 
-    return options(lambda: parse(["--help"]))
+    return options(ClustererSettings)
 
 
 def options_agent() -> str:
     """Options of the agent."""
-    from fedhft_agent.settings import parse_settings
+    from fedhft_agent.settings import AgentSettings
 
-    return options(lambda: parse_settings(["--help"]))
+    return options(AgentSettings)
 
 
 def metrics() -> str:

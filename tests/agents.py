@@ -17,7 +17,7 @@ from fedhft.ids import ClientId
 from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient, is_over
 from fedhft.local.processes import ServiceProcess
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import Backoff
 from fedhft.training.base import load_base
 from fedhft.training.worker import ClientWorker

@@ -12,7 +12,7 @@ from fedhft_agent.transfers import PayloadCount, pull_blob
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import Backoff, CallStoppedError
 from tests.integration.scripted_federation import Fault, ScriptedFederation, ServerThread, served
 

@@ -18,7 +18,7 @@ from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.ids import ClientId
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from tests.agents import ENVIRONMENT, Site
 from tests.models import tiny_model
 

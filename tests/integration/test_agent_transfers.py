@@ -14,7 +14,7 @@ from fedhft_agent.transfers import FRUITLESS_ATTEMPTS, PayloadCount, pull_blob, 
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import Backoff
 from fedhft.v1 import federation_pb2
 from tests.integration.scripted_federation import Fault, ScriptedFederation, served

@@ -12,19 +12,16 @@ from pathlib import Path
 
 import pytest
 from fedhft_agent.offers import Offers
-from fedhft_agent.settings import parse_settings
 from fedhft_agent.state import StateDirectory
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.plan import AdapterPlan
 from fedhft.planning.memory import check_plan_fits, trained_values
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import Backoff, CallStoppedError
 from fedhft.v1 import federation_pb2
 from tests.light import light_schema
-
-REQUIRED = ["--server", "host:1", "--client", "c", "--data", "d.jsonl"]
 
 
 def offers(*names: str) -> list[federation_pb2.JobOffer]:
@@ -33,23 +30,6 @@ def offers(*names: str) -> list[federation_pb2.JobOffer]:
 
 def plan(density: float = 1.0, depth: int = 2) -> AdapterPlan:
     return AdapterPlan("t", depth, density, 1.0, 0, train_a=True, train_b=True)
-
-
-def test_flags_win_over_the_environment_and_the_environment_over_defaults(tmp_path: Path) -> None:
-    environment = {
-        "FEDHFT_MEMORY": "1GiB",
-        "FEDHFT_TIER": "small",
-        "FEDHFT_ONCE": "true",
-        "XDG_STATE_HOME": str(tmp_path),
-    }
-    settings = parse_settings([*REQUIRED, "--memory", "512 MiB"], environment)
-    assert settings.memory_bytes == 512 * 2**20
-    assert settings.tier == "small"
-    assert settings.once
-    assert settings.state_dir == tmp_path / "fedhft" / "c"
-    assert settings.metrics_port is None
-    assert settings.give_up_after_s is None
-    assert parse_settings([*REQUIRED, "--metrics-port", "0", "--give-up-after", "2m"], {}).give_up_after_s == 120.0
 
 
 def test_a_job_that_went_wrong_is_left_alone_for_longer_each_time_and_others_are_taken() -> None:

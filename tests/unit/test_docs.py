@@ -14,7 +14,7 @@ import pytest
 import typer.main
 from fedhft_agent import agent, connection, heartbeat, offers, refusals, transfers
 from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, uploads
-from fedhft_clusterer.__main__ import parse as parse_clusterer
+from fedhft_clusterer.settings import ClustererSettings
 
 from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
@@ -368,8 +368,7 @@ def test_times_that_are_written_as_words_are_the_code_s() -> None:
 
 
 def test_ports_in_the_walkthrough_are_the_defaults() -> None:
-    options = parse_clusterer([])
-    assert options.listen == "127.0.0.1:50052"
+    assert ClustererSettings().listen == "127.0.0.1:50052"
     assert "--clusterer 127.0.0.1:50052" in page("docs/operations.md")
     assert "curl -s http://127.0.0.1:9101/readyz" in page("docs/operations.md")
     assert "`9101`" in GENERATE.options_aggregator()

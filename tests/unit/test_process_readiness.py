@@ -32,9 +32,9 @@ async def test_readiness_follows_the_check_both_ways_and_everybody_is_told() -> 
                 await asyncio.sleep(0.01)
         return watch.ready()[1]
 
-    watch = ReadinessWatch(store.ping, tell, interval_s=0.02, answer_s=0.05)
+    watch = ReadinessWatch(store.ping, interval_s=0.02, answer_s=0.05)
     assert watch.ready() == (False, "starting")
-    await watch.start()
+    await watch.start(tell)
     assert watch.ready() == (True, "")
     assert told == [True]
     store.error = FedhftError(ErrorCode.STORE_UNAVAILABLE, "the store does not answer")

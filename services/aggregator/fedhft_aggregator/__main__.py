@@ -5,15 +5,21 @@ from __future__ import annotations
 import sys
 
 from fedhft.process.allocator import bound_arenas
+from fedhft.process.program import run_program
+from fedhft_aggregator.settings import AggregatorSettings
 
 
 def main() -> int:
     """Entry point; returns the exit code."""
     bound_arenas()
-    # Imported late: numpy and gRPC start threads, and the first one fixes the number of arenas.
-    from fedhft_aggregator.service import main as run
+    return run_program(AggregatorSettings, _run)
 
-    return run()
+
+def _run(settings: AggregatorSettings) -> int:
+    # Imported late: numpy and gRPC start threads, and the first one fixes the number of arenas.
+    from fedhft_aggregator.service import run
+
+    return run(settings)
 
 
 if __name__ == "__main__":

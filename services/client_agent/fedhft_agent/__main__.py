@@ -5,22 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from fedhft.errors import FedhftError
-from fedhft_agent.settings import parse_settings
+from fedhft.process.program import run_program
+from fedhft_agent.settings import AgentSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    try:
-        settings = parse_settings(sys.argv[1:] if argv is None else argv)
-        from fedhft.telemetry import logs
-        from fedhft_agent.agent import run
+    return run_program(AgentSettings, _run, argv)
 
-        logs.configure(settings.log_format, settings.log_level)
-        return run(settings)
-    except FedhftError as error:
-        print(f"fedhft_agent: {error.message}", file=sys.stderr)
-        return error.outcome.exit_code
+
+def _run(settings: AgentSettings) -> int:
+    from fedhft_agent.agent import run  # gRPC, without which --help answers at once
+
+    return run(settings)
 
 
 if __name__ == "__main__":

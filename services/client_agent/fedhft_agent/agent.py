@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import load_canonical
-from fedhft.process.lifecycle import announce
-from fedhft.process.pages import serve_pages
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.running import announce, pages
+from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2
@@ -59,20 +58,16 @@ class Presence:
 def run(settings: AgentSettings) -> int:
     """Serve jobs until stopped, or as long as the settings say; returns the exit code.
 
-    Raises FedhftError for what ends the agent: a refusal nothing but a person can mend, or a server given up.
+    Raises FedhftError for what ends the agent: a refusal that only a person can do something about, or a server that
+    it gave up on.
     """
     presence = Presence()
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        state = stack.enter_context(StateDirectory(settings.state_dir))
+        state = stack.enter_context(StateDirectory(settings.state_folder))
         connection = stack.enter_context(Connection(_peer(settings), stop, presence.contact))
         metrics.SOCKET_BYTES.measure(connection.meter.sample)
-        if settings.metrics_port is not None:
-            pages = serve_pages(settings.metrics_port, presence.ready, settings.metrics_host)
-            stack.callback(pages.stop)
-            announce(metrics=pages.address)
-        else:
-            announce()
+        announce(metrics=stack.enter_context(pages(settings, presence.ready)))
         try:
             return _Agent(settings, state, connection, stop, presence).serve()
         except CallStoppedError:
@@ -198,7 +193,7 @@ def _peer(settings: AgentSettings) -> Peer:
     return Peer(
         server=settings.server,
         client=settings.client,
-        memory_bytes=settings.memory_bytes,
+        memory_bytes=settings.memory,
         tls=settings.tls,
         give_up_after_s=settings.give_up_after_s,
     )

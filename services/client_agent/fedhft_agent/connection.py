@@ -22,7 +22,7 @@ import grpc
 from fedhft import PROTOCOL_VERSION, __version__
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from fedhft.rpc.channel import ChannelSettings, open_channel
 from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry

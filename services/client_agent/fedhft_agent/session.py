@@ -17,7 +17,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.plan import AdapterPlan
 from fedhft.planning.memory import check_plan_fits
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.rpc.sockets import SocketBytes
 from fedhft.telemetry import metrics

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedhft.datasets.client_data import load_client_data
 from fedhft.job import JobSpec
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.signals import StopSignal
 from fedhft.training.base import LoadedBase, load_base, network_key, use_threads
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
@@ -35,7 +35,7 @@ class Workplace:
         worker = ClientWorker(spec, settings.client, base, data, state_dir)
         enlistment = Enlistment(
             tier=settings.tier,
-            memory_bytes=settings.memory_bytes,
+            memory_bytes=settings.memory,
             weights_bytes=weights_bytes,
         )
         return Session(connection, stop, spec, worker, enlistment)

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[object]]
 """Returns when all is well, raises FedhftError when not."""
+Tell = Callable[[bool], Awaitable[None]]
+"""Hears after every check whether all is well."""
 
 
 class ReadinessWatch:
@@ -25,12 +27,11 @@ class ReadinessWatch:
     def __init__(
         self,
         check: Check,
-        tell: Callable[[bool], Awaitable[None]],
         interval_s: float = 1.0,
         answer_s: float = 2.0,
     ) -> None:
         self._check = check
-        self._tell = tell
+        self._tell: Tell = _nobody
         self._interval_s = interval_s
         self._answer_s = answer_s
         self._state: tuple[bool, str] = (False, "starting")
@@ -40,8 +41,9 @@ class ReadinessWatch:
         """The last answer and, when not ready, why. Any thread may call it; it does not block."""
         return self._state
 
-    async def start(self) -> None:
+    async def start(self, tell: Tell) -> None:
         """Check once, tell the outcome, then go on in the background."""
+        self._tell = tell
         await self._once()
         self._task = asyncio.create_task(self._repeat(), name="readiness")
 
@@ -79,3 +81,7 @@ class ReadinessWatch:
             else:
                 logger.warning("not ready", extra={"reason": state[1]})
         await self._tell(state[0])
+
+
+async def _nobody(ready: bool) -> None:
+    """Who hears of readiness before the watch starts."""

@@ -15,7 +15,8 @@ from fedhft.errors import ErrorCode, FedhftError
 
 LogFormat = Literal["json", "console"]
 LOG_FORMATS: tuple[str, ...] = get_args(LogFormat)
-LOG_LEVELS = ("debug", "info", "warning", "error")
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVELS: tuple[str, ...] = get_args(LogLevel)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

@@ -1,12 +1,14 @@
-"""How an agent is asked to stop: SIGTERM or SIGINT set one event, at once, whatever the main thread is doing.
+"""How a process is asked to stop: by SIGTERM or SIGINT.
 
-Python runs signal handlers between byte codes of the main thread, which may sit in a tensor operation or in a
-call that waits; and a handler must not take locks that the interrupted code may hold. So the handlers do nothing: the
-interpreter writes the signal's number to a socket, and a thread that reads it does the rest.
+A service waits for either in its event loop. An agent works in its main thread, and there one event is set at once,
+whatever that thread is doing: Python runs signal handlers between byte codes of the main thread, which may sit in a
+tensor operation or in a call that waits; and a handler must not take locks that the interrupted code may hold. So the
+handlers do nothing: the interpreter writes the signal's number to a socket, and a thread that reads it does the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
@@ -14,6 +16,26 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 from fedhft.rpc.retry import CallStoppedError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def wait_for_signal() -> signal.Signals:
+    """Wait for SIGTERM or SIGINT and return it. A second one ends the process as if nothing waited."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def note(number: signal.Signals) -> None:
+        if not received.done():
+            received.set_result(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, note, number)
+    try:
+        return await received
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 class StopSignal:
@@ -49,7 +71,7 @@ class StopSignal:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             self._previous[number] = signal.signal(number, _nothing)
         self._thread = threading.Thread(target=self._watch, name="stop-signal", daemon=True)
         self._thread.start()
@@ -67,7 +89,7 @@ class StopSignal:
 
     def _watch(self) -> None:
         while numbers := self._reader.recv(64):
-            if any(number in (signal.SIGTERM, signal.SIGINT) for number in numbers):
+            if any(number in _SIGNALS for number in numbers):
                 self.request()
 
 

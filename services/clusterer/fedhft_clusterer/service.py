@@ -1,0 +1,52 @@
+"""The clusterer process: the threads that fit, beside what every service does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc.aio
+
+from fedhft.clustering.gaussian_mixture import Fitted
+from fedhft.coordination.memberships import Fit
+from fedhft.process.running import Service, run_service
+from fedhft.store.open import open_store
+from fedhft.telemetry import metrics
+from fedhft.v1 import clustering_pb2_grpc
+from fedhft_clusterer.clustering import Clustering
+from fedhft_clusterer.settings import ClustererSettings
+
+SERVICES = ("fedhft.v1.Clustering",)
+FITS_AT_ONCE = 2
+"""Jobs fitted at the same time; further ones wait."""
+
+
+def run(settings: ClustererSettings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises FedhftError for settings that cannot work."""
+    asyncio.run(serve(settings))
+    return 0
+
+
+async def serve(settings: ClustererSettings) -> None:
+    """Fit mixtures for the aggregator. Raises FedhftError for settings that cannot work."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = open_store(settings.redis, "redis")
+        stack.push_async_callback(store.close)
+        threads = ThreadPoolExecutor(FITS_AT_ONCE, thread_name_prefix="fit")
+        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+
+        async def fitted(fit: Fit) -> Fitted:
+            asked = time.perf_counter()
+
+            def started() -> Fitted:
+                metrics.QUEUE_WAIT_SECONDS.observe(time.perf_counter() - asked)
+                return fit()
+
+            return await asyncio.get_running_loop().run_in_executor(threads, started)
+
+        def register(server: grpc.aio.Server) -> None:
+            clustering_pb2_grpc.add_ClusteringServicer_to_server(Clustering(store, fitted), server)
+
+        await run_service(settings, Service(SERVICES, register, store.ping))

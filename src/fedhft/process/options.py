@@ -1,0 +1,175 @@
+"""A process's settings as people give them: flags, environment, a settings file, secrets in files, in this order.
+
+The command line is made from the fields of the settings class, so an option is written down once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource, SecretsSettingsSource, SettingsError
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.process.settings import PREFIX, ProcessSettings, flag_of, missing, variable_of
+
+S = TypeVar("S", bound=ProcessSettings)
+
+_SOURCES = ("settings", "secrets_dir")
+"""Settings that say where the others come from: given by flag or variable alone."""
+_WRONG_TYPE = {
+    "int_parsing": "is not a whole number",
+    "float_parsing": "is not a number",
+    "bool_parsing": "is neither true nor false",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting on the command line and in the environment."""
+
+    name: str
+    description: str
+    default: str
+    """As people write it; empty when there is none."""
+    choices: tuple[str, ...] | None = None
+    switch: bool = False
+    """Whether the flag takes no value."""
+
+    @property
+    def flag(self) -> str:
+        """--some-name."""
+        return flag_of(self.name)
+
+    @property
+    def variable(self) -> str:
+        """FEDHFT_SOME_NAME, with what to set it to if it is a switch."""
+        return variable_of(self.name) + ("=1" if self.switch else "")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Values from one place, and how a message names the place of one of them."""
+
+    values: Mapping[str, Any]
+    place: Callable[[str], str]
+    secret: bool = False
+
+
+def options_of(kind: type[ProcessSettings]) -> list[Option]:
+    """Every option of a process: first its own, then what it shares with others."""
+    names = dict.fromkeys(name for base in kind.__mro__ for name in vars(base).get("__annotations__", ()))
+    return [_option(kind, name) for name in names if name in kind.model_fields]
+
+
+def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
+    """The settings of a process; what is given in several places is taken from the first of them.
+
+    Ends the process as argparse does: with 0 after `--help`, with 2 for an unknown flag, and for a value, wherever it
+    was given, that has the wrong type or is not among the choices. Raises FedhftError(INVALID_ARGUMENT) for a value
+    that its field's own rule refuses, a required one that is missing, a file that cannot be read, and an unknown key in
+    it.
+    """
+    parser = _parser(kind)
+    flags = vars(parser.parse_args(list(arguments)))
+    environment = EnvSettingsSource(kind)()
+    sources = [_Source(flags, flag_of), _Source(environment, variable_of)]
+    file, folder = ({**environment, **flags}.get(name) for name in _SOURCES)
+    if file:
+        sources.append(_settings_file(kind, Path(file)))
+    if folder:
+        sources.append(_secrets(kind, Path(folder)))
+    values: dict[str, Any] = {}
+    for source in reversed(sources):
+        values.update(source.values)
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        if fault["type"] == "missing":
+            raise missing(name) from None
+        if fault["type"] == "value_error":
+            raise FedhftError(ErrorCode.INVALID_ARGUMENT, f"{flag_of(name)}: {fault['ctx']['error']}") from None
+        parser.error(_wrong_type(kind, name, fault["type"], fault["msg"], sources))
+
+
+def _parser(kind: type[ProcessSettings]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        kind.program, description=kind.about, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for option in options_of(kind):
+        default = f"default: {option.default}; " if option.default else ""
+        text = f"{option.description} [{default}{option.variable}]".replace("%", "%%")
+        if option.switch:
+            parser.add_argument(option.flag, action="store_true", help=text)
+        else:
+            parser.add_argument(option.flag, choices=option.choices, help=text)
+    return parser
+
+
+def _option(kind: type[ProcessSettings], name: str) -> Option:
+    field = kind.model_fields[name]
+    switch = field.annotation is bool
+    required = " (required)" if field.is_required() else ""
+    return Option(
+        name,
+        description=f"{field.description}{required}",
+        default="" if switch or required or field.default is None else str(field.default),
+        choices=get_args(field.annotation) if get_origin(field.annotation) is Literal else None,
+        switch=switch,
+    )
+
+
+def _settings_file(kind: type[ProcessSettings], path: Path) -> _Source:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable("settings", path, f"cannot be read ({error.strerror})", "check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _unreadable("settings", path, f"is not TOML ({error})", "write key = value lines") from error
+    for key in values:
+        if key not in kind.model_fields or key in _SOURCES:
+            raise _unreadable(
+                "settings",
+                path,
+                f"{key} is an unknown key",
+                f"see {kind.program} --help; a key is an option with _ for -",
+            )
+    return _Source(values, lambda name: f"{path}: {name}")
+
+
+def _secrets(kind: type[ProcessSettings], folder: Path) -> _Source:
+    if not folder.is_dir():
+        raise _unreadable("secrets_dir", folder, "is not a folder", "check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a file that is skipped must not mean a default that nobody wanted
+            found = SecretsSettingsSource(kind, folder)()
+    except (OSError, SettingsError) as error:
+        raise _unreadable(
+            "secrets_dir",
+            folder,
+            f"cannot be read ({error.__cause__ or error})",
+            "make every secret a readable text file in it",
+        ) from error
+    given = {name: value for name, value in found.items() if value and name not in _SOURCES}
+    return _Source(given, lambda name: str(folder / (PREFIX + name).lower()), secret=True)
+
+
+def _unreadable(name: str, path: Path, problem: str, fix: str) -> FedhftError:
+    return FedhftError.field(ErrorCode.INVALID_ARGUMENT, flag_of(name), str(path), problem, fix)
+
+
+def _wrong_type(kind: type[ProcessSettings], name: str, fault: str, message: str, sources: Sequence[_Source]) -> str:
+    source = next(source for source in sources if name in source.values)
+    shown = "" if source.secret else f" = {source.values[name]!r}"
+    choices = _option(kind, name).choices
+    problem = f"choose one of {', '.join(choices)}" if choices else _WRONG_TYPE.get(fault, message)
+    return f"{source.place(name)}{shown}: {problem}"

@@ -1,0 +1,80 @@
+"""A process while it runs: its pages, the line that says where it listens and, for a service, its server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import grpc.aio
+
+from fedhft.process.pages import Readiness, serve_pages
+from fedhft.process.readiness import Check, ReadinessWatch
+from fedhft.process.settings import ProcessSettings, ServiceSettings
+from fedhft.process.signals import wait_for_signal
+from fedhft.rpc.server import ServerSettings, parse_address, start_server
+from fedhft.rpc.sockets import SocketMeter
+from fedhft.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+
+def announce(**addresses: str | None) -> None:
+    """Print `{"event": "listening", ...}` as one line on standard output, at once: where a parent process finds us."""
+    known = {name: address for name, address in addresses.items() if address is not None}
+    print(json.dumps({"event": "listening", **known}), flush=True)
+
+
+@contextlib.contextmanager
+def pages(settings: ProcessSettings, ready: Readiness) -> Iterator[str | None]:
+    """Serve the pages; gives their host:port, or None where the settings name no port and so there are none."""
+    if settings.metrics_port is None:
+        yield None
+        return
+    server = serve_pages(settings.metrics_port, ready, settings.metrics_host)
+    try:
+        yield server.address
+    finally:
+        server.stop()
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a gRPC service does; the rest is the same for all."""
+
+    names: Sequence[str]
+    """Full names that grpc.health.v1 answers for (`fedhft.v1.Federation`)."""
+    register: Callable[[grpc.aio.Server], None]
+    check: Check
+    """Whether calls can succeed now (usually: the store answers)."""
+    work: contextlib.AbstractAsyncContextManager[object] = field(default_factory=contextlib.nullcontext)
+    """What goes on beside the calls: entered before the service is ready, left before running calls get their grace."""
+    max_concurrent_rpcs: int | None = None
+    """Calls served at once; None: no bound."""
+
+
+async def run_service(settings: ServiceSettings, service: Service) -> None:
+    """Serve until SIGTERM or SIGINT. Raises FedhftError for settings that cannot work.
+
+    Stopping, it first turns unready, then ends its own work, then lets running calls end within the grace; its pages
+    answer to the last.
+    """
+    watch = ReadinessWatch(service.check)
+    async with contextlib.AsyncExitStack() as stack:
+        page_address = stack.enter_context(pages(settings, watch.ready))
+        server = await start_server(
+            ServerSettings(settings.listen, tls=settings.tls, max_concurrent_rpcs=service.max_concurrent_rpcs),
+            service.register,
+            service.names,
+        )
+        stack.push_async_callback(server.stop, settings.grace)
+        _, port = parse_address(server.address, "listen")
+        metrics.SOCKET_BYTES.measure(SocketMeter(local_ports=[port]).sample)
+        await stack.enter_async_context(service.work)
+        stack.push_async_callback(watch.stop)
+        await watch.start(server.set_ready)
+        announce(grpc=server.address, metrics=page_address)
+        signal = await wait_for_signal()
+        log.info("stopping", extra={"signal": signal.name})
