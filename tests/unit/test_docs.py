@@ -399,6 +399,15 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert [path.name for path in DOCS.glob("*.md") if path.name != "README.md" and f"({path.name})" not in text] == []
 
 
+def test_the_architecture_names_every_room_and_every_file_of_the_rounds() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent.relative_to(ROOT) for path in (ROOT / "src/fedhft").glob("*/__init__.py")}
+    rooms -= {Path("src/fedhft/v1")}  # generated
+    assert [room.as_posix() for room in sorted(rooms) if f"](../{room.as_posix()}/)" not in text] == []
+    files = (ROOT / "src/fedhft/rounds").glob("[a-z]*.py")
+    assert [path.name for path in files if f"[{path.name}](" not in text] == []
+
+
 @pytest.mark.parametrize("path", [*PAGES, EXAMPLE], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_documents_name_no_machine_and_promise_nothing(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
