@@ -74,7 +74,7 @@ lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff format --check .
 
 .PHONY: format
-format: $(VENV)/.dev ## Format the code and mend what can be mended
+format: $(VENV)/.dev ## Format the code and fix what can be fixed
 	@echo "Formatting"
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .

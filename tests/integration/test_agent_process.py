@@ -69,7 +69,7 @@ def test_help_and_a_connection_need_no_tensor_library() -> None:
     ("arguments", "said"),
     [
         (["--server", ""], "--server = '': is required; give it, or set FEDHFT_SERVER"),
-        (["--server", "nowhere"], "--server = 'nowhere': is no address"),
+        (["--server", "nowhere"], "--server = 'nowhere': is not an address"),
         (["--client", "Not An Id"], "client = 'Not An Id': is not a valid id"),
         (["--memory", "lots"], "--memory: 'lots' is not a size"),
         (["--threads", "-1"], "--threads = '-1': is not in range"),

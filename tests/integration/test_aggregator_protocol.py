@@ -62,11 +62,11 @@ class Aggregator:
 @asynccontextmanager
 async def serving(redis_url: str, blobs: str = "redis") -> AsyncIterator[Aggregator]:
     store = open_store(redis_url, blobs)
-    views = JobCache(store)
-    loops = JobLoops(store, views, None, lambda point: None)
+    cache = JobCache(store)
+    loops = JobLoops(store, cache, None, lambda point: None)
 
     def register(server: grpc.aio.Server) -> None:
-        federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, views), server)
+        federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, cache), server)
         jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
 
     server = await start_server(ServerSettings("127.0.0.1:0"), register, [])

@@ -91,3 +91,26 @@ def test_the_packaged_model_stands_in_for_its_name_only() -> None:
     assert model_for(MINILM, None) == str(packaged_minilm())
     assert model_for(MINILM, "mine") == "mine"
     assert model_for("another/model", None) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ("[limits]\nupdate_norm = 1e-9\n", ErrorCode.NORM_TOO_LARGE),
+        ("[limits]\nupdate_bytes = 10\n", ErrorCode.UPDATE_TOO_LARGE),
+        (f'digest = "{"0" * 64}"\n', ErrorCode.INVALID_MODEL),
+        ('[tiers.large]\nmin_memory = "1GiB"\n', ErrorCode.PLAN_TOO_LARGE),
+    ],
+)
+def test_a_simulated_client_is_refused_for_what_a_real_one_is_refused_for(
+    tmp_path: Path, rule: str, code: ErrorCode
+) -> None:
+    job = tmp_path / "job.toml"
+    write_job(job, tiny_model(tmp_path / "model"))
+    text = job.read_text()
+    job.write_text(text.replace("[task]\n", f"{rule}[task]\n") if rule.startswith("digest") else text + rule)
+    done = run_cli(
+        "simulate", str(job), "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "20",
+        "--alpha", "5",
+    )  # fmt: skip
+    assert done.returncode == OUTCOMES[code].exit_code, done.stderr

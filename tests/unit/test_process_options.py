@@ -149,7 +149,7 @@ def test_tls_files_make_tls_settings_and_half_a_pair_is_refused() -> None:
 
 
 def test_the_address_of_the_clusterer_is_checked_at_the_door() -> None:
-    assert "clusterer = 'nowhere': is no address" in refused("--clusterer", "nowhere")
+    assert "clusterer = 'nowhere': is not an address" in refused("--clusterer", "nowhere")
     assert read_settings(AggregatorSettings, []).clusterer == ""
 
 

@@ -27,7 +27,7 @@ def failpoint(setting: str) -> Callable[[str], None]:
             ErrorCode.INVALID_ARGUMENT,
             VARIABLE,
             setting,
-            "is no failpoint",
+            "is not a failpoint",
             f"write one of {', '.join(POINTS)}, or unset",
         )
     left = [int(count or "1")]

@@ -33,9 +33,9 @@ _PULLS_AT_ONCE = 16
 class Federation(federation_pb2_grpc.FederationServicer):
     """Serves agents over a store; keeps nothing of its own but a cache."""
 
-    def __init__(self, store: Store, views: JobCache, reached: Callable[[str], None] = lambda point: None) -> None:
+    def __init__(self, store: Store, cache: JobCache, reached: Callable[[str], None] = lambda point: None) -> None:
         self._store = store
-        self._views = views
+        self._cache = cache
         self._uploads = Uploads(store, reached)
         # Blobs in memory are bounded by the streams that send at once, not by the number of clients.
         self._pulls = asyncio.Semaphore(_PULLS_AT_ONCE)
@@ -58,7 +58,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 continue
             try:
                 allowed = load_canonical(record.spec_json).clients
-            except FedhftError as error:  # of another release, perhaps: no reason to keep agents from the other jobs
+            except FedhftError as error:  # perhaps of another release; agents can still serve the other jobs
                 log.warning("job not offered: %s", error, extra={"job": record.job})
                 continue
             if not allowed or client in allowed:
@@ -106,14 +106,14 @@ class Federation(federation_pb2_grpc.FederationServicer):
         while True:
             client = (await caller.agent(request, self._store)).client
             seen = await self._store.changes(job, Topic.TASKS)
-            view = await self._views.get(job, seen)
-            if view.record.status.over:
-                finished = federation_pb2.FinishedTask(status=view.record.status.value, reason=view.record.reason)
+            cached = await self._cache.get(job, seen)
+            if cached.record.status.over:
+                finished = federation_pb2.FinishedTask(status=cached.record.status.value, reason=cached.record.reason)
                 return federation_pb2.NextTaskResponse(finished=finished)
-            if client not in view.clients and await self._store.client(job, client) is None:
+            if client not in cached.clients and await self._store.client(job, client) is None:
                 raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
-            if await self._has_work(view, client):
-                task = task_of(view, client, held)
+            if await self._has_work(cached, client):
+                task = task_of(cached, client, held)
                 if task is not None:
                     return task
             left = until - clock.time()
@@ -121,11 +121,11 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
             await self._store.wait_change(job, Topic.TASKS, seen, left)
 
-    async def _has_work(self, view: CachedJob, client: ClientId) -> bool:
-        current = view.round
+    async def _has_work(self, cached: CachedJob, client: ClientId) -> bool:
+        current = cached.round
         if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
             return False
-        return not await self._store.delivered(JobId(view.record.job), current.number, client)
+        return not await self._store.delivered(JobId(cached.record.job), current.number, client)
 
     async def PullBlob(
         self, request: federation_pb2.PullBlobRequest, context: Context
@@ -134,15 +134,15 @@ class Federation(federation_pb2_grpc.FederationServicer):
         agent = await authenticate(context).agent(request, self._store)
         client, job = agent.client, parse_job_id(request.job)
         digest = request.digest.hex()
-        view = await self._views.get(job)
-        if digest not in view.served_digests():
+        cached = await self._cache.get(job)
+        if digest not in cached.served_digests():
             raise FedhftError(
                 ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not (or no longer) published; ask NextTask again"
             )
-        part = view.round.participants.get(client) if view.round else None
+        part = cached.round.participants.get(client) if cached.round else None
         moved = metrics.PAYLOAD_BYTES.labels(
             direction="down",
-            payload="snapshot" if digest in view.snapshot_digests() else "delta",
+            payload="snapshot" if digest in cached.snapshot_digests() else "delta",
             tier=part.plan.tier if part else "none",
         )
         async with self._pulls:
@@ -177,8 +177,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         repeated = await self._repeated(client, job, header)
         if repeated is not None:
             return repeated
-        view = await self._views.get(job)
-        awaited = check_header(view.record, view.spec, view.schema, view.round, client, header)
+        cached = await self._cache.get(job)
+        awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, client, header)
         upload = Upload(client, job, header.lease_token, awaited, header)
         if header.query_staged:
             response = federation_pb2.PushUpdateResponse
@@ -188,7 +188,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
     async def _repeated(
         self, client: ClientId, job: JobId, header: federation_pb2.UpdateHeader
     ) -> federation_pb2.PushUpdateResponse | None:
-        """An update that is already recorded is acknowledged again, whatever has become of its round."""
+        """An update that is already recorded is acknowledged again, even when its round is long over."""
         if not await self._store.delivered(job, header.round, client):
             return None
         known = (await self._store.updates(job, header.round))[client]
@@ -206,9 +206,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
         """Record the scores of the final evaluation."""
         agent = await authenticate(context).agent(request, self._store)
         client, job = agent.client, parse_job_id(request.job)
-        view = await self._views.get(job)
-        check_evaluation(view.round, request)
-        part = view.round.participants.get(client) if view.round else None
+        cached = await self._cache.get(job)
+        check_evaluation(cached.round, request)
+        part = cached.round.participants.get(client) if cached.round else None
         result = await self._store.accept(job, evaluation_record(client, request, part), request.lease_token)
         if part is not None and result is AcceptResult.ACCEPTED:
             observe_agent(request.measurements, part.plan.tier)

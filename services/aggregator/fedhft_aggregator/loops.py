@@ -26,10 +26,10 @@ class JobLoops:
     """Starts, watches and stops the coordinators of one process."""
 
     def __init__(
-        self, store: Store, views: JobCache, clusterer: Clusterer | None, reached: Callable[[str], None]
+        self, store: Store, cache: JobCache, clusterer: Clusterer | None, reached: Callable[[str], None]
     ) -> None:
         self._store = store
-        self._views = views
+        self._cache = cache
         self._clusterer = clusterer
         self._reached = reached
         self._holder = uuid.uuid4().hex
@@ -70,7 +70,7 @@ class JobLoops:
             await coordinator.run()
         finally:
             self._tasks.pop(job, None)
-            self._views.forget(job)
+            self._cache.forget(job)
             metrics.forget_job(job)
 
 

@@ -188,7 +188,7 @@ class Connection:
     def persist(self, attempt: Callable[[], T]) -> T:
         """Make attempts until one is answered: while server or store is away, wait and try again.
 
-        An answer is a result or a refusal that waiting does not mend; NOT_ENROLLED is mended by enrolling again. Raises
+        An answer is a result, or a refusal that waiting does not fix; NOT_ENROLLED is fixed by enrolling again. Raises
         FedhftError (the refusal; SERVER_UNAVAILABLE and the like once the time is up), or CallStoppedError.
         """
         defects = enrolments = 0

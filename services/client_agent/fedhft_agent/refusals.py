@@ -17,7 +17,7 @@ LEAVE_THE_JOB = frozenset(
         ErrorCode.UNKNOWN_JOB,
     }
 )
-"""Refusals that will be the same next round: somebody has to mend something."""
+"""Refusals that will be the same next round: somebody has to fix something."""
 LEAVE_THE_SERVER = frozenset(
     {
         ErrorCode.LEASE_SUPERSEDED,

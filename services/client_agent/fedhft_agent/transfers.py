@@ -43,7 +43,7 @@ def pull_blob(connection: Connection, job: str, ref: adapter_pb2.BlobRef, count:
     """The bytes of a blob.
 
     Raises FedhftError: DIGEST_MISMATCH or TRUNCATED_STREAM when the server keeps sending wrong bytes, UNKNOWN_BLOB when
-    it has the blob no more, and what the connection raises.
+    it no longer has the blob, and what the connection raises.
     """
     download = _Download(connection, job, ref, count)
     _until_done(connection, download)

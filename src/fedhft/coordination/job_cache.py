@@ -40,28 +40,28 @@ class JobCache:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._views: dict[JobId, CachedJob] = {}
+        self._jobs: dict[JobId, CachedJob] = {}
         self._locks: dict[JobId, asyncio.Lock] = {}
 
     async def get(self, job: JobId, change: int | None = None) -> CachedJob:
-        """The view at (at least) a change. Raises UNKNOWN_JOB."""
+        """The job as it was at a change, or later. Raises UNKNOWN_JOB."""
         change = await self._store.changes(job, Topic.TASKS) if change is None else change
-        view = self._views.get(job)
-        if view is not None and view.change == change:
-            return view
+        cached = self._jobs.get(job)
+        if cached is not None and cached.change == change:
+            return cached
         async with self._locks.setdefault(job, asyncio.Lock()):
-            view = self._views.get(job)
-            if view is None or view.change != change:
-                view = await self._read(job, change)
-                if view.record.status.over:
+            cached = self._jobs.get(job)
+            if cached is None or cached.change != change:
+                cached = await self._read(job, change)
+                if cached.record.status.over:
                     self.forget(job)  # agents still ask about a job that has ended, once each
                 else:
-                    self._views[job] = view
-            return view
+                    self._jobs[job] = cached
+            return cached
 
     def forget(self, job: JobId) -> None:
         """Drop a job that has ended."""
-        self._views.pop(job, None)
+        self._jobs.pop(job, None)
         self._locks.pop(job, None)
 
     async def _read(self, job: JobId, change: int) -> CachedJob:

@@ -13,20 +13,20 @@ from fedhft.rounds.fetching import fetches, scopes_needed
 from fedhft.v1 import adapter_pb2, federation_pb2
 
 
-def task_of(view: CachedJob, client: str, held: Mapping[str, int]) -> federation_pb2.NextTaskResponse | None:
+def task_of(cached: CachedJob, client: str, held: Mapping[str, int]) -> federation_pb2.NextTaskResponse | None:
     """The client's task in the open round; None when there is nothing for it (yet)."""
-    current = view.round
+    current = cached.round
     if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
         return None
-    if view.schema is None:
+    if cached.schema is None:
         return None
     plan = current.participants[client].plan
-    source = _view_source(view, current, client, held)
-    seed = seeds.seed_of("round", view.spec.seed, current.number, client)
-    learning_rate = view.spec.learning_rate(current.number)
+    source = _view_source(cached, current, client, held)
+    seed = seeds.seed_of("round", cached.spec.seed, current.number, client)
+    learning_rate = cached.spec.learning_rate(current.number)
     if current.evaluation:
-        final_full = view.spec.evaluation.final_shared == "full"
-        shard = _shard(view, current, client)
+        final_full = cached.spec.evaluation.final_shared == "full"
+        shard = _shard(cached, current, client)
         has_shared = shard.count > 0
         task = federation_pb2.EvaluateTask(
             round=current.number,
@@ -38,7 +38,7 @@ def task_of(view: CachedJob, client: str, held: Mapping[str, int]) -> federation
             shared_mass_weighted=shard,
         )
         return federation_pb2.NextTaskResponse(evaluate=task)
-    every = view.spec.evaluation.every
+    every = cached.spec.evaluation.every
     evaluate = every > 0 and current.number % every == 0
     return federation_pb2.NextTaskResponse(
         train=federation_pb2.TrainTask(
@@ -48,8 +48,8 @@ def task_of(view: CachedJob, client: str, held: Mapping[str, int]) -> federation
             learning_rate=learning_rate,
             seed=seed,
             evaluate=evaluate,
-            shared=_shard(view, current, client) if evaluate else None,
-            max_update_bytes=largest_update(view.spec, view.schema, plan),
+            shared=_shard(cached, current, client) if evaluate else None,
+            max_update_bytes=largest_update(cached.spec, cached.schema, plan),
         )
     )
 
@@ -64,9 +64,9 @@ def mass_memberships(current: RoundRecord) -> tuple[float, ...]:
 
 
 def _view_source(
-    view: CachedJob, current: RoundRecord, client: str, held: Mapping[str, int]
+    cached: CachedJob, current: RoundRecord, client: str, held: Mapping[str, int]
 ) -> federation_pb2.ViewSource:
-    weights = served(current.participants[client].memberships, view.spec.clustering.serve_above)
+    weights = served(current.participants[client].memberships, cached.spec.clustering.serve_above)
     needed = scopes_needed(weights)
     mass: tuple[float, ...] = ()
     if current.evaluation:
@@ -80,7 +80,7 @@ def _view_source(
             scope=fetch.scope,
             version=fetch.version,
         )
-        for fetch in fetches(view.versions, current.base_version, needed, held)
+        for fetch in fetches(cached.versions, current.base_version, needed, held)
     ]
     return federation_pb2.ViewSource(
         version=current.base_version,
@@ -90,8 +90,8 @@ def _view_source(
     )
 
 
-def _shard(view: CachedJob, current: RoundRecord, client: str) -> federation_pb2.Shard:
-    holders = sorted(c for c in current.participants if c in view.clients and view.clients[c].has_shared_validation)
+def _shard(cached: CachedJob, current: RoundRecord, client: str) -> federation_pb2.Shard:
+    holders = sorted(c for c in current.participants if c in cached.clients and cached.clients[c].has_shared_validation)
     if client not in holders:
         return federation_pb2.Shard(index=0, count=0)
     return federation_pb2.Shard(index=holders.index(client), count=len(holders))

@@ -27,7 +27,7 @@ class Situation:
     """Joined clients heard of within client_timeout."""
     joined: int
     watched_since_ms: int = 0
-    """Since when this coordinator has been looking; nobody is held to have been silent while nobody listened."""
+    """Since when this coordinator has been looking: time without a coordinator does not count as silence."""
     short_since_ms: int | None = None
     """Since when fewer clients than wanted are live, as far as this coordinator saw; None while there are enough."""
 

@@ -81,7 +81,7 @@ class BoundedChannel(_Bounded, grpc.Channel):
         self._inner.subscribe(callback, try_to_connect)
 
     def unsubscribe(self, callback: Observer) -> None:
-        """Be told no more."""
+        """Stop being told."""
         self._inner.unsubscribe(callback)
 
     def close(self) -> None:

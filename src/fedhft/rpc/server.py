@@ -123,7 +123,11 @@ def parse_address(text: str, field_name: str) -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or (":" in host and not bracketed) or not port.isdecimal() or int(port) > 65535:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, field_name, text, "is no address", "write host:port, for example 0.0.0.0:50051"
+            ErrorCode.INVALID_ARGUMENT,
+            field_name,
+            text,
+            "is not an address",
+            "write host:port, for example 0.0.0.0:50051",
         )
     return host, int(port)
 

@@ -74,7 +74,7 @@ class Simulation:
         job = JobId(spec.name)
         await store.create_job(job, spec.canonical())
         await self._join(store, job, spec)
-        views = JobCache(store)
+        cache = JobCache(store)
         published: list[RoundHistory] = []
         coordinator = Coordinator(
             store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=published.append
@@ -84,7 +84,7 @@ class Simulation:
                 published.clear()
                 self.observe(await _told(store, job))
             if wait_s:
-                await self._work(store, job, await views.get(job))
+                await self._work(store, job, await cache.get(job))
         told = await _told(store, job)
         if told.status == JobStatus.FAILED:
             raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {told.reason}")
@@ -111,9 +111,9 @@ class Simulation:
             check_same_schema(stored, worker.schema)
             await store.join(job, client_record(spec, application, None, await store.now_ms()))
 
-    async def _work(self, store: InMemoryStore, job: JobId, view: CachedJob) -> None:
+    async def _work(self, store: InMemoryStore, job: JobId, cached: CachedJob) -> None:
         """Every client that still owes the open round something does it, one after another."""
-        current = view.round
+        current = cached.round
         if current is None or current.phase is not Phase.COLLECTING:
             return
         for name in sorted(current.participants):
@@ -121,7 +121,7 @@ class Simulation:
             worker = self._workers[name]
             if await store.delivered(job, current.number, client):
                 continue
-            response = task_of(view, name, dict(worker.held()))
+            response = task_of(cached, name, dict(worker.held()))
             if response is None:
                 continue
             task = response.train if response.WhichOneof("task") == "train" else response.evaluate
@@ -130,12 +130,12 @@ class Simulation:
                 self._traffic[name].down += len(data)
                 worker.apply(ref, data)
             if isinstance(task, federation_pb2.TrainTask):
-                await self._train(store, job, view, name, task)
+                await self._train(store, job, cached, name, task)
             else:
                 await self._evaluate(store, job, current, name, task)
 
     async def _train(
-        self, store: InMemoryStore, job: JobId, view: CachedJob, name: str, task: federation_pb2.TrainTask
+        self, store: InMemoryStore, job: JobId, cached: CachedJob, name: str, task: federation_pb2.TrainTask
     ) -> None:
         worker = self._workers[name]
         draft = await asyncio.to_thread(worker.train, task, threading.Event().is_set)
@@ -150,7 +150,7 @@ class Simulation:
             measurements=draft.measurements,
             signature=draft.signature,
         )
-        awaited = check_header(view.record, view.spec, view.schema, view.round, name, header)
+        awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, name, header)
         if draft.blob:
             check_blob(awaited, draft.blob)
             await store.blobs.put(job, draft.blob)
