@@ -162,6 +162,16 @@ def test_service_commands_pass_their_arguments_and_exit_codes_through() -> None:
     assert done.stderr.startswith("fedhft_agent: --server = 'nonsense'")
 
 
+def test_the_clusterer_starts_where_there_is_no_scikit_learn() -> None:
+    program = (
+        "import sys; sys.modules['sklearn'] = None  # as if it were not installed\n"
+        "from fedhft.cli.main import main; sys.exit(main(['clusterer', '--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--redis" in done.stdout
+
+
 def test_options_are_parsed_at_the_door() -> None:
     assert parse_densities("1.0, 0.5") == (1.0, 0.5)
     assert (parse_clusters(""), parse_clusters("auto"), parse_clusters("3")) == (None, "auto", 3)

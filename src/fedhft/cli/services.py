@@ -28,7 +28,7 @@ def aggregator(context: typer.Context) -> None:
 
 def clusterer(context: typer.Context) -> None:
     """Compute memberships for an aggregator. Options: fedhft clusterer --help."""
-    become("fedhft_clusterer", context.args, needs=("redis", "sklearn"), extra="server")
+    become("fedhft_clusterer", context.args, needs=("redis", "scipy"), extra="server")
 
 
 def agent(context: typer.Context) -> None:
