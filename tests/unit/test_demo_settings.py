@@ -143,5 +143,5 @@ def test_a_model_of_another_content_is_refused(tmp_path: Path) -> None:
 def test_a_model_is_a_folder_or_a_hub_id(tmp_path: Path) -> None:
     assert base_model(str(tmp_path)).path == tmp_path.resolve()
     assert base_model("prajjwal1/bert-tiny").path is None
-    with pytest.raises(FedhftError, match="is no folder"):
+    with pytest.raises(FedhftError, match="is not a folder"):
         base_model(str(tmp_path / "absent"))

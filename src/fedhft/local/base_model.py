@@ -36,7 +36,7 @@ def base_model(wanted: str | None) -> BaseModel:
         return BaseModel(wanted, path.resolve())
     if path.is_absolute() or wanted.startswith((".", "~")):
         raise FedhftError.field(
-            ErrorCode.INVALID_MODEL, "model", wanted, "is no folder", "give a folder written by save_pretrained"
+            ErrorCode.INVALID_MODEL, "model", wanted, "is not a folder", "give a folder written by save_pretrained"
         )
     return BaseModel(wanted, None)
 
