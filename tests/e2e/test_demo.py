@@ -59,6 +59,17 @@ def children_of(folder: Path) -> list[int]:
     return [one for one in ids if one != os.getpid() and str(folder).encode() in command_of(one)]
 
 
+def started_by(process: int) -> set[int]:
+    """Its child processes."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                found |= {int(entry.name)} if parent == process else set()
+    return found
+
+
 def none_left(folder: Path) -> bool:
     deadline = time.monotonic() + 10
     while children_of(folder) and time.monotonic() < deadline:
@@ -141,27 +152,31 @@ def test_an_interrupted_demo_says_so_at_once_ends_soon_and_leaves_no_process_beh
 
     reader = threading.Thread(target=read)
     reader.start()
-    stuck = 0
+    children: set[int] = set()
     try:
         log = tmp_path / "out" / "fedhft" / "run" / "logs" / "client-02.log"
         wait_until(lambda: log.exists() and "listening" in log.read_text(), 120, lambda: shown)
-        stuck = next(child for child in children_of(tmp_path / "out") if b"client-02" in command_of(child))
+        children = started_by(running.pid)
+        assert len(children) == CLIENTS + 4  # the aggregator, the clusterer, Redis and what guards it
+        stuck = next(child for child in children if b"client-02" in command_of(child))
         os.kill(stuck, signal.SIGSTOP)  # as deaf to a request to stop as an agent that is importing torch
         assert b"stopping" not in shown
         running.send_signal(number)
         wait_until(lambda: b"stopping the federation" in shown, 2, lambda: shown)
         running.wait(timeout=10)
+        left = [command_of(child) for child in children if Path(f"/proc/{child}").exists()]
     finally:
         running.kill()
-        if b"client-02" in command_of(stuck):
-            os.kill(stuck, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         running.communicate()
         reader.join(10)
         os.close(ours)
     assert running.returncode == code, shown
     assert f"what was written so far is in {tmp_path / 'out'}".encode() in shown
     assert b"Traceback" not in shown
-    assert none_left(tmp_path / "out")
+    assert left == []
 
 
 def test_a_failing_agent_ends_the_demo_with_its_exit_code_and_the_end_of_its_log(tmp_path: Path) -> None:
