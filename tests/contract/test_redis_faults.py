@@ -59,8 +59,8 @@ class TestAway:
             store.clients(JOB),
             store.blobs.put(JOB, b"data"),
             store.blobs.get(JOB, digest_of(b"data")),
-            store.blobs.stage(JOB, "t", 0, b"data"),
-            store.blobs.commit(JOB, "t", digest_of(b"data")),
+            store.transfers.stage(JOB, "t", 0, b"data"),
+            store.transfers.commit(JOB, "t", digest_of(b"data")),
             store.changes(JOB, Topic.TASKS),
             store.wait_change(JOB, Topic.TASKS, 0, 0.2),
         ):
@@ -166,10 +166,10 @@ class TestKilled:
 
         fence = await open_first_round(own_store)
         token = await token_of(own_store, ALICE)
-        await own_store.blobs.stage(JOB, "t", 0, b"half ")
+        await own_store.transfers.stage(JOB, "t", 0, b"half ")
         await killed_and_back()
-        await own_store.blobs.stage(JOB, "t", 5, b"whole")
-        await own_store.blobs.commit(JOB, "t", digest_of(b"half whole"))
+        await own_store.transfers.stage(JOB, "t", 5, b"whole")
+        await own_store.transfers.commit(JOB, "t", digest_of(b"half whole"))
         await own_store.join(JOB, client_record(ALICE, signature=(0.5, 0.5)))
         await own_store.publish_memberships(JOB, membership_record(1), 0)
         await killed_and_back()
@@ -282,7 +282,7 @@ class TestFull:
         await store.publish_memberships(JOB, membership_record(1), 0)
         tokens = {client: await token_of(store, client) for client in (ALICE, BOB)}
         digest = await store.blobs.put(JOB, b"update")
-        await store.blobs.stage(JOB, "t", 0, b"half")
+        await store.transfers.stage(JOB, "t", 0, b"half")
         await store.accept(JOB, update_record(ALICE, digest=digest), tokens[ALICE])
         before = await contents(admin)
         growing: list[Callable[[], Awaitable[object]]] = [
@@ -299,7 +299,7 @@ class TestFull:
             lambda: store.begin_fold(JOB, 1, fence),
             lambda: store.publish_memberships(JOB, membership_record(2), 1),
             lambda: store.blobs.put(JOB, b"more"),
-            lambda: store.blobs.stage(JOB, "t", 4, b" more"),
+            lambda: store.transfers.stage(JOB, "t", 4, b" more"),
         ]
         await admin.config_set("maxmemory", 1)
         for call in growing:
@@ -346,13 +346,14 @@ class TestFull:
             await own_store.open_round(JOB, round_record(number + 1), fence)
         digests = [await own_store.blobs.put(JOB, bytes([i])) for i in range(3)]
         for name in ("discarded", "swept", "committed"):
-            await own_store.blobs.stage(JOB, name, 0, name.encode())
+            await own_store.transfers.stage(JOB, name, 0, name.encode())
         await admin.config_set("maxmemory", 1)
-        await own_store.blobs.commit(JOB, "committed", digest_of(b"committed"))
+        await own_store.transfers.commit(JOB, "committed", digest_of(b"committed"))
         await own_store.blobs.delete(JOB, digests[:1])
-        await own_store.blobs.discard(JOB, "discarded")
+        await own_store.transfers.discard(JOB, "discarded")
         await asyncio.sleep(0.05)
-        assert await own_store.blobs.sweep(JOB, [digests[1], digest_of(b"committed")], 0.01) == 2
+        assert await own_store.blobs.sweep(JOB, [digests[1], digest_of(b"committed")], 0.01) == 1
+        assert await own_store.transfers.sweep(JOB, 0.01) == 1
         assert len(await own_store.drop_versions(JOB, 2)) == 1
         assert await own_store.leave(JOB, ALICE)
         await own_store.forget_agent(ALICE)

@@ -26,18 +26,24 @@ from fedhft.records import (
     VersionRecord,
 )
 from fedhft.store import refusals
+from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_in_memory import InMemoryBlobs
 from fedhft.store.in_memory_job import KeptJob
-from fedhft.store.interface import BlobStore
+from fedhft.store.interface import BlobBackEnd
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
+from fedhft.store.transfers import TransferStore
+from fedhft.store.transfers_in_memory import InMemoryTransfers
 
 
 class InMemoryStore:
-    """Store in dictionaries; blobs there too unless another back end is given."""
+    """Store in dictionaries; blobs and transfers there too unless another back end is given."""
 
-    def __init__(self, blobs: BlobStore | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, back_end: BlobBackEnd | None = None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._blobs: BlobStore = InMemoryBlobs(clock) if blobs is None else blobs
+        if back_end is None:
+            blobs = InMemoryBlobs(clock)
+            back_end = BlobBackEnd(blobs, InMemoryTransfers(blobs, clock))
+        self._blobs, self._transfers = back_end.blobs, back_end.transfers
         self._agents: dict[ClientId, AgentRecord] = {}
         self._jobs: dict[JobId, KeptJob] = {}
 
@@ -45,6 +51,11 @@ class InMemoryStore:
     def blobs(self) -> BlobStore:
         """See Store.blobs."""
         return self._blobs
+
+    @property
+    def transfers(self) -> TransferStore:
+        """See Store.transfers."""
+        return self._transfers
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -8,6 +8,7 @@ replicas with different clocks agree. No call is sent twice on its own: after ST
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from fedhft.ids import ClientId, JobId
@@ -24,57 +25,16 @@ from fedhft.records import (
     UpdateRecord,
     VersionRecord,
 )
+from fedhft.store.blobs import BlobStore
+from fedhft.store.transfers import TransferStore
 
 
-class BlobStore(Protocol):
-    """Content-addressed bytes of a job, and half-received transfers."""
+@dataclass(frozen=True)
+class BlobBackEnd:
+    """Where blobs are kept, and where the transfers that become them: chosen together, as a commit reaches both."""
 
-    async def ping(self) -> None:
-        """Raises STORE_UNAVAILABLE unless the back end takes writes."""
-        ...
-
-    async def close(self) -> None:
-        """Release what is held open."""
-        ...
-
-    async def put(self, job: JobId, data: bytes) -> str:
-        """Store bytes; returns their hex SHA-256. Idempotent."""
-        ...
-
-    async def get(self, job: JobId, digest: str, offset: int = 0, length: int = -1) -> bytes:
-        """Bytes [offset, offset + length) (to the end for -1), or fewer. Raises UNKNOWN_BLOB, INVALID_ARGUMENT."""
-        ...
-
-    async def size(self, job: JobId, digest: str) -> int | None:
-        """Size in bytes, None when absent."""
-        ...
-
-    async def stage(self, job: JobId, transfer: str, offset: int, data: bytes) -> int:
-        """Append to a transfer; returns bytes staged. Raises WRONG_OFFSET when offset is not what is staged so far."""
-        ...
-
-    async def staged(self, job: JobId, transfer: str) -> int:
-        """Bytes staged so far; 0 when unknown."""
-        ...
-
-    async def commit(self, job: JobId, transfer: str, digest: str) -> None:
-        """Turn a transfer into the blob `digest`; idempotent once done.
-
-        Raises DIGEST_MISMATCH and drops the transfer when its bytes are others.
-        """
-        ...
-
-    async def discard(self, job: JobId, transfer: str) -> None:
-        """Drop a transfer, if there is one."""
-        ...
-
-    async def delete(self, job: JobId, digests: Collection[str]) -> None:
-        """Delete blobs; absent ones are ignored."""
-        ...
-
-    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
-        """Delete blobs not in `keep` and transfers, both older than the given age; returns how many."""
-        ...
+    blobs: BlobStore
+    transfers: TransferStore
 
 
 class Store(Protocol):
@@ -82,7 +42,12 @@ class Store(Protocol):
 
     @property
     def blobs(self) -> BlobStore:
-        """The blob back end."""
+        """Whole blobs."""
+        ...
+
+    @property
+    def transfers(self) -> TransferStore:
+        """What is on its way to become a blob; a commit puts it into `blobs`."""
         ...
 
     async def ping(self) -> None:

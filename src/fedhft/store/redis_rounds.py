@@ -14,9 +14,9 @@ from fedhft.job import load_canonical
 from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds import upgrade
 from fedhft.store import keys, refusals
+from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import RedisConnection
-from fedhft.store.interface import BlobStore
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS, JobKeys
 
 
