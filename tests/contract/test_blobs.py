@@ -55,7 +55,7 @@ class TestBlobs:
     async def test_an_open_store_answers_ping(self, store: Store) -> None:
         await store.ping()
 
-    async def test_old_blobs_go_and_kept_and_young_ones_and_transfers_stay(self, store: Store) -> None:
+    async def test_a_sweep_deletes_old_blobs_only_and_none_to_keep(self, store: Store) -> None:
         kept, old = await store.blobs.put(JOB, b"kept"), await store.blobs.put(JOB, b"old")
         other = await store.blobs.put(OTHER, b"another job's")
         await store.transfers.stage(JOB, "another sweep's", 0, b"half")
@@ -66,7 +66,7 @@ class TestBlobs:
         assert await store.blobs.size(OTHER, other) == 13
         assert await store.transfers.staged(JOB, "another sweep's") == 4
 
-    async def test_a_blob_that_is_stored_again_is_young_again(self, store: Store) -> None:
+    async def test_a_blob_that_is_stored_again_counts_as_just_stored(self, store: Store) -> None:
         await store.blobs.put(JOB, b"put again")
         await store.blobs.put(JOB, b"committed again")
         await asyncio.sleep(0.8)

@@ -162,7 +162,7 @@ class TestEmbeddedRedis:
         with redis.Redis.from_url(own_redis.url) as client:
             assert client.ping()
 
-    def test_a_taken_port_is_told_with_redis_own_words(self, own_redis: EmbeddedRedis, tmp_path: Path) -> None:
+    def test_the_error_for_a_taken_port_quotes_redis(self, own_redis: EmbeddedRedis, tmp_path: Path) -> None:
         taken = int(own_redis.url.rpartition(":")[2].removesuffix("/0"))
         with pytest.raises(FedhftError) as caught:
             EmbeddedRedis(tmp_path / "second", taken).start()

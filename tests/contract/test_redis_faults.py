@@ -79,7 +79,7 @@ class TestAway:
             assert await store.create_job(JOB, SPEC)
             await store.close()
 
-    async def test_a_server_that_hangs_is_given_up_in_time_and_used_again_afterwards(
+    async def test_calls_to_a_server_that_hangs_end_in_time_and_work_again_afterwards(
         self, own_redis: EmbeddedRedis, admin: Redis
     ) -> None:
         store = RedisStore(RedisConnection(own_redis.url, ConnectionSettings(answer_s=0.3)))
@@ -255,7 +255,7 @@ class TestWaitingThroughFaults:
         await asyncio.gather(*waiting)
         assert await reads(admin) == before
 
-    async def test_a_wait_that_outlasts_an_outage_it_cannot_see_through_says_so(
+    async def test_a_wait_that_ends_during_an_outage_is_refused(
         self, own_redis: EmbeddedRedis, own_store: Store
     ) -> None:
         await own_store.create_job(JOB, SPEC)

@@ -73,7 +73,7 @@ class TestKeys:
         expiring = {key.decode() for key in await admin.keys("*") if await admin.ttl(key) >= 0}
         assert expiring == {keys.PROBE, its.lease, its.transfer("t")}
 
-    async def test_who_left_leaves_nothing_behind(self, own_store: Store, admin: Redis) -> None:
+    async def test_a_client_that_left_leaves_nothing_behind(self, own_store: Store, admin: Redis) -> None:
         await open_first_round(own_store)
         before = set(await admin.keys("*"))
         await own_store.join(JOB, client_record(ALICE, signature=(1.0,)))

@@ -83,7 +83,7 @@ class TestTransfers:
                 await store.transfers.commit(JOB, "unknown", digest)
             assert await store.blobs.size(JOB, digest) is None
 
-    async def test_a_discarded_transfer_begins_anew(self, store: Store) -> None:
+    async def test_a_discarded_transfer_starts_over(self, store: Store) -> None:
         await store.transfers.stage(JOB, "t", 0, b"abc")
         await store.transfers.discard(JOB, "t")
         await store.transfers.discard(JOB, "t")
@@ -106,7 +106,7 @@ class TestTransfers:
         await store.transfers.commit(JOB, name, digest_of(b"one two"))
         assert await store.blobs.get(JOB, digest_of(b"one two")) == b"one two"
 
-    async def test_abandoned_transfers_go_and_those_going_on_and_blobs_stay(self, store: Store) -> None:
+    async def test_a_sweep_drops_abandoned_transfers_only(self, store: Store) -> None:
         for job, name in ((JOB, "abandoned"), (JOB, "slow"), (OTHER, "abandoned")):
             await store.transfers.stage(job, name, 0, b"half")
         old = await store.blobs.put(JOB, b"another sweep's")

@@ -9,8 +9,8 @@ from fedhft.store.transfers import TransferStore
 from fedhft.v1 import federation_pb2
 
 PIECE_BYTES = 512 * 1024
-"""Chunks are joined to pieces of this size, and an update of no more is never staged. What of a piece a dying server
-had is sent again."""
+"""Chunks are joined to pieces of this size, and an update of no more is never staged. What a dying server had of a
+piece is sent again."""
 
 
 class Intake:
@@ -68,7 +68,7 @@ class Intake:
         if not self._held or self._start is None or self._is_whole:
             return
         if self._start == 0:
-            await self._transfers.discard(self._job, self._transfer)  # what another attempt left; this one starts anew
+            await self._transfers.discard(self._job, self._transfer)  # what another attempt left; this one starts over
         data = bytes(self._piece[: self._held])
         self._start = await self._transfers.stage(self._job, self._transfer, self._start, data)
         self._held = 0

@@ -13,7 +13,7 @@ class BlobStore(Protocol):
 
     A back end promises:
     * a blob is there whole or not at all, whoever reads while it is being written;
-    * what `put` has returned for survives what the round state survives: accepted updates refer to it;
+    * once `put` has returned, the blob is as durable as the round state, whose accepted updates refer to it;
     * all replicas see the same blobs at once;
     * no sweep deletes a blob that was put again after the sweep looked at its age.
 
@@ -29,7 +29,7 @@ class BlobStore(Protocol):
         ...
 
     async def put(self, job: JobId, data: bytes) -> str:
-        """Store bytes; returns their hex SHA-256. Bytes that are there already become young again, for the sweep."""
+        """Store bytes; returns their hex SHA-256. Bytes that are there already count as just stored."""
         ...
 
     async def get(self, job: JobId, digest: str, offset: int = 0, length: int = -1) -> bytes:

@@ -42,7 +42,7 @@ class InMemoryBlobs:
         return digest
 
     def refresh(self, job: JobId, digest: str) -> bool:
-        """Make a blob young again; False when there is none."""
+        """Count a blob as just stored; False when it is absent."""
         its = self._of(job)
         if digest not in its.blobs:
             return False

@@ -1,4 +1,4 @@
-"""The way to Redis: bounded in time and in connections, one round trip per script, errors told in our words."""
+"""Connections to Redis: bounded in time and number, one round trip per script, errors translated into ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.store import refusals
 
 Argument = str | bytes | int
-"""What a command takes."""
+"""One argument of a command."""
 
 _STATES = ("LOADING", "BUSY", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
@@ -34,7 +34,7 @@ class ConnectionSettings:
     connect_s: float = 2.0
     """Seconds to open a connection."""
     answer_s: float = 10.0
-    """Seconds for one command in all: a free connection, opening it, the answer."""
+    """Seconds for one command in total: waiting for a free connection, opening it, the answer."""
     connections: int = 32
     """Most connections of one process; further commands wait for one."""
 
@@ -141,16 +141,16 @@ class RedisConnection:
         await self._client.aclose()
 
     def refusal(self, error: Exception) -> FedhftError:
-        """What an error of Redis or of the way to it means to our callers."""
+        """What an error of Redis, or of the connection to it, means to our callers."""
         text = str(error) or f"no answer in {self._settings.answer_s:g} s"
         if not isinstance(error, ResponseError):
             return refusals.unavailable(self.where, f"does not answer ({text})")
         if "command not allowed when used memory" in text:
             return refusals.full(self.where, "is out of memory")
         if text.startswith(_STATES):
-            return refusals.unavailable(self.where, f"takes no commands now ({text})")
+            return refusals.unavailable(self.where, f"accepts no commands at the moment ({text})")
         if text.startswith(_DENIED):
-            return refusals.unavailable(self.where, f"does not let us in ({text}); give the right user and password")
+            return refusals.unavailable(self.where, f"refuses the login ({text}); set the right user and password")
         return FedhftError(ErrorCode.INTERNAL, f"redis refused a command: {text}")
 
 

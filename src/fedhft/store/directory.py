@@ -108,7 +108,7 @@ class JobFolder:
         yield from (path for path in self._transfers.glob("*") if not path.name.startswith(_NEW))
 
     def refresh(self, digest: str) -> bool:
-        """Make a blob young again; False when there is none."""
+        """Count a blob as just stored; False when it is absent."""
         try:
             os.utime(self.blob(digest))
         except FileNotFoundError:
@@ -116,7 +116,7 @@ class JobFolder:
         return True
 
     def install(self, file: Path, digest: str) -> None:
-        """Make a file whose bytes are on disk the blob `digest`, all at once."""
+        """Make a file whose bytes are on disk the blob `digest`, in one step."""
         target = self.blob(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.utime(file)
@@ -125,7 +125,7 @@ class JobFolder:
             _fsync_folder(folder)
 
     def now_s(self) -> float:
-        """The time that the file system gives to a file written now: the clock of all ages."""
+        """The time that the file system gives to a file written now: all ages are measured from it."""
         probe = self.new_file()
         try:
             probe.touch()
@@ -172,7 +172,7 @@ def locked_file(path: Path, create: bool = False) -> Iterator[int | None]:
         try:
             _wait_for_lock(descriptor, fcntl.LOCK_EX)
             if not _is_at(path, descriptor):
-                # Committed or dropped while we waited for the lock: look again at what the name stands for now.
+                # Committed or dropped while we waited for the lock: look again at what the name refers to now.
                 if time.monotonic() > deadline:
                     raise TimeoutError(errno.ETIMEDOUT, "the file keeps changing", str(path))
                 continue

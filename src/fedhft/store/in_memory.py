@@ -61,7 +61,7 @@ class InMemoryStore:
         return int(self._clock() * 1000)
 
     def _of(self, job: JobId) -> KeptJob:
-        """What is kept of a job, for reading also of one that does not exist."""
+        """What is kept of a job, to be read only: empty for a job that does not exist."""
         return self._jobs.get(job) or KeptJob()
 
     def _existing(self, job: JobId) -> tuple[KeptJob, JobRecord]:
@@ -214,7 +214,7 @@ class InMemoryStore:
         """See Store.clients."""
         return dict(sorted(self._of(job).clients.items()))
 
-    # -- who may move the job on
+    # -- the coordinator lease
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
         """See Store.acquire."""
         its = self._jobs.setdefault(job, KeptJob())

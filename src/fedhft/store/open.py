@@ -1,4 +1,4 @@
-"""From the two texts an operator gives to a store."""
+"""From the two settings that an operator gives to an open store."""
 
 from __future__ import annotations
 

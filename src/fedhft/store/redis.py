@@ -54,11 +54,11 @@ class RedisStore(RedisAgents, RedisJobs, RedisRounds):
             await self._check_settings()
 
     async def _check_settings(self) -> None:
-        """Warn once when this Redis may forget what it acknowledged."""
+        """Warn once when this Redis may lose what it acknowledged."""
         try:
             settings = await self._redis.together(*(("CONFIG", "GET", name) for name in _DURABLE))
         except FedhftError as error:
-            log.info("cannot read the settings of %s, so durability is up to it: %s", self._redis.where, error)
+            log.info("cannot read the settings of %s, so its durability is unknown: %s", self._redis.where, error)
             return
         for (name, wanted), answer in zip(_DURABLE.items(), settings, strict=True):
             found = b" ".join(answer[1:]).decode()

@@ -10,8 +10,8 @@ from fedhft.ids import JobId
 class TransferStore(Protocol):
     """Half-received bytes, each known by its job and a name, that become a blob of the same store.
 
-    Apart from BlobStore because not every blob back end can take them: callers stage pieces of any size, about
-    512 KiB, and S3, for one, takes no part of less than 5 MiB. Blobs may then be in one back end and transfers in
+    Separate from BlobStore because not every blob back end can hold them: callers stage pieces of any size, about
+    512 KiB, and S3, for one, accepts no part of less than 5 MiB. So blobs may be in one back end and transfers in
     another, which promises:
     * all replicas see the same transfers, so a stream that broke at one goes on at any other;
     * staging is one step: of pieces that race for an offset one is taken;
@@ -33,8 +33,8 @@ class TransferStore(Protocol):
     async def commit(self, job: JobId, transfer: str, digest: str) -> None:
         """Turn a transfer into the blob `digest`; idempotent once done.
 
-        When the blob is there already, it becomes young again and the transfer is dropped, whatever it holds.
-        Raises DIGEST_MISMATCH and drops the transfer when its bytes are others.
+        When the blob is there already, it counts as just stored and the transfer is dropped, whatever it holds.
+        Raises DIGEST_MISMATCH and drops the transfer when it holds other bytes.
         """
         ...
 
