@@ -96,15 +96,49 @@ class TestAway:
         assert (await store.job(JOB)).spec_json == SPEC
         await store.close()
 
-    async def test_a_wrong_password_is_told_as_such(self, own_redis: EmbeddedRedis, admin: Redis) -> None:
+    async def test_the_error_says_that_the_password_is_wrong_or_missing(
+        self, own_redis: EmbeddedRedis, admin: Redis
+    ) -> None:
         await admin.execute_command("CONFIG", "SET", "requirepass", "right")
         for url in (own_redis.url, own_redis.url.replace("//", "//:wrong@")):
             store = open_store(url, "redis")
             with pytest.raises(FedhftError) as caught:
                 await store.ping()
             assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+            assert "refuses access" in caught.value.message
             assert "wrong@" not in caught.value.message
             await store.close()
+
+    async def test_the_error_names_the_command_that_a_user_may_not_run(self, own_store: Store, admin: Redis) -> None:
+        await admin.execute_command("ACL", "SETUSER", "default", "-evalsha")
+        with pytest.raises(FedhftError) as caught:
+            await own_store.create_job(JOB, SPEC)
+        assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+        assert "refuses access" in caught.value.message
+        assert "evalsha" in caught.value.message
+
+    async def test_a_server_that_became_a_replica_is_unavailable_until_it_is_primary_again(
+        self, own_store: Store, admin: Redis
+    ) -> None:
+        await own_store.create_job(JOB, SPEC)
+        await admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+        for stale in ("yes", "no"):
+            await admin.config_set("replica-serve-stale-data", stale)
+            for write in (own_store.ping(), own_store.fix_schema(JOB, "{}")):
+                with refused(ErrorCode.STORE_UNAVAILABLE):
+                    await write
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            await own_store.job(JOB)
+        await admin.execute_command("REPLICAOF", "NO", "ONE")
+        assert await own_store.fix_schema(JOB, "{}") == "{}"
+
+    async def test_a_server_that_misses_its_replicas_is_unavailable(self, own_store: Store, admin: Redis) -> None:
+        await own_store.create_job(JOB, SPEC)
+        await admin.config_set("min-replicas-to-write", 1)
+        for write in (own_store.ping(), own_store.fix_schema(JOB, "{}")):
+            with refused(ErrorCode.STORE_UNAVAILABLE):
+                await write
+        assert (await own_store.job(JOB)).spec_json == SPEC
 
     async def test_more_callers_than_connections_wait_for_one(self, own_redis: EmbeddedRedis) -> None:
         store = RedisStore(RedisConnection(own_redis.url, ConnectionSettings(connections=3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,17 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.store import refusals
@@ -23,8 +34,11 @@ from fedhft.store import refusals
 Argument = str | bytes | int
 """One argument of a command."""
 
-_STATES = ("LOADING", "BUSY", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
-_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_STATE = re.compile(r"(?:^|-)(?:LOADING|BUSY|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|TRYAGAIN|CLUSTERDOWN) ")
+"""In the text of an error: the server takes no commands for a while. First, or after a dash where a script quotes it."""
+_STATES = (ReadOnlyError, MasterDownError, TryAgainError, ClusterDownError)
+"""The same where redis-py has put a class in the place of the first word. (BusyLoadingError is a ConnectionError.)"""
+_DENIED = (AuthenticationError, NoPermissionError)
 
 
 @dataclass(frozen=True)
@@ -143,14 +157,14 @@ class RedisConnection:
     def refusal(self, error: Exception) -> FedhftError:
         """What an error of Redis, or of the connection to it, means to our callers."""
         text = str(error) or f"no answer in {self._settings.answer_s:g} s"
+        if isinstance(error, _DENIED):
+            return refusals.unavailable(self.where, f"refuses access ({text}); set a user and password that may use it")
         if not isinstance(error, ResponseError):
             return refusals.unavailable(self.where, f"does not answer ({text})")
         if "command not allowed when used memory" in text:
             return refusals.full(self.where, "is out of memory")
-        if text.startswith(_STATES):
+        if isinstance(error, _STATES) or _STATE.search(text):
             return refusals.unavailable(self.where, f"accepts no commands at the moment ({text})")
-        if text.startswith(_DENIED):
-            return refusals.unavailable(self.where, f"refuses the login ({text}); set the right user and password")
         return FedhftError(ErrorCode.INTERNAL, f"redis refused a command: {text}")
 
 
