@@ -141,7 +141,7 @@ class TestJoining:
         assert len(set(stored)) == 1
         assert await store.schema(JOB) == stored[0]
 
-    async def test_clients_are_listed_by_id_with_all_they_told(self, store: Store) -> None:
+    async def test_clients_are_listed_by_id_with_their_whole_record(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)
         alice = client_record(ALICE, signature=(0.1, -0.7, 1e-30), has_shared_validation=True)
         bob = client_record(BOB, tier="half")
@@ -263,7 +263,7 @@ class TestCoordinatorLease:
         assert second is not None
         assert second > first
 
-    async def test_who_lost_the_lease_and_takes_it_again_gets_a_new_token(self, store: Store) -> None:
+    async def test_a_holder_that_lost_the_lease_and_takes_it_again_gets_a_new_token(self, store: Store) -> None:
         first = await store.acquire(JOB, "one", 50)
         await asyncio.sleep(0.1)
         again = await store.acquire(JOB, "one", 50)

@@ -21,21 +21,24 @@ from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.store.open import open_store
 from fedhft.store.redis import RedisStore
+from fedhft.store.transfers_directory import DirectoryTransfers
+from fedhft.store.transfers_in_memory import InMemoryTransfers
+from fedhft.store.transfers_redis import RedisTransfers
 from tests.contract.federation import refused
 
 
 class TestOpening:
     def test_each_pair_of_texts_opens_its_back_ends(self, tmp_path: Path) -> None:
-        for url, blobs, store_kind, blobs_kind in (
-            ("memory://", "memory", InMemoryStore, InMemoryBlobs),
-            ("memory://", f"dir:{tmp_path}", InMemoryStore, DirectoryBlobs),
-            ("redis://127.0.0.1:6379/3", "redis", RedisStore, RedisBlobs),
-            ("rediss://host", f"dir:{tmp_path}", RedisStore, DirectoryBlobs),
-            ("unix:///run/redis.sock?db=2", "redis", RedisStore, RedisBlobs),
+        for url, blobs, store_kind, back_end in (
+            ("memory://", "memory", InMemoryStore, (InMemoryBlobs, InMemoryTransfers)),
+            ("memory://", f"dir:{tmp_path}", InMemoryStore, (DirectoryBlobs, DirectoryTransfers)),
+            ("redis://127.0.0.1:6379/3", "redis", RedisStore, (RedisBlobs, RedisTransfers)),
+            ("rediss://host", f"dir:{tmp_path}", RedisStore, (DirectoryBlobs, DirectoryTransfers)),
+            ("unix:///run/redis.sock?db=2", "redis", RedisStore, (RedisBlobs, RedisTransfers)),
         ):
             store = open_store(url, blobs)
             assert type(store) is store_kind
-            assert type(store.blobs) is blobs_kind
+            assert (type(store.blobs), type(store.transfers)) == back_end
 
     @pytest.mark.parametrize(
         ("url", "blobs"),
@@ -159,7 +162,7 @@ class TestEmbeddedRedis:
         with redis.Redis.from_url(own_redis.url) as client:
             assert client.ping()
 
-    def test_a_taken_port_is_told_with_redis_own_words(self, own_redis: EmbeddedRedis, tmp_path: Path) -> None:
+    def test_the_error_for_a_taken_port_quotes_redis(self, own_redis: EmbeddedRedis, tmp_path: Path) -> None:
         taken = int(own_redis.url.rpartition(":")[2].removesuffix("/0"))
         with pytest.raises(FedhftError) as caught:
             EmbeddedRedis(tmp_path / "second", taken).start()

@@ -59,8 +59,8 @@ class TestAway:
             store.clients(JOB),
             store.blobs.put(JOB, b"data"),
             store.blobs.get(JOB, digest_of(b"data")),
-            store.blobs.stage(JOB, "t", 0, b"data"),
-            store.blobs.commit(JOB, "t", digest_of(b"data")),
+            store.transfers.stage(JOB, "t", 0, b"data"),
+            store.transfers.commit(JOB, "t", digest_of(b"data")),
             store.changes(JOB, Topic.TASKS),
             store.wait_change(JOB, Topic.TASKS, 0, 0.2),
         ):
@@ -79,7 +79,7 @@ class TestAway:
             assert await store.create_job(JOB, SPEC)
             await store.close()
 
-    async def test_a_server_that_hangs_is_given_up_in_time_and_used_again_afterwards(
+    async def test_calls_to_a_server_that_hangs_end_in_time_and_work_again_afterwards(
         self, own_redis: EmbeddedRedis, admin: Redis
     ) -> None:
         store = RedisStore(RedisConnection(own_redis.url, ConnectionSettings(answer_s=0.3)))
@@ -96,15 +96,49 @@ class TestAway:
         assert (await store.job(JOB)).spec_json == SPEC
         await store.close()
 
-    async def test_a_wrong_password_is_told_as_such(self, own_redis: EmbeddedRedis, admin: Redis) -> None:
+    async def test_the_error_says_that_the_password_is_wrong_or_missing(
+        self, own_redis: EmbeddedRedis, admin: Redis
+    ) -> None:
         await admin.execute_command("CONFIG", "SET", "requirepass", "right")
         for url in (own_redis.url, own_redis.url.replace("//", "//:wrong@")):
             store = open_store(url, "redis")
             with pytest.raises(FedhftError) as caught:
                 await store.ping()
             assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+            assert "refuses access" in caught.value.message
             assert "wrong@" not in caught.value.message
             await store.close()
+
+    async def test_the_error_names_the_command_that_a_user_may_not_run(self, own_store: Store, admin: Redis) -> None:
+        await admin.execute_command("ACL", "SETUSER", "default", "-evalsha")
+        with pytest.raises(FedhftError) as caught:
+            await own_store.create_job(JOB, SPEC)
+        assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+        assert "refuses access" in caught.value.message
+        assert "evalsha" in caught.value.message
+
+    async def test_a_server_that_became_a_replica_is_unavailable_until_it_is_primary_again(
+        self, own_store: Store, admin: Redis
+    ) -> None:
+        await own_store.create_job(JOB, SPEC)
+        await admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+        for stale in ("yes", "no"):
+            await admin.config_set("replica-serve-stale-data", stale)
+            for write in (own_store.ping(), own_store.fix_schema(JOB, "{}")):
+                with refused(ErrorCode.STORE_UNAVAILABLE):
+                    await write
+        with refused(ErrorCode.STORE_UNAVAILABLE):
+            await own_store.job(JOB)
+        await admin.execute_command("REPLICAOF", "NO", "ONE")
+        assert await own_store.fix_schema(JOB, "{}") == "{}"
+
+    async def test_a_server_that_misses_its_replicas_is_unavailable(self, own_store: Store, admin: Redis) -> None:
+        await own_store.create_job(JOB, SPEC)
+        await admin.config_set("min-replicas-to-write", 1)
+        for write in (own_store.ping(), own_store.fix_schema(JOB, "{}")):
+            with refused(ErrorCode.STORE_UNAVAILABLE):
+                await write
+        assert (await own_store.job(JOB)).spec_json == SPEC
 
     async def test_more_callers_than_connections_wait_for_one(self, own_redis: EmbeddedRedis) -> None:
         store = RedisStore(RedisConnection(own_redis.url, ConnectionSettings(connections=3)))
@@ -166,10 +200,10 @@ class TestKilled:
 
         fence = await open_first_round(own_store)
         token = await token_of(own_store, ALICE)
-        await own_store.blobs.stage(JOB, "t", 0, b"half ")
+        await own_store.transfers.stage(JOB, "t", 0, b"half ")
         await killed_and_back()
-        await own_store.blobs.stage(JOB, "t", 5, b"whole")
-        await own_store.blobs.commit(JOB, "t", digest_of(b"half whole"))
+        await own_store.transfers.stage(JOB, "t", 5, b"whole")
+        await own_store.transfers.commit(JOB, "t", digest_of(b"half whole"))
         await own_store.join(JOB, client_record(ALICE, signature=(0.5, 0.5)))
         await own_store.publish_memberships(JOB, membership_record(1), 0)
         await killed_and_back()
@@ -255,7 +289,7 @@ class TestWaitingThroughFaults:
         await asyncio.gather(*waiting)
         assert await reads(admin) == before
 
-    async def test_a_wait_that_outlasts_an_outage_it_cannot_see_through_says_so(
+    async def test_a_wait_that_ends_during_an_outage_is_refused(
         self, own_redis: EmbeddedRedis, own_store: Store
     ) -> None:
         await own_store.create_job(JOB, SPEC)
@@ -282,7 +316,7 @@ class TestFull:
         await store.publish_memberships(JOB, membership_record(1), 0)
         tokens = {client: await token_of(store, client) for client in (ALICE, BOB)}
         digest = await store.blobs.put(JOB, b"update")
-        await store.blobs.stage(JOB, "t", 0, b"half")
+        await store.transfers.stage(JOB, "t", 0, b"half")
         await store.accept(JOB, update_record(ALICE, digest=digest), tokens[ALICE])
         before = await contents(admin)
         growing: list[Callable[[], Awaitable[object]]] = [
@@ -299,7 +333,7 @@ class TestFull:
             lambda: store.begin_fold(JOB, 1, fence),
             lambda: store.publish_memberships(JOB, membership_record(2), 1),
             lambda: store.blobs.put(JOB, b"more"),
-            lambda: store.blobs.stage(JOB, "t", 4, b" more"),
+            lambda: store.transfers.stage(JOB, "t", 4, b" more"),
         ]
         await admin.config_set("maxmemory", 1)
         for call in growing:
@@ -346,13 +380,14 @@ class TestFull:
             await own_store.open_round(JOB, round_record(number + 1), fence)
         digests = [await own_store.blobs.put(JOB, bytes([i])) for i in range(3)]
         for name in ("discarded", "swept", "committed"):
-            await own_store.blobs.stage(JOB, name, 0, name.encode())
+            await own_store.transfers.stage(JOB, name, 0, name.encode())
         await admin.config_set("maxmemory", 1)
-        await own_store.blobs.commit(JOB, "committed", digest_of(b"committed"))
+        await own_store.transfers.commit(JOB, "committed", digest_of(b"committed"))
         await own_store.blobs.delete(JOB, digests[:1])
-        await own_store.blobs.discard(JOB, "discarded")
+        await own_store.transfers.discard(JOB, "discarded")
         await asyncio.sleep(0.05)
-        assert await own_store.blobs.sweep(JOB, [digests[1], digest_of(b"committed")], 0.01) == 2
+        assert await own_store.blobs.sweep(JOB, [digests[1], digest_of(b"committed")], 0.01) == 1
+        assert await own_store.transfers.sweep(JOB, 0.01) == 1
         assert len(await own_store.drop_versions(JOB, 2)) == 1
         assert await own_store.leave(JOB, ALICE)
         await own_store.forget_agent(ALICE)

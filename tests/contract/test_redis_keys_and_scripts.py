@@ -17,6 +17,7 @@ from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import Argument, RedisConnection
 from fedhft.store.interface import Store
 from fedhft.store.keys import JobKeys
+from fedhft.store.transfers_redis import RedisTransfers
 from tests.contract.federation import (
     ALICE,
     BOB,
@@ -48,7 +49,7 @@ async def whole_life(store: Store) -> None:
     await store.publish(JOB, 1, version_record(1), "{}", fence, {ALICE: (1, 2, 3, 4)})
     await store.publish_memberships(JOB, membership_record(1), 0)
     await store.open_round(JOB, round_record(2), fence)
-    await store.blobs.stage(JOB, "t", 0, b"half")
+    await store.transfers.stage(JOB, "t", 0, b"half")
 
 
 class TestKeys:
@@ -72,7 +73,7 @@ class TestKeys:
         expiring = {key.decode() for key in await admin.keys("*") if await admin.ttl(key) >= 0}
         assert expiring == {keys.PROBE, its.lease, its.transfer("t")}
 
-    async def test_who_left_leaves_nothing_behind(self, own_store: Store, admin: Redis) -> None:
+    async def test_a_client_that_left_leaves_nothing_behind(self, own_store: Store, admin: Redis) -> None:
         await open_first_round(own_store)
         before = set(await admin.keys("*"))
         await own_store.join(JOB, client_record(ALICE, signature=(1.0,)))
@@ -81,24 +82,36 @@ class TestKeys:
         await own_store.forget_agent(ALICE)
         assert {key for key in await admin.keys("*") if b":changes:" not in key} <= before
 
-    async def test_swept_and_deleted_blobs_leave_nothing_behind(self, own_store: Store, admin: Redis) -> None:
+    async def test_what_was_swept_or_deleted_leaves_nothing_behind(self, own_store: Store, admin: Redis) -> None:
         before = set(await admin.keys("*"))
         digest = await own_store.blobs.put(JOB, b"deleted")
         await own_store.blobs.put(JOB, b"swept")
         for name in ("swept", "discarded", "refused", "committed"):
-            await own_store.blobs.stage(JOB, name, 0, name.encode())
-        await own_store.blobs.commit(JOB, "committed", digest_of(b"committed"))
+            await own_store.transfers.stage(JOB, name, 0, name.encode())
+        await own_store.transfers.commit(JOB, "committed", digest_of(b"committed"))
         with refused(ErrorCode.DIGEST_MISMATCH):
-            await own_store.blobs.commit(JOB, "refused", digest_of(b"other"))
+            await own_store.transfers.commit(JOB, "refused", digest_of(b"other"))
         await own_store.blobs.delete(JOB, [digest])
-        await own_store.blobs.discard(JOB, "discarded")
+        await own_store.transfers.discard(JOB, "discarded")
         await asyncio.sleep(0.02)
-        assert await own_store.blobs.sweep(JOB, [], 0.001) == 3
+        assert await own_store.blobs.sweep(JOB, [], 0.001) == 2
+        assert await own_store.transfers.sweep(JOB, 0.001) == 1
         assert set(await admin.keys("*")) == before
 
+    async def test_a_transfer_that_expired_leaves_the_index_with_the_next_sweep(
+        self, own_store: Store, admin: Redis
+    ) -> None:
+        its = JobKeys(JOB)
+        await own_store.transfers.stage(JOB, "t", 0, b"half")
+        await admin.pexpire(its.transfer("t"), 1)
+        await asyncio.sleep(0.02)
+        assert await admin.keys("*") == [its.transfers.encode()]
+        assert await own_store.transfers.sweep(JOB, 0.001) == 0
+        assert await admin.keys("*") == []
+
     async def test_a_committed_transfer_no_longer_expires(self, own_store: Store, admin: Redis) -> None:
-        await own_store.blobs.stage(JOB, "t", 0, b"data")
-        await own_store.blobs.commit(JOB, "t", digest_of(b"data"))
+        await own_store.transfers.stage(JOB, "t", 0, b"data")
+        await own_store.transfers.commit(JOB, "t", digest_of(b"data"))
         assert await admin.ttl(JobKeys(JOB).blob(digest_of(b"data"))) == -1
 
 
@@ -121,7 +134,7 @@ class TestScripts:
         await open_first_round(own_store)
         token = await token_of(own_store, ALICE)
         digest = await own_store.blobs.put(JOB, b"update")
-        await own_store.blobs.stage(JOB, "warm", 0, b"x")
+        await own_store.transfers.stage(JOB, "warm", 0, b"x")
         await own_store.check_lease(ALICE, token)
         with refused(ErrorCode.NOT_ENROLLED):
             await own_store.accept(JOB, update_record(BOB), "")
@@ -129,7 +142,7 @@ class TestScripts:
         async with admin.monitor() as monitor:
             await own_store.accept(JOB, update_record(ALICE, digest=digest), token)
             await own_store.check_lease(ALICE, token)
-            await own_store.blobs.stage(JOB, "t", 0, b"data")
+            await own_store.transfers.stage(JOB, "t", 0, b"data")
             await own_store.blobs.put(JOB, b"another")
             await admin.echo("end")
             sent = []
@@ -158,19 +171,19 @@ class _Meddler(RedisConnection):
 
     async def run(self, name: str, keys: tuple[str, ...], *arguments: Argument) -> list[object]:
         if name == "commit_transfer" and self.evil:
-            blobs, evil, self.evil = RedisBlobs(self), self.evil, b""
-            await blobs.discard(JOB, "t")
-            await blobs.stage(JOB, "t", 0, evil)
+            transfers, evil, self.evil = RedisTransfers(self), self.evil, b""
+            await transfers.discard(JOB, "t")
+            await transfers.stage(JOB, "t", 0, evil)
         return await super().run(name, keys, *arguments)
 
 
 async def test_bytes_swapped_after_the_check_are_never_committed(own_redis: EmbeddedRedis) -> None:
     redis = _Meddler(own_redis.url)
-    blobs = RedisBlobs(redis)
-    await blobs.stage(JOB, "t", 0, b"honest")
+    transfers = RedisTransfers(redis)
+    await transfers.stage(JOB, "t", 0, b"honest")
     redis.evil = b"wicked"
     with refused(ErrorCode.DIGEST_MISMATCH):
-        await blobs.commit(JOB, "t", digest_of(b"honest"))
-    assert await blobs.size(JOB, digest_of(b"honest")) is None
-    assert await blobs.staged(JOB, "t") == 0
+        await transfers.commit(JOB, "t", digest_of(b"honest"))
+    assert await RedisBlobs(redis).size(JOB, digest_of(b"honest")) is None
+    assert await transfers.staged(JOB, "t") == 0
     await redis.close()

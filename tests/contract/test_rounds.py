@@ -53,7 +53,7 @@ class TestOpening:
         await store.open_round(JOB, round_record(2, clients=(CAROL,)), fence)
         assert await store.round(JOB) == round_record(2, clients=(CAROL,))
 
-    async def test_repeating_the_very_same_opening_changes_nothing(self, store: Store) -> None:
+    async def test_repeating_the_same_opening_changes_nothing(self, store: Store) -> None:
         fence = await open_first_round(store)
         await store.extend_round(JOB, 1, 2000, fence)
         before = await store.changes(JOB, Topic.TASKS)
@@ -171,7 +171,7 @@ class TestAccepting:
             await store.accept(JOB, update, token)
         assert await store.updates(JOB, 1) == {}
 
-    async def test_the_refusals_come_in_their_order(self, store: Store) -> None:
+    async def test_the_checks_come_in_the_order_that_the_interface_promises(self, store: Store) -> None:
         fence = await open_first_round(store, base_version=3)
         digest = digest_of(b"never sent")
         alice, carol = await token_of(store, ALICE), await token_of(store, CAROL)
@@ -219,7 +219,7 @@ class TestAccepting:
         await store.accept(JOB, update_record(ALICE), token)
         assert before < after == await store.changes(JOB, Topic.ARRIVALS)
 
-    async def test_updates_of_rounds_long_past_are_forgotten(self, store: Store) -> None:
+    async def test_updates_of_old_rounds_are_deleted(self, store: Store) -> None:
         fence = await open_first_round(store)
         await store.accept(JOB, update_record(ALICE), await token_of(store, ALICE))
         for number in range(1, KEPT_UPDATE_ROUNDS + 1):
@@ -377,7 +377,7 @@ class TestFencing:
         assert (await store.job(JOB)).status is JobStatus.RUNNING
         assert await store.set_status(JOB, JobStatus.CANCELLED, "by hand", [JobStatus.RUNNING])
 
-    async def test_folding_wakes_tasks_so_that_nobody_is_given_work_of_a_closed_round(self, store: Store) -> None:
+    async def test_folding_wakes_tasks_so_that_no_work_of_a_closed_round_is_given_out(self, store: Store) -> None:
         fence = await open_first_round(store)
         seen = await store.changes(JOB, Topic.TASKS)
         await store.begin_fold(JOB, 1, fence)
@@ -391,7 +391,7 @@ class TestFencing:
 
 
 class TestWaiting:
-    async def test_a_change_wakes_all_who_wait_at_once(self, store: Store) -> None:
+    async def test_a_change_wakes_all_waiters_at_once(self, store: Store) -> None:
         fence = await open_first_round(store)
         await store.begin_fold(JOB, 1, fence)
         seen = await store.changes(JOB, Topic.TASKS)
@@ -403,7 +403,7 @@ class TestWaiting:
         assert {await task for task in waiting} == {seen + 1}
         assert time.monotonic() - started < 2
 
-    async def test_a_change_missed_before_waiting_is_told_at_once(self, store: Store) -> None:
+    async def test_a_change_missed_before_waiting_ends_the_wait_at_once(self, store: Store) -> None:
         seen = await store.changes(JOB, Topic.TASKS)
         await open_first_round(store)
         started = time.monotonic()
@@ -433,7 +433,7 @@ class TestWaiting:
         await running_job(store)
         assert await waiting == seen
 
-    async def test_a_waiter_that_gave_up_harms_nobody(self, store: Store) -> None:
+    async def test_a_waiter_that_gave_up_does_no_harm(self, store: Store) -> None:
         await running_job(store)
         seen = await store.changes(JOB, Topic.ARRIVALS)
         gone = asyncio.create_task(store.wait_change(JOB, Topic.ARRIVALS, seen, 10))

@@ -517,6 +517,20 @@ async def test_residuals_of_the_last_two_versions_stay_and_older_ones_go() -> No
     assert kept == [3, 4]
 
 
+async def test_blobs_and_transfers_that_nothing_refers_to_are_deleted_when_they_are_an_hour_old() -> None:
+    story = await Story.begin(rounds=rules(total=2))
+    blobs, transfers = story.store.blobs, story.store.transfers
+    old = await blobs.put(JOB, b"old")
+    await transfers.stage(JOB, "old", 0, b"half")
+    story.wait(3600)
+    young = await blobs.put(JOB, b"young")
+    await transfers.stage(JOB, "young", 0, b"half")
+    await story.join("a", "b")
+    await story.play_round(story.coordinator())
+    assert [await blobs.size(JOB, digest) for digest in (old, young)] == [None, 5]
+    assert [await transfers.staged(JOB, name) for name in ("old", "young")] == [0, 4]
+
+
 # -- figures
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
-from fedhft.store.blobs_in_memory import InMemoryBlobs
+from fedhft.store.in_memory import InMemoryStore
 from fedhft.v1 import federation_pb2
 from fedhft.wire.digest import chunks
 
@@ -27,11 +27,11 @@ async def take(intake: Intake, data: bytes, size: int, start: int = 0, end: int 
         await intake.add(federation_pb2.BlobChunk(offset=offset, data=part))
 
 
-async def stored(blobs: InMemoryBlobs, data: bytes) -> bytes:
+async def stored(store: InMemoryStore, data: bytes) -> bytes:
     """What is staged, after a commit under the digest of `data`."""
     digest = hashlib.sha256(data).hexdigest()
-    await blobs.commit(JOB, "t", digest)
-    return await blobs.get(JOB, digest)
+    await store.transfers.commit(JOB, "t", digest)
+    return await store.blobs.get(JOB, digest)
 
 
 @settings(max_examples=40, deadline=None)
@@ -44,43 +44,43 @@ def test_a_large_update_is_staged_whole_also_when_its_stream_broke_anywhere(
     size: int, chunk: int, broken: float
 ) -> None:
     async def run() -> None:
-        blobs, data, end = InMemoryBlobs(), DATA[:size], int(broken * (size - 1))
-        first = Intake(blobs, JOB, "t", size)
+        store, data, end = InMemoryStore(), DATA[:size], int(broken * (size - 1))
+        first = Intake(store.transfers, JOB, "t", size)
         await take(first, data, chunk, 0, end)
         await first.stage()
-        assert await blobs.staged(JOB, "t") == end
-        second = Intake(blobs, JOB, "t", size)
+        assert await store.transfers.staged(JOB, "t") == end
+        second = Intake(store.transfers, JOB, "t", size)
         await take(second, data, chunk, end)
         await second.stage()
         assert (second.received, second.whole) == (size, None)
-        assert await stored(blobs, data) == data
+        assert await stored(store, data) == data
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("size", [1, 1000, PIECE_BYTES])
 async def test_an_update_of_one_piece_is_never_staged(size: int) -> None:
-    blobs = InMemoryBlobs()
-    intake = Intake(blobs, JOB, "t", size)
+    store = InMemoryStore()
+    intake = Intake(store.transfers, JOB, "t", size)
     assert intake.received is None
     await take(intake, DATA[:size], 30_000)
     await intake.stage()
     assert intake.whole == DATA[:size]
-    assert await blobs.staged(JOB, "t") == 0
+    assert await store.transfers.staged(JOB, "t") == 0
 
 
 async def test_a_new_attempt_from_the_start_replaces_what_an_earlier_one_left() -> None:
-    blobs, data = InMemoryBlobs(), DATA[: PIECE_BYTES + 5]
-    await blobs.stage(JOB, "t", 0, b"left behind")
-    intake = Intake(blobs, JOB, "t", len(data))
+    store, data = InMemoryStore(), DATA[: PIECE_BYTES + 5]
+    await store.transfers.stage(JOB, "t", 0, b"left behind")
+    intake = Intake(store.transfers, JOB, "t", len(data))
     await take(intake, data, 30_000)
     await intake.stage()
-    assert await stored(blobs, data) == data
+    assert await stored(store, data) == data
 
 
 async def test_a_gap_and_a_byte_too_many_are_refused() -> None:
-    blobs = InMemoryBlobs()
-    intake = Intake(blobs, JOB, "t", 2 * PIECE_BYTES)
+    store = InMemoryStore()
+    intake = Intake(store.transfers, JOB, "t", 2 * PIECE_BYTES)
     await take(intake, DATA, 30_000, 0, PIECE_BYTES + 7)
     with pytest.raises(FedhftError) as gap:
         await intake.add(federation_pb2.BlobChunk(offset=PIECE_BYTES + 8, data=b"x"))
@@ -89,4 +89,4 @@ async def test_a_gap_and_a_byte_too_many_are_refused() -> None:
         await intake.add(federation_pb2.BlobChunk(offset=PIECE_BYTES + 7, data=bytes(PIECE_BYTES)))
     assert surplus.value.code is ErrorCode.UPDATE_TOO_LARGE
     await intake.stage()
-    assert await blobs.staged(JOB, "t") == 0
+    assert await store.transfers.staged(JOB, "t") == 0

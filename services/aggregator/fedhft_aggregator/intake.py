@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
-from fedhft.store.interface import BlobStore
 from fedhft.store.refusals import wrong_offset
+from fedhft.store.transfers import TransferStore
 from fedhft.v1 import federation_pb2
 
 PIECE_BYTES = 512 * 1024
-"""Chunks are joined to pieces of this size, and an update of no more is never staged. What of a piece a dying server
-had is sent again."""
+"""Chunks are joined to pieces of this size, and an update of no more is never staged. What a dying server had of a
+piece is sent again."""
 
 
 class Intake:
     """The chunks of one push. At most a piece, its copy for the store, and a chunk are held."""
 
-    def __init__(self, blobs: BlobStore, job: JobId, transfer: str, size: int) -> None:
-        self._blobs = blobs
+    def __init__(self, transfers: TransferStore, job: JobId, transfer: str, size: int) -> None:
+        self._transfers = transfers
         self._job = job
         self._transfer = transfer
         self._size = size
@@ -44,7 +44,7 @@ class Intake:
         data = memoryview(chunk.data)
         if chunk.offset + len(data) > self._size:
             self._held = 0
-            await self._blobs.discard(self._job, self._transfer)
+            await self._transfers.discard(self._job, self._transfer)
             raise FedhftError(
                 ErrorCode.UPDATE_TOO_LARGE,
                 f"the stream goes past the declared size of {self._size} bytes; declare the size of the whole update",
@@ -68,7 +68,7 @@ class Intake:
         if not self._held or self._start is None or self._is_whole:
             return
         if self._start == 0:
-            await self._blobs.discard(self._job, self._transfer)  # what another attempt left; this one starts anew
+            await self._transfers.discard(self._job, self._transfer)  # what another attempt left; this one starts over
         data = bytes(self._piece[: self._held])
-        self._start = await self._blobs.stage(self._job, self._transfer, self._start, data)
+        self._start = await self._transfers.stage(self._job, self._transfer, self._start, data)
         self._held = 0

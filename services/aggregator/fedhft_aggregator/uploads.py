@@ -63,10 +63,9 @@ class Uploads:
 
     async def staged(self, upload: Upload) -> int:
         """Bytes of this update that are here already."""
-        blobs = self._store.blobs
-        if upload.digest and await blobs.size(upload.job, upload.digest) is not None:
+        if upload.digest and await self._store.blobs.size(upload.job, upload.digest) is not None:
             return int(upload.header.size)
-        return await blobs.staged(upload.job, upload.transfer)
+        return await self._store.transfers.staged(upload.job, upload.transfer)
 
     async def receive(
         self, upload: Upload, chunks: Chunks, go_ahead: Callable[[], Awaitable[None]]
@@ -90,8 +89,8 @@ class Uploads:
 
         A refused update's bytes are left to the sweep: the same bytes may be another client's accepted update.
         """
-        blobs, size = self._store.blobs, int(upload.header.size)
-        intake = Intake(blobs, upload.job, upload.transfer, size)
+        blobs, transfers, size = self._store.blobs, self._store.transfers, int(upload.header.size)
+        intake = Intake(transfers, upload.job, upload.transfer, size)
         try:
             async for chunk in _within(chunks):
                 await intake.add(chunk)
@@ -112,7 +111,7 @@ class Uploads:
                 f"the stream ended after {received} of {size} bytes; ask with query_staged and resume there",
             )
         if await blobs.size(upload.job, upload.digest) is None:
-            await blobs.commit(upload.job, upload.transfer, upload.digest)
+            await transfers.commit(upload.job, upload.transfer, upload.digest)
         await self._check(upload, None)
 
     async def _check(self, upload: Upload, data: bytes | None) -> None:

@@ -336,6 +336,7 @@ class Coordinator:
         verdict = retention(latest, [one for one in found if one is not None], forgotten, updates.values())
         await store.blobs.delete(job, verdict.dropped)
         await store.blobs.sweep(job, verdict.kept, _ORPHAN_AGE_S)
+        await store.transfers.sweep(job, _ORPHAN_AGE_S)
 
     @contextlib.asynccontextmanager
     async def _renewed_lease(self) -> AsyncIterator[None]:

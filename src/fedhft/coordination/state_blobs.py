@@ -9,7 +9,7 @@ from fedhft.aggregation.versions import ServerState, initial_state, snapshot
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.records import StoredBlob, VersionRecord
-from fedhft.store.interface import BlobStore
+from fedhft.store.blobs import BlobStore
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode, encode
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import secrets
 from collections.abc import Collection
 
 from fedhft.ids import JobId
 from fedhft.store import refusals
 from fedhft.store.connection import RedisConnection
-from fedhft.store.keys import TRANSFER_TTL_S, JobKeys
-
-_COMMIT_ATTEMPTS = 3
-_HASH_IN_THREAD = 1 << 20
+from fedhft.store.hashing import sha256
+from fedhft.store.keys import JobKeys
 
 
 class RedisBlobs:
@@ -30,7 +25,7 @@ class RedisBlobs:
 
     async def put(self, job: JobId, data: bytes) -> str:
         """See BlobStore.put."""
-        digest = await _sha256(data)
+        digest = await sha256(data)
         its = JobKeys(job)
         await self._redis.run("put_blob", (its.blob(digest), its.blobs), digest, data)
         return digest
@@ -53,82 +48,15 @@ class RedisBlobs:
         outcome, *size = await self._redis.run("size_of_blob", (JobKeys(job).blob(digest),))
         return int(size[0]) if outcome == b"ok" else None
 
-    async def stage(self, job: JobId, transfer: str, offset: int, data: bytes) -> int:
-        """See BlobStore.stage."""
-        its = JobKeys(job)
-        outcome, staged = await self._redis.run(
-            "stage",
-            (its.transfer(transfer), its.transfers),
-            transfer,
-            offset,
-            data,
-            secrets.token_hex(8),
-            TRANSFER_TTL_S,
-        )
-        if outcome == b"wrong_offset":
-            raise refusals.wrong_offset(transfer, offset, staged)
-        return int(staged)
-
-    async def staged(self, job: JobId, transfer: str) -> int:
-        """See BlobStore.staged."""
-        return int(await self._redis.call("STRLEN", JobKeys(job).transfer(transfer)))
-
-    async def commit(self, job: JobId, transfer: str, digest: str) -> None:
-        """See BlobStore.commit.
-
-        Redis cannot compute SHA-256, so the bytes are read and checked here; the incarnation and the size tell the
-        script that what it renames is what was checked.
-        """
-        its = JobKeys(job)
-        found = "of nothing"
-        for _ in range(_COMMIT_ATTEMPTS):
-            outcome, *staged = await self._redis.run(
-                "read_transfer", (its.transfer(transfer), its.transfers, its.blob(digest)), transfer
-            )
-            if outcome == b"none":
-                break
-            incarnation, data = staged if outcome == b"staged" else (b"", b"")
-            found = digest if outcome == b"done" else await _sha256(data)
-            if found != digest:
-                break
-            (outcome,) = await self._redis.run(
-                "commit_transfer",
-                (its.transfer(transfer), its.transfers, its.blob(digest), its.blobs),
-                transfer,
-                incarnation,
-                len(data),
-                digest,
-            )
-            if outcome == b"ok":
-                return
-        await self.discard(job, transfer)
-        raise refusals.digest_mismatch(transfer, digest, found)
-
-    async def discard(self, job: JobId, transfer: str) -> None:
-        """See BlobStore.discard."""
-        its = JobKeys(job)
-        await self._redis.run("discard_transfer", (its.transfer(transfer), its.transfers), transfer)
-
     async def delete(self, job: JobId, digests: Collection[str]) -> None:
         """See BlobStore.delete."""
         its = JobKeys(job)
         await self._redis.run("delete_blobs", (its.blobs,), its.blob_prefix, *digests)
 
     async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
-        """See BlobStore.sweep."""
+        """See BlobStore.sweep. A put is one script, so a killed writer leaves nothing unfinished."""
         its = JobKeys(job)
         _, deleted = await self._redis.run(
-            "sweep_blobs",
-            (its.blobs, its.transfers),
-            round(older_than_s * 1000),
-            its.blob_prefix,
-            its.transfer_prefix,
-            *keep,
+            "sweep_blobs", (its.blobs,), round(older_than_s * 1000), its.blob_prefix, *keep
         )
         return int(deleted)
-
-
-async def _sha256(data: bytes) -> str:
-    if len(data) > _HASH_IN_THREAD:
-        return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-    return hashlib.sha256(data).hexdigest()

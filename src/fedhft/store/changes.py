@@ -1,8 +1,7 @@
 """Waiting for changes without polling: one subscription per process, however many wait.
 
-A message is only a hint that a counter moved; the counter in Redis is the truth and is read once for all waiters. When
-the subscription is lost, the counters that somebody waits for are read once a second, all in one command, until it is
-back.
+A message is only a hint that a counter moved; the counter in Redis is the truth and is read once for all waiters. While
+the subscription is lost, the counters with waiters are read once a second, all in one command.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class _Counter:
 
 
 class ChangeFeed:
-    """The change counters that somebody in this process waits for."""
+    """The change counters that have waiters in this process."""
 
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
@@ -61,7 +60,7 @@ class ChangeFeed:
                 while counter.value is None or counter.value == seen:
                     await counter.moved.wait()
         except TimeoutError:
-            # Told below from what is known by then.
+            # The answer, below, is what is known by then.
             pass
         finally:
             counter.waiters -= 1
@@ -108,7 +107,7 @@ class ChangeFeed:
                 continue
             asked = False
             if message["type"] == "psubscribe":
-                # Only now is no change missed, so what was read before is read again.
+                # From now on no change is missed. What was read earlier may be out of date, so it is read again.
                 for counter in self._counters.values():
                     counter.value = None
                 self._subscribed = True
@@ -116,7 +115,7 @@ class ChangeFeed:
             elif message["type"] == "pmessage":
                 key = message["channel"].decode()
                 counter_or_none = self._counters.get(key)
-                # A value we know already is an old hint. Databases of one server share channels, so a new value is
+                # A value that is known already is an old hint. Databases of one server share channels, so a value is
                 # never taken from the message.
                 if counter_or_none and (counter_or_none.value is None or int(message["data"]) > counter_or_none.value):
                     await self._refresh([key])
@@ -124,7 +123,7 @@ class ChangeFeed:
                 await self._refresh(key for key, counter in self._counters.items() if counter.value is None)
 
     async def _refresh(self, keys: Iterable[str]) -> None:
-        """Read counters in one command and wake who waits for those that moved. Silent when Redis does not answer."""
+        """Read counters in one command and wake the waiters of those that moved; an outage is only logged."""
         wanted = list(keys)
         if not wanted:
             return

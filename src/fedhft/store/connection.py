@@ -1,9 +1,10 @@
-"""The way to Redis: bounded in time and in connections, one round trip per script, errors told in our words."""
+"""Connections to Redis: bounded in time and number, one round trip per script, errors translated into ours."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,16 +16,29 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.store import refusals
 
 Argument = str | bytes | int
-"""What a command takes."""
+"""One argument of a command."""
 
-_STATES = ("LOADING", "BUSY", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
-_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_STATE = re.compile(r"(?:^|-)(?:LOADING|BUSY|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|TRYAGAIN|CLUSTERDOWN) ")
+"""In the text of an error: the server takes no commands for a while. First, or after a dash where a script quotes it."""
+_STATES = (ReadOnlyError, MasterDownError, TryAgainError, ClusterDownError)
+"""The same where redis-py has put a class in the place of the first word. (BusyLoadingError is a ConnectionError.)"""
+_DENIED = (AuthenticationError, NoPermissionError)
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class ConnectionSettings:
     connect_s: float = 2.0
     """Seconds to open a connection."""
     answer_s: float = 10.0
-    """Seconds for one command in all: a free connection, opening it, the answer."""
+    """Seconds for one command in total: waiting for a free connection, opening it, the answer."""
     connections: int = 32
     """Most connections of one process; further commands wait for one."""
 
@@ -141,16 +155,16 @@ class RedisConnection:
         await self._client.aclose()
 
     def refusal(self, error: Exception) -> FedhftError:
-        """What an error of Redis or of the way to it means to our callers."""
+        """What an error of Redis, or of the connection to it, means to our callers."""
         text = str(error) or f"no answer in {self._settings.answer_s:g} s"
+        if isinstance(error, _DENIED):
+            return refusals.unavailable(self.where, f"refuses access ({text}); set a user and password that may use it")
         if not isinstance(error, ResponseError):
             return refusals.unavailable(self.where, f"does not answer ({text})")
         if "command not allowed when used memory" in text:
             return refusals.full(self.where, "is out of memory")
-        if text.startswith(_STATES):
-            return refusals.unavailable(self.where, f"takes no commands now ({text})")
-        if text.startswith(_DENIED):
-            return refusals.unavailable(self.where, f"does not let us in ({text}); give the right user and password")
+        if isinstance(error, _STATES) or _STATE.search(text):
+            return refusals.unavailable(self.where, f"accepts no commands at the moment ({text})")
         return FedhftError(ErrorCode.INTERNAL, f"redis refused a command: {text}")
 
 

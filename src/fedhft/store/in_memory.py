@@ -26,18 +26,24 @@ from fedhft.records import (
     VersionRecord,
 )
 from fedhft.store import refusals
+from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_in_memory import InMemoryBlobs
 from fedhft.store.in_memory_job import KeptJob
-from fedhft.store.interface import BlobStore
+from fedhft.store.interface import BlobBackEnd
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
+from fedhft.store.transfers import TransferStore
+from fedhft.store.transfers_in_memory import InMemoryTransfers
 
 
 class InMemoryStore:
-    """Store in dictionaries; blobs there too unless another back end is given."""
+    """Store in dictionaries; blobs and transfers there too unless another back end is given."""
 
-    def __init__(self, blobs: BlobStore | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, back_end: BlobBackEnd | None = None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._blobs: BlobStore = InMemoryBlobs(clock) if blobs is None else blobs
+        if back_end is None:
+            blobs = InMemoryBlobs(clock)
+            back_end = BlobBackEnd(blobs, InMemoryTransfers(blobs, clock))
+        self._blobs, self._transfers = back_end.blobs, back_end.transfers
         self._agents: dict[ClientId, AgentRecord] = {}
         self._jobs: dict[JobId, KeptJob] = {}
 
@@ -46,11 +52,16 @@ class InMemoryStore:
         """See Store.blobs."""
         return self._blobs
 
+    @property
+    def transfers(self) -> TransferStore:
+        """See Store.transfers."""
+        return self._transfers
+
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
     def _of(self, job: JobId) -> KeptJob:
-        """What is kept of a job, for reading also of one that does not exist."""
+        """What is kept of a job, to be read only: empty for a job that does not exist."""
         return self._jobs.get(job) or KeptJob()
 
     def _existing(self, job: JobId) -> tuple[KeptJob, JobRecord]:
@@ -203,7 +214,7 @@ class InMemoryStore:
         """See Store.clients."""
         return dict(sorted(self._of(job).clients.items()))
 
-    # -- who may move the job on
+    # -- the coordinator lease
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
         """See Store.acquire."""
         its = self._jobs.setdefault(job, KeptJob())

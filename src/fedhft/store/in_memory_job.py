@@ -21,7 +21,7 @@ from fedhft.records import (
 
 @dataclass
 class KeptJob:
-    """Everything of one job; `record` is None for one that was only asked about."""
+    """Everything about one job; `record` is None until the job is created."""
 
     record: JobRecord | None = None
     schema: str | None = None
@@ -41,7 +41,7 @@ class KeptJob:
     moved: dict[Topic, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
     def wake(self, topic: Topic) -> None:
-        """Count a change and wake who waits for it."""
+        """Count a change and wake its waiters."""
         self.counters[topic] += 1
         self.moved.pop(topic, asyncio.Event()).set()
 

@@ -2,12 +2,13 @@
 
 All calls are coroutines and raise FedhftError: STORE_UNAVAILABLE when the back end does not answer in time, STORE_FULL
 when it has no memory left, and what each method names. Every transition is atomic. Times are the store's own clock, so
-replicas with different clocks agree. No call is sent twice on its own: after STORE_UNAVAILABLE it may have happened.
+replicas with different clocks agree. No call is retried in here: after STORE_UNAVAILABLE it may have taken effect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from fedhft.ids import ClientId, JobId
@@ -24,57 +25,16 @@ from fedhft.records import (
     UpdateRecord,
     VersionRecord,
 )
+from fedhft.store.blobs import BlobStore
+from fedhft.store.transfers import TransferStore
 
 
-class BlobStore(Protocol):
-    """Content-addressed bytes of a job, and half-received transfers."""
+@dataclass(frozen=True)
+class BlobBackEnd:
+    """Where blobs are kept, and where the transfers that become them: chosen together, as a commit reaches both."""
 
-    async def ping(self) -> None:
-        """Raises STORE_UNAVAILABLE unless the back end takes writes."""
-        ...
-
-    async def close(self) -> None:
-        """Release what is held open."""
-        ...
-
-    async def put(self, job: JobId, data: bytes) -> str:
-        """Store bytes; returns their hex SHA-256. Idempotent."""
-        ...
-
-    async def get(self, job: JobId, digest: str, offset: int = 0, length: int = -1) -> bytes:
-        """Bytes [offset, offset + length) (to the end for -1), or fewer. Raises UNKNOWN_BLOB, INVALID_ARGUMENT."""
-        ...
-
-    async def size(self, job: JobId, digest: str) -> int | None:
-        """Size in bytes, None when absent."""
-        ...
-
-    async def stage(self, job: JobId, transfer: str, offset: int, data: bytes) -> int:
-        """Append to a transfer; returns bytes staged. Raises WRONG_OFFSET when offset is not what is staged so far."""
-        ...
-
-    async def staged(self, job: JobId, transfer: str) -> int:
-        """Bytes staged so far; 0 when unknown."""
-        ...
-
-    async def commit(self, job: JobId, transfer: str, digest: str) -> None:
-        """Turn a transfer into the blob `digest`; idempotent once done.
-
-        Raises DIGEST_MISMATCH and drops the transfer when its bytes are others.
-        """
-        ...
-
-    async def discard(self, job: JobId, transfer: str) -> None:
-        """Drop a transfer, if there is one."""
-        ...
-
-    async def delete(self, job: JobId, digests: Collection[str]) -> None:
-        """Delete blobs; absent ones are ignored."""
-        ...
-
-    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
-        """Delete blobs not in `keep` and transfers, both older than the given age; returns how many."""
-        ...
+    blobs: BlobStore
+    transfers: TransferStore
 
 
 class Store(Protocol):
@@ -82,7 +42,12 @@ class Store(Protocol):
 
     @property
     def blobs(self) -> BlobStore:
-        """The blob back end."""
+        """Whole blobs."""
+        ...
+
+    @property
+    def transfers(self) -> TransferStore:
+        """What is on its way to become a blob; a commit puts it into `blobs`."""
         ...
 
     async def ping(self) -> None:
@@ -105,7 +70,7 @@ class Store(Protocol):
         ...
 
     async def check_lease(self, client: ClientId, lease_token: str) -> AgentRecord:
-        """Heartbeat: checks the token and notes last_seen; never creates a record.
+        """Heartbeat: checks the token and records last_seen; never creates a record.
 
         Raises NOT_ENROLLED, LEASE_SUPERSEDED.
         """
@@ -116,7 +81,7 @@ class Store(Protocol):
         ...
 
     async def forget_agent(self, client: ClientId) -> None:
-        """Remove an agent; its token is worth nothing from then on."""
+        """Remove an agent; its token is no longer valid."""
         ...
 
     # -- jobs
@@ -158,7 +123,7 @@ class Store(Protocol):
         ...
 
     async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
-        """Replace the signature of a client that is joined; False when it is not (never revives one)."""
+        """Replace the signature of a joined client; False when it is not joined (one that left stays away)."""
         ...
 
     async def leave(self, job: JobId, client: ClientId) -> bool:
@@ -170,10 +135,10 @@ class Store(Protocol):
         ...
 
     async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
-        """Everybody who joined, by id."""
+        """All joined clients, by id."""
         ...
 
-    # -- who may move the job on
+    # -- the coordinator lease: one replica at a time moves a job on
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
         """Take or renew the job's coordinator lease; returns the fencing token, None if held by another.
 
@@ -182,14 +147,14 @@ class Store(Protocol):
         ...
 
     async def release(self, job: JobId, holder: str) -> None:
-        """Give the lease up, if held by `holder`; its token is worth nothing from then on."""
+        """Give up the lease if `holder` has it; its token is no longer valid."""
         ...
 
     # -- rounds
     async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
         """Open round `number` if the last one is number - 1 and published (or none and number is 1); wakes TASKS.
 
-        Repeating the very same opening changes nothing. Raises, in this order, FENCED for an outdated fence,
+        Repeating the same opening changes nothing. Raises, in this order, FENCED for an outdated fence,
         UNKNOWN_JOB, JOB_NOT_RUNNING unless running or evaluating, ROUND_CLOSED when the round is not the next.
         """
         ...
@@ -209,7 +174,7 @@ class Store(Protocol):
         ...
 
     async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
-        """Accepted updates of a round, by client. Those of rounds long past are forgotten (KEPT_UPDATE_ROUNDS)."""
+        """Accepted updates of a round, by client. Those of old rounds are deleted (KEPT_UPDATE_ROUNDS)."""
         ...
 
     async def accepted_count(self, job: JobId, number: int) -> int:
@@ -230,9 +195,7 @@ class Store(Protocol):
     async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
         """Collecting -> folding; pins and returns the sorted accepted clients, the same again when already folding.
 
-        Wakes TASKS.
-
-        Raises FENCED, ROUND_CLOSED when published or another round.
+        Wakes TASKS. Raises FENCED, ROUND_CLOSED when published or another round.
         """
         ...
 
@@ -247,10 +210,8 @@ class Store(Protocol):
     ) -> bool:
         """Folding -> published, with the new version, the round's summary (JSON) and its clients' byte counters.
 
-        Wakes TASKS.
-
-        False when the round was already published (nothing changes). For the final evaluation `version` is the
-        unchanged last one. Raises FENCED, ROUND_CLOSED when the round is not folding.
+        Wakes TASKS. False when the round was already published (nothing changes). For the final evaluation `version`
+        is the unchanged last one. Raises FENCED, ROUND_CLOSED when the round is not folding.
         """
         ...
 
@@ -259,15 +220,15 @@ class Store(Protocol):
         ...
 
     async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
-        """Forget version records below a number, never the latest; returns them, so that their blobs can be deleted."""
+        """Delete version records below a number, never the latest; returns them, so that their blobs can go too."""
         ...
 
     async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
-        """Summaries (JSON) of published rounds, in order: entries [start:stop], as a list is sliced."""
+        """Summaries (JSON) of published rounds, in order: entries [start:stop], like a slice of a list."""
         ...
 
     async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:
-        """Byte counters of those of the clients that have reported in a published round."""
+        """Byte counters of those among `clients` that have reported in a published round."""
         ...
 
     # -- memberships
@@ -278,7 +239,7 @@ class Store(Protocol):
     async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:
         """Publish version expected_version + 1 if expected_version is the latest; False otherwise.
 
-        Repeating the very same record is True again. Raises INVALID_ARGUMENT when the record has another number.
+        Repeating the same record is True again. Raises INVALID_ARGUMENT when the record has another number.
         """
         ...
 
@@ -290,6 +251,6 @@ class Store(Protocol):
     async def wait_change(self, job: JobId, topic: Topic, seen: int, timeout_s: float) -> int:
         """Wait until the counter differs from `seen`, at most `timeout_s`; returns it.
 
-        Waiters never poll the back end. An outage is waited through; STORE_UNAVAILABLE if it outlasts the timeout.
+        Waiters never poll the back end. A wait survives an outage; STORE_UNAVAILABLE if it outlasts the timeout.
         """
         ...

@@ -1,8 +1,8 @@
 """Every key that fedhft keeps in Redis: its name, its type, what it holds.
 
-All keys of a job start with `fedhft:job:<job>:`, which cannot collide with the others because ids hold no colon. One
-primary server is meant, not Redis Cluster: an accept reads the agent's lease and the job together. A key without the
-words "expires after" lives until something deletes it.
+All keys of a job start with `fedhft:job:<job>:`, which cannot collide with the others because ids contain no colon.
+They assume one primary server, not Redis Cluster: an accept reads the agent's lease and the job together. A key without
+the words "expires after" stays until it is deleted.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PROBE = "fedhft:probe"
 """string: written by every readiness check to prove that writes work; expires after ten seconds."""
 
 CHANGE_PATTERN = "fedhft:job:*:changes:*"
-"""pub/sub pattern: a change counter's new value is published on the channel that is named like the counter's key."""
+"""pub/sub pattern: a change counter's new value is published on the channel that has the name of the counter's key."""
 
 KEPT_UPDATE_ROUNDS = 32
-"""Accepted updates of older rounds than this are forgotten when a round opens (their blobs go earlier, by sweep)."""
+"""How many rounds' accepted updates are kept; opening a round deletes older ones (their blobs are deleted earlier)."""
 
 TRANSFER_TTL_S = 6 * 3600
 """A half-received transfer to which nothing was added for this long is dropped, so abandoned ones free their memory."""
@@ -51,22 +51,22 @@ class JobKeys:
 
     @property
     def schema(self) -> str:
-        """string: the adapter schema (JSON) that the first agent fixed."""
+        """string: the adapter schema (JSON), as the first agent to join had it."""
         return self.prefix + "schema"
 
     @property
     def clients(self) -> str:
-        """hash client -> ClientRecord without its signature (JSON): everybody who joined."""
+        """hash client -> ClientRecord without its signature (JSON): all joined clients."""
         return self.prefix + "clients"
 
     @property
     def signatures(self) -> str:
-        """hash client -> signature as little-endian doubles: apart, being a hundred times larger."""
+        """hash client -> signature as little-endian doubles: separate, being a hundred times larger than records."""
         return self.prefix + "signatures"
 
     @property
     def lease(self) -> str:
-        """string: who holds the coordinator lease; expires after the lease's time, which is the end of the lease."""
+        """string: the holder of the coordinator lease; expires after the lease's time, which ends the lease."""
         return self.prefix + "lease"
 
     @property
@@ -77,7 +77,7 @@ class JobKeys:
     @property
     def round(self) -> str:
         """hash: record (RoundRecord as opened, JSON); number and base_version for the scripts; and what changes: phase,
-        deadline_ms, extensions, pinned (client ids separated by blanks).
+        deadline_ms, extensions, pinned (client ids separated by spaces).
         """
         return self.prefix + "round"
 
@@ -87,7 +87,7 @@ class JobKeys:
         return self.prefix + "participants"
 
     def updates(self, number: int) -> str:
-        """hash client -> UpdateRecord (JSON): what round `number` accepted; this is the durable append."""
+        """hash client -> UpdateRecord (JSON): what round `number` accepted; once in here, an update counts."""
         return f"{self.prefix}updates:{number}"
 
     @property
@@ -102,7 +102,7 @@ class JobKeys:
 
     @property
     def traffic(self) -> str:
-        """hash client -> Traffic (JSON): its byte counters as of the last published round that it reported in."""
+        """hash client -> Traffic (JSON): its byte counters as of the last published round in which it reported."""
         return self.prefix + "traffic"
 
     @property

@@ -1,4 +1,4 @@
-"""From the two texts an operator gives to a store."""
+"""From the two settings that an operator gives to an open store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.store.in_memory import InMemoryStore
-from fedhft.store.interface import BlobStore, Store
+from fedhft.store.interface import BlobBackEnd, Store
 
 _BLOB_KINDS = 'use "redis", "memory" (with memory:// only) or "dir:PATH"'
 
@@ -19,12 +19,15 @@ def open_store(url: str, blobs: str) -> Store:
     Raises INVALID_ARGUMENT for anything else, and for pairs that would lose what they acknowledged.
     """
     in_memory = url.startswith("memory:")
-    chosen: BlobStore | None
+    chosen: BlobBackEnd | None
     if blobs.startswith("dir:") and len(blobs) > len("dir:"):
         # Imported here: file locks exist on Unix only, and `simulate` needs none.
         from fedhft.store.blobs_directory import DirectoryBlobs
+        from fedhft.store.directory import Directory
+        from fedhft.store.transfers_directory import DirectoryTransfers
 
-        chosen = DirectoryBlobs(Path(blobs.removeprefix("dir:")))
+        directory = Directory(Path(blobs.removeprefix("dir:")))
+        chosen = BlobBackEnd(DirectoryBlobs(directory), DirectoryTransfers(directory))
     elif blobs == "memory" and not in_memory:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "blobs", blobs, "would forget accepted updates at a restart", _BLOB_KINDS
@@ -34,7 +37,7 @@ def open_store(url: str, blobs: str) -> Store:
     elif blobs in ("redis", "memory"):
         chosen = None
     else:
-        raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "blobs", blobs, "is no kind of blob store", _BLOB_KINDS)
+        raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "blobs", blobs, "is not a kind of blob store", _BLOB_KINDS)
     if in_memory:
         return InMemoryStore(chosen)
     # Imported here: a simulation needs no redis package.

@@ -7,14 +7,17 @@ import logging
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.records import Topic
+from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.changes import ChangeFeed
 from fedhft.store.connection import RedisConnection
-from fedhft.store.interface import BlobStore
+from fedhft.store.interface import BlobBackEnd
 from fedhft.store.keys import PROBE, JobKeys
 from fedhft.store.redis_agents import RedisAgents
 from fedhft.store.redis_jobs import RedisJobs
 from fedhft.store.redis_rounds import RedisRounds
+from fedhft.store.transfers import TransferStore
+from fedhft.store.transfers_redis import RedisTransfers
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +26,12 @@ _DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "n
 
 
 class RedisStore(RedisAgents, RedisJobs, RedisRounds):
-    """Store over Redis; blobs there too unless another back end is given. Opens no connection until it needs one."""
+    """Store over Redis; blobs and transfers there too unless another back end is given. Connects when first used."""
 
-    def __init__(self, redis: RedisConnection, blobs: BlobStore | None = None) -> None:
+    def __init__(self, redis: RedisConnection, back_end: BlobBackEnd | None = None) -> None:
         self._redis = redis
-        self._blobs: BlobStore = RedisBlobs(redis) if blobs is None else blobs
+        back_end = back_end or BlobBackEnd(RedisBlobs(redis), RedisTransfers(redis))
+        self._blobs, self._transfers = back_end.blobs, back_end.transfers
         self._changes = ChangeFeed(redis)
         self._settings_checked = False
 
@@ -35,6 +39,11 @@ class RedisStore(RedisAgents, RedisJobs, RedisRounds):
     def blobs(self) -> BlobStore:
         """See Store.blobs."""
         return self._blobs
+
+    @property
+    def transfers(self) -> TransferStore:
+        """See Store.transfers."""
+        return self._transfers
 
     async def ping(self) -> None:
         """See Store.ping."""
@@ -45,11 +54,11 @@ class RedisStore(RedisAgents, RedisJobs, RedisRounds):
             await self._check_settings()
 
     async def _check_settings(self) -> None:
-        """Warn once when this Redis may forget what it acknowledged."""
+        """Warn once when this Redis may lose what it acknowledged."""
         try:
             settings = await self._redis.together(*(("CONFIG", "GET", name) for name in _DURABLE))
         except FedhftError as error:
-            log.info("cannot read the settings of %s, so durability is up to it: %s", self._redis.where, error)
+            log.info("cannot read the settings of %s, so its durability is unknown: %s", self._redis.where, error)
             return
         for (name, wanted), answer in zip(_DURABLE.items(), settings, strict=True):
             found = b" ".join(answer[1:]).decode()

@@ -1,4 +1,4 @@
-"""Jobs in Redis: specs, status, who joined, memberships, and who may move a job on."""
+"""Jobs in Redis: specification, status, clients, memberships and the coordinator lease."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from fedhft.job import load_canonical
 from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds import upgrade
 from fedhft.store import keys, refusals
+from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import RedisConnection
-from fedhft.store.interface import BlobStore
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS, JobKeys
 
 
@@ -187,7 +187,7 @@ class RedisRounds:
 
     async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
         """See Store.history."""
-        if stop == 0:  # Redis counts the last entry in, and has no way to say "none" from the start
+        if stop == 0:  # Redis includes the last entry, so it has no way to ask for none from the start
             return []
         last = -1 if stop is None else stop - 1
         return [summary.decode() for summary in await self._redis.call("LRANGE", JobKeys(job).history, start, last)]
@@ -220,7 +220,7 @@ def _refusal(outcome: bytes, detail: list[Any], job: JobId, number: int, fence: 
             return refusals.job_not_running(job, detail[0].decode())
         case b"round_closed":
             return refusals.round_closed(job, number, detail[0].decode())
-    return FedhftError(ErrorCode.INTERNAL, f"a store script answered {outcome!r}")
+    return FedhftError(ErrorCode.INTERNAL, f"a store script returned an unknown outcome: {outcome!r}")
 
 
 def _check(outcome: bytes, detail: list[Any], job: JobId, number: int, fence: int) -> None:

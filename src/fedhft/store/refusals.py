@@ -1,4 +1,4 @@
-"""What the store says no with: one sentence per refusal, the same from every back end."""
+"""The refusals of a store: one message each, the same from every back end."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def job_exists(job: str) -> FedhftError:
 
 
 def job_not_running(job: str, status: str) -> FedhftError:
-    """The job takes no updates and opens no rounds now."""
+    """The job accepts no updates and opens no rounds in its present status."""
     return FedhftError.field(
         ErrorCode.JOB_NOT_RUNNING, "status", status, f"job {job} is not running", "see `fedhft job get`"
     )
 
 
 def not_enrolled(client: str) -> FedhftError:
-    """The agent has no record."""
+    """There is no record of the agent."""
     return FedhftError.field(ErrorCode.NOT_ENROLLED, "client", client, "is not enrolled", "enroll first")
 
 
@@ -45,7 +45,7 @@ def lease_superseded(client: str) -> FedhftError:
 
 
 def fenced(job: str, fence: int) -> FedhftError:
-    """The caller's coordinator lease is over."""
+    """The caller's coordinator lease has ended."""
     return FedhftError.field(
         ErrorCode.FENCED,
         "fence",
@@ -56,16 +56,16 @@ def fenced(job: str, fence: int) -> FedhftError:
 
 
 def round_closed(job: str, number: int, state: str) -> FedhftError:
-    """The round is not in the phase that the call needs; `state` says what is the case instead."""
+    """The round is not in the phase that the call needs; `state` says which one it is in."""
     return FedhftError.field(
-        ErrorCode.ROUND_CLOSED, "round", number, f"job {job} is at: {state}", "ask for the next task"
+        ErrorCode.ROUND_CLOSED, "round", number, f"the state of job {job} is: {state}", "ask for the next task"
     )
 
 
 def not_participant(client: str, number: int) -> FedhftError:
     """The round was opened without this client."""
     return FedhftError.field(
-        ErrorCode.NOT_PARTICIPANT, "client", client, f"takes no part in round {number}", "ask for the next task"
+        ErrorCode.NOT_PARTICIPANT, "client", client, f"is not a participant of round {number}", "ask for the next task"
     )
 
 
@@ -94,7 +94,7 @@ def stale_version(base_version: int, expected: str) -> FedhftError:
 def unknown_blob(job: str, digest: str) -> FedhftError:
     """No blob with this digest."""
     return FedhftError.field(
-        ErrorCode.UNKNOWN_BLOB, "digest", digest, f"job {job} holds no such blob", "upload it, or ask for the next task"
+        ErrorCode.UNKNOWN_BLOB, "digest", digest, f"job {job} has no such blob", "upload it, or ask for the next task"
     )
 
 
@@ -105,7 +105,7 @@ def wrong_offset(transfer: str, offset: int, staged: int) -> FedhftError:
         "offset",
         offset,
         f"{staged} bytes of transfer {transfer} are staged",
-        f"go on from offset {staged}",
+        f"continue at offset {staged}",
     )
 
 
@@ -126,7 +126,7 @@ def impossible_range(offset: int, length: int) -> FedhftError:
         ErrorCode.INVALID_ARGUMENT,
         "offset, length",
         (offset, length),
-        "is no range of bytes",
+        "is not a range of bytes",
         "use offset >= 0, length >= -1",
     )
 
@@ -134,12 +134,12 @@ def impossible_range(offset: int, length: int) -> FedhftError:
 def impossible_digest(digest: str) -> FedhftError:
     """Not a hex SHA-256."""
     return FedhftError.field(
-        ErrorCode.INVALID_ARGUMENT, "digest", digest, "is no SHA-256", "give 64 characters of 0-9 a-f"
+        ErrorCode.INVALID_ARGUMENT, "digest", digest, "is not a SHA-256", "give 64 characters of 0-9 and a-f"
     )
 
 
 def wrong_membership_version(version: int, expected: int) -> FedhftError:
-    """A membership record that is not the successor of the version it wants to replace."""
+    """A membership record whose number does not follow the version it is to replace."""
     return FedhftError.field(
         ErrorCode.INVALID_ARGUMENT,
         "version",
@@ -159,5 +159,5 @@ def unavailable(where: str, problem: str) -> FedhftError:
 def full(where: str, problem: str) -> FedhftError:
     """The back end has no room left. Nothing was written."""
     return FedhftError.field(
-        ErrorCode.STORE_FULL, "store", where, problem, "give it more room or shorten the retention, then try again"
+        ErrorCode.STORE_FULL, "store", where, problem, "give it more memory or disk space, then try again"
     )

@@ -1,4 +1,4 @@
--- Record an update durably, or say why not. The checks come in the order of the interface.
+-- Record an update durably, or say why not. The order of the checks is the one that Store.accept promises.
 -- EVALSHA sha 7 KEYS... ARGV...
 -- KEYS  job            hash, read: status
 --       agent          hash, read: lease_token

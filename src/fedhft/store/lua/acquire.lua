@@ -2,7 +2,7 @@
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  lease   string with expiry, read and written: the holder
 --       fence   counter, read and written: the last fencing token handed out
--- Returns {'ok', fence}, or {'held'} when another holds it.
+-- Returns {'ok', fence}, or {'held'} when another holder has it.
 local lease, fence = unpack(KEYS)
 local holder, ttl_ms = unpack(ARGV)
 

@@ -1,10 +1,10 @@
--- Stop collecting and pin the accepted clients; tell the pinned ones again when already folding.
+-- Stop collecting and pin the accepted clients; return the same ones again when already folding.
 -- EVALSHA sha 4 KEYS... ARGV...
 -- KEYS  fence     counter, read: the current fencing token
 --       round     hash, read and written: number, phase, pinned
 --       updates   hash, read: accepted updates of the round
---       tasks     counter and channel, written when pinned: nobody is given work of this round any more
--- Returns {'ok', client ids separated by blanks, in no order}, {'fenced'} or {'round_closed', state}.
+--       tasks     counter and channel, written when pinned: no more work of this round is given out
+-- Returns {'ok', client ids separated by spaces, in no particular order}, {'fenced'} or {'round_closed', state}.
 -- (Sorting is left to the caller: Lua here compares strings by the server's locale.)
 local fence, round, updates, tasks = unpack(KEYS)
 local token, number = unpack(ARGV)

@@ -1,11 +1,11 @@
 -- Turn a transfer whose bytes the caller has verified into a blob, if it is still the one that was verified.
--- When the blob is there already, it becomes young again and the transfer is dropped.
+-- When the blob is there already, it counts as just stored and the transfer is dropped.
 -- EVALSHA sha 4 KEYS... ARGV...
 -- KEYS  transfer    string with expiry, renamed or deleted: the bytes
 --       transfers   hash, read and written: name -> "<incarnation> <milliseconds of the last addition>"
 --       blob        string, written once: the bytes
 --       blobs       sorted set, written: digest -> milliseconds when last stored
--- Returns {'ok'}, or {'changed'} when somebody else dropped or continued the transfer meanwhile.
+-- Returns {'ok'}, or {'changed'} when another caller has dropped or continued the transfer meanwhile.
 local transfer, transfers, blob, blobs = unpack(KEYS)
 local name, incarnation, size, digest = unpack(ARGV)
 

@@ -1,4 +1,4 @@
--- Create a job in status waiting, unless it is there.
+-- Create a job in status waiting, unless it exists.
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  job    hash, read and written: spec, status, reason, created_ms
 --       jobs   list, written: ids of all jobs in order of creation

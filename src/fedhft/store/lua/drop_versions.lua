@@ -1,7 +1,7 @@
--- Forget the records of versions below a number; the latest stays whatever the number.
+-- Delete the records of versions below a number, but never the latest.
 -- EVALSHA sha 1 KEYS... ARGV...
 -- KEYS  versions   hash, read and written: number -> record, and `latest` -> number
--- Returns {'ok', every record that was dropped...}, in no order.
+-- Returns {'ok', every record that was deleted...}, in no particular order.
 local versions = KEYS[1]
 local below = tonumber(ARGV[1])
 

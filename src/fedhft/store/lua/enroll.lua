@@ -1,4 +1,4 @@
--- Record an agent; keep its lease token if it shows the current one, else give it the new one.
+-- Record an agent; keep its lease token if it shows the current one, else issue the new one.
 -- EVALSHA sha 1 KEYS... ARGV...
 -- KEYS  agent   hash, written: the agent's record
 -- Returns {token, now_ms}.

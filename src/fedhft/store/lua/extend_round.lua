@@ -1,4 +1,4 @@
--- Move the deadline of a round that collects, and count it. The same deadline again changes nothing.
+-- Move the deadline of a collecting round, and count the extension. The same deadline again changes nothing.
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  fence   counter, read: the current fencing token
 --       round   hash, read and written: number, phase, deadline_ms, extensions

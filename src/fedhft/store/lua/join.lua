@@ -1,4 +1,4 @@
--- Add a client to a job, or replace what is known of it.
+-- Add a client to a job, or replace its record.
 -- EVALSHA sha 4 KEYS... ARGV...
 -- KEYS  job          hash, read: whether the job exists
 --       clients      hash, written: the client's record

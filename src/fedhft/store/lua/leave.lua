@@ -7,7 +7,8 @@
 local clients, signatures, arrivals = unpack(KEYS)
 local client = ARGV[1]
 
--- The deletion comes first: Redis out of memory refuses a script at a first write that grows, never at one that shrinks.
+-- The deletion comes first: out of memory, Redis refuses a script that begins with a write that grows,
+-- but not one that begins by deleting.
 if redis.call('HDEL', clients, client) == 0 then
   return {'ok', 0}
 end

@@ -1,10 +1,10 @@
--- Open the next round of a job. Repeating the very same opening changes nothing.
+-- Open the next round of a job. Repeating the same opening changes nothing.
 -- EVALSHA sha 6 KEYS... ARGV...
 -- KEYS  fence          counter, read: the current fencing token
 --       job            hash, read: status
 --       round          hash, read and replaced: the round
 --       participants   set, replaced: clients that take part
---       forgotten      hash, deleted: accepted updates of a round of long ago
+--       forgotten      hash, deleted: accepted updates of a round too old to keep
 --       tasks          counter and channel, written
 -- ARGV  token, number, record, phase, base_version, deadline_ms, then every participant.
 -- Returns {'ok'}, {'fenced'}, {'unknown_job'}, {'job_not_running', status} or {'round_closed', state}.

@@ -1,4 +1,4 @@
--- Publish a folded round: its version, its summary and what its clients have moved, once.
+-- Publish a folded round, once: its version, its summary and its clients' byte counters.
 -- EVALSHA sha 6 KEYS... ARGV...
 -- KEYS  fence      counter, read: the current fencing token
 --       round      hash, read and written: number, phase
@@ -7,7 +7,7 @@
 --       traffic    hash, written: byte counters of the clients that reported
 --       tasks      counter and channel, written when published
 -- ARGV  token, number, version, record, summary; then client and counters, in pairs.
--- Returns {'ok', 1} when published, {'ok', 0} when it was before, {'fenced'} or {'round_closed', state}.
+-- Returns {'ok', 1} when published, {'ok', 0} when it already was, {'fenced'} or {'round_closed', state}.
 local fence, round, versions, history, traffic, tasks = unpack(KEYS)
 local token, number, version, record, summary = unpack(ARGV, 1, 5)
 local FIRST_COUNTERS = 6

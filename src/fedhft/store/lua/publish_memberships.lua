@@ -1,4 +1,4 @@
--- Publish the next membership version by compare-and-set. Repeating the very same record succeeds.
+-- Publish the next membership version by compare-and-set. Repeating the same record succeeds.
 -- EVALSHA sha 1 KEYS... ARGV...
 -- KEYS  memberships   hash, read and written: version -> record, and `latest` -> version
 -- Returns {'ok', 1}, or {'ok', 0} when the expected version is not the latest.

@@ -1,4 +1,4 @@
--- Store a blob unless it is there; in both cases it is young again, so a sweep spares it.
+-- Store a blob unless it is there; in both cases it counts as just stored, so a sweep spares it.
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  blob    string, written once: the bytes
 --       blobs   sorted set, written: digest -> milliseconds when last stored

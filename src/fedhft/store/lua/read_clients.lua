@@ -1,9 +1,9 @@
--- Read who joined a job, records and signatures at one moment.
+-- Read the clients of a job, records and signatures in one step.
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  clients      hash, read: client -> record
 --       signatures   hash, read: client -> signature
 -- ARGV  the clients to read; none means all.
--- Returns {{client, record...}, {client, signature...}}, flat, without those that are not there.
+-- Returns {{client, record...}, {client, signature...}}, flat, without those that are absent.
 local clients, signatures = unpack(KEYS)
 
 if #ARGV == 0 then

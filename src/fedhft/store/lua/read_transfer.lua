@@ -1,4 +1,4 @@
--- Read what a commit needs: whether the blob is there, else the staged bytes and their incarnation, at one moment.
+-- Read what a commit needs: whether the blob is there, else the staged bytes and their incarnation, in one step.
 -- EVALSHA sha 3 KEYS... ARGV...
 -- KEYS  transfer    string with expiry, read: the bytes
 --       transfers   hash, read: name -> "<incarnation> <milliseconds of the last addition>"

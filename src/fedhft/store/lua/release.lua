@@ -1,4 +1,4 @@
--- Give the coordinator lease up, if held by the caller; its fencing token is worth nothing afterwards.
+-- Give up the coordinator lease if the caller holds it; its fencing token is no longer valid.
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  lease   string with expiry, read and deleted: the holder
 --       fence   counter, written: moves past the token that was given up
@@ -7,7 +7,8 @@ local lease, fence = unpack(KEYS)
 local holder = ARGV[1]
 
 if redis.call('GET', lease) == holder then
-  -- The deletion comes first: Redis out of memory refuses a script at a first write that grows, never at one that shrinks.
+  -- The deletion comes first: out of memory, Redis refuses a script that begins with a write that grows,
+  -- but not one that begins by deleting.
   redis.call('DEL', lease)
   redis.call('INCR', fence)
 end

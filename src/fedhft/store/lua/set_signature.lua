@@ -1,4 +1,4 @@
--- Replace the signature of a client that is joined; never revives one that left.
+-- Replace the signature of a joined client; one that left is not added again.
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  clients      hash, read: whether the client is joined
 --       signatures   hash, written; '' removes it

@@ -1,10 +1,10 @@
--- Change a job's status if it is one of those expected.
+-- Change a job's status if the present one is expected.
 -- EVALSHA sha 4 KEYS... ARGV...
 -- KEYS  job        hash, read and written: status, reason
 --       fence      counter, read: the current fencing token
 --       tasks      counter and channel, written when changed
 --       arrivals   counter and channel, written when changed
--- ARGV  token ('' asks for none), status, reason, then every expected status.
+-- ARGV  token ('' when none is required), status, reason, then every expected status.
 -- Returns {'ok', 1} when changed, {'ok', 0} when not, {'unknown_job'}, {'fenced'}.
 local job, fence, tasks, arrivals = unpack(KEYS)
 local token, status, reason = ARGV[1], ARGV[2], ARGV[3]

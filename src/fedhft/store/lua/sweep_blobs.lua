@@ -1,13 +1,12 @@
--- Delete blobs that nobody keeps and transfers, both older than an age.
--- EVALSHA sha 2 KEYS... ARGV...
--- KEYS  blobs       sorted set, read and written: digest -> milliseconds when last stored
---       transfers   hash, read and written: name -> "<incarnation> <milliseconds of the last addition>"
---       and, named by prefix: blob (strings, deleted), transfer (strings with expiry, deleted)
--- ARGV  age_ms, blob_prefix, transfer_prefix, then every digest to keep.
+-- Delete blobs that are not to be kept and were last stored longer ago than an age.
+-- EVALSHA sha 1 KEYS... ARGV...
+-- KEYS  blobs   sorted set, read and written: digest -> milliseconds when last stored
+--       and, named by prefix: blob (strings, deleted)
+-- ARGV  age_ms, blob_prefix, then every digest to keep.
 -- Returns {'ok', how many were deleted}.
-local blobs, transfers = unpack(KEYS)
-local age_ms, blob_prefix, transfer_prefix = unpack(ARGV, 1, 3)
-local FIRST_KEPT = 4
+local blobs = KEYS[1]
+local age_ms, blob_prefix = unpack(ARGV, 1, 2)
+local FIRST_KEPT = 3
 
 local keep = {}
 for i = FIRST_KEPT, #ARGV do
@@ -20,13 +19,6 @@ for _, digest in ipairs(redis.call('ZRANGEBYSCORE', blobs, '-inf', string.format
   if not keep[digest] then
     deleted = deleted + redis.call('UNLINK', blob_prefix .. digest)
     redis.call('ZREM', blobs, digest)
-  end
-end
-local staged = redis.call('HGETALL', transfers)
-for i = 1, #staged, 2 do
-  if tonumber(string.match(staged[i + 1], '%d+$')) <= oldest_ms then
-    deleted = deleted + redis.call('UNLINK', transfer_prefix .. staged[i])
-    redis.call('HDEL', transfers, staged[i])
   end
 end
 return {'ok', deleted}

@@ -18,7 +18,8 @@ import pytest_asyncio
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
-from fedhft.store.blobs_directory import DirectoryBlobs
+from fedhft.store.interface import Store
+from fedhft.store.open import open_store
 from tests.contract.federation import JOB, digest_of, refused
 
 DATA = os.urandom(1 << 20)
@@ -30,15 +31,17 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest_asyncio.fixture
-async def blobs(root: Path) -> AsyncIterator[DirectoryBlobs]:
-    opened = DirectoryBlobs(root)
+async def here(root: Path) -> AsyncIterator[Store]:
+    """A store with blobs and transfers in the directory."""
+    opened = open_store("memory://", f"dir:{root}")
     yield opened
     await opened.close()
 
 
 @pytest_asyncio.fixture
-async def replica(root: Path) -> AsyncIterator[DirectoryBlobs]:
-    opened = DirectoryBlobs(root)
+async def replica(root: Path) -> AsyncIterator[Store]:
+    """Another on the same directory."""
+    opened = open_store("memory://", f"dir:{root}")
     yield opened
     await opened.close()
 
@@ -55,38 +58,35 @@ class TestPaths:
     @pytest.mark.parametrize(
         "digest", ["../../../escape", "/etc/passwd", "", "A" * 64, "a" * 63, "a" * 65, "a" * 64 + "\n"]
     )
-    async def test_what_is_no_digest_never_becomes_a_path(self, blobs: DirectoryBlobs, digest: str) -> None:
-        await blobs.stage(JOB, "t", 0, b"data")
+    async def test_what_is_not_a_digest_never_becomes_a_path(self, here: Store, digest: str) -> None:
+        await here.transfers.stage(JOB, "t", 0, b"data")
         for call in (
-            blobs.get(JOB, digest),
-            blobs.size(JOB, digest),
-            blobs.commit(JOB, "t", digest),
-            blobs.delete(JOB, [digest]),
+            here.blobs.get(JOB, digest),
+            here.blobs.size(JOB, digest),
+            here.transfers.commit(JOB, "t", digest),
+            here.blobs.delete(JOB, [digest]),
         ):
             with refused(ErrorCode.INVALID_ARGUMENT):
                 await call
 
     @pytest.mark.parametrize("job", ["../escape", "..", "/tmp", "a/b", "", "A"])
-    async def test_what_is_no_job_id_never_becomes_a_path(
-        self, blobs: DirectoryBlobs, tmp_path: Path, job: str
-    ) -> None:
+    async def test_what_is_not_a_job_id_never_becomes_a_path(self, here: Store, tmp_path: Path, job: str) -> None:
         bad = JobId(job)
         for call in (
-            blobs.put(bad, b"data"),
-            blobs.get(bad, digest_of(b"data")),
-            blobs.stage(bad, "t", 0, b"data"),
-            blobs.discard(bad, "t"),
-            blobs.sweep(bad, [], 0),
+            here.blobs.put(bad, b"data"),
+            here.blobs.get(bad, digest_of(b"data")),
+            here.transfers.stage(bad, "t", 0, b"data"),
+            here.transfers.discard(bad, "t"),
+            here.blobs.sweep(bad, [], 0),
+            here.transfers.sweep(bad, 0),
         ):
             with refused(ErrorCode.INVALID_ARGUMENT):
                 await call
         assert files_under(tmp_path) == set()
 
-    async def test_transfer_names_stay_inside_the_jobs_folder(
-        self, blobs: DirectoryBlobs, root: Path, tmp_path: Path
-    ) -> None:
+    async def test_transfer_names_stay_inside_the_jobs_folder(self, here: Store, root: Path, tmp_path: Path) -> None:
         for name in ("../../../../escape", "/tmp/escape", "a/../../b", "nul\0byte"):
-            await blobs.stage(JOB, name, 0, b"data")
+            await here.transfers.stage(JOB, name, 0, b"data")
         found = files_under(tmp_path)
         assert len(found) == 4
         assert all(path.parent == root / JOB / "transfers" for path in found)
@@ -94,7 +94,7 @@ class TestPaths:
 
 class TestDurability:
     async def test_a_blob_is_on_disk_before_it_has_its_name_and_its_folder_after(
-        self, blobs: DirectoryBlobs, root: Path, monkeypatch: pytest.MonkeyPatch
+        self, here: Store, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         steps: list[tuple[str, str]] = []
         fsync, replace = os.fsync, Path.replace
@@ -109,16 +109,16 @@ class TestDurability:
 
         monkeypatch.setattr(os, "fsync", noted_fsync)
         monkeypatch.setattr(Path, "replace", noted_replace)
-        for data, store in ((b"put", blobs.put(JOB, b"put")), (b"staged", _staged_and_committed(blobs, b"staged"))):
+        for data, store in ((b"put", here.blobs.put(JOB, b"put")), (b"staged", _staged_and_committed(here, b"staged"))):
             steps.clear()
             await store
             digest = digest_of(data)
             assert [step for step, _ in steps[:2]] == ["fsync", "rename"]
             assert steps[1:3] == [("rename", digest), ("fsync", digest[:2])]
 
-    async def test_no_reader_ever_sees_a_part_of_a_blob(self, blobs: DirectoryBlobs, root: Path) -> None:
+    async def test_no_reader_ever_sees_a_part_of_a_blob(self, here: Store, root: Path) -> None:
         datas = [bytes([i]) * (2 << 20) for i in range(12)]
-        storing = asyncio.gather(*(blobs.put(JOB, data) for data in datas))
+        storing = asyncio.gather(*(here.blobs.put(JOB, data) for data in datas))
         seen: set[str] = set()
         while not storing.done():
             for path in complete_blobs(root):
@@ -129,94 +129,93 @@ class TestDurability:
         assert len(complete_blobs(root)) == 12
         assert not any((root / JOB / "transfers").iterdir())
 
-    async def test_a_file_that_was_damaged_while_staged_is_noticed_at_commit(
-        self, blobs: DirectoryBlobs, root: Path
-    ) -> None:
-        await blobs.stage(JOB, "t", 0, DATA)
+    async def test_a_file_that_was_damaged_while_staged_is_noticed_at_commit(self, here: Store, root: Path) -> None:
+        await here.transfers.stage(JOB, "t", 0, DATA)
         (transfer,) = (root / JOB / "transfers").iterdir()
         with transfer.open("r+b") as file:
             file.seek(1000)
             file.write(b"power cut")
         with refused(ErrorCode.DIGEST_MISMATCH):
-            await blobs.commit(JOB, "t", digest_of(DATA))
+            await here.transfers.commit(JOB, "t", digest_of(DATA))
         assert complete_blobs(root) == set()
 
-    async def test_what_a_killed_writer_left_is_swept(self, blobs: DirectoryBlobs, root: Path) -> None:
-        await blobs.put(JOB, b"kept")
+    async def test_what_a_killed_writer_left_is_swept(self, here: Store, root: Path) -> None:
+        await here.blobs.put(JOB, b"kept")
         left = root / JOB / "transfers" / "new-left-behind"
         left.write_bytes(b"half")
         os.utime(left, (1, 1))
-        assert await blobs.sweep(JOB, [digest_of(b"kept")], 60) == 1
+        assert await here.transfers.sweep(JOB, 60) == 0
+        assert await here.blobs.sweep(JOB, [digest_of(b"kept")], 60) == 1
         assert not left.exists()
 
 
-async def _staged_and_committed(blobs: DirectoryBlobs, data: bytes) -> None:
-    await blobs.stage(JOB, "t", 0, data)
-    await blobs.commit(JOB, "t", digest_of(data))
+async def _staged_and_committed(here: Store, data: bytes) -> None:
+    await here.transfers.stage(JOB, "t", 0, data)
+    await here.transfers.commit(JOB, "t", digest_of(data))
 
 
 class TestReplicas:
-    async def test_a_transfer_goes_on_at_another_replica(self, blobs: DirectoryBlobs, replica: DirectoryBlobs) -> None:
+    async def test_a_transfer_goes_on_at_another_replica(self, here: Store, replica: Store) -> None:
         half = len(DATA) // 2
-        await blobs.stage(JOB, "t", 0, DATA[:half])
-        assert await replica.staged(JOB, "t") == half
-        await replica.stage(JOB, "t", half, DATA[half:])
+        await here.transfers.stage(JOB, "t", 0, DATA[:half])
+        assert await replica.transfers.staged(JOB, "t") == half
+        await replica.transfers.stage(JOB, "t", half, DATA[half:])
         with refused(ErrorCode.WRONG_OFFSET):
-            await blobs.stage(JOB, "t", half, DATA[half:])
-        await blobs.commit(JOB, "t", digest_of(DATA))
-        assert await replica.get(JOB, digest_of(DATA)) == DATA
+            await here.transfers.stage(JOB, "t", half, DATA[half:])
+        await here.transfers.commit(JOB, "t", digest_of(DATA))
+        assert await replica.blobs.get(JOB, digest_of(DATA)) == DATA
 
     async def test_racing_chunks_and_commits_of_two_replicas_leave_one_whole_blob(
-        self, blobs: DirectoryBlobs, replica: DirectoryBlobs, root: Path
+        self, here: Store, replica: Store, root: Path
     ) -> None:
         lost: set[ErrorCode] = set()
 
-        async def send(through: DirectoryBlobs) -> None:
-            while await through.size(JOB, digest_of(DATA)) is None:
-                offset = await through.staged(JOB, "t")
+        async def send(through: Store) -> None:
+            while await through.blobs.size(JOB, digest_of(DATA)) is None:
+                offset = await through.transfers.staged(JOB, "t")
                 try:
                     if offset < len(DATA):
-                        await through.stage(JOB, "t", offset, DATA[offset : offset + 50_000])
+                        await through.transfers.stage(JOB, "t", offset, DATA[offset : offset + 50_000])
                     else:
-                        await through.commit(JOB, "t", digest_of(DATA))
+                        await through.transfers.commit(JOB, "t", digest_of(DATA))
                 except FedhftError as error:
                     # Another one took this step first.
                     lost.add(error.code)
 
         for _ in range(5):
-            await asyncio.gather(send(blobs), send(replica), send(blobs))
-            assert await blobs.get(JOB, digest_of(DATA)) == DATA
-            await blobs.delete(JOB, [digest_of(DATA)])
-            await blobs.discard(JOB, "t")
+            await asyncio.gather(send(here), send(replica), send(here))
+            assert await here.blobs.get(JOB, digest_of(DATA)) == DATA
+            await here.blobs.delete(JOB, [digest_of(DATA)])
+            await here.transfers.discard(JOB, "t")
         assert lost <= {ErrorCode.WRONG_OFFSET}
 
     async def test_a_sweep_at_one_replica_never_takes_what_another_just_stored(
-        self, blobs: DirectoryBlobs, replica: DirectoryBlobs, root: Path
+        self, here: Store, replica: Store, root: Path
     ) -> None:
         datas = [f"blob {i}".encode() for i in range(30)]
         for data in datas:
-            await blobs.put(JOB, data)
+            await here.blobs.put(JOB, data)
         for path in complete_blobs(root):
             os.utime(path, (1, 1))
 
         async def store_all() -> None:
             for data in datas:
-                await blobs.put(JOB, data)
+                await here.blobs.put(JOB, data)
 
-        await asyncio.gather(store_all(), *(replica.sweep(JOB, [], 60) for _ in range(10)))
+        await asyncio.gather(store_all(), *(replica.blobs.sweep(JOB, [], 60) for _ in range(10)))
         for data in datas:
-            assert await replica.get(JOB, digest_of(data)) == data
+            assert await replica.blobs.get(JOB, digest_of(data)) == data
 
     async def test_a_chunk_that_waited_while_the_transfer_was_committed_goes_nowhere(
-        self, blobs: DirectoryBlobs, root: Path
+        self, here: Store, root: Path
     ) -> None:
-        await blobs.stage(JOB, "t", 0, b"hello")
-        await blobs.put(JOB, b"another")
+        await here.transfers.stage(JOB, "t", 0, b"hello")
+        await here.blobs.put(JOB, b"another")
         (transfer,) = (root / JOB / "transfers").iterdir()
         committed = root / JOB / "blobs" / "committed"
         with transfer.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            waiting = asyncio.create_task(blobs.stage(JOB, "t", 5, b" more"))
+            waiting = asyncio.create_task(here.transfers.stage(JOB, "t", 5, b" more"))
             await asyncio.sleep(0.2)
             assert not waiting.done()
             transfer.rename(committed)
@@ -224,36 +223,35 @@ class TestReplicas:
             await waiting
         assert committed.read_bytes() == b"hello"
 
-    async def test_a_sweep_waits_for_who_stores_and_then_looks_again(self, blobs: DirectoryBlobs, root: Path) -> None:
-        await blobs.put(JOB, b"stored again")
+    async def test_a_sweep_waits_for_writers_and_then_looks_again(self, here: Store, root: Path) -> None:
+        await here.blobs.put(JOB, b"stored again")
         (blob,) = complete_blobs(root)
         os.utime(blob, (1, 1))
         with (root / JOB / "lock").open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_SH)
-            sweeping = asyncio.create_task(blobs.sweep(JOB, [], 60))
+            sweeping = asyncio.create_task(here.blobs.sweep(JOB, [], 60))
             await asyncio.sleep(0.2)
             assert blob.exists()
             os.utime(blob)
         assert await sweeping == 0
         assert blob.exists()
 
-    async def test_processes_that_stage_the_same_transfer_agree(self, root: Path, blobs: DirectoryBlobs) -> None:
+    async def test_processes_that_stage_the_same_transfer_agree(self, root: Path, here: Store) -> None:
         program = """
 import asyncio, sys
-from pathlib import Path
 from fedhft.errors import FedhftError
-from fedhft.store.blobs_directory import DirectoryBlobs
+from fedhft.store.open import open_store
 
 async def main():
-    blobs, taken = DirectoryBlobs(Path(sys.argv[1])), 0
-    while (offset := await blobs.staged("tickets", "t")) < 20_000:
+    store, taken = open_store("memory://", f"dir:{sys.argv[1]}"), 0
+    while (offset := await store.transfers.staged("tickets", "t")) < 20_000:
         try:
-            await blobs.stage("tickets", "t", offset, sys.argv[2].encode() * 100)
+            await store.transfers.stage("tickets", "t", offset, sys.argv[2].encode() * 100)
             taken += 1
         except FedhftError:
             pass
     print(taken)
-    await blobs.close()
+    await store.close()
 
 asyncio.run(main())
 """
@@ -281,27 +279,27 @@ def room_for(size: int) -> Iterator[None]:
 
 
 class TestNoRoom:
-    async def test_without_room_nothing_is_stored_and_nothing_is_lost(self, blobs: DirectoryBlobs, root: Path) -> None:
-        await blobs.put(JOB, b"kept")
-        await blobs.stage(JOB, "t", 0, DATA[:50_000])
+    async def test_without_room_nothing_is_stored_and_nothing_is_lost(self, here: Store, root: Path) -> None:
+        await here.blobs.put(JOB, b"kept")
+        await here.transfers.stage(JOB, "t", 0, DATA[:50_000])
         with room_for(100_000):
             with refused(ErrorCode.STORE_FULL):
-                await blobs.put(JOB, DATA)
+                await here.blobs.put(JOB, DATA)
             with refused(ErrorCode.STORE_FULL):
-                await blobs.stage(JOB, "t", 50_000, DATA[50_000:])
-            assert await blobs.staged(JOB, "t") == 50_000
-            assert await blobs.get(JOB, digest_of(b"kept")) == b"kept"
+                await here.transfers.stage(JOB, "t", 50_000, DATA[50_000:])
+            assert await here.transfers.staged(JOB, "t") == 50_000
+            assert await here.blobs.get(JOB, digest_of(b"kept")) == b"kept"
         assert len(files_under(root / JOB / "transfers")) == 1
-        await blobs.stage(JOB, "t", 50_000, DATA[50_000:])
-        await blobs.commit(JOB, "t", digest_of(DATA))
-        assert await blobs.get(JOB, digest_of(DATA)) == DATA
+        await here.transfers.stage(JOB, "t", 50_000, DATA[50_000:])
+        await here.transfers.commit(JOB, "t", digest_of(DATA))
+        assert await here.blobs.get(JOB, digest_of(DATA)) == DATA
 
     async def test_a_root_that_cannot_be_used_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_bytes(b"no directory")
-        blobs = DirectoryBlobs(tmp_path / "file")
-        for call in (blobs.ping(), blobs.put(JOB, b"data"), blobs.stage(JOB, "t", 0, b"data")):
+        (tmp_path / "file").write_bytes(b"not a directory")
+        here = open_store("memory://", f"dir:{tmp_path / 'file'}")
+        for call in (here.ping(), here.blobs.put(JOB, b"data"), here.transfers.stage(JOB, "t", 0, b"data")):
             with pytest.raises(FedhftError) as caught:
                 await call
             assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
             assert str(tmp_path / "file") in caught.value.message
-        await blobs.close()
+        await here.close()
