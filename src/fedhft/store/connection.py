@@ -35,7 +35,7 @@ Argument = str | bytes | int
 """One argument of a command."""
 
 _STATE = re.compile(r"(?:^|-)(?:LOADING|BUSY|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|TRYAGAIN|CLUSTERDOWN) ")
-"""In the text of an error: the server takes no commands for a while. First, or after a dash where a script quotes it."""
+"""In the text of an error: the server takes no commands for a while. At its start, or after a dash within a script."""
 _STATES = (ReadOnlyError, MasterDownError, TryAgainError, ClusterDownError)
 """The same where redis-py has put a class in the place of the first word. (BusyLoadingError is a ConnectionError.)"""
 _DENIED = (AuthenticationError, NoPermissionError)
