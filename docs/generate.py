@@ -2,12 +2,13 @@
 
 Whole pages: docs/job-reference.md, docs/exit-codes.md. Blocks of other pages, between the marks
 `<!-- begin generated: NAME -->` and `<!-- end generated: NAME -->`: choices, presets, preset-wire (methods.md);
-options-aggregator, options-clusterer, options-agent, metrics (operations.md).
+options-aggregator, options-clusterer, options-agent, options-job, metrics (operations.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import tomllib
@@ -371,6 +372,24 @@ def options_agent() -> str:
     return options(AgentSettings)
 
 
+def options_job() -> str:
+    """Options of every `fedhft job` command that asks an aggregator."""
+    import typer.main
+
+    from fedhft.cli.main import app
+    from fedhft.cli.server_options import ServerOptions
+
+    command: Any = typer.main.get_command(app)
+    parameters = {parameter.name: parameter for parameter in command.commands["job"].commands["get"].params}
+    rows = []
+    for field in dataclasses.fields(ServerOptions):
+        option = parameters[field.name]
+        default = "" if option.default is None else f"`{option.default}`"
+        variable = f"`{option.envvar}`" if option.envvar else ""
+        rows.append((f"`{option.opts[0]}`", variable, default, _cell(option.help)))
+    return _table(("option", "environment variable", "default", "meaning"), rows)
+
+
 def metrics() -> str:
     """Every metric: name, type, labels, who exposes it, meaning."""
     from fedhft.telemetry import metrics as defined
@@ -431,6 +450,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "options-aggregator": options_aggregator,
         "options-clusterer": options_clusterer,
         "options-agent": options_agent,
+        "options-job": options_job,
         "metrics": metrics,
     },
 }

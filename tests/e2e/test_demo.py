@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,17 +45,28 @@ def demo(tmp_path: Path, *arguments: str) -> list[str]:
     ]  # fmt: skip
 
 
+def command_of(process: int) -> bytes:
+    """Its command line; empty when it is gone."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def children_of(folder: Path) -> list[int]:
-    """Processes whose command line or working data names `folder`."""
-    found = []
+    """Processes whose command line names `folder`."""
+    ids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [one for one in ids if one != os.getpid() and str(folder).encode() in command_of(one)]
+
+
+def started_by(process: int) -> set[int]:
+    """Its child processes."""
+    found = set()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in command:
-                found.append(int(entry.name))
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                found |= {int(entry.name)} if parent == process else set()
     return found
 
 
@@ -110,27 +125,59 @@ def test_a_demo_prints_one_object_and_leaves_report_plots_history_and_adapters(t
     assert (tmp_path / "simulated" / "report.md").exists()
 
 
+def wait_until(true: Callable[[], bool], seconds: float, told: Callable[[], object]) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["piped", "terminal"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_an_interrupted_demo_says_so_at_once_ends_soon_and_leaves_no_process_behind(
+    tmp_path: Path, number: signal.Signals, code: int, terminal: bool
+) -> None:
     model, data = tiny_model(tmp_path / "model"), write_data(tmp_path / "data")
+    ours, theirs = pty.openpty() if terminal else os.pipe()
     running = subprocess.Popen(
         demo(tmp_path, "--data", str(data), "--model", str(model), "--rounds", "1000"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "400"},
     )  # fmt: skip
+    os.close(theirs)
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+            while piece := os.read(ours, 4096):
+                shown.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    children: set[int] = set()
     try:
         log = tmp_path / "out" / "fedhft" / "run" / "logs" / "client-02.log"
-        deadline = time.monotonic() + 120
-        while not log.exists() and time.monotonic() < deadline:
-            assert running.poll() is None, running.communicate()[1]
-            time.sleep(0.1)
-        assert len(children_of(tmp_path / "out")) > CLIENTS
+        wait_until(lambda: log.exists() and "listening" in log.read_text(), 120, lambda: shown)
+        children = started_by(running.pid)
+        assert len(children) == CLIENTS + 4  # the aggregator, the clusterer, Redis and what guards it
+        stuck = next(child for child in children if b"client-02" in command_of(child))
+        os.kill(stuck, signal.SIGSTOP)  # as deaf to a request to stop as an agent that is importing torch
+        assert b"stopping" not in shown
         running.send_signal(number)
-        _, errors = running.communicate(timeout=60)
+        wait_until(lambda: b"stopping the federation" in shown, 2, lambda: shown)
+        running.wait(timeout=10)
+        left = [command_of(child) for child in children if Path(f"/proc/{child}").exists()]
     finally:
         running.kill()
-    assert running.returncode == code, errors
-    assert "Traceback" not in errors
-    assert none_left(tmp_path / "out")
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        running.communicate()
+        reader.join(10)
+        os.close(ours)
+    assert running.returncode == code, shown
+    assert f"what was written so far is in {tmp_path / 'out'}".encode() in shown
+    assert b"Traceback" not in shown
+    assert left == []
 
 
 def test_a_failing_agent_ends_the_demo_with_its_exit_code_and_the_end_of_its_log(tmp_path: Path) -> None:

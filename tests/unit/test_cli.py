@@ -60,6 +60,19 @@ def test_every_command_that_the_documents_name_is_there() -> None:
     assert all(name in jobs for name in ("submit", "list", "get", "watch", "clusters", "cancel", "export", "schema"))
 
 
+@pytest.mark.parametrize("command", ["submit", "list", "get", "watch", "clusters", "cancel", "export"])
+def test_every_command_that_asks_an_aggregator_says_how_to_reach_it(command: str) -> None:
+    shown = fedhft("job", command, "--help").stdout
+    for text in ("--server", "FEDHFT_SERVER", "--tls-authority", "--tls-certificate", "--tls-key", "--format"):
+        assert text in shown
+
+
+def test_half_a_tls_pair_is_refused_by_every_command_and_comes_from_the_environment_too() -> None:
+    done = fedhft("job", "list", FEDHFT_TLS_KEY="key.pem")
+    assert done.returncode == ErrorCodeExit.INVALID_ARGUMENT
+    assert "give both files or neither" in done.stderr
+
+
 def test_job_schema_prints_a_json_schema_that_accepts_the_example() -> None:
     done = fedhft("job", "schema")
     assert done.returncode == 0
@@ -147,6 +160,16 @@ def test_service_commands_pass_their_arguments_and_exit_codes_through() -> None:
     done = fedhft_process("agent", "--server", "nonsense", "--client", "x", "--data", "x")
     assert done.returncode == ErrorCodeExit.INVALID_ARGUMENT
     assert done.stderr.startswith("fedhft_agent: --server = 'nonsense'")
+
+
+def test_the_clusterer_starts_where_there_is_no_scikit_learn() -> None:
+    program = (
+        "import sys; sys.modules['sklearn'] = None  # as if it were not installed\n"
+        "from fedhft.cli.main import main; sys.exit(main(['clusterer', '--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--redis" in done.stdout
 
 
 def test_options_are_parsed_at_the_door() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import subprocess
@@ -58,15 +59,22 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def targets(name: str) -> Iterator[str]:
+@functools.cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+@functools.cache
+def targets(name: str) -> tuple[str, ...]:
     """What `name` imports, at the top or inside a function, as dotted names of modules or of things in them."""
-    path = MODULES[name]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found: list[str] = []
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import; write the whole path"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{name}: relative import; write the whole path"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(found)
 
 
 def prefixes(target: str) -> list[str]:
@@ -183,8 +191,8 @@ def test_importing_the_library_without_training_loads_no_torch() -> None:
 
 def handlers() -> Iterator[tuple[str, ast.AsyncFunctionDef]]:
     """Every method of a servicer that gRPC calls."""
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in MODULES:
+        for node in ast.walk(tree(name)):
             if isinstance(node, ast.ClassDef) and any("Servicer" in ast.unparse(base) for base in node.bases):
                 for inner in node.body:
                     if isinstance(inner, ast.AsyncFunctionDef) and inner.name[0].isupper():
@@ -229,8 +237,8 @@ def outside_tasks() -> Iterator[tuple[str, str]]:
 def test_only_the_network_calls_the_model() -> None:
     # Network.forward is the one way to logits: whoever computes them elsewhere would bypass what is done there.
     callers = set()
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in MODULES:
+        for node in ast.walk(tree(name)):
             called = node.func if isinstance(node, ast.Call) else None
             if isinstance(called, ast.Attribute) and called.attr in ("forward", "__call__"):
                 called = called.value  # model.forward(...) as well as model(...)

@@ -155,13 +155,17 @@ def demo(
     try:
         with RoundTable(console) as table:
             result = run_demo(settings, table)
+    except (KeyboardInterrupt, SystemExit):
+        if out.exists():
+            _say(console, f"stopped before the end; what was written so far is in {out}")
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
     if format is OutputFormat.JSON:
         print_json(result.as_dict())
     else:
         print_summary(console, result)
-        console.print(f"report: {out / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"report: {out / 'report.md'}")
 
 
 def parse_partition(text: str) -> Partition:
@@ -182,7 +186,7 @@ def parse_densities(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "tiers", text, "is no list of densities", "write 1.0,0.5,0.25"
+            ErrorCode.INVALID_ARGUMENT, "tiers", text, "is not a list of densities", "write 1.0,0.5,0.25"
         ) from None
 
 
@@ -191,7 +195,9 @@ def parse_clusters(text: str) -> int | str | None:
     if text in ("", "auto"):
         return text or None
     if not text.isdecimal() or int(text) < 1:
-        raise FedhftError.field(ErrorCode.INVALID_ARGUMENT, "clusters", text, "is no number", "write auto, 1, 2, ...")
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "clusters", text, "is not a number", "write auto, 1, 2, ..."
+        )
     return int(text)
 
 
@@ -229,6 +235,11 @@ def print_summary(console: Console, result: DemoResult) -> None:
                 markup=False,
                 highlight=False,
             )
+
+
+def _say(console: Console, text: str) -> None:
+    """A line that is not broken, so that a path in it can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

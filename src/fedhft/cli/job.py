@@ -7,63 +7,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedhft.cli.output import FormatOption, OutputFormat, print_json, print_table
+from fedhft.cli.output import OutputFormat, print_json, print_table
+from fedhft.cli.server_options import ServerOptions, with_server_options
 
 if TYPE_CHECKING:
-    from fedhft.jobs.client import JobsClient
     from fedhft.v1 import jobs_pb2
 
 app = typer.Typer(help="Submit and watch jobs on an aggregator.", no_args_is_help=True)
 
-ServerOption = Annotated[
-    str, typer.Option("--server", envvar="FEDHFT_SERVER", metavar="HOST:PORT", help="The aggregator.")
-]
-AuthorityOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls-authority",
-        envvar="FEDHFT_TLS_AUTHORITY",
-        help="PEM of the authority that signed the server's certificate.",
-    ),
-]
-CertificateOption = Annotated[
-    Path | None, typer.Option("--tls-certificate", envvar="FEDHFT_TLS_CERTIFICATE", help="PEM of your certificate.")
-]
-KeyOption = Annotated[Path | None, typer.Option("--tls-key", envvar="FEDHFT_TLS_KEY", help="PEM of your private key.")]
 JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
-
-_SERVER = "127.0.0.1:50051"
 
 
 @app.command()
+@with_server_options
 def submit(
+    options: ServerOptions,
     file: Annotated[Path, typer.Argument(help="Job file, TOML; `fedhft job schema` says what it may hold.")],
-    server: ServerOption = _SERVER,
-    tls_authority: AuthorityOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Check a job file and store the job. The identical job again is no error."""
+    """Check a job file and store the job. Submitting the identical job again is fine."""
     from fedhft.job import read_job
 
     spec = read_job(file)
-    with _client(server, tls_authority, tls_certificate, tls_key) as client:
-        _report(client.submit(spec), format)
+    with options.client() as client:
+        _report(client.submit(spec), options.format)
 
 
 @app.command("list")
-def list_jobs(
-    server: ServerOption = _SERVER,
-    tls_authority: AuthorityOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    format: FormatOption = OutputFormat.TABLE,
-) -> None:
+@with_server_options
+def list_jobs(options: ServerOptions) -> None:
     """List every job, oldest first."""
-    with _client(server, tls_authority, tls_certificate, tls_key) as client:
+    with options.client() as client:
         jobs = client.list()
-    if format is OutputFormat.JSON:
+    if options.format is OutputFormat.JSON:
         keep = ("job", "status", "reason", "rounds_done", "clients", "open_round", "accepted", "asked")
         print_json({"jobs": [{key: full[key] for key in keep} for full in map(_as_dict, jobs)]})
     else:
@@ -72,34 +47,22 @@ def list_jobs(
 
 
 @app.command()
-def get(
-    job: JobArgument,
-    server: ServerOption = _SERVER,
-    tls_authority: AuthorityOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    format: FormatOption = OutputFormat.TABLE,
-) -> None:
+@with_server_options
+def get(options: ServerOptions, job: JobArgument) -> None:
     """Show one job: where it stands, its rounds, its scores."""
-    with _client(server, tls_authority, tls_certificate, tls_key) as client:
-        _report(client.get(job), format)
+    with options.client() as client:
+        _report(client.get(job), options.format)
 
 
 @app.command()
-def watch(
-    job: JobArgument,
-    server: ServerOption = _SERVER,
-    tls_authority: AuthorityOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    format: FormatOption = OutputFormat.TABLE,
-) -> None:
+@with_server_options
+def watch(options: ServerOptions, job: JobArgument) -> None:
     """Follow a job until it ends (--format json: an object per line and change). Exits with 42 unless it completed."""
     from fedhft.errors import ErrorCode, FedhftError
 
     last: jobs_pb2.Job | None = None
-    with _client(server, tls_authority, tls_certificate, tls_key) as client:
-        if format is OutputFormat.JSON:
+    with options.client() as client:
+        if options.format is OutputFormat.JSON:
             for last in client.watch(job):
                 print_json(_as_dict(last), indent=None)
         else:
@@ -115,20 +78,14 @@ def watch(
 
 
 @app.command()
-def clusters(
-    job: JobArgument,
-    server: ServerOption = _SERVER,
-    tls_authority: AuthorityOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    format: FormatOption = OutputFormat.TABLE,
-) -> None:
+@with_server_options
+def clusters(options: ServerOptions, job: JobArgument) -> None:
     """Show the latest memberships: every client's weights over the clusters."""
     from fedhft.jobs.messages import as_dict
 
-    with _client(server, tls_authority, tls_certificate, tls_key) as client:
+    with options.client() as client:
         memberships = client.get(job).memberships
-    if format is OutputFormat.JSON:
+    if options.format is OutputFormat.JSON:
         print_json(as_dict(memberships))
         return
     heads = ("client", *(f"cluster-{cluster}" for cluster in range(memberships.clusters)))
@@ -137,22 +94,21 @@ def clusters(
 
 
 @app.command()
+@with_server_options
 def cancel(
+    options: ServerOptions,
     job: JobArgument,
     reason: Annotated[str, typer.Option(help="Why; agents and watchers are told.")] = "cancelled from the command line",
-    server: ServerOption = _SERVER,
-    tls_authority: AuthorityOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """End a job; agents are told at their next call."""
-    with _client(server, tls_authority, tls_certificate, tls_key) as client:
-        _report(client.cancel(job, reason), format)
+    with options.client() as client:
+        _report(client.cancel(job, reason), options.format)
 
 
 @app.command()
+@with_server_options
 def export(
+    options: ServerOptions,
     job: JobArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the PEFT directories.")],
     client: Annotated[
@@ -164,19 +120,14 @@ def export(
             "--base-model", help="What the adapters call their base model.", show_default="the job's name for it"
         ),
     ] = "",
-    server: ServerOption = _SERVER,
-    tls_authority: AuthorityOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Write the last version's adapters: one PEFT directory per cluster and per --client."""
     from fedhft.export.published import fetch_adapters, write_adapters
 
-    with _client(server, tls_authority, tls_certificate, tls_key) as jobs:
+    with options.client() as jobs:
         adapters = fetch_adapters(jobs, job)
         written = write_adapters(adapters, out, jobs.get(job), base_model, client or ())
-    if format is OutputFormat.JSON:
+    if options.format is OutputFormat.JSON:
         print_json({"job": job, "version": adapters.state.version, "adapters": [str(path) for path in written]})
     else:
         for path in written:
@@ -189,14 +140,6 @@ def schema() -> None:
     from fedhft.job import job_schema
 
     print_json(job_schema())
-
-
-def _client(server: str, ca: Path | None, cert: Path | None, key: Path | None) -> JobsClient:
-    from fedhft.jobs.client import JobsClient
-    from fedhft.rpc.tls import TlsSettings
-
-    tls = TlsSettings(certificate=cert, key=key, authority=ca) if ca or cert or key else None
-    return JobsClient(server, tls)
 
 
 def _as_dict(job: jobs_pb2.Job) -> dict[str, Any]:

@@ -56,7 +56,7 @@ async def fold_round(
         return await asyncio.to_thread(fold, spec, schema, state, fetched())
 
 
-def describe(report: FoldReport | None) -> dict[str, float]:
+def fold_figures(report: FoldReport | None) -> dict[str, float]:
     """The fold's figures for the round's summary."""
     if report is None:
         return {}

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.versions import expand_clusters
-from fedhft.coordination.closing import describe, fold_round
+from fedhft.coordination.closing import fold_figures, fold_round
 from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.state_blobs import save_state
@@ -313,7 +313,7 @@ class Coordinator:
         if memberships is not None and memberships.clusters > state.state.clusters:
             state = expand_clusters(state, memberships.clusters)
         version = await save_state(store.blobs, job, schema, state, published.blobs, number)
-        return version, describe(published.report)
+        return version, fold_figures(published.report)
 
     async def _note_signatures(self, spec: JobSpec, number: int, reports: tuple[ClientReport, ...]) -> None:
         """Where clients are clustered by their updates, their signatures came with them."""

@@ -79,8 +79,10 @@ def _run_method(
         wall_seconds = time.monotonic() - started
         cpu_seconds = federation.aggregator_cpu_seconds()
         adapters = _export(federation, spec, job, folder / "adapters", model, table)
-    except BaseException:
-        federation.stop(patience_s=0.0)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # Ctrl-C, SIGTERM
+            table.say("stopping the federation ...")
+        federation.stop(hurry=True)
         raise
     stopping.submit(_stop, federation, layout.folder, settings.keep_logs)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None

@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from fedhft.datasets.federated import ClientFiles
 from fedhft.errors import ErrorCode, FedhftError
@@ -28,6 +27,8 @@ _LISTEN_S = 60.0
 _POLL_S = 0.5
 _PATIENCE_S = 10.0
 _GRACE_S = 15.0
+_HURRIED_GRACE_S = 1.0
+"""What an agent gets to stop by itself when nobody will go on with its state: importing torch, it would need many."""
 _SCRAPE_S = 10.0
 _THREADS = "1"
 
@@ -44,7 +45,7 @@ class FederationLayout:
 
 
 class Federation:
-    """A running federation; a context manager. Raises FedhftError when it does not come up."""
+    """The processes of a federation. Whoever calls `start` calls `stop` in the end, also when `start` fails."""
 
     def __init__(self, layout: FederationLayout) -> None:
         self._layout = layout
@@ -54,15 +55,6 @@ class Federation:
         self._client: JobsClient | None = None
         self._metrics = ""
         self._server = ""
-
-    def __enter__(self) -> Federation:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop(patience_s=0.0 if error else _PATIENCE_S)
 
     @property
     def jobs(self) -> JobsClient:
@@ -79,11 +71,19 @@ class Federation:
 
     def start(self) -> None:
         """Start Redis, the clusterer and the aggregator; returns when they listen. Raises FedhftError."""
-        try:
-            self._start_services()
-        except BaseException:
-            self.stop(patience_s=0.0)
-            raise
+        self._redis.start()
+        pages = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--redis", self._redis.url]
+        clusterer = self._start("clusterer", "fedhft_clusterer", pages)
+        self._services.append(clusterer)
+        blobs = "redis" if self._layout.blobs == "redis" else f"dir:{self._layout.folder / 'blobs'}"
+        address = clusterer.wait_listening(_LISTEN_S)["grpc"]
+        aggregator = self._start(
+            "aggregator", "fedhft_aggregator", [*pages, "--blobs", blobs, "--clusterer", str(address)]
+        )
+        self._services.append(aggregator)
+        addresses = aggregator.wait_listening(_LISTEN_S)
+        self._server, self._metrics = str(addresses["grpc"]), str(addresses["metrics"])
+        self._client = JobsClient(self._server, give_up_after_s=30.0)
 
     def start_agents(self, job: str, files: Sequence[ClientFiles]) -> None:
         """Start one agent per client, each for this one job."""
@@ -140,30 +140,22 @@ class Federation:
                     return float(line.split()[1])
         raise FedhftError(ErrorCode.INTERNAL, f"http://{self._metrics}/metrics has no process_cpu_seconds_total")
 
-    def stop(self, patience_s: float = _PATIENCE_S) -> None:
-        """End every process. `patience_s`: how long agents may take to leave by themselves. May be called again."""
+    def stop(self, hurry: bool = False) -> None:
+        """End every process. May be called again.
+
+        Agents may take a while to leave by themselves, as they do when their job is over; in a hurry they are told to
+        stop, and killed a moment later if they have not.
+        """
         with deaf_to_interrupts():
-            stop_all(self._agents, patience_s, _GRACE_S)
+            if hurry:
+                stop_all(self._agents, 0.0, _HURRIED_GRACE_S)
+            else:
+                stop_all(self._agents, _PATIENCE_S, _GRACE_S)
             if self._client is not None:
                 self._client.close()
             for process in reversed(self._services):
                 stop_all([process], 0.0, _GRACE_S)
             self._redis.stop()
-
-    def _start_services(self) -> None:
-        self._redis.start()
-        pages = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--redis", self._redis.url]
-        clusterer = self._start("clusterer", "fedhft_clusterer", pages)
-        self._services.append(clusterer)
-        blobs = "redis" if self._layout.blobs == "redis" else f"dir:{self._layout.folder / 'blobs'}"
-        address = clusterer.wait_listening(_LISTEN_S)["grpc"]
-        aggregator = self._start(
-            "aggregator", "fedhft_aggregator", [*pages, "--blobs", blobs, "--clusterer", str(address)]
-        )
-        self._services.append(aggregator)
-        addresses = aggregator.wait_listening(_LISTEN_S)
-        self._server, self._metrics = str(addresses["grpc"]), str(addresses["metrics"])
-        self._client = JobsClient(self._server, give_up_after_s=30.0)
 
     def _start(self, name: str, module: str, arguments: Sequence[str]) -> ServiceProcess:
         environment = {

@@ -95,7 +95,7 @@ class RedisConnection:
                 timeout=None,
                 socket_timeout=None,
                 socket_connect_timeout=self._settings.connect_s,
-                socket_keepalive=True,
+                **({} if self._url.startswith("unix:") else {"socket_keepalive": True}),
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
             )
