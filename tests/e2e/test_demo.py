@@ -132,8 +132,11 @@ def wait_until(true: Callable[[], bool], seconds: float, told: Callable[[], obje
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("terminal", [False, True], ids=["piped", "terminal"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "terminal"),
+    [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)],
+    ids=["Ctrl-C in a terminal", "terminated in a pipe"],
+)
 def test_an_interrupted_demo_says_so_at_once_ends_soon_and_leaves_no_process_behind(
     tmp_path: Path, number: signal.Signals, code: int, terminal: bool
 ) -> None:
