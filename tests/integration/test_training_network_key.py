@@ -14,7 +14,7 @@ from fedhft_agent.settings import AgentSettings
 from fedhft_agent.workplace import Workplace
 from pydantic import BaseModel
 
-from fedhft.datasets.client_data import ClientData, load_rows
+from fedhft.datasets.client_data import ClientData, load_client_data, load_rows
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec
 from fedhft.plan import AdapterPlan
@@ -124,7 +124,9 @@ def workplace(tmp_path: Path, model: Path) -> Workplace:
 def worker_of(workplace: Workplace, spec: JobSpec, folder: Path) -> ClientWorker:
     stop = StopSignal()
     connection = Connection(Peer("localhost:1", ClientId("client-1")), stop)
-    return workplace.session(connection, stop, spec, folder)._worker
+    settings = workplace._settings
+    data = load_client_data(spec, settings.client, settings.data, settings.holdout)
+    return workplace.session(connection, stop, spec, data, folder)._worker
 
 
 def test_an_agent_that_served_a_bf16_job_trains_the_next_one_in_the_precision_it_asks_for(

@@ -22,6 +22,8 @@ from fedhft_agent.settings import AgentSettings
 from fedhft_agent.state import StateDirectory
 
 if TYPE_CHECKING:
+    from fedhft.datasets.client_data import ClientData
+    from fedhft.job import JobSpec
     from fedhft_agent.workplace import Workplace
 
 log = logging.getLogger(__name__)
@@ -137,13 +139,13 @@ class _Agent:
         return self._exit_code(offer.job, finished) if self._last else None
 
     def _serve_job(self, offer: federation_pb2.JobOffer) -> federation_pb2.FinishedTask:
-        if self._workplace is None:
-            self._workplace = _workplace(self._settings)
-        spec = load_canonical(offer.spec_json)
+        spec, settings = load_canonical(offer.spec_json), self._settings
         log.info("serving a job", extra={"job": offer.job})
-        session = self._workplace.session(
-            self._connection, self._stop, spec, self._state.job(offer.job, offer.spec_json)
-        )
+        data = _data(settings, spec)
+        if self._workplace is None:
+            self._workplace = _workplace(settings)
+        state = self._state.job(offer.job, offer.spec_json)
+        session = self._workplace.session(self._connection, self._stop, spec, data, state)
         finished = session.run()
         log.info("job over", extra={"job": offer.job, "status": finished.status, "reason": finished.reason})
         return finished
@@ -178,15 +180,28 @@ class _Agent:
         return code
 
 
+def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
+    """This client's rows, read before the tensor library is loaded: that takes seconds, and wrong rows need none."""
+    _fix_threads(settings.threads)
+    from fedhft.datasets.client_data import load_client_data
+
+    return load_client_data(spec, settings.client, settings.data, settings.holdout, settings.shared_validation)
+
+
 def _workplace(settings: AgentSettings) -> Workplace:
-    """Load the tensor library, with its number of threads fixed first."""
-    if settings.threads:
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ[variable] = str(settings.threads)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if settings.threads == 1 else "true")
+    """Load the tensor library."""
+    _fix_threads(settings.threads)
     from fedhft_agent.workplace import Workplace
 
     return Workplace(settings)
+
+
+def _fix_threads(threads: int) -> None:
+    """Before numpy and torch are imported, which is when they look."""
+    if threads:
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[variable] = str(threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if threads == 1 else "true")
 
 
 def _peer(settings: AgentSettings) -> Peer:

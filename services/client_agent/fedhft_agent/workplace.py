@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from fedhft.datasets.client_data import load_client_data
+from fedhft.datasets.client_data import ClientData
 from fedhft.job import JobSpec
 from fedhft.process.signals import StopSignal
 from fedhft.training.base import LoadedBase, load_base, network_key, use_threads
@@ -26,10 +26,11 @@ class Workplace:
         if settings.threads:
             use_threads(settings.threads)
 
-    def session(self, connection: Connection, stop: StopSignal, spec: JobSpec, state_dir: Path) -> Session:
-        """Everything a job needs, ready to join it. Raises FedhftError(INVALID_DATA), (INVALID_MODEL)."""
+    def session(
+        self, connection: Connection, stop: StopSignal, spec: JobSpec, data: ClientData, state_dir: Path
+    ) -> Session:
+        """Everything a job needs, ready to join it. Raises FedhftError(INVALID_MODEL)."""
         settings = self._settings
-        data = load_client_data(spec, settings.client, settings.data, settings.holdout, settings.shared_validation)
         base = self._base_of(spec)
         weights_bytes = sum(p.numel() * p.element_size() for p in base.model.parameters())
         worker = ClientWorker(spec, settings.client, base, data, state_dir)
