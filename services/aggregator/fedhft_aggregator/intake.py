@@ -9,8 +9,8 @@ from fedhft.store.transfers import TransferStore
 from fedhft.v1 import federation_pb2
 
 PIECE_BYTES = 512 * 1024
-"""Chunks are joined to pieces of this size, and an update of no more is never staged. What a dying server had of a
-piece is sent again."""
+"""Chunks are joined into pieces of this size. An update no larger than one is staged only if its stream breaks. What a
+dying server held of a piece is sent again."""
 
 
 class Intake:
