@@ -149,10 +149,16 @@ PRESETS: dict[str, dict[str, object]] = {
     "local": {**_PLAIN, "combine": "none"},
 }  # fmt: skip
 
+_UNQUANTISED: dict[str, object] = {"up": "fp32", "down": "fp32", "error_feedback": False}
+
 PRESET_WIRE: dict[str, dict[str, object]] = {
-    name: {"up": "fp32", "down": "fp32", "error_feedback": False}
-    for name in ("fedit", "ffa-lora", "rolora", "full", "local")
-} | {"fedhft": {"levels": 7}}
+    "fedhft": {"levels": 7},
+    "fedit": _UNQUANTISED,
+    "ffa-lora": _UNQUANTISED,
+    "rolora": _UNQUANTISED,
+    "full": _UNQUANTISED,
+    "local": _UNQUANTISED,
+}
 """Value encodings that belong to a preset where the job file names none: baselines travel as their papers have it."""
 
 

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from fedhft_clusterer.clustering import Clustering
+from fedhft_clusterer.clustering_service import Clustering
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedhft.clustering.gaussian_mixture import Fitted

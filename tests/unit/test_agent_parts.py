@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fedhft_agent.offers import Offers
-from fedhft_agent.state import StateDirectory
+from fedhft_agent.state_directory import StateDirectory
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
@@ -67,7 +67,7 @@ def test_a_plan_fits_or_not_by_weights_plus_twelve_bytes_a_trained_value() -> No
 
 def test_a_state_directory_serves_one_agent_at_a_time_even_after_one_was_killed(tmp_path: Path) -> None:
     program = (
-        "import sys, time, pathlib; from fedhft_agent.state import StateDirectory\n"
+        "import sys, time, pathlib; from fedhft_agent.state_directory import StateDirectory\n"
         f"with StateDirectory(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from fedhft_agent import agent, connection, heartbeat, offers, refusals, transfers
+from fedhft_agent import after_refusal, agent, connection, heartbeat, offers, transfers
 from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, uploads
 from fedhft_clusterer.settings import ClustererSettings
 
@@ -250,10 +250,10 @@ def test_what_an_agent_makes_of_a_refusal_is_as_documented() -> None:
     def codes(first: str) -> set[str]:
         return set(re.findall(r"`([a-z_]+)`", row("docs/protocol.md", first)))
 
-    assert codes("leaves the job") == {code.value for code in refusals.LEAVE_THE_JOB}
-    assert codes("asks for its task again") == {code.value for code in refusals.ASK_AGAIN}
+    assert codes("leaves the job") == {code.value for code in after_refusal.LEAVE_THE_JOB}
+    assert codes("asks for its task again") == {code.value for code in after_refusal.ASK_AGAIN}
     round_only = codes("gives the round up, goes on with the next")
-    others = refusals.LEAVE_THE_JOB | refusals.LEAVE_THE_SERVER | refusals.ASK_AGAIN
+    others = after_refusal.LEAVE_THE_JOB | after_refusal.LEAVE_THE_SERVER | after_refusal.ASK_AGAIN
     assert round_only
     assert not round_only & {code.value for code in others}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedhft.coordination.job_cache import CachedJob
-from fedhft.coordination.tasks import mass_memberships, task_of
+from fedhft.coordination.tasks import mass_memberships, next_task
 from fedhft.records import (
     ClientRecord,
     JobRecord,
@@ -59,15 +59,15 @@ def cached(number: int = 2, *, final: bool = False, phase: Phase = Phase.COLLECT
 
 
 def train(view: CachedJob, client: str, held: dict[str, int] | None = None) -> federation_pb2.TrainTask:
-    answer = task_of(view, client, held or {})
+    answer = next_task(view, client, held or {})
     assert answer is not None
     return answer.train
 
 
 def test_nobody_has_a_task_in_a_round_that_is_not_collecting_or_that_it_was_not_asked_in() -> None:
-    assert task_of(cached(phase=Phase.FOLDING), "a", {}) is None
-    assert task_of(cached(phase=Phase.PUBLISHED), "a", {}) is None
-    assert task_of(cached(), "stranger", {}) is None
+    assert next_task(cached(phase=Phase.FOLDING), "a", {}) is None
+    assert next_task(cached(phase=Phase.PUBLISHED), "a", {}) is None
+    assert next_task(cached(), "stranger", {}) is None
 
 
 def test_a_task_carries_the_pinned_plan_the_base_version_and_the_rounds_learning_rate() -> None:
@@ -129,7 +129,7 @@ def test_the_mass_weighted_mixture_weighs_clients_by_their_rows() -> None:
 
 def test_the_final_evaluation_scores_the_own_and_the_mass_weighted_mixture() -> None:
     view = cached(final=True)
-    tasks = {client: task_of(view, client, {}) for client in ("a", "b", "c")}
+    tasks = {client: next_task(view, client, {}) for client in ("a", "b", "c")}
     whole = tasks["c"].evaluate  # type: ignore[union-attr]
     assert (whole.shared.index, whole.shared.count) == (0, 1)  # final_shared = "full": every client scores all rows
     assert (whole.shared_mass_weighted.index, whole.shared_mass_weighted.count) == (1, 3)
@@ -140,6 +140,6 @@ def test_the_final_evaluation_scores_the_own_and_the_mass_weighted_mixture() -> 
 
 
 def test_a_sharded_final_evaluation_deals_the_rows_out() -> None:
-    answer = task_of(cached(final=True, evaluation={"final_shared": "sharded"}), "e", {})
+    answer = next_task(cached(final=True, evaluation={"final_shared": "sharded"}), "e", {})
     assert answer is not None
     assert (answer.evaluate.shared.index, answer.evaluate.shared.count) == (2, 3)

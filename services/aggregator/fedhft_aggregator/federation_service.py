@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema
 from fedhft.coordination.job_cache import CachedJob, JobCache
-from fedhft.coordination.tasks import task_of
+from fedhft.coordination.tasks import next_task
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
@@ -113,7 +113,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             if client not in cached.clients and await self._store.client(job, client) is None:
                 raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
             if await self._has_work(cached, client):
-                task = task_of(cached, client, held)
+                task = next_task(cached, client, held)
                 if task is not None:
                     return task
             left = until - clock.time()

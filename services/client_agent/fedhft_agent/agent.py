@@ -15,11 +15,11 @@ from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2
+from fedhft_agent.after_refusal import LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.offers import Offers
-from fedhft_agent.refusals import LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.settings import AgentSettings
-from fedhft_agent.state import StateDirectory
+from fedhft_agent.state_directory import StateDirectory
 
 if TYPE_CHECKING:
     from fedhft.datasets.client_data import ClientData

@@ -24,9 +24,9 @@ from fedhft.telemetry import metrics
 from fedhft.training.learner import TrainingStopped
 from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import adapter_pb2, federation_pb2
+from fedhft_agent.after_refusal import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
-from fedhft_agent.refusals import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 
 log = logging.getLogger(__name__)

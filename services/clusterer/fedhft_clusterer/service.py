@@ -15,7 +15,7 @@ from fedhft.process.running import Service, run_service
 from fedhft.store.open import open_store
 from fedhft.telemetry import metrics
 from fedhft.v1 import clustering_pb2_grpc
-from fedhft_clusterer.clustering import Clustering
+from fedhft_clusterer.clustering_service import Clustering
 from fedhft_clusterer.settings import ClustererSettings
 
 SERVICES = ("fedhft.v1.Clustering",)

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.versions import expand_clusters
-from fedhft.coordination.closing import fold_figures, fold_round
 from fedhft.coordination.clusterer import Clusterer
+from fedhft.coordination.folding import fold_figures, fold_round
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.state_blobs import save_state
 from fedhft.errors import ErrorCode, FedhftError

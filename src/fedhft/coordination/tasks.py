@@ -13,7 +13,7 @@ from fedhft.rounds.fetching import fetches, scopes_needed
 from fedhft.v1 import adapter_pb2, federation_pb2
 
 
-def task_of(cached: CachedJob, client: str, held: Mapping[str, int]) -> federation_pb2.NextTaskResponse | None:
+def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federation_pb2.NextTaskResponse | None:
     """The client's task in the open round; None when there is nothing for it (yet)."""
     current = cached.round
     if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:

@@ -1,7 +1,8 @@
 """What happens to a job next, as a pure function of what the store says and of its clock.
 
 A job is waiting -> running -> evaluating -> completed, or failed, or cancelled; a round is collecting -> folding ->
-published. The aggregator and `simulate` both call `decide` and carry out what it answers; nothing else moves a job.
+published. The aggregator and `simulate` both call `decide` and carry out what it answers. Apart from that a job moves
+only when somebody cancels it, or when a step keeps failing (`patience`).
 Every wait has an end: rounds by their deadline and a bounded number of extensions, waits for clients by join_timeout.
 """
 

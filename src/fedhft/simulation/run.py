@@ -16,7 +16,7 @@ from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.describe import describe
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_cache import CachedJob, JobCache
-from fedhft.coordination.tasks import task_of
+from fedhft.coordination.tasks import next_task
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
@@ -121,7 +121,7 @@ class Simulation:
             worker = self._workers[name]
             if await store.delivered(job, current.number, client):
                 continue
-            response = task_of(cached, name, dict(worker.held()))
+            response = next_task(cached, name, dict(worker.held()))
             if response is None:
                 continue
             task = response.train if response.WhichOneof("task") == "train" else response.evaluate

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fedhft.adapter import Float64, Part, TensorKey
-from fedhft.training.kept import Observer
+from fedhft.training.row_slices import Observer
 
 _OTHER_AXIS = {Part.A: 0, Part.B: 1}  # the axis that is not masked, in PEFT's orientation
 

@@ -27,7 +27,7 @@ from fedhft.plan import AdapterPlan
 from fedhft.training.base import LoadedBase, network_key
 from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
-from fedhft.training.kept import keep_slices, make_whole, trained_parameter
+from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
 from fedhft.training.tasks import Task
 
