@@ -118,6 +118,11 @@ class Method(BaseModel):
         return self.clusters != 1
 
     @property
+    def clusters_by_anchors(self) -> bool:
+        """Whether clients send an anchor signature when they join."""
+        return self.is_clustered and self.signature is SignatureKind.ANCHOR
+
+    @property
     def uses_adapters(self) -> bool:
         """Whether LoRA slots exist (every method but `full`)."""
         return self.trained is not Trained.ALL_WEIGHTS

@@ -69,8 +69,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
 
     async def Join(self, request: federation_pb2.JoinRequest, context: Context) -> federation_pb2.JoinResponse:
         """Admit a client whose schema agrees with the job's; the first client's schema becomes the job's."""
-        agent = await authenticate(context).agent(request, self._store)
-        client, job = agent.client, parse_job_id(request.job)
+        caller, job = authenticate(context), parse_job_id(request.job)
+        agent = await caller.agent(request, self._store)
+        client = agent.client
         record = await self._store.job(job)
         if record.status.over:
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {job} is {record.status}: {record.reason or 'it ended'}")
@@ -131,8 +132,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self, request: federation_pb2.PullBlobRequest, context: Context
     ) -> AsyncIterator[federation_pb2.BlobChunk]:
         """Send a published blob from an offset on. Updates of other clients are never served."""
-        agent = await authenticate(context).agent(request, self._store)
-        client, job = agent.client, parse_job_id(request.job)
+        caller, job = authenticate(context), parse_job_id(request.job)
+        agent = await caller.agent(request, self._store)
+        client = agent.client
         digest = request.digest.hex()
         cached = await self._cache.get(job)
         if digest not in cached.served_digests():
@@ -172,8 +174,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         if first is None or first.WhichOneof("message") != "header":
             raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a push begins with its header; send it first")
         header = first.header
-        agent = await authenticate(context).agent(header, self._store)
-        client, job = agent.client, parse_job_id(header.job)
+        caller, job = authenticate(context), parse_job_id(header.job)
+        client = (await caller.agent(header, self._store)).client
         repeated = await self._repeated(client, job, header)
         if repeated is not None:
             return repeated
@@ -204,8 +206,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self, request: federation_pb2.ReportEvaluationRequest, context: Context
     ) -> federation_pb2.ReportEvaluationResponse:
         """Record the scores of the final evaluation."""
-        agent = await authenticate(context).agent(request, self._store)
-        client, job = agent.client, parse_job_id(request.job)
+        caller, job = authenticate(context), parse_job_id(request.job)
+        agent = await caller.agent(request, self._store)
+        client = agent.client
         cached = await self._cache.get(job)
         check_evaluation(cached.round, request)
         part = cached.round.participants.get(client) if cached.round else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from types import FrameType
@@ -36,7 +37,7 @@ def demo(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with train.jsonl(.gz), validation.jsonl(.gz) and meta.json.",
+            help="Folder with train and validation (.jsonl, .csv or .parquet) and meta.json.",
             show_default="a generated corpus of support tickets",
             rich_help_panel=_DATA,
         ),
@@ -157,7 +158,8 @@ def demo(
             result = run_demo(settings, table)
     except (KeyboardInterrupt, SystemExit):
         if out.exists():
-            _say(console, f"stopped before the end; what was written so far is in {out}")
+            with contextlib.suppress(OSError, SystemExit):  # nobody may be there to read it
+                _say(console, f"stopped before the end; what was written so far is in {out}")
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

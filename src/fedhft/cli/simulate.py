@@ -15,7 +15,7 @@ def simulate_job(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with train.jsonl(.gz), validation.jsonl(.gz) and meta.json.",
+            help="Folder with train and validation (.jsonl, .csv or .parquet) and meta.json.",
             show_default="the demo's generated corpus",
         ),
     ] = None,

@@ -247,6 +247,8 @@ class Coordinator:
         latest = await self._store.memberships(self._job)
         if self._clusterer is None or not wants_memberships(spec, after_round, latest):
             return latest
+        if not any(client.signature for client in (await self._store.clients(self._job)).values()):
+            return latest  # nothing to cluster by yet
         try:
             await self._clusterer.update_memberships(self._job, latest.version if latest else 0, after_round)
         except FedhftError as error:
@@ -323,10 +325,13 @@ class Coordinator:
                     await self._store.set_signature(self._job, ClientId(report.client), report.signature)
 
     async def _traffic(self, clients: Collection[str]) -> dict[str, Traffic]:
-        """Byte counters as of the clients' last reports, and all that an earlier release kept in the last entry."""
+        """Byte counters as of the clients' last reports.
+
+        Where an earlier release wrote the last entry, it holds those of all clients, newer than what the store has.
+        """
         last = await self._store.history(self._job, -1)
         earlier = RoundHistory.from_json(last[0]).earlier_traffic if last else {}
-        return {**earlier, **await self._store.traffic(self._job, clients)}
+        return {**await self._store.traffic(self._job, clients), **earlier}
 
     async def _retain(self, version: VersionRecord, updates: Mapping[str, UpdateRecord]) -> None:
         """Delete what no client and no restart can need any more."""

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
 from fedhft.records import MembershipRecord
 from fedhft.rounds.reclustering import wanted_clusters
+from fedhft.rounds.summary import cluster_sizes
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 
@@ -67,8 +67,8 @@ async def publish_memberships(
     previous = model_of(latest) if latest else None
     joined = await store.clients(job)
     signatures = checked_signatures({client: record.signature for client, record in joined.items()})
-    # Clients that are not asked keep their memberships; those that have left the job do not.
-    rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in joined or name in signatures}
+    # Clients without a signature keep their memberships; those that have left the job do not.
+    rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in joined}
     started = time.perf_counter()
     fitted = await run(
         lambda: gaussian_mixture.update(signatures, previous, rows, spec.clustering, wanted_clusters(spec))
@@ -141,8 +141,7 @@ def figures_of(record: MembershipRecord) -> FitFigures:
 
 def sizes_of(record: MembershipRecord) -> list[int]:
     """Clients whose largest membership is each cluster."""
-    largest = Counter(max(range(len(row)), key=row.__getitem__) for row in record.rows.values())
-    return [largest[cluster] for cluster in range(record.clusters)]
+    return cluster_sizes(record.rows.values(), record.clusters)
 
 
 def _text_of(fitted: gaussian_mixture.Fitted) -> str:

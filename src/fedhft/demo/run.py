@@ -19,6 +19,7 @@ from fedhft.job import JobSpec
 from fedhft.jobs.messages import as_dict
 from fedhft.local.base_model import BaseModel, base_model
 from fedhft.local.federation import Federation, FederationLayout
+from fedhft.local.processes import deaf_to_interrupts
 from fedhft.methods import Combine, Trained
 from fedhft.reporting.plots import write_plots
 from fedhft.reporting.report import MethodRun, write_report
@@ -79,10 +80,15 @@ def _run_method(
         wall_seconds = time.monotonic() - started
         cpu_seconds = federation.aggregator_cpu_seconds()
         adapters = _export(federation, spec, job, folder / "adapters", model, table)
-    except BaseException as error:
-        if not isinstance(error, Exception):  # Ctrl-C, SIGTERM
-            table.say("stopping the federation ...")
-        federation.stop(hurry=True)
+    except Exception:
+        federation.stop()
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM
+        with deaf_to_interrupts():
+            try:
+                table.say("stopping the federation ...")
+            finally:  # whoever read what we say may be gone, as `tee` is after Ctrl-C
+                federation.stop(hurry=True)
         raise
     stopping.submit(_stop, federation, layout.folder, settings.keep_logs)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None

@@ -158,8 +158,10 @@ class JobsClient:
 
 def _add_history(history: list[jobs_pb2.RoundSummary], told: jobs_pb2.Job) -> bool:
     """Add a message's page to the history so far and put all of it into the message; whether more is to come."""
-    more = bool(told.history)
-    history.extend(told.history)
+    held = history[-1].round if history else 0
+    new = [entry for entry in told.history if entry.round > held]  # a server that knows no pages tells everything again
+    more = bool(new)
+    history.extend(new)
     del told.history[:]
     told.history.extend(history)
     return more and len(history) < told.rounds_done

@@ -215,7 +215,7 @@ def check_report(
 
 
 def update_record(client: str, header: federation_pb2.UpdateHeader, part: Participant) -> UpdateRecord:
-    """What is recorded of a checked update. Its weight is the sample count pinned with the plan, not the header's."""
+    """What is recorded of a checked update. Its weight is the sample count that was pinned with the plan."""
     return UpdateRecord(
         client=client,
         round=header.round,

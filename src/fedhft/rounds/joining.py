@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import SignatureKind
 from fedhft.planning.tiers import tier_of
 from fedhft.records import ClientRecord
 
@@ -88,7 +87,7 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
 
 def check_signature(spec: JobSpec, signature: tuple[float, ...]) -> None:
     """A finite anchor signature, where the job clusters by one. Raises INVALID_ARGUMENT."""
-    if not _wants_anchor(spec):
+    if not spec.method.clusters_by_anchors:
         return
     if not signature or len(signature) > MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
         raise FedhftError.field(
@@ -113,7 +112,7 @@ def client_record(spec: JobSpec, application: Application, known: ClientRecord |
     A client that joins again keeps the time of its first join and, where its method sends signatures with updates, the
     last of them.
     """
-    signature = application.signature if _wants_anchor(spec) else ()
+    signature = application.signature if spec.method.clusters_by_anchors else ()
     return ClientRecord(
         client=application.client,
         tier=tier_of(spec, application.client, application.memory_bytes, application.tier),
@@ -123,7 +122,3 @@ def client_record(spec: JobSpec, application: Application, known: ClientRecord |
         has_shared_validation=application.has_shared_validation,
         joined_ms=known.joined_ms if known else now_ms,
     )
-
-
-def _wants_anchor(spec: JobSpec) -> bool:
-    return spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from google.protobuf import json_format
 
+from fedhft.aggregation.mixture import strongest
 from fedhft.records import Participant, RoundRecord, Traffic, UpdateRecord
 from fedhft.v1 import federation_pb2, jobs_pb2
 
@@ -90,7 +91,7 @@ def cluster_sizes(rows: Iterable[Sequence[float]], clusters: int) -> list[int]:
     """Clients by their largest membership (ties: the lower cluster)."""
     sizes = [0] * clusters
     for row in rows:
-        sizes[max(range(len(row)), key=lambda j: (row[j], -j))] += 1
+        sizes[strongest(row)] += 1
     return sizes
 
 

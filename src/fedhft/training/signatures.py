@@ -42,7 +42,7 @@ _ANCHOR_BATCH = 32
 
 def wants_anchor(spec: JobSpec) -> bool:
     """Whether clients send an anchor signature when they join."""
-    return spec.method.is_clustered and spec.method.signature is SignatureKind.ANCHOR
+    return spec.method.clusters_by_anchors
 
 
 def wants_update(spec: JobSpec) -> bool:
