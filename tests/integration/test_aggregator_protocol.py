@@ -276,6 +276,7 @@ async def test_agents_that_disagree_on_protocol_labels_shapes_or_rights_are_refu
     stranger = aggregator.client("stranger", spec)
     await stranger.enroll()
     assert (await refused(stranger.join()))[0] is ErrorCode.NOT_AUTHORISED
+    assert (await refused(stranger.join(schema_json="{")))[0] is ErrorCode.NOT_AUTHORISED  # before it is parsed
     assert (await refused(stranger.next_task(100)))[0] is ErrorCode.NOT_JOINED
     odd = aggregator.client("Bad Name", spec)
     assert (await refused(odd.enroll()))[0] is ErrorCode.INVALID_ARGUMENT

@@ -160,11 +160,15 @@ def test_a_watcher_sees_the_whole_history_each_time_and_gets_each_round_once(ser
         assert (last.status, len(last.history)) == ("completed", many + 1)
 
 
-def test_a_watch_outlasts_a_restart_after_a_long_silence(server: Server) -> None:
-    with JobsClient(server.address, give_up_after_s=6.0) as client:
+def test_a_watch_outlasts_a_restart_after_a_long_silence_and_repeats_no_round(server: Server) -> None:
+    server.publish(1, 2)
+    with JobsClient(server.address, give_up_after_s=4.0) as client:
+        asked: list[int] = []
+        real = client._open_watch
+        client._open_watch = lambda job, after: asked.append(after) or real(job, after)  # type: ignore[method-assign,func-returns-value]
         watch = client.watch(JOB)
-        next(watch)
-        time.sleep(7.0)  # a round longer than the patience with a server that is away
+        assert rounds(next(watch)) == [1, 2]
+        time.sleep(4.5)  # a round longer than the patience with a server that is away
         later: Future[jobs_pb2.Job] = Future()
 
         def follow() -> None:
@@ -178,9 +182,20 @@ def test_a_watch_outlasts_a_restart_after_a_long_silence(server: Server) -> None
         server.stop()
         time.sleep(0.5)
         server.start()
-        server.publish(1, 1)
-        assert later.result(10).status == "running"
+        server.publish(3, 3)
+        told = later.result(10)
+        assert (told.status, rounds(told)[:2]) == ("running", [1, 2])
         thread.join(5)
+        assert (asked[0], set(asked[1:])) == (0, {2})  # the server is asked for what is new
+
+
+def test_a_server_that_tells_everything_each_time_is_understood(server: Server) -> None:
+    """As servers did before histories came in pages."""
+    server.publish(1, 3)
+    with JobsClient(server.address) as client:
+        whole = client._page(JOB, 0)
+        client._page = lambda job, history_after: whole  # type: ignore[method-assign]
+        assert rounds(client.get(JOB)) == [1, 2, 3]
 
 
 def test_a_watch_gives_up_on_a_server_that_stays_away(server: Server) -> None:

@@ -194,3 +194,31 @@ def test_help_and_a_wrong_flag_load_nothing_heavy(
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("clusterer", "hunter2"), ("grace", "hunter2"), ("listen", ""), ("metrics_port", "hunter2")]
+)
+def test_a_wrong_secret_is_refused_by_its_file_and_never_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, wrong: str
+) -> None:
+    (tmp_path / f"fedhft_{name}").write_text(wrong)
+    try:
+        settings = read_settings(AggregatorSettings, ["--secrets-dir", str(tmp_path)])
+    except FedhftError as error:
+        said = error.message
+    except SystemExit:
+        said = capsys.readouterr().err
+    else:
+        assert not wrong  # an empty file is no secret
+        assert settings.listen == "127.0.0.1:50051"
+        return
+    assert "hunter2" not in said
+    assert f"fedhft_{name}" in said
+
+
+@pytest.mark.parametrize("text", ["1.0", "1e3", "", "port"])
+def test_a_port_is_a_whole_number(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    if text:
+        assert "is not a whole number" in usage_error(capsys, "--metrics-port", text)
+    assert read("--metrics-port", "07").metrics_port == 7

@@ -178,6 +178,10 @@ def test_scores_are_taken_for_the_open_final_evaluation_alone() -> None:
         with pytest.raises(FedhftError) as caught:
             check_evaluation(current, report)
         assert caught.value.code is ErrorCode.ROUND_CLOSED
+    wrong = pb.ReportEvaluationRequest(round=2, version=1, scores=[pb.Score(value=math.nan, rows=4)])
+    with pytest.raises(FedhftError) as caught:
+        check_evaluation(opened(evaluation=True), wrong)
+    assert caught.value.code is ErrorCode.NON_FINITE
     record = evaluation_record("a", report, opened().participants["a"])
     assert (record.digest, record.size, record.samples, record.base_version) == ("", 0, 7, 1)
     assert evaluation_record("c", report, None).samples == 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhft.datasets.examples import Example
-from fedhft.datasets.tables import RawRow, find_file, read_table
+from fedhft.datasets.tables import SUFFIXES, RawRow, find_file, read_table
 from fedhft.errors import ErrorCode, FedhftError
 
 _ROW = 'every row has "text" and a number "label", and "text_pair" for pairs'
@@ -33,7 +33,7 @@ def read_source(folder: Path) -> Source:
     if not folder.is_dir():
         raise FedhftError.field(
             ErrorCode.INVALID_DATA, "data", str(folder), "is not a folder",
-            "give one with train.jsonl.gz and validation.jsonl.gz",
+            "give one with train and validation files",
         )  # fmt: skip
     names = _label_names(folder)
     train, validation = (_examples(folder, split, names or ()) for split in ("train", "validation"))
@@ -45,7 +45,7 @@ def read_source(folder: Path) -> Source:
 
 
 def _examples(folder: Path, split: str, names: tuple[str, ...]) -> tuple[Example, ...]:
-    path = find_file(folder, split)
+    path = find_file(folder, split, sorted(SUFFIXES, key=lambda suffix: suffix != ".jsonl.gz"))
     rows = tuple(_example(raw, names) for raw in read_table(path))
     if not rows:
         raise FedhftError(ErrorCode.INVALID_DATA, f"data {path}: has no rows; add at least one")

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,10 +65,10 @@ def _opened(path: Path) -> io.TextIOWrapper:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def find_file(path: Path, split: str) -> Path:
-    """The file itself, or `<split>` plus a known suffix inside a folder. Raises FedhftError(INVALID_DATA)."""
+def find_file(path: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path:
+    """The file itself, or inside a folder `<split>` with the first suffix found. Raises FedhftError(INVALID_DATA)."""
     if path.is_dir():
-        for suffix in SUFFIXES:
+        for suffix in suffixes:
             candidate = path / f"{split}{suffix}"
             if candidate.is_file():
                 return candidate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -85,10 +86,10 @@ def _run_method(
         raise
     except BaseException:  # Ctrl-C, SIGTERM
         with deaf_to_interrupts():
-            try:
+            # Whoever read what we say may be gone, as `tee` is after Ctrl-C: rich then ends the program.
+            with contextlib.suppress(OSError, SystemExit):
                 table.say("stopping the federation ...")
-            finally:  # whoever read what we say may be gone, as `tee` is after Ctrl-C
-                federation.stop(hurry=True)
+            federation.stop(hurry=True)
         raise
     stopping.submit(_stop, federation, layout.folder, settings.keep_logs)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None

@@ -1,4 +1,4 @@
-"""One child process of the demo: started with a log file, waited for with a bound, ended by its id."""
+"""One child process: started with a log file, waited for with a bound, ended by its id."""
 
 from __future__ import annotations
 

@@ -90,14 +90,27 @@ def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
         values.update(source.values)
     try:
         return kind(**values)
+    except FedhftError as error:
+        raise FedhftError(error.code, _without_secrets(error.message, values, sources)) from None
     except ValidationError as error:
         fault = error.errors()[0]
         name = str(fault["loc"][0])
         if fault["type"] == "missing":
             raise missing(name) from None
         if fault["type"] == "value_error":
-            raise FedhftError(ErrorCode.INVALID_ARGUMENT, f"{flag_of(name)}: {fault['ctx']['error']}") from None
+            text = f"{flag_of(name)}: {fault['ctx']['error']}"
+            raise FedhftError(ErrorCode.INVALID_ARGUMENT, _without_secrets(text, values, sources)) from None
         parser.error(_wrong_type(kind, name, fault["type"], fault["msg"], sources))
+
+
+def _without_secrets(message: str, values: Mapping[str, Any], sources: Sequence[_Source]) -> str:
+    """A refusal without what a file of secrets holds, and with the file instead."""
+    for source in sources:
+        for name, value in source.values.items() if source.secret else ():
+            if values[name] == value and str(value) in message:
+                message = message.replace(repr(value), "***").replace(str(value), "***")
+                message += f" ({source.place(name)})"
+    return message
 
 
 def _parser(kind: type[ProcessSettings]) -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fedhft.errors import ErrorCode, FedhftError
@@ -79,6 +80,13 @@ class ProcessSettings(BaseSettings):
         field = cls.model_fields[str(info.field_name)]
         if value == "" and field.is_required():
             raise missing(str(info.field_name))
+        if (
+            field.annotation is int
+            and not field.metadata
+            and isinstance(value, str)
+            and not value.strip().lstrip("+-").isdecimal()
+        ):
+            raise PydanticKnownError("int_parsing")  # pydantic would take 1.0
         return None if value == "" and field.default is None else value
 
     @model_validator(mode="after")
