@@ -56,6 +56,7 @@ def _scores(axes: Any, runs: Sequence[MethodRun], data: FederatedData) -> bool:
     if drawn:
         if data.labels:
             axes.axhline(data.majority(), color="grey", linewidth=1, linestyle=":", label="majority label")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("round")
         axes.set_ylabel("score before local training")
         axes.legend(fontsize=8)
