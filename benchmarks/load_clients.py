@@ -154,7 +154,6 @@ class Client:
             base_version=task.view.version,
             digest=bytes.fromhex(digest_of(blob)),
             size=len(blob),
-            samples=100,
         )
 
         async def messages() -> AsyncIterator[federation_pb2.PushUpdateRequest]:
