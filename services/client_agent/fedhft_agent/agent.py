@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhft.errors import ErrorCode, FedhftError
@@ -142,6 +143,7 @@ class _Agent:
         spec, settings = load_canonical(offer.spec_json), self._settings
         log.info("serving a job", extra={"job": offer.job})
         data = _data(settings, spec)
+        _check_model_folder(settings.model or spec.model.name)
         if self._workplace is None:
             self._workplace = _workplace(settings)
         state = self._state.job(offer.job, offer.spec_json)
@@ -186,6 +188,20 @@ def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
     from fedhft.datasets.client_data import load_client_data
 
     return load_client_data(spec, settings.client, settings.data, settings.holdout, settings.shared_validation)
+
+
+def _check_model_folder(name: str) -> None:
+    """What a model folder lacks, told before the tensor library is loaded. A hub id is left to the loading.
+
+    Raises FedhftError(INVALID_MODEL).
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        from fedhft.training.digest import read_config, tokenizer_digest, weight_files
+
+        read_config(folder)
+        weight_files(folder)
+        tokenizer_digest(folder)
 
 
 def _workplace(settings: AgentSettings) -> Workplace:

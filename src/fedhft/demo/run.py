@@ -82,7 +82,7 @@ def _run_method(
         cpu_seconds = federation.aggregator_cpu_seconds()
         adapters = _export(federation, spec, job, folder / "adapters", model, table)
     except Exception:
-        federation.stop()
+        federation.stop(patience_s=0.0)
         raise
     except BaseException:  # Ctrl-C, SIGTERM
         with deaf_to_interrupts():

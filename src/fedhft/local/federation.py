@@ -140,17 +140,17 @@ class Federation:
                     return float(line.split()[1])
         raise FedhftError(ErrorCode.INTERNAL, f"http://{self._metrics}/metrics has no process_cpu_seconds_total")
 
-    def stop(self, hurry: bool = False) -> None:
+    def stop(self, patience_s: float = _PATIENCE_S, hurry: bool = False) -> None:
         """End every process. May be called again.
 
-        Agents get time to exit by themselves, as they do when their job is over. With `hurry` they are told to stop at
-        once, and killed a moment later if they have not.
+        patience_s: how long agents may take to exit by themselves, as they do when their job is over. With `hurry` they
+        are told to stop at once, and killed a moment later if they have not.
         """
         with deaf_to_interrupts():
             if hurry:
                 stop_all(self._agents, 0.0, _HURRIED_GRACE_S)
             else:
-                stop_all(self._agents, _PATIENCE_S, _GRACE_S)
+                stop_all(self._agents, patience_s, _GRACE_S)
             if self._client is not None:
                 self._client.close()
             for process in reversed(self._services):
