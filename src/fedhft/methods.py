@@ -1,4 +1,4 @@
-"""Methods as compositions: every federated fine-tuning method here is one row of independent choices.
+"""Methods: every federated fine-tuning method here is a combination of independent choices.
 
 A preset is data, not a class, so an ablation is one changed word in the job file. Papers of the presets:
 fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); fedit: Zhang et al. 2023 (arXiv 2305.05644);
