@@ -191,7 +191,7 @@ def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
 
 
 def _check_model_folder(name: str) -> None:
-    """What a model folder lacks, told before the tensor library is loaded. A hub id is left to the loading.
+    """Check a model folder for missing files before the tensor library is loaded. A hub id is checked when loaded.
 
     Raises FedhftError(INVALID_MODEL).
     """
