@@ -58,7 +58,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 continue
             try:
                 allowed = load_canonical(record.spec_json).clients
-            except FedhftError as error:  # another release's job, perhaps; agents can still serve the others
+            except FedhftError as error:  # e.g. of another release; agents can still serve the other jobs
                 log.warning("job not offered: %s", error, extra={"job": record.job})
                 continue
             if not allowed or client in allowed:
