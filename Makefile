@@ -1,9 +1,9 @@
-# Everything a person needs to type. `make help` lists the targets.
+# Everything you need to type. `make help` lists the targets.
 #
 # DEMO_ARGS  arguments of `fedhft demo`, e.g. make demo DEMO_ARGS="--compare fedit,local"
 # TEST_ARGS  arguments of pytest, e.g. make test TEST_ARGS="tests/unit -k wire"
-# PYTHON     interpreter the virtual environment is made from (3.11 or newer; 3.11 and 3.12 have an embedded Redis)
-# PIP_ARGS   arguments of pip, e.g. the index that offers the CPU build of torch
+# PYTHON     interpreter that the virtual environment is created with (3.11 or newer; 3.11 and 3.12 have an embedded Redis)
+# PIP_ARGS   arguments of pip, e.g. the index that has the CPU build of torch
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,7 +19,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 DATA ?=
 
-# Nothing here needs the model hub: the demo's model comes with a package, tests build their own.
+# Nothing here needs the model hub: the demo's model is in a package, tests build their own.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -74,7 +74,7 @@ lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff format --check .
 
 .PHONY: format
-format: $(VENV)/.dev ## Format the code and fix what can be fixed
+format: $(VENV)/.dev ## Format the code and apply automatic fixes
 	@echo "Formatting"
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -96,7 +96,7 @@ protos: $(VENV)/.dev ## Generate src/fedhft/v1 from protos/
 	$(BIN)/python protos/generate.py
 
 .PHONY: check-protos
-check-protos: $(VENV)/.dev ## Fail when src/fedhft/v1 is not what protos/ says
+check-protos: $(VENV)/.dev ## Fail when src/fedhft/v1 does not match protos/
 	@echo "Comparing src/fedhft/v1 with protos/"
 	$(BIN)/python protos/generate.py --check
 
@@ -108,12 +108,12 @@ docs: $(VENV)/.dev ## Generate the reference pages and tables in docs/ from the 
 # -- benchmarks
 
 .PHONY: bench-wire
-bench-wire: $(VENV)/.dev ## Bytes on the wire against the limit, and codec throughput
+bench-wire: $(VENV)/.dev ## Measure bytes on the wire against the limit, and codec throughput
 	@echo "Measuring the codec"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.wire
 
 .PHONY: bench-load
-bench-load: $(VENV)/.dev ## One aggregator under up to 200 light clients
+bench-load: $(VENV)/.dev ## Measure one aggregator under up to 200 light clients
 	@echo "Measuring the aggregator under load"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load
 
@@ -121,7 +121,7 @@ SCORES_ARGS ?= --clients 8 --per-client 400 --alpha 1.0 --rounds 6 --learning-ra
 	--set training.precision=bf16 --set evaluation.final_shared=sharded --set evaluation.every=3
 
 .PHONY: bench-scores
-bench-scores: $(VENV)/.dev ## Methods side by side on real data (DATA=folder)
+bench-scores: $(VENV)/.dev ## Compare methods on real data (DATA=folder)
 	@test -n "$(DATA)" || { echo "make: set DATA to a folder with train and validation files" >&2; exit 1; }
 	@echo "Comparing methods on $(DATA); runs are kept in out/scores"
 	$(BIN)/python -m benchmarks.scores --data "$(DATA)" -- $(SCORES_ARGS)

@@ -35,7 +35,7 @@ SMALL = Shape(layers=6, width=920, rank=4)
 LARGE = Shape(layers=13, width=768, rank=32)
 """50 factors and 2 head tensors, 4 MiB after coding."""
 FLOWER_CPU_S = 0.6
-"""CPU seconds of Flower's server per client and round at 300 KB in 26 arrays; 0.6 to 1.0 were measured."""
+"""CPU seconds of Flower's server per client and round at 300 KB in 26 arrays; measured: 0.6 to 1.0."""
 TIMES_LESS = 20
 MEMORY_SPREAD = 0.2
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -62,7 +62,7 @@ class Run:
 
 
 def job_of(name: str, clients: int, rounds: int, rank: int) -> JobSpec:
-    """A FedIT job (one adapter, fp32 both ways) of so many clients, without evaluation."""
+    """A FedIT job (one adapter, fp32 both ways) for `clients` clients, without evaluation."""
     return parse_job(
         {
             "name": name,
@@ -142,7 +142,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def verdicts(small: Sequence[Run], large: Sequence[Run]) -> dict[str, bool]:
-    """What the figures had to show."""
+    """Whether the figures meet each target."""
     shown = {}
     if small:
         most = FLOWER_CPU_S / TIMES_LESS
@@ -156,7 +156,7 @@ def verdicts(small: Sequence[Run], large: Sequence[Run]) -> dict[str, bool]:
 
 
 def show(title: str, runs: Sequence[Run], console: Console) -> None:
-    """One table for people."""
+    """Print one table."""
     table = Table(title=title)
     for heading in (
         "clients", "KB up", "s/round", "aggregator CPU s per client-round", "against Flower", "redis CPU s",
@@ -177,8 +177,8 @@ def show(title: str, runs: Sequence[Run], console: Console) -> None:
 def main() -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__.splitlines()[0])
-    parser.add_argument("--clients", default="10,30,200", help="client counts of the 300 KB runs; empty runs none")
-    parser.add_argument("--large-clients", default="20,200", help="client counts of the 4 MiB runs; empty runs none")
+    parser.add_argument("--clients", default="10,30,200", help="client counts of the 300 KB runs; empty: none")
+    parser.add_argument("--large-clients", default="20,200", help="client counts of the 4 MiB runs; empty: none")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every run")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="for people or for programs")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The clients of `benchmarks.load`: coroutines in one process, each with a connection of its own, without torch.
+"""The clients of `benchmarks.load`: coroutines in one process, each with its own connection, without torch.
 
 `python -m benchmarks.load_clients '<json>'` runs a job to its end and prints one JSON object: push and pull latencies.
 A client does what an agent does, except that its "training" is seeded noise in the job's shapes.
@@ -66,7 +66,7 @@ class Load:
 
 @dataclass
 class Figures:
-    """What the clients saw. Seconds, bytes."""
+    """What the clients measured. Seconds, bytes."""
 
     pushes: list[float] = field(default_factory=list)
     pulls: list[float] = field(default_factory=list)
@@ -185,7 +185,7 @@ class Client:
 
 
 async def run(load: Load) -> Figures:
-    """All clients of one job, to its end."""
+    """Run all clients of one job, to its end."""
     figures = Figures()
     schema = load.shape.schema()
     joining = asyncio.Semaphore(JOINING_AT_ONCE)

@@ -1,10 +1,10 @@
 """Methods side by side on real data: `python -m benchmarks.scores --data DIR`.
 
-Every figure in the table is printed by `fedhft demo`, a federation of real processes. First each method's learning
-rate is chosen on a seed of its own (--select-seed), by the shared validation score before local training, with
+Every figure in the table comes from `fedhft demo`, a federation of real processes. First each method's learning rate is
+chosen on a separate seed (--select-seed), by the shared validation score before local training, with
 `fedhft demo --simulate` (the same rounds in one process), one process per core; then the chosen rate runs on the seeds
-that are reported. A run that is already in --out is not repeated, so an interrupted benchmark goes on where it stopped.
-Prints what the choice was made from to standard error, and a Markdown table: scores before and after local training,
+that are reported. A run that is already in --out is not repeated, so an interrupted benchmark resumes where it stopped.
+Prints the scores behind each choice to standard error, and a Markdown table: scores before and after local training,
 bytes both ways, memory, memberships.
 """
 
@@ -46,13 +46,13 @@ ARMS = (
     Arm("local", "local"),
     Arm("full", "full", rates=(5e-5, 1e-4), seeds=1),
 )
-"""What is compared; --arms picks some by name."""
+"""What is compared; --arms selects some by name."""
 
 
 def run(
     arm: Arm, rate: float, seed: int, options: argparse.Namespace, *further: str, **environment: str
 ) -> dict[str, Any]:
-    """One `fedhft demo`; its run object, from --out when it is there already."""
+    """Run `fedhft demo` once; returns its run object, from --out if it is already there."""
     name = "".join((f"{arm.name.replace(', ', '-').replace(' ', '-')}-lr{rate:g}-seed{seed}", *further))
     kept = Path(options.out) / f"{name}.json"
     if not kept.exists():
@@ -90,7 +90,7 @@ def _simulated(arm: Arm, rate: float, options: argparse.Namespace) -> dict[str, 
 
 
 def simulate_ahead(arms: Sequence[Arm], options: argparse.Namespace) -> None:
-    """All runs that `choose` will ask for, several at once."""
+    """Make all runs that `choose` will need, several at once."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         waiting = [pool.submit(_simulated, arm, rate, options) for arm in arms for rate in arm.rates]
         for one in waiting:
@@ -98,7 +98,7 @@ def simulate_ahead(arms: Sequence[Arm], options: argparse.Namespace) -> None:
 
 
 def line(arm: Arm, rate: float, runs: Sequence[dict[str, Any]]) -> str:
-    """One row: means over seeds, the range of the score that matters most behind it."""
+    """One row: means over seeds, with the range of the shared score before."""
 
     def mean(*path: str) -> float | None:
         values = []
@@ -147,10 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.scores", description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="folder with train and validation files")
     parser.add_argument("--out", default="out/scores", help="where runs are kept")
-    parser.add_argument("--arms", default="", help="names of lines to run, separated by ';'; all without")
+    parser.add_argument("--arms", default="", help="names of lines to run, separated by ';'; default: all")
     parser.add_argument("--seeds", default="0,1,2", help="seeds that are reported")
     parser.add_argument("--select-seed", type=int, default=9, help="seed on which learning rates are chosen")
-    parser.add_argument("--rate", type=float, default=0.0, help="use this learning rate for every line, choose none")
+    parser.add_argument("--rate", type=float, default=0.0, help="learning rate of every line, instead of choosing")
     parser.add_argument("demo", nargs="*", help="further arguments of `fedhft demo`, after --")
     options = parser.parse_args(arguments)
     Path(options.out).mkdir(parents=True, exist_ok=True)

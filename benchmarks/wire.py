@@ -1,7 +1,7 @@
-"""How close the codec comes to the limit, what a bit buys, and how fast it is: `python -m benchmarks.wire`.
+"""How close the codec comes to the limit, what each bit buys, and how fast it is: `python -m benchmarks.wire`.
 
-Three tables, over synthetic deltas with rows of unequal size (log-normal, as trained adapters have them) or over a PEFT
-adapter of one's own (--adapter). Exit code 1 when an int8 message of 16 KiB or more is over 3 percent above its limit.
+Three tables, for synthetic deltas with rows of unequal size (log-normal, as in trained adapters) or for a PEFT adapter
+of your own (--adapter). Exit code 1 when an int8 message of 16 KiB or more is over 3 percent above its limit.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Speed:
-    """One row of the third table. Rates are of the fp32 bytes that the message stands for."""
+    """One row of the third table. Rates count the message's values as fp32 bytes."""
 
     shape: str
     density: float
@@ -248,7 +248,7 @@ def show(console: Console, first: Sequence[Overhead], second: Sequence[Rate], th
             "-" if rate.bits_at_equal_error is None else f"{rate.bits_at_equal_error:.3f}",
         )  # fmt: skip
     console.print(table)
-    table = Table(title="Throughput of one thread, in fp32 bytes that the message stands for")
+    table = Table(title="Throughput of one thread, counting the message's values as fp32 bytes")
     for column in ("adapters", "density", "encoding", "fp32, bytes", "payload, bytes", "encode", "decode"):
         table.add_column(column, justify="left" if column in ("adapters", "encoding") else "right")
     for speed in third:

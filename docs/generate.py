@@ -1,4 +1,4 @@
-"""Generate what the documents say about the code from the code, or say what is stale (`--check`).
+"""Generate what the documents say about the code, or list what is stale (`--check`).
 
 Whole pages: docs/job-reference.md, docs/exit-codes.md. Blocks of other pages, between the marks
 `<!-- begin generated: NAME -->` and `<!-- end generated: NAME -->`: choices, presets, preset-wire (methods.md);
@@ -77,7 +77,7 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "give more memory, or add a smaller tier",
     ),
     ErrorCode.NOT_PARTICIPANT: (
-        "the client was not asked (sampled) in this round",
+        "the client is not a participant of this round (was not sampled)",
         "none: the agent asks for its next task",
     ),
     ErrorCode.ROUND_CLOSED: ("the update came after its round closed", "none: the agent drops it and goes on"),
@@ -85,20 +85,20 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
     ErrorCode.UPDATE_CONFLICT: ("the client already has another update in this round", "none: the first one stands"),
     ErrorCode.MALFORMED_UPDATE: ("the bytes of a blob cannot be read", "use matching releases"),
     ErrorCode.WRONG_SHAPE: ("a tensor does not fit the job's schema", "use the job's base model and rank"),
-    ErrorCode.OUTSIDE_PLAN: ("the update carries tensors or rows that the plan does not", "use matching releases"),
+    ErrorCode.OUTSIDE_PLAN: ("the update carries tensors or rows outside its plan", "use matching releases"),
     ErrorCode.NON_FINITE: ("values are NaN or infinite", "lower `training.learning_rate`, or check the data"),
     ErrorCode.NORM_TOO_LARGE: ("the update's norm exceeds `limits.update_norm`", "lower `training.learning_rate`"),
     ErrorCode.UPDATE_TOO_LARGE: (
         "the update has more bytes than allowed, or more values than its plan trains",
         "bytes: raise `limits.update_bytes`; values: send the rows of the plan",
     ),
-    ErrorCode.DIGEST_MISMATCH: ("bytes received are not the ones announced", "none: the transfer is repeated"),
+    ErrorCode.DIGEST_MISMATCH: ("the bytes received are not those announced", "none: the transfer is repeated"),
     ErrorCode.TRUNCATED_STREAM: ("a stream ended early", "none: the transfer is resumed"),
     ErrorCode.WRONG_OFFSET: ("a chunk does not begin where the last one ended", "none: the transfer is resumed"),
-    ErrorCode.UNKNOWN_BLOB: ("the blob is not, or no longer, published", "none: the agent asks for its task again"),
+    ErrorCode.UNKNOWN_BLOB: ("the blob is not published, or no longer", "none: the agent asks for its task again"),
     ErrorCode.STORE_UNAVAILABLE: ("Redis (or the blob directory) does not answer", "start it; callers try again"),
     ErrorCode.STORE_FULL: ("Redis is out of memory, or the disk is full", "free some space; callers try again"),
-    ErrorCode.SERVER_UNAVAILABLE: ("the server does not answer, or is full", "check address and process"),
+    ErrorCode.SERVER_UNAVAILABLE: ("the server does not answer, or is at capacity", "check address and process"),
     ErrorCode.FENCED: ("a coordinator lost its lease; seen by aggregators only", "none: the next holder goes on"),
     ErrorCode.JOB_FAILED: ("the job ended without a result", "`fedhft job get` has the reason"),
     ErrorCode.INTERNAL: ("a defect; the message has a number that the server's log explains", "report it"),
@@ -135,11 +135,9 @@ _JOB_INTRO = """\
 A job file is TOML; [examples/job.toml](../examples/job.toml) is one. `fedhft job submit FILE` checks and stores it,
 `fedhft simulate FILE` runs it in one process, `fedhft job schema` prints its JSON Schema.
 
-* An unknown key is refused by name, and so is a value outside its bounds; the exit code is
-  [10](exit-codes.md).
+* An unknown key, or a value outside its bounds, is refused by name; the exit code is [10](exit-codes.md).
 * A *duration* is a number of seconds or text such as `"90s"`, `"10m"`, `"1h30m"` (units ms, s, m, h, d). A *size* is
-  a number of bytes or text such as `"512MiB"`, `"2GiB"` (KB, MB, GB, KiB, MiB, GiB). They are stored as
-  numbers.
+  a number of bytes or text such as `"512MiB"`, `"2GiB"` (KB, MB, GB, KiB, MiB, GiB). Both are stored as numbers.
 * The store keeps a canonical form with every default written out; `fedhft job get NAME --format json` shows it under
   `spec`."""
 
@@ -161,7 +159,7 @@ _REFUSED = (
     '[method]\npreset = "local"\nclusters = 2',
     "[training]\nlr = 0.1",
 )
-"""TOML laid over a small valid job; every one must be refused."""
+"""TOML merged over a small valid job; every one must be refused."""
 
 
 def small_job(**sections: Any) -> dict[str, Any]:
@@ -292,7 +290,7 @@ _EXIT_INTRO = """\
 Every refusal has a code. The code is the label of the counter `fedhft_refusals_total{code="..."}`, travels with a
 failed call in the trailing metadata `fedhft-error-code`, and gives commands and services their exit code. The message
 is for people: it names the field, the value and the fix. *Try again* says whether the same call may succeed later
-without anybody changing anything; agents and the command line do so by themselves.
+without any change; agents and the command line retry such calls by themselves.
 
 | exit | meaning |
 | --- | --- |
@@ -463,7 +461,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
 def pages(folder: Path = DOCS) -> dict[str, str]:
     """Every page that is generated or has generated blocks, as it should be, by name.
 
-    Raises ValueError when a page lacks the marks of a block, or the code has something nobody described.
+    Raises ValueError when a page lacks the marks of a block, or something in the code has no description.
     """
     result = {"job-reference.md": job_reference(), "exit-codes.md": exit_codes()}
     for page, blocks in BLOCKS.items():
@@ -480,7 +478,7 @@ def pages(folder: Path = DOCS) -> dict[str, str]:
 
 
 def stale(folder: Path = DOCS) -> list[str]:
-    """Names of pages under `folder` that are not what the code says."""
+    """Names of pages under `folder` that do not match the code."""
 
     def committed(name: str) -> str | None:
         path = folder / name
@@ -499,7 +497,7 @@ def main() -> int:
         return 0
     names = stale()
     for name in names:
-        print(f"docs/{name} is not what the code says; run make docs", file=sys.stderr)
+        print(f"docs/{name} does not match the code; run make docs", file=sys.stderr)
     return 1 if names else 0
 
 

@@ -21,7 +21,7 @@ def generate(out: Path) -> None:
         sys.executable, "-m", "grpc_tools.protoc", "-I", ".",
         f"--python_out={out}", f"--grpc_python_out={out}", f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet:{out}",
     ]  # fmt: skip
-    # The stub plugins stand beside the interpreter, whether or not its environment is activated.
+    # The stub plugins are beside the interpreter, whether or not its environment is activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     subprocess.run([*command, *sources], cwd=PROTOS, env={**os.environ, "PATH": path}, check=True, timeout=120)
 
@@ -44,7 +44,7 @@ def main() -> int:
         return 0
     names = stale(ROOT / "src" / PACKAGE)
     for name in names:
-        print(f"src/{PACKAGE}/{name} is not what protos/ says; run make protos", file=sys.stderr)
+        print(f"src/{PACKAGE}/{name} does not match protos/; run make protos", file=sys.stderr)
     return 1 if names else 0
 
 

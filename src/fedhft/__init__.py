@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> str:
-        """Look `__version__` up when somebody asks: reading package metadata takes longer than importing us."""
+        """Look `__version__` up on demand: reading package metadata takes longer than importing fedhft."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib.metadata import PackageNotFoundError, version

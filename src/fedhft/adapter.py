@@ -90,7 +90,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class AdapterSchema:
-    """What a job trains, on which everybody must agree; its digest is compared at Join.
+    """What a job trains; all its clients must agree on it, and its digest is compared at Join.
 
     Tensors are numbered on the wire: 5 per slot in the order of SLOT_PARTS, then the head, then the weights.
     """
@@ -178,7 +178,7 @@ class AdapterSchema:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def differences(self, other: AdapterSchema) -> list[str]:
-        """Names the fields in which `other` differs, for the refusal at Join; empty when equal."""
+        """One sentence per field in which `other` differs, for the refusal at Join; empty when equal."""
         mine, theirs = asdict(self), asdict(other)
         return [
             f"{name}: the job has {_short(mine[name])}, the agent has {_short(theirs[name])}"
@@ -187,7 +187,7 @@ class AdapterSchema:
         ]
 
     def start_of(self, seed: int, key: TensorKey, round_number: int = 0) -> Float32:
-        """Starting value of a tensor, in travelling orientation (rows x cols).
+        """Starting value of a tensor, in the orientation in which it travels (rows x cols).
 
         A: uniform in +-1/sqrt(in), LoRA's Kaiming bound; `round_number` > 0 redraws it (restart methods). Head
         matrices: uniform with standard deviation 0.02; scales of norms inside the head: one; other head vectors and

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class ErrorCode(StrEnum):
-    """Every way in which fedhft says no. Stable: part of the protocol."""
+    """Every reason for which fedhft refuses something. Stable: part of the protocol."""
 
     INVALID_JOB = "invalid_job"
     JOB_EXISTS = "job_exists"
@@ -51,7 +51,7 @@ class ErrorCode(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """How one error code looks from outside."""
+    """How one error code appears to callers and shells."""
 
     grpc_status: str
     """Name of the grpc.StatusCode member."""

@@ -1,4 +1,4 @@
-"""Identifiers that travel: jobs and clients. Parsed once at the door, trusted inside."""
+"""Identifiers that travel: jobs and clients. Parsed once where they enter, trusted from there on."""
 
 from __future__ import annotations
 

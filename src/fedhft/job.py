@@ -36,7 +36,10 @@ _BYTES = {None: 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, 
 
 
 def parse_duration(value: object) -> object:
-    """Seconds of "90s", "10m", "1h30m" or a number; anything else is left for the type check to refuse."""
+    """Seconds of "90s", "10m", "1h30m" or a number; other types are left to the type check.
+
+    Raises ValueError for any other text.
+    """
     if isinstance(value, str):
         parts = _DURATION.findall(value.strip())
         if parts and "".join(number + unit for number, unit in parts) == value.strip():
@@ -46,7 +49,10 @@ def parse_duration(value: object) -> object:
 
 
 def parse_size(value: object) -> object:
-    """Bytes of "2GiB", "512 MiB" or a number; anything else is left for the type check to refuse."""
+    """Bytes of "2GiB", "512 MiB" or a number; other types are left to the type check.
+
+    Raises ValueError for any other text.
+    """
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match:
@@ -87,7 +93,7 @@ class ModelSpec(_Section):
     digest: str | None = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",
-        description="Base digest as `fedhft model digest` prints it; null lets the first agent's fix it.",
+        description="Base digest as `fedhft model digest` prints it; without one, the first agent's becomes the job's.",
     )
     max_length: int = Field(128, ge=4, le=8192, description="Tokens per row; longer rows are cut.")
 
@@ -112,20 +118,20 @@ class TaskSpec(_Section):
 
 
 class AdapterSpec(_Section):
-    """LoRA as PEFT has it."""
+    """LoRA settings, as in PEFT."""
 
     rank: int = Field(8, ge=1, le=512, description="LoRA rank r.")
     alpha: float = Field(16.0, gt=0, description="LoRA alpha; the adapter is scaled by alpha / r.")
     targets: tuple[str, ...] = Field(("query", "value"), min_length=1, description="Module name endings to adapt.")
-    depth: int = Field(0, ge=0, description="Layers from the output that carry adapters; 0 means all.")
+    depth: int = Field(0, ge=0, description="Layers, counted from the output, with adapters; 0 means all.")
 
 
 class Tier(_Section):
     """A class of devices. The first tier whose min_memory a device reaches, largest first, is its tier."""
 
     density: float = Field(1.0, gt=0, le=1, description="Fraction of rows trained and sent.")
-    depth: int = Field(0, ge=0, description="Layers from the output trained by this tier; 0 means adapter.depth.")
-    min_memory: Size = Field(0, description="Memory budget, in bytes, that a device of this tier reports at least.")
+    depth: int = Field(0, ge=0, description="Layers, counted from the output, to train; 0 means adapter.depth.")
+    min_memory: Size = Field(0, description="Least memory budget, in bytes, that a device of this tier reports.")
 
 
 class TrainingSpec(_Section):
@@ -153,13 +159,13 @@ class TrainingSpec(_Section):
 class MaskSpec(_Section):
     """How rows are chosen (methods with a mask)."""
 
-    exploration: float = Field(0.1, ge=0, lt=1, description="Share of the row budget for the rows longest unsent.")
+    exploration: float = Field(0.1, ge=0, lt=1, description="Share of the row budget for rows not sent for longest.")
     smoothing: float = Field(0.5, ge=0, lt=1, description="Weight of older rounds in a row's importance score.")
     tau: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Damping of rows few clients sent: the divisor is at least tau times the full mass.",
+        description="Damping of rows that few clients sent: the divisor is at least tau times the full mass.",
     )
 
 
@@ -205,14 +211,14 @@ class RoundsSpec(_Section):
 
     total: int = Field(5, ge=1, le=100000, description="Rounds to run.")
     min_clients: int = Field(2, ge=1, description="Clients that must have joined before the first round opens.")
-    sample: float = Field(1.0, gt=0, le=1, description="Fraction of live clients asked each round.")
-    target: float = Field(1.0, gt=0, le=1, description="Fraction of asked clients whose updates close a round early.")
-    quorum: float = Field(0.5, gt=0, le=1, description="Fraction of asked clients needed at the deadline.")
+    sample: float = Field(1.0, gt=0, le=1, description="Fraction of live clients sampled each round.")
+    target: float = Field(1.0, gt=0, le=1, description="Fraction of participants whose updates close a round early.")
+    quorum: float = Field(0.5, gt=0, le=1, description="Fraction of participants needed at the deadline.")
     deadline: Duration = Field(600.0, description="A round's length, seconds.")
     extensions: int = Field(2, ge=0, le=100, description="Times a round without quorum is extended by its deadline.")
     join_timeout: Duration = Field(1800.0, description="Longest wait for min_clients, seconds.")
     client_timeout: Duration = Field(
-        120.0, description="A client silent for longer is not asked at the opening of a round, seconds."
+        120.0, description="A client silent for longer is not sampled when a round opens, seconds."
     )
 
     @model_validator(mode="after")
@@ -223,27 +229,27 @@ class RoundsSpec(_Section):
 
 
 class EvaluationSpec(_Section):
-    """Who measures what."""
+    """What is scored, on which rows and when."""
 
     holdout: float = Field(
         0.2,
         ge=0,
         lt=1,
-        description="Share of an agent's rows held out for its personal score, if it has no own split.",
+        description="Share of an agent's rows held out for its personal score, if it has no split of its own.",
     )
     every: int = Field(1, ge=0, description="Rounds between evaluations; 0 evaluates only at the end.")
     final: bool = Field(True, description="Evaluate the last version before and after one more local training.")
     final_shared: Literal["full", "sharded"] = Field(
         "full",
-        description="At the end every client scores the whole shared split, or its share of the rows (pooled).",
+        description="In the final evaluation each client scores the whole shared split, or only its share (pooled).",
     )
 
 
 class LimitsSpec(_Section):
-    """What an update may be at most."""
+    """Upper limits on an update."""
 
     update_bytes: Size = Field(0, description="Largest accepted update; 0 means twice what the plan needs in fp32.")
-    update_norm: float = Field(0.0, ge=0, description="Largest accepted Frobenius norm; 0 means no bound.")
+    update_norm: float = Field(0.0, ge=0, description="Largest accepted Frobenius norm; 0 means no limit.")
 
 
 class JobSpec(_Section):
@@ -251,7 +257,7 @@ class JobSpec(_Section):
 
     version: Literal[1] = Field(SPEC_VERSION, description="Version of this format.")
     name: str = Field(description="Job id: 1-63 characters of a-z 0-9 . _ -.")
-    seed: int = Field(0, ge=0, lt=2**53, description="Seed of everything that is drawn.")
+    seed: int = Field(0, ge=0, lt=2**53, description="Seed of everything random.")
     clients: tuple[str, ...] = Field((), description="Clients that may join; empty means any enrolled client.")
     model: ModelSpec = Field(description="The base model.")
     task: TaskSpec = Field(description="The task.")
@@ -259,7 +265,7 @@ class JobSpec(_Section):
     method: Method = Field(default_factory=lambda: method_of("fedhft"), description="The method.")
     tiers: dict[str, Tier] = Field(default_factory=lambda: {"standard": Tier()}, description="Classes of devices.")
     client_tiers: dict[str, str] = Field(
-        default_factory=dict, description="Tier of named clients; wins over what the agent reports."
+        default_factory=dict, description="Tiers of named clients; they win over what agents report."
     )
     training: TrainingSpec = Field(default_factory=TrainingSpec, description="Local training.")
     mask: MaskSpec = Field(default_factory=MaskSpec, description="Row masks.")
@@ -314,7 +320,7 @@ class JobSpec(_Section):
         return self.training.learning_rate * self.training.learning_rate_decay ** (round_number - 1)
 
     def canonical(self) -> str:
-        """Canonical JSON as the store keeps it: sorted keys, no spaces, every default written out."""
+        """Canonical JSON as stored: sorted keys, no spaces, every default written out."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
@@ -353,7 +359,7 @@ def load_canonical(text: str) -> JobSpec:
 
 
 def job_schema() -> dict[str, Any]:
-    """JSON Schema of the job file: what an editor checks it against, so durations and sizes may also be text."""
+    """JSON Schema of the job file, for editors; durations and sizes may also be text there."""
     schema = JobSpec.model_json_schema()
     method = schema["properties"]["method"]
     method["anyOf"] = [{"$ref": method.pop("$ref")}, {"type": "string", "enum": sorted(PRESETS)}]
@@ -364,8 +370,8 @@ def _sentence(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key; remove it or see `fedhft job schema` for the keys there are"
+        return f"{where}: unknown key; remove it or see `fedhft job schema` for the valid keys"
     if item["type"] == "missing":
-        return f"{where}: required and missing; add it"
+        return f"{where}: required but missing; add it"
     prefix = f"{where} = {item['input']!r}: " if where and not isinstance(item["input"], dict) else ""
     return prefix + message

@@ -1,4 +1,4 @@
-"""Methods as compositions: every federated fine-tuning method here is one row of independent choices.
+"""Methods: every federated fine-tuning method here is a combination of independent choices.
 
 A preset is data, not a class, so an ablation is one changed word in the job file. Papers of the presets:
 fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); fedit: Zhang et al. 2023 (arXiv 2305.05644);
@@ -51,7 +51,7 @@ class Combine(StrEnum):
 
 
 class MaskRule(StrEnum):
-    """Which rows a client with density < 1 trains and sends."""
+    """How a client with density < 1 chooses the rows it trains and sends."""
 
     NONE = "none"
     GRADIENT = "gradient"
@@ -83,13 +83,13 @@ class Method(BaseModel):
     trained: Trained = Field(Trained.BOTH, description="What has gradients besides the head.")
     start: Start = Field(Start.CONTINUE, description="How a round begins.")
     combine: Combine = Field(Combine.FACTORS, description="How updates become one adapter.")
-    share_a: bool = Field(True, description="A is one for all clusters; only B and the head are per cluster.")
+    share_a: bool = Field(True, description="All clusters share one A; only B and the head are per cluster.")
     mask: MaskRule = Field(MaskRule.GRADIENT, description="How a client with density < 1 chooses its rows.")
     clusters: int | Literal["auto"] = Field(
         "auto", description="Number of clusters J, or auto: chosen by BIC up to clustering.maximum."
     )
     signature: SignatureKind = Field(SignatureKind.ANCHOR, description="What clients are clustered by.")
-    server: ServerStep = Field(ServerStep.PLAIN, description="Server step over the mean difference.")
+    server: ServerStep = Field(ServerStep.PLAIN, description="Server step applied to the mean difference.")
 
     @model_validator(mode="after")
     def _combinations_that_work(self) -> Method:
@@ -97,11 +97,13 @@ class Method(BaseModel):
             raise ValueError(f'clusters = {self.clusters}: must be 1 to 64; or write "auto"')
         if (self.combine is Combine.PRODUCTS) != (self.start is Start.RESTART):
             raise ValueError(
-                f'combine = "{self.combine}" with start = "{self.start}": products go with restart and only with it; '
+                f'combine = "{self.combine}" with start = "{self.start}": products and restart only work together; '
                 'set both (combine = "products", start = "restart") or neither'
             )
         if self.start is Start.RESTART and self.trained is not Trained.BOTH:
-            raise ValueError(f'trained = "{self.trained}" with start = "restart": set trained = "both"')
+            raise ValueError(
+                f'trained = "{self.trained}" with start = "restart": restart trains both factors; set trained = "both"'
+            )
         if self.start is Start.RESTART and self.share_a:
             raise ValueError('share_a = true with start = "restart": A is redrawn every round; set share_a = false')
         if (self.trained is Trained.ALL_WEIGHTS) != (self.combine is Combine.MEAN):
@@ -128,7 +130,7 @@ class Method(BaseModel):
         return self.trained is not Trained.ALL_WEIGHTS
 
     def trains_a(self, round_number: int) -> bool:
-        """Whether A has gradients in this round (1-based). Round 1 is a B round: with B = 0, A has none anyway."""
+        """Whether A has gradients in this round (1-based). Round 1 trains B: while B = 0, A's gradient is zero."""
         if self.trained in (Trained.ALTERNATE, Trained.INTERLEAVED):
             return round_number % 2 == 0
         return self.trained is Trained.BOTH
@@ -164,7 +166,7 @@ PRESET_WIRE: dict[str, dict[str, object]] = {
     "full": _UNQUANTISED,
     "local": _UNQUANTISED,
 }
-"""Value encodings that belong to a preset where the job file names none: baselines travel as their papers have it."""
+"""A preset's value encodings where the job file names none: baselines are sent as in their papers."""
 
 
 def method_of(preset: str, **choices: object) -> Method:

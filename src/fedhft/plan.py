@@ -29,7 +29,7 @@ class AdapterPlan:
 
     @classmethod
     def of(cls, message: adapter_pb2.AdapterPlan) -> AdapterPlan:
-        """The plan in a task, as it came."""
+        """The plan in a task message."""
         return cls(
             tier=message.tier,
             depth=message.depth,
@@ -41,7 +41,7 @@ class AdapterPlan:
         )
 
     def message(self) -> adapter_pb2.AdapterPlan:
-        """The plan as it travels; inverse of `of`."""
+        """The plan as a message; inverse of `of`."""
         return adapter_pb2.AdapterPlan(
             tier=self.tier,
             depth=self.depth,

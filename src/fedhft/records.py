@@ -42,7 +42,7 @@ class Topic(StrEnum):
 
 
 class AcceptResult(StrEnum):
-    """What became of an accepted update."""
+    """Whether an accepted update was new."""
 
     ACCEPTED = "accepted"
     REPEATED = "repeated"
@@ -94,7 +94,7 @@ class Participant(_Record):
 
     samples: int
     plan: AdapterPlan
-    """All of what the client trains; nothing of it is computed again while the round is open."""
+    """Everything that the client trains; none of it is recomputed while the round is open."""
     memberships: tuple[float, ...]
     """Weights over clusters as pinned; the fold uses these (not the served ones)."""
 
@@ -120,7 +120,7 @@ class RoundRecord(_Record):
     """Updates needed at the deadline."""
     participants: dict[str, Participant]
     pinned: tuple[str, ...] = ()
-    """Clients whose updates are folded; fixed, sorted, when folding starts."""
+    """Clients whose updates are folded, sorted; fixed when folding starts."""
 
 
 class UpdateRecord(_Record):

@@ -328,7 +328,7 @@ async def test_a_round_closes_at_its_deadline_with_quorum_and_fails_without(aggr
     await two_in_a_round(aggregator, "no-quorum", rounds={**rules, "quorum": 1.0})
     job = await aggregator.ended("no-quorum")
     assert job.status == "failed"
-    assert "0 of 2 asked clients delivered, 2 needed" in job.reason
+    assert "0 of 2 participants delivered, 2 needed" in job.reason
 
 
 async def test_an_evaluation_report_in_a_training_round_is_refused(aggregator: Aggregator) -> None:

@@ -148,7 +148,7 @@ async def test_a_round_without_quorum_is_extended_and_then_fails_the_job() -> No
     story.wait(60)
     assert await story.settle(one) is None
     assert await story.status() is JobStatus.FAILED
-    assert "3 of 5 asked clients delivered, 4 needed" in await story.reason()
+    assert "3 of 5 participants delivered, 4 needed" in await story.reason()
 
 
 async def test_arrivals_between_two_full_looks_cost_one_count_each() -> None:
@@ -181,7 +181,7 @@ async def test_clients_that_fell_silent_are_not_asked_and_a_round_waits_for_thos
     await story.join("a", "b", "c")
     await story.play_round(one)
     assert await story.is_collecting(2)
-    story.wait(45)  # past client_timeout: nobody was heard of since
+    story.wait(45)  # past client_timeout: nobody was heard from since
     await story.be_heard("a", "b")
     await story.deliver("a", "b")
     story.wait(15)
@@ -239,7 +239,7 @@ async def test_a_job_whose_clients_have_all_fallen_silent_fails_after_its_join_t
     assert await story.status() is JobStatus.RUNNING
     await story.go_on(one, 2)
     assert await story.status() is JobStatus.FAILED
-    assert "no client was heard of for rounds.join_timeout" in await story.reason()
+    assert "no client was heard from for rounds.join_timeout" in await story.reason()
 
 
 # -- who may act

@@ -150,7 +150,7 @@ def test_unreadable_paths_say_why(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "absent.jsonl")
     strange = tmp_path / "train.xlsx"
     strange.write_bytes(b"x")
-    assert "unknown kind of file" in refusal(strange)
+    assert "unknown file format" in refusal(strange)
     broken = tmp_path / "train.jsonl.gz"
     broken.write_bytes(b"this is no gzip file")
     assert "cannot be read" in refusal(broken)

@@ -279,7 +279,7 @@ def test_the_columns_of_the_demo_are_as_documented() -> None:
 
 def test_built_and_unbuilt_presets_are_as_the_readme_says() -> None:
     text = page("README.md")
-    built = re.search(r"\| methods (.*?) as rows of choices", text)
+    built = re.search(r"\| methods (.*?) as combinations of choices", text)
     assert built is not None
     assert set(re.findall(r"`([a-z-]+)`", built[1])) == set(PRESETS)
     unbuilt = re.search(r"Not built: .*? the presets (.*?);", text)
@@ -323,12 +323,12 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/methods.md", f"{fitting._SEEDINGS} k-means++ seedings"),
         ("docs/methods.md", f"in the last {source_number('training/signatures.py', 'ANCHOR_DEPTH')} layers"),
         ("docs/methods.md", f"at most {source_number('training/signatures.py', 'ANCHOR_ROWS')} of the client's rows"),
-        ("docs/methods.md", f"{source_number('training/masks.py', 'PROBE_BATCHES')} mini-batches are looked at"),
+        ("docs/methods.md", f"{source_number('training/masks.py', 'PROBE_BATCHES')} mini-batches are probed"),
         ("docs/protocol.md", f"waits at most {federation_service.MAX_WAIT_MS // 1000} s"),
         ("docs/protocol.md", f"| long poll | {federation_service.MAX_WAIT_MS // 1000} s |"),
         ("docs/protocol.md", f"at most {uploads.MAX_CHUNK_BYTES // 2**20} MiB"),
         ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
-        ("docs/protocol.md", f"every {intake.PIECE_BYTES // 2**10} KiB are"),
+        ("docs/protocol.md", f"in pieces of {intake.PIECE_BYTES // 2**10} KiB"),
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),
         ("docs/protocol.md", f"{uploads._CHUNK_TIMEOUT_S:g} s without a chunk"),
         ("docs/protocol.md", f"a page of its history ({describe.HISTORY_PAGE} rounds"),
@@ -358,7 +358,7 @@ def test_times_that_are_written_as_words_are_the_code_s() -> None:
     assert keys.TRANSFER_TTL_S == 6 * 3600
     assert "after six hours" in page("docs/protocol.md")
     assert coordinator._ORPHAN_AGE_S == 3600
-    assert "goes after an hour" in page("docs/operations.md")
+    assert "are deleted after an hour" in page("docs/operations.md")
     assert offers.Offers().backoff.longest_s == 1800
     assert "up to half an hour" in page("docs/protocol.md")
     assert agent._KEEP_UNSEEN_S == 7 * 86400

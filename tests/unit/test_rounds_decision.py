@@ -103,7 +103,7 @@ def test_without_quorum_a_round_is_extended_a_bounded_number_of_times_then_the_j
     assert decide(situation(round=round_record(), accepted=1), 11_000) == Extend(1, 21_000)
     failed = decide(situation(round=round_record(extensions=1), accepted=1), 21_000)
     assert isinstance(failed, Fail)
-    assert "1 of 4 asked clients delivered, 2 needed" in failed.reason
+    assert "1 of 4 participants delivered, 2 needed" in failed.reason
 
 
 def test_a_folding_round_is_folded_again_by_whoever_comes_next() -> None:

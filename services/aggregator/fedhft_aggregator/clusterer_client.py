@@ -13,7 +13,7 @@ _DEADLINE_S = 30.0
 
 
 class RemoteClusterer:
-    """Calls the clusterer service; a failure is the caller's to live with (the old memberships stand)."""
+    """Calls the clusterer service; on failure the caller keeps the old memberships."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = clustering_pb2_grpc.ClusteringStub(channel)

@@ -1,4 +1,4 @@
-"""Points at which fault tests end this process the hard way (SIGKILL), to prove that nothing accepted is lost.
+"""Points at which fault tests kill this process (SIGKILL), to show that nothing accepted is lost.
 
 FEDHFT_FAILPOINT names one, with `@n` for the n-th time it is reached: `open` (before a round is recorded), `accepted`
 (an update is recorded but not acknowledged), `folding` (updates are pinned), `folded` (before publishing), `published`.
@@ -18,7 +18,7 @@ POINTS = ("open", "accepted", "folding", "folded", "published")
 
 
 def failpoint(setting: str) -> Callable[[str], None]:
-    """What a coordinator calls with each point it reaches. Raises INVALID_ARGUMENT for a setting that names none."""
+    """The function a coordinator calls with each point it reaches. Raises INVALID_ARGUMENT for an unknown point."""
     if not setting:
         return lambda point: None
     wanted, _, count = setting.partition("@")

@@ -31,7 +31,7 @@ _PULLS_AT_ONCE = 16
 
 
 class Federation(federation_pb2_grpc.FederationServicer):
-    """Serves agents over a store; keeps nothing of its own but a cache."""
+    """Serves agents over a store; keeps no state of its own but a cache."""
 
     def __init__(self, store: Store, cache: JobCache, reached: Callable[[str], None] = lambda point: None) -> None:
         self._store = store
@@ -41,7 +41,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self._pulls = asyncio.Semaphore(_PULLS_AT_ONCE)
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
-        """Check identity and protocol, hand out a lease token and the jobs on offer."""
+        """Check identity and protocol; return a lease token and the jobs on offer."""
         caller = authenticate(context)
         client = caller.client(request.client)
         if request.protocol_version != PROTOCOL_VERSION:
@@ -58,7 +58,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 continue
             try:
                 allowed = load_canonical(record.spec_json).clients
-            except FedhftError as error:  # perhaps of another release; agents can still serve the other jobs
+            except FedhftError as error:  # e.g. of another release; agents can still serve the other jobs
                 log.warning("job not offered: %s", error, extra={"job": record.job})
                 continue
             if not allowed or client in allowed:
@@ -99,7 +99,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
     async def NextTask(
         self, request: federation_pb2.NextTaskRequest, context: Context
     ) -> federation_pb2.NextTaskResponse:
-        """Answer with work as soon as there is some, or with Wait when the client's patience ends."""
+        """Answer with work as soon as there is some, or with Wait when the client's wait_ms have passed."""
         caller, job = authenticate(context), parse_job_id(request.job)
         held = {scope.scope: scope.version for scope in request.held}
         clock = asyncio.get_running_loop()
@@ -159,7 +159,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the store; ask NextTask again")
         if offset > size:
             raise FedhftError.field(
-                ErrorCode.WRONG_OFFSET, "offset", offset, f"the blob has {size} bytes", "start at what you hold of it"
+                ErrorCode.WRONG_OFFSET, "offset", offset, f"the blob has {size} bytes", "start where your copy ends"
             )
         while offset < size:
             data = await blobs.get(job, digest, offset, SEND_CHUNK_BYTES)
@@ -169,7 +169,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
     async def PushUpdate(
         self, request_iterator: AsyncIterator[federation_pb2.PushUpdateRequest], context: Context
     ) -> federation_pb2.PushUpdateResponse:
-        """Take one update; repeats are acknowledged again."""
+        """Receive one update; a repeated one is acknowledged again."""
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("message") != "header":
             raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a push begins with its header; send it first")
@@ -190,7 +190,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
     async def _repeated(
         self, client: ClientId, job: JobId, header: federation_pb2.UpdateHeader
     ) -> federation_pb2.PushUpdateResponse | None:
-        """An update that is already recorded is acknowledged again, even when its round is long over."""
+        """The acknowledgement of an update that is already recorded, even when its round is long over; else None."""
         if not await self._store.delivered(job, header.round, client):
             return None
         known = (await self._store.updates(job, header.round))[client]

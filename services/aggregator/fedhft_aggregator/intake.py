@@ -1,4 +1,4 @@
-"""Bytes of one push on their way to the store, in pieces so large that the store sees few writes."""
+"""Bytes of one push on their way to the store, in pieces large enough that the store sees few writes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fedhft.store.transfers import TransferStore
 from fedhft.v1 import federation_pb2
 
 PIECE_BYTES = 512 * 1024
-"""Chunks are joined into pieces of this size. An update no larger than one is staged only if its stream breaks. What a
-dying server held of a piece is sent again."""
+"""Chunks are joined into pieces of this size. An update no larger than one is staged only if its stream breaks. When a
+server dies, the part of a piece that it held must be sent again."""
 
 
 class Intake:
-    """The chunks of one push. At most a piece, its copy for the store, and a chunk are held."""
+    """The chunks of one push. Holds at most a piece, its copy for the store, and a chunk."""
 
     def __init__(self, transfers: TransferStore, job: JobId, transfer: str, size: int) -> None:
         self._transfers = transfers
@@ -32,7 +32,7 @@ class Intake:
 
     @property
     def whole(self) -> bytes | None:
-        """The update, if all of it came in one piece; it was not staged then."""
+        """The update, if all of it fits in one piece, which then was not staged; else None."""
         return bytes(self._piece) if self._is_whole else None
 
     @property
@@ -63,12 +63,12 @@ class Intake:
     async def stage(self) -> None:
         """Append what is held to the staged transfer, unless it is the whole update.
 
-        Raises WRONG_OFFSET when the transfer does not go on from there.
+        Raises WRONG_OFFSET when the staged transfer ends elsewhere.
         """
         if not self._held or self._start is None or self._is_whole:
             return
         if self._start == 0:
-            await self._transfers.discard(self._job, self._transfer)  # what another attempt left; this one starts over
+            await self._transfers.discard(self._job, self._transfer)  # left by another attempt; this one starts over
         data = bytes(self._piece[: self._held])
         self._start = await self._transfers.stage(self._job, self._transfer, self._start, data)
         self._held = 0

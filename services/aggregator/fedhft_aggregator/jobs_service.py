@@ -93,7 +93,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         return await describe(self._store, await self._store.job(name))
 
     async def Export(self, request: jobs_pb2.ExportJobRequest, context: Context) -> jobs_pb2.ExportJobResponse:
-        """What is needed to build the adapters of the last version."""
+        """References to what is needed to build the adapters of the last version."""
         authenticate(context)
         name = parse_job_id(request.job)
         record = await self._store.job(name)

@@ -41,7 +41,7 @@ class JobLoops:
             self._tasks[job] = asyncio.create_task(self._drive(job), name=f"job-{job}")
 
     async def discover(self) -> None:
-        """Pick up jobs that other replicas (or an earlier life of this one) were given. Runs until cancelled."""
+        """Pick up jobs submitted to other replicas, or before a restart of this one. Runs until cancelled."""
         while True:
             try:
                 for record in await self._store.jobs():
@@ -52,9 +52,9 @@ class JobLoops:
             await asyncio.sleep(_DISCOVERY_S)
 
     async def stop(self) -> None:
-        """Stop driving; another replica goes on at once because leases are given up."""
+        """Stop driving and give up the leases, so that another replica takes over at once."""
         for job, task in list(self._tasks.items()):
-            # A cancellation can surface as an error of the store's client, which the loop lives through: repeat it.
+            # A cancellation can surface as an error of the store's client, which the loop survives; so repeat it.
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=0.2)

@@ -1,4 +1,4 @@
-"""The aggregator process: what it starts and stops beside what every service does."""
+"""The aggregator process: what it starts and stops in addition to what every service does."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def serve(settings: AggregatorSettings) -> None:
 
 @contextlib.asynccontextmanager
 async def _driving(loops: JobLoops) -> AsyncIterator[None]:
-    """Look for jobs and drive them; on leaving give them up, so that another replica goes on at once."""
+    """Look for jobs and drive them; on exit give them up, so that another replica takes over at once."""
     discovery = asyncio.create_task(loops.discover(), name="discover")
     try:
         yield

@@ -1,4 +1,4 @@
-"""What an aggregator is told at its start."""
+"""Settings of the aggregator."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class AggregatorSettings(ServiceSettings):
     )
     clusterer: str = Field(
         "",
-        description="address of the clusterer, host:port; without one memberships stay as they are",
+        description="address of the clusterer, host:port; without one, memberships stay as they are",
     )
-    max_concurrent_rpcs: int = Field(0, description="calls served at once, long polls included; 0 means no bound")
+    max_concurrent_rpcs: int = Field(0, description="calls served at once, long polls included; 0 means no limit")
 
     @field_validator("clusterer")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         if value:
-            from fedhft.rpc.server import parse_address  # brings gRPC, for which it is too early above
+            from fedhft.rpc.server import parse_address  # imports gRPC, which must not happen at the top
 
             parse_address(value, "clusterer")
         return value

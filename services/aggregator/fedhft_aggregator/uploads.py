@@ -2,8 +2,8 @@
 
 A small update (one piece) stays in memory until it is stored and recorded. A larger one is staged in the store piece by
 piece, so a broken stream resumes at its offset, on this replica or another. Memory is bounded by the number of streams
-that may receive at once, not by the number of clients. The others wait for the go-ahead until their deadline; a client
-that does not wait for it is held by gRPC's flow control.
+that are received at once, not by the number of clients. The others wait for the go-ahead until their deadline; a client
+that does not wait is stopped by gRPC's flow control.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Chunks = AsyncIterator[federation_pb2.PushUpdateRequest]
 
 @dataclass(frozen=True)
 class Upload:
-    """One update being pushed: who, what for, and what is awaited."""
+    """One update being pushed: by which client, for which job, and what the round expects of it."""
 
     client: ClientId
     job: JobId
@@ -43,12 +43,12 @@ class Upload:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 the client claims; empty where nothing is shared."""
+        """The SHA-256 that the client claims, hex; empty if nothing is shared."""
         return self.header.digest.hex()
 
     @property
     def transfer(self) -> str:
-        """Name of the staged transfer: one per client and round, so that a client can never pile them up."""
+        """Name of the staged transfer: one per client and round, so that a client cannot accumulate them."""
         return hashlib.sha256(f"{self.client}\x1f{self.header.round}".encode()).hexdigest()
 
 
@@ -62,7 +62,7 @@ class Uploads:
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def staged(self, upload: Upload) -> int:
-        """Bytes of this update that are here already."""
+        """How many bytes of this update are already here."""
         if upload.digest and await self._store.blobs.size(upload.job, upload.digest) is not None:
             return int(upload.header.size)
         return await self._store.transfers.staged(upload.job, upload.transfer)
@@ -70,9 +70,9 @@ class Uploads:
     async def receive(
         self, upload: Upload, chunks: Chunks, go_ahead: Callable[[], Awaitable[None]]
     ) -> federation_pb2.PushUpdateResponse:
-        """Take the chunks, check the whole, record it. Raises FedhftError; nothing accepted is ever lost by it.
+        """Receive the chunks, check the update, record it. Raises FedhftError, which never affects accepted updates.
 
-        `go_ahead` is called when it is this stream's turn: its client sends no chunk before.
+        `go_ahead` is called when it is this stream's turn; its client sends no chunk before that.
         """
         with metrics.QUEUE_WAIT_SECONDS.time():
             await self._streams.acquire()
@@ -95,7 +95,7 @@ class Uploads:
             async for chunk in _within(chunks):
                 await intake.add(chunk)
         finally:
-            await intake.stage()  # also of a stream that broke: the next attempt goes on from there
+            await intake.stage()  # even when the stream broke: the next attempt resumes there
         if (data := intake.whole) is not None:
             if hashlib.sha256(data).digest() != upload.header.digest:
                 raise FedhftError(
@@ -115,7 +115,7 @@ class Uploads:
         await self._check(upload, None)
 
     async def _check(self, upload: Upload, data: bytes | None) -> None:
-        """Decode and check; None reads the stored blob, once it is this update's turn, so that few are in memory."""
+        """Decode and check. None: read the stored blob, only when it is this update's turn, to keep few in memory."""
         async with self._checks:
             if data is None:
                 data = await self._store.blobs.get(upload.job, upload.digest)
@@ -142,7 +142,7 @@ class Uploads:
 
 
 async def _within(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
-    """The chunks, each within its time and size. Raises TRUNCATED_STREAM, UPDATE_TOO_LARGE, MALFORMED_UPDATE."""
+    """The chunks, bounded in time and size. Raises TRUNCATED_STREAM, UPDATE_TOO_LARGE, MALFORMED_UPDATE."""
     while True:
         try:
             async with asyncio.timeout(_CHUNK_TIMEOUT_S):
@@ -164,7 +164,7 @@ async def _within(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
 
 
 def observe_agent(figures: federation_pb2.Measurements, tier: str) -> None:
-    """Expose what an agent measured; nobody can scrape it behind NAT."""
+    """Expose what an agent measured, since an agent behind NAT cannot be scraped."""
     if figures.peak_rss_bytes:
         metrics.AGENT_PEAK_MEMORY_BYTES.labels(tier=tier).observe(figures.peak_rss_bytes)
     if figures.steps:

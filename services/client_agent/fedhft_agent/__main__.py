@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: AgentSettings) -> int:
-    from fedhft_agent.agent import run  # gRPC, without which --help answers at once
+    from fedhft_agent.agent import run  # imports gRPC: late, so that --help answers at once
 
     return run(settings)
 

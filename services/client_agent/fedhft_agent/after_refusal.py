@@ -17,7 +17,7 @@ LEAVE_THE_JOB = frozenset(
         ErrorCode.UNKNOWN_JOB,
     }
 )
-"""Refusals that will be the same next round: somebody has to fix something."""
+"""Refusals that would be the same next round, until a person fixes something."""
 LEAVE_THE_SERVER = frozenset(
     {
         ErrorCode.LEASE_SUPERSEDED,
@@ -27,6 +27,6 @@ LEAVE_THE_SERVER = frozenset(
         ErrorCode.STORE_FULL,
     }
 )
-"""Refusals that end the agent: another agent took over, or the server has been away for as long as was allowed."""
+"""Refusals that end the agent: another agent took over, or the server has been away for too long."""
 ASK_AGAIN = frozenset({ErrorCode.UNKNOWN_BLOB, ErrorCode.STALE_VERSION})
-"""Refusals of an outdated task: the same round with a fresh task may go well. After any other refusal it would not."""
+"""Refusals of an outdated task: the same round may succeed with a fresh task; after any other refusal it would not."""

@@ -1,4 +1,4 @@
-"""The process around the sessions: what it holds for its whole life, and which job it serves next."""
+"""The agent's process: what it holds for its whole life, and which job it serves next."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 
 _LONGEST_IDLE_S = 10.0
 _KEEP_UNSEEN_S = 7 * 86400.0
-"""How long the state of a job that is not on offer is kept: the server may have been another one by mistake."""
+"""How long the state of a job not on offer is kept, in case the agent was pointed at the wrong server."""
 _EXIT_OF_STATUS = {"completed": 0, "failed": 42, "cancelled": 13}
 _NO_STATUS_EXIT = 13
 
 
 class Presence:
-    """What /readyz says: whether the server answers, and until then what the agent waits for."""
+    """What /readyz says: whether the server answers, or else what the agent is waiting for."""
 
     def __init__(self) -> None:
         self._reached = False
@@ -61,8 +61,8 @@ class Presence:
 def run(settings: AgentSettings) -> int:
     """Serve jobs until stopped, or as long as the settings say; returns the exit code.
 
-    Raises FedhftError for what ends the agent: a refusal that only a person can do something about, or a server that
-    it gave up on.
+    Raises FedhftError for what ends the agent: a refusal that only a person can resolve, or a server that it gave up
+    on.
     """
     presence = Presence()
     with ExitStack() as stack:
@@ -158,7 +158,7 @@ class _Agent:
                 self._connection.leave(job)
 
     def _named_job_ended(self, unseen: int) -> int | None:
-        """The job asked for is not on offer: is it over, or closed to this client, or yet to come?"""
+        """Find out why the job asked for is not on offer: it is over, closed to this client, or yet to come."""
         job = str(self._settings.job)
         try:
             answer = self._connection.next_task(job, (), wait_ms=0)
@@ -183,7 +183,7 @@ class _Agent:
 
 
 def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
-    """This client's rows, read before the tensor library is loaded: that takes seconds, and wrong rows need none."""
+    """This client's rows, read before the tensor library is loaded, so that bad rows are reported at once."""
     _fix_threads(settings.threads)
     from fedhft.datasets.client_data import load_client_data
 
@@ -191,7 +191,7 @@ def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
 
 
 def _check_model_folder(name: str) -> None:
-    """What a model folder lacks, told before the tensor library is loaded. A hub id is left to the loading.
+    """Check a model folder for missing files before the tensor library is loaded. A hub id is checked when loaded.
 
     Raises FedhftError(INVALID_MODEL).
     """
@@ -213,7 +213,7 @@ def _workplace(settings: AgentSettings) -> Workplace:
 
 
 def _fix_threads(threads: int) -> None:
-    """Before numpy and torch are imported, which is when they look."""
+    """Set the number of threads; call it before numpy and torch are imported, which is when they read it."""
     if threads:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[variable] = str(threads)

@@ -1,8 +1,8 @@
-"""The one connection of an agent: stubs, the lease, patience with a server that is away.
+"""An agent's only connection: stubs, the lease, patience with a server that is away.
 
-Every call carries the lease token and a deadline. A server (or its store) that is away is waited for, with jittered
-back-off, until it answers, the agent is stopped, or the time given runs out. A server that has forgotten the agent is
-told again who it is, and the call repeated.
+Every call carries the lease token and a deadline. While the server (or its store) is away, calls are retried with
+jittered back-off until it answers, the agent is stopped, or time runs out. When the server has forgotten the agent, the
+agent enrols again and repeats the call.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Answer = TypeVar("Answer", covariant=True)
 CALL_S = 30.0
 """Deadline of a control call."""
 POLL_MARGIN_S = 10.0
-"""How much later than the server is asked to answer a long poll is given up."""
+"""How long after the requested wait a long poll is given up."""
 TURN_S = 120.0
-"""What an upload may wait for the server's go-ahead on top of the time its bytes may take."""
+"""How long an upload may wait for the server's go-ahead, on top of the time for its bytes."""
 SLOWEST_LINK = 4096
 """Bytes per second below which a stream is cut and resumed."""
 DEFECTS_IN_A_ROW = 5
-"""Times in a row that a call may meet a defect of the server before its error is believed."""
+"""Internal errors in a row with which the server may answer a call before the agent reports the error."""
 _REENROLMENTS = 3
 _DEFAULT_WAIT_MS = 10_000
 
@@ -61,7 +61,7 @@ class Peer:
     memory_bytes: int = 0
     tls: TlsSettings | None = None
     give_up_after_s: float | None = None
-    """Seconds one call may go unanswered; None waits for ever."""
+    """Seconds that one call may go unanswered; None: for ever."""
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, longest_s=15.0))
 
 
@@ -78,10 +78,10 @@ class _Call(_Cancellable, Protocol[Answer]):
 
 
 class Connection:
-    """Context manager. Calls come from one thread, but for `look`; a stop request cancels the one in flight."""
+    """Context manager. All calls but `look` come from one thread; a stop request cancels the one in flight."""
 
     def __init__(self, peer: Peer, stop: StopSignal, on_contact: Callable[[bool], None] = lambda reached: None) -> None:
-        """`on_contact` hears whether the server answered, after every attempt."""
+        """`on_contact` is told after every attempt whether the server answered."""
         self._peer = peer
         self._stop = stop
         self._on_contact = on_contact
@@ -94,7 +94,7 @@ class Connection:
         """Counts what the connection carried."""
 
     def __enter__(self) -> Connection:
-        # An own connection: two agents in one process (tests, tools) must not share sockets or counters.
+        # Its own connection: two agents in one process (tests, tools) must not share sockets or counters.
         settings = ChannelSettings(self._peer.server, tls=self._peer.tls, own_connection=True)
         self._channel = open_channel(settings)
         self._stub = federation_pb2_grpc.FederationStub(self._channel)
@@ -110,7 +110,7 @@ class Connection:
     # -- control calls
 
     def enroll(self) -> Sequence[federation_pb2.JobOffer]:
-        """Say who this is and get the jobs on offer. Waits for the server."""
+        """Identify this agent and get the jobs on offer. Waits for the server."""
         return self.persist(self._enroll)
 
     def join(self, request: federation_pb2.JoinRequest) -> federation_pb2.JoinResponse:
@@ -120,7 +120,7 @@ class Connection:
     def next_task(
         self, job: str, held: Sequence[tuple[str, int]], wait_ms: int | None = None
     ) -> federation_pb2.NextTaskResponse:
-        """Wait for work as long as the server lets one wait."""
+        """Wait for work for as long as the server allows."""
         wait = self.max_wait_ms if wait_ms is None else wait_ms
         request = federation_pb2.NextTaskRequest(
             client=self._peer.client,
@@ -131,7 +131,7 @@ class Connection:
         return self._unary(self._stub.NextTask.future, request, wait / 1000 + POLL_MARGIN_S)
 
     def look(self, job: str, timeout_s: float) -> federation_pb2.NextTaskResponse:
-        """The client's task right now: one attempt, and the one call that may come from another thread.
+        """The client's task right now: one attempt, and the only call that may come from another thread.
 
         Raises grpc.RpcError.
         """
@@ -165,7 +165,7 @@ class Connection:
     ) -> federation_pb2.PushUpdateResponse:
         """Send a header and chunks that add up to `size` bytes; one attempt. Raises FedhftError.
 
-        Chunks follow once the server gives the go-ahead: what waits its turn waits here.
+        Chunks follow once the server gives the go-ahead; until then they wait on this side.
         """
         header.client, header.lease_token = self._peer.client, self._token
         started: Future[grpc.Call] = Future()
@@ -186,10 +186,10 @@ class Connection:
     # -- patience
 
     def persist(self, attempt: Callable[[], T]) -> T:
-        """Make attempts until one is answered: while server or store is away, wait and try again.
+        """Make attempts until one is answered; while server or store is away, wait and try again.
 
-        An answer is a result, or a refusal that waiting does not fix; NOT_ENROLLED is fixed by enrolling again. Raises
-        FedhftError (the refusal; SERVER_UNAVAILABLE and the like once the time is up), or CallStoppedError.
+        An answer is a result, or a refusal that waiting cannot fix; NOT_ENROLLED is fixed by enrolling again. Raises
+        FedhftError (the refusal; SERVER_UNAVAILABLE and the like once time is up), or CallStoppedError.
         """
         defects = enrolments = 0
 
@@ -268,7 +268,7 @@ class Connection:
         finally:
             with self._lock:
                 self._in_flight = None
-            call.cancel()  # of no effect on a finished call; a broken-off stream must not go on
+            call.cancel()  # no effect on a finished call; an abandoned stream must not go on
 
     def _cancel(self) -> None:
         with self._lock:

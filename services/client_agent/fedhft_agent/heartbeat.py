@@ -1,8 +1,8 @@
-"""Signs of life while an agent computes, and the news that come back with them.
+"""Signs of life while an agent computes, and what the server's answers to them mean.
 
-Training makes no calls, so a server would take a slow device for a dead one and not ask it in the next round; and the
-device would not learn that its round has closed. So a thread asks for the client's task now and then: to the server
-that is a sign of life, and an answer other than the task in hand says that the work is in vain.
+Training makes no calls, so the server would take a slow device for a dead one and leave it out of the next round, and
+the device would not learn that its round has closed. So a thread regularly asks for the client's task: to the server
+that is a sign of life, and an answer other than the current task means that the work is no longer wanted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedhft_agent.connection import Connection
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 20.0
-"""Seconds between two signs of life; far below any sensible rounds.client_timeout."""
+"""Seconds between two signs of life; well below any sensible rounds.client_timeout."""
 _CALL_S = 10.0
 
 
@@ -37,7 +37,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def outdated(self) -> bool:
-        """Whether the server has said that nobody waits for this task any more."""
+        """Whether the server has said that this task is no longer wanted."""
         return self._outdated.is_set()
 
     def __enter__(self) -> Heartbeat:
@@ -55,7 +55,7 @@ class Heartbeat:
             try:
                 answer = self._connection.look(self._job, _CALL_S)
             except grpc.RpcError as error:
-                # Not repeated: the next one is due soon, and whoever delivers the work waits for the server anyway.
+                # Not retried: the next one is due soon, and delivering the work waits for the server anyway.
                 log.debug("no answer to a sign of life", extra={"code": error_from_rpc(error).code.value})
                 continue
             if not self._is_mine(answer):

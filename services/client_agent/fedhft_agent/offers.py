@@ -13,10 +13,10 @@ from fedhft.v1 import federation_pb2
 
 @dataclass
 class Offers:
-    """Takes jobs in the order in which they were submitted; one that went wrong is not taken again for a while."""
+    """Takes jobs in the order of submission; one that went wrong is not taken again for a while."""
 
     only: JobId | None = None
-    """The one job wanted; None wants any."""
+    """The only job to take; None takes any."""
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=30.0, longest_s=1800.0))
     clock: Callable[[], float] = time.monotonic
     _failures: dict[str, int] = field(default_factory=dict)

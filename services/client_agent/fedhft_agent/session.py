@@ -1,8 +1,8 @@
 """One client's part in one job: join, then task after task until the job is over.
 
-An update lives in three steps: the worker keeps it on disk as soon as it is trained, the server acknowledges it, the
-worker commits it. After a restart the first thing done is to deliver what was trained and not acknowledged, so a round
-is neither lost nor trained twice.
+An update goes through three steps: the worker keeps it on disk as soon as it is trained, the server acknowledges it,
+the worker commits it. After a restart, what was trained but not acknowledged is delivered first, so a round is neither
+lost nor trained twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Enlistment:
-    """How a client presents itself to a job."""
+    """What a client tells a job about its machine."""
 
     tier: str
     """Tier asked for; empty lets the job decide."""
@@ -73,7 +73,7 @@ class Session:
     def run(self) -> federation_pb2.FinishedTask:
         """Work until the job is over.
 
-        Raises FedhftError (what ends this job for this client, or the agent) and CallStoppedError.
+        Raises FedhftError, for what ends this job for this client, or ends the agent, and CallStoppedError.
         """
         try:
             return self._work()
@@ -86,7 +86,7 @@ class Session:
             self._join()
         except FedhftError as error:
             if error.code is not ErrorCode.JOB_NOT_RUNNING:
-                raise  # a job that ended meanwhile says so as its next task
+                raise  # if the job ended meanwhile, its next task says so
         draft = self._worker.pending()
         if draft is not None:
             log.info("delivering an update trained before the restart", extra={"round": draft.round})
@@ -134,7 +134,7 @@ class Session:
             raise
 
     def _guarded(self, number: int, work: Callable[[], None]) -> None:
-        """Do a task. What goes wrong with this round alone is logged, and the round is not tried again."""
+        """Do a task. A failure that concerns only this round is logged, and the round is not tried again."""
         if number == self._given_up:
             self._fruitless += 1
             self._connection.pause(self._fruitless)
@@ -188,7 +188,7 @@ class Session:
         log.info("evaluated", extra={"round": task.round, "recorded": answer.recorded})
 
     def _while_wanted(self, number: int, work: Callable[[Callable[[], bool]], T]) -> T | None:
-        """Compute, with signs of life; None when it was broken off because nobody waits for the result any more."""
+        """Compute, with signs of life; None when it was stopped because the result is no longer wanted."""
         with Heartbeat(self._connection, self._spec.name, number, self._heartbeat_s) as heartbeat:
             try:
                 return work(lambda: self._stop.requested() or heartbeat.outdated())
@@ -196,7 +196,7 @@ class Session:
                 if self._stop.requested():
                     raise
         metrics.AGENT_UPDATES.labels(outcome="broken_off").inc()
-        log.info("the round is over without this client; training broken off", extra={"round": number})
+        log.info("the round is over without this client; training stopped", extra={"round": number})
         return None
 
     def _check_plan(self, message: adapter_pb2.AdapterPlan) -> None:
@@ -246,9 +246,9 @@ class Session:
         log.info("update accepted", extra={"round": draft.round, "bytes": len(draft.blob), "repeated": repeated})
 
     def _measured(self, figures: federation_pb2.Measurements, about_to_send: int = 0) -> federation_pb2.Measurements:
-        """The worker's figures with what this job has moved over the wire, the update they go with included.
+        """The worker's figures with the bytes this job has moved, including the update they are sent with.
 
-        Only the kernel knows what sockets carry, and only afterwards: those bytes appear in the next report.
+        The kernel counts an update's bytes on the socket only once they are sent: those appear in the next report.
         """
         measured = federation_pb2.Measurements()
         measured.CopyFrom(figures)

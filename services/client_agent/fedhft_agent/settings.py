@@ -1,6 +1,6 @@
-"""What an agent is told at its start.
+"""Settings of the agent.
 
-No tensor library and no gRPC is imported here, so that `--help` and a wrong flag answer at once.
+Neither a tensor library nor gRPC is imported here, so that `--help` and a wrong flag answer at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedhft.process.settings import ProcessSettings, flag_of
 
 
 def _whole(largest: int) -> BeforeValidator:
-    """Whole numbers from 0 to `largest`, as digits or as a number; None is left alone."""
+    """Whole numbers from 0 to `largest`, as digits or as a number; None passes."""
 
     def check(value: object, info: ValidationInfo) -> object:
         digits = str(value)
@@ -44,7 +44,7 @@ class AgentSettings(ProcessSettings):
     )
     data: str = Field(description="training rows: a .jsonl[.gz], .csv or .parquet file, or a datasets id")
     holdout: str | None = Field(
-        None, description="own held-out rows; without them the job's share of the training rows is held out"
+        None, description="the client's held-out rows; without them, the job's share of the training rows is held out"
     )
     shared_validation: str | None = Field(None, description="the validation split that all clients share")
     model: str | None = Field(None, description="local copy of the base model, instead of the job's name for it")
@@ -52,21 +52,21 @@ class AgentSettings(ProcessSettings):
         0,
         description='memory the agent may use, e.g. "2GiB"; decides its tier and the plans it refuses; 0: not stated',
     )
-    tier: str = Field("", description="tier to ask for; without one the job decides")
+    tier: str = Field("", description="tier to ask for; without one, the job decides")
     job: Annotated[JobId, AfterValidator(parse_job_id)] | None = Field(
         None, description="take part in this job only, and exit when it is over; without one, in every job on offer"
     )
     state_dir: Path | None = Field(
         None,
-        description="where work survives a restart, one agent per folder; "
-        "without it the user's state directory / fedhft / client",
+        description="folder in which work survives a restart, one per agent; "
+        "without it, the user's state directory / fedhft / client",
     )
     once: bool = Field(False, description="exit after one job")
     threads: Annotated[int, _whole(4096)] = Field(
-        0, description="threads of tensor operations; 1 makes training repeatable to the bit, 0 leaves it to torch"
+        0, description="threads of tensor operations; with 1, training repeats bit for bit; 0 leaves it to torch"
     )
     metrics_port: Annotated[int | None, _whole(65535)] = Field(
-        None, description="port of /metrics, /healthz and /readyz; 0 picks a free one, without one there are no pages"
+        None, description="port of /metrics, /healthz and /readyz; 0 picks a free one; without it, there are no pages"
     )
     give_up_after: Annotated[float | None, BeforeValidator(parse_duration)] = Field(
         None, description='exit when the server has not answered for this long, e.g. "10m"; without it, or 0s: never'

@@ -15,7 +15,7 @@ from fedhft.errors import ErrorCode, FedhftError
 
 
 class StateDirectory:
-    """Context manager that holds a directory for this process. The kernel lets go of it when the process dies."""
+    """Context manager that locks a directory for this process. The kernel releases the lock when the process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -28,7 +28,7 @@ class StateDirectory:
         except OSError as error:
             raise FedhftError.field(
                 ErrorCode.INVALID_ARGUMENT, "--state-dir", str(self._path), f"cannot be used ({error.strerror})",
-                "name a directory this user may write to",
+                "name a directory that this user can write to",
             ) from error  # fmt: skip
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,21 +46,21 @@ class StateDirectory:
         os.close(self._lock)
 
     def job(self, name: str, spec_json: str) -> Path:
-        """Folder of a job; whoever writes there makes it.
+        """Folder of a job; its writer creates it.
 
-        Named after the job and its exact specification: another job that reuses a name never sees foreign state.
+        Named after the job and its exact specification, so that a job that reuses a name never sees the other's state.
         """
         return self._path / "jobs" / f"{name}-{hashlib.sha256(spec_json.encode()).hexdigest()[:12]}"
 
     def forget(self, name: str, spec_json: str) -> None:
-        """Remove the folder of a job that is over: what it holds is worth nothing outside the job."""
+        """Remove the folder of a job that is over: its content is of no use outside the job."""
         shutil.rmtree(self.job(name, spec_json), ignore_errors=True)
 
     def sweep(self, keep: Collection[Path], older_than_s: float) -> None:
-        """Remove folders of jobs not in `keep` that nothing was written to for so long: they ended unseen."""
+        """Remove folders not in `keep` that were not written to for so long: their jobs ended unseen by this agent."""
         now = time.time()
         for folder in (self._path / "jobs").glob("*"):
-            # The newest change anywhere in it; a folder's own time moves only when names in it do.
+            # The newest change anywhere in it; a folder's own time changes only when entries are added or removed.
             written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
             if folder not in keep and now - written > older_than_s:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Blobs in, updates out: streams that resume where they broke and end in a checked digest.
+"""Blobs in, updates out: streams that resume where they broke and end with a check of the digest.
 
-A broken connection costs the bytes of the chunk in flight, never the transfer. Waiting for a server that is away is the
-connection's business; bytes that arrive wrong are counted here, and a transfer that goes wrong several times in a row
-without getting any further is given up.
+A broken connection costs the bytes of the chunk in flight, never the whole transfer. The connection waits for a server
+that is away; this module counts wrong bytes, and gives up a transfer that fails several times in a row without
+progress.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK_BYTES = 32 * 1024
 
 A connection keeps receive buffers of about twice this size at the server for as long as it lasts."""
 FRUITLESS_ATTEMPTS = 5
-"""Attempts in a row that may end in wrong or missing bytes without getting any further."""
+"""Attempts in a row that may end with wrong or missing bytes and no progress."""
 
 _WRONG_BYTES = frozenset({ErrorCode.DIGEST_MISMATCH, ErrorCode.TRUNCATED_STREAM, ErrorCode.WRONG_OFFSET})
 
@@ -33,7 +33,7 @@ Result = federation_pb2.PushUpdateResponse.Result
 
 @dataclass
 class PayloadCount:
-    """Blob bytes of one job over the wire, after coding, repeats included."""
+    """Blob bytes of one job over the wire, after coding, retries included."""
 
     sent: int = 0
     received: int = 0
@@ -55,8 +55,8 @@ def push_update(
 ) -> Result.ValueType:
     """Deliver one update; RESULT_ACCEPTED, or RESULT_REPEATED when the server had it already.
 
-    resume: ask first what an earlier attempt left with the server (after a restart); otherwise that is asked on every
-    attempt but the first. Raises FedhftError with the server's refusal.
+    resume: ask the server first what an earlier attempt left there (after a restart); otherwise ask on every attempt
+    but the first. Raises FedhftError with the server's refusal.
     """
     upload = _Upload(connection, header, data, count, ask=resume)
     _until_done(connection, upload)
@@ -66,7 +66,7 @@ def push_update(
 class _Transfer(Protocol):
     @property
     def progress(self) -> int:
-        """Bytes known to be where they belong."""
+        """Bytes known to have arrived."""
         ...
 
     def attempt(self) -> None:
@@ -76,7 +76,7 @@ class _Transfer(Protocol):
 
 def _until_done(connection: Connection, transfer: _Transfer) -> None:
     def attempt() -> FedhftError | None:
-        # Wrong bytes are this module's business, not the connection's: a server that answers with them is not away.
+        # Wrong bytes are handled here, not by the connection: a server that sends them is not away.
         try:
             transfer.attempt()
         except FedhftError as error:
@@ -114,7 +114,7 @@ class _Download:
                 if chunk.offset != len(self.received):
                     raise FedhftError.field(
                         ErrorCode.WRONG_OFFSET, f"{name}: chunk offset", chunk.offset, f"expected {len(self.received)}",
-                        "the transfer is resumed where it stood",
+                        "the transfer resumes there",
                     )  # fmt: skip
                 if len(self.received) + len(chunk.data) > size:
                     self.received.clear()

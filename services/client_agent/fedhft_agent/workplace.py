@@ -1,4 +1,4 @@
-"""The torch side of an agent: the base model, kept between jobs that can share it, and the worker of a job."""
+"""The torch side of an agent: the base model, kept across jobs that can share it, and the worker of each job."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Workplace:
     def _base_of(self, spec: JobSpec) -> LoadedBase:
         """The base model with this job's adapters: the one held when its network is the same, else a fresh one."""
         if self._base is None or self._base.key != network_key(spec):
-            self._base = None  # let go of the old one before the new one is read
+            self._base = None  # release the old one before the new one is read
             self._base = load_base(spec, self._settings.model)
             log.info("base model loaded", extra={"model": str(self._base.path), "digest": self._base.digest[:12]})
         return self._base

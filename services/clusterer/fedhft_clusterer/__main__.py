@@ -14,7 +14,7 @@ def main() -> int:
 
 
 def _run(settings: ClustererSettings) -> int:
-    from fedhft_clusterer.service import run  # gRPC, scipy and redis, without which --help answers at once
+    from fedhft_clusterer.service import run  # gRPC, scipy and redis: late, so that --help answers at once
 
     return run(settings)
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 SHOWN_JOBS = 100
-"""Jobs whose clusters are on the metrics page: those clustered last."""
+"""Number of jobs whose clusters the metrics page shows: those clustered last."""
 
 
 class Clustering(clustering_pb2_grpc.ClusteringServicer):
@@ -36,10 +36,10 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
     async def UpdateMemberships(
         self, request: pb.UpdateMembershipsRequest, context: Context
     ) -> pb.UpdateMembershipsResponse:
-        """Fit, publish, answer with what stands now.
+        """Fit, publish, answer with the memberships now in force.
 
-        Idempotent: a repeat joins the call that is still at work, or finds its result. A caller that goes away does not
-        stop the work, so that its retry finds it done.
+        Idempotent: a repeat joins the call still in progress, or finds its result. Work goes on when its caller goes
+        away, so that a retry finds it done.
         """
         authenticate(context)
         job = parse_job_id(request.job)

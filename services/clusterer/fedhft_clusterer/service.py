@@ -1,4 +1,4 @@
-"""The clusterer process: the threads that fit, beside what every service does."""
+"""The clusterer process: the threads that fit, in addition to what every service does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedhft_clusterer.settings import ClustererSettings
 
 SERVICES = ("fedhft.v1.Clustering",)
 FITS_AT_ONCE = 2
-"""Jobs fitted at the same time; further ones wait."""
+"""Jobs fitted at the same time; others wait."""
 
 
 def run(settings: ClustererSettings) -> int:

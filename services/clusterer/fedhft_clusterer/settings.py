@@ -1,4 +1,4 @@
-"""What a clusterer is told at its start."""
+"""Settings of the clusterer."""
 
 from __future__ import annotations
 

@@ -44,10 +44,10 @@ def demo(
     ] = None,
     clients: Annotated[int, typer.Option(help="Number of clients, one agent process each.", rich_help_panel=_DATA)] = 6,
     per_client: Annotated[
-        int, typer.Option(help="Rows a client owns (with --data); a fifth of them is held out.", rich_help_panel=_DATA)
+        int, typer.Option(help="Rows per client (with --data); a fifth of them is held out.", rich_help_panel=_DATA)
     ] = 400,
     partition: Annotated[
-        str, typer.Option(help="How --data is handed out: dirichlet, groups or iid.", rich_help_panel=_DATA)
+        str, typer.Option(help="How --data is partitioned: dirichlet, groups or iid.", rich_help_panel=_DATA)
     ] = "dirichlet",
     alpha: Annotated[
         float, typer.Option(help="Dirichlet concentration; smaller means more skew.", rich_help_panel=_DATA)
@@ -58,11 +58,11 @@ def demo(
     extra_holdout: Annotated[
         int,
         typer.Option(
-            help="Further held-out rows per client (with --data), for steadier personal scores.", rich_help_panel=_DATA
+            help="Extra held-out rows per client (with --data), for steadier personal scores.", rich_help_panel=_DATA
         ),
     ] = 0,
     validation_rows: Annotated[
-        int, typer.Option(help="Most common validation rows to use (with --data).", rich_help_panel=_DATA)
+        int, typer.Option(help="Largest number of shared validation rows (with --data).", rich_help_panel=_DATA)
     ] = 2000,
     rounds: Annotated[int, typer.Option(help="Rounds to run.", rich_help_panel=_TRAINING)] = 6,
     seed: Annotated[int, typer.Option(help="Seed of data, partition and training.", rich_help_panel=_TRAINING)] = 0,
@@ -88,7 +88,7 @@ def demo(
             "--set",
             metavar="KEY=VALUE",
             help="Any other field of the job, e.g. server.momentum=0.5; repeatable. "
-            "method.* and wire.* hold for --method alone.",
+            "method.* and wire.* apply to --method only.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -102,8 +102,8 @@ def demo(
         bool,
         typer.Option(
             "--simulate",
-            help="Run in one process: the same rounds and scores, but no sockets, so no figures of bytes or memory, "
-            "and no exported adapters.",
+            help="Run in one process: the same rounds and scores, but no sockets, so no byte or memory figures, and "
+            "no exported adapters.",
             rich_help_panel=_RUN,
         ),
     ] = False,
@@ -158,7 +158,7 @@ def demo(
             result = run_demo(settings, table)
     except (KeyboardInterrupt, SystemExit):
         if out.exists():
-            with contextlib.suppress(OSError, SystemExit):  # nobody may be there to read it
+            with contextlib.suppress(OSError, SystemExit):  # the reader may be gone
                 _say(console, f"stopped before the end; what was written so far is in {out}")
         raise
     finally:
@@ -210,7 +210,7 @@ def print_summary(console: Console, result: DemoResult) -> None:
 
     from fedhft.reporting.table import shown, size
 
-    # Narrow enough for 80 columns, with the largest figures there are.
+    # Narrow enough for 80 columns, even with the largest figures.
     title = "Scores before local training, bytes per client and round"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for head in ("method", "personal", "worst\ntenth", "after", "shared", "up", "down", "agent\nmemory", "seconds"):
@@ -240,10 +240,10 @@ def print_summary(console: Console, result: DemoResult) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    """A line that is not broken, so that a path in it can be copied."""
+    """Print a line without wrapping it, so that a path in it can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Unwinds through the federation's own stopping, like Ctrl-C.
+    # Like Ctrl-C: unwinds, so that the federation stops in order.
     raise SystemExit(128 + number)

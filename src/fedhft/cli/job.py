@@ -22,7 +22,7 @@ JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
 @with_server_options
 def submit(
     options: ServerOptions,
-    file: Annotated[Path, typer.Argument(help="Job file, TOML; `fedhft job schema` says what it may hold.")],
+    file: Annotated[Path, typer.Argument(help="Job file, TOML; `fedhft job schema` describes it.")],
 ) -> None:
     """Check a job file and store the job. Submitting the identical job again is fine."""
     from fedhft.job import read_job

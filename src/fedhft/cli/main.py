@@ -1,4 +1,4 @@
-"""The `fedhft` command: every group of commands in a module of its own, loaded for what they do only when they run."""
+"""The `fedhft` command: one module per group of commands, each of which loads what it needs only when it runs."""
 
 from __future__ import annotations
 

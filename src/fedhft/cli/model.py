@@ -21,7 +21,7 @@ def digest(
     model: Annotated[str, typer.Argument(help="Folder of a model, as save_pretrained writes it.")],
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Print the digest of a base model, for model.digest of a job, and its tokenizer's."""
+    """Print the digests of a base model (for a job's model.digest) and of its tokenizer."""
     from pathlib import Path
 
     from fedhft.training.digest import base_digest, tokenizer_digest

@@ -1,4 +1,4 @@
-"""How a command reaches an aggregator and how it reports: options that many commands share, written down once."""
+"""How a command reaches an aggregator and how it reports: options that many commands share, stated once."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def agent(context: typer.Context) -> None:
 
 
 def become(module: str, arguments: Sequence[str], *, needs: Sequence[str], extra: str) -> None:
-    """Replace this process by `python -m module`, so that signals and exit codes are the service's own.
+    """Replace this process with `python -m module`, so that signals and exit codes are the service's own.
 
     Raises FedhftError(INVALID_ARGUMENT) when a package the service needs is not installed.
     """

@@ -1,4 +1,4 @@
-"""`fedhft simulate`: a job over clients of one process, without sockets."""
+"""`fedhft simulate`: a job whose clients are all in one process, without sockets."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def simulate_job(
     clients: Annotated[
         int | None, typer.Option(help="Number of clients.", show_default="those the job names, else 8")
     ] = None,
-    per_client: Annotated[int, typer.Option(help="Rows a client owns; a fifth of them is held out.")] = 200,
-    partition: Annotated[str, typer.Option(help="How --data is handed out: dirichlet, groups or iid.")] = "dirichlet",
+    per_client: Annotated[int, typer.Option(help="Rows per client; a fifth of them is held out.")] = 200,
+    partition: Annotated[str, typer.Option(help="How --data is partitioned: dirichlet, groups or iid.")] = "dirichlet",
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration; smaller means more skew.")] = 1.0,
     groups: Annotated[int, typer.Option(help="Hidden groups, each with its own meaning of the labels.")] = 2,
     model: Annotated[
         str | None, typer.Option(help="Folder of the base model.", show_default="what the job names")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of tensor operations; 1 repeats to the bit.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of tensor operations; with 1, runs repeat bit for bit.")] = 1,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Run a job in this process: the same rounds, folds and local training, hundreds of clients, no sockets.
+    """Run a job in this process, without sockets: the same rounds, folds and local training, for hundreds of clients.
 
     Prints what `fedhft demo` prints; figures of sockets and processes are null.
     """

@@ -8,7 +8,7 @@ from fedhft.ids import JobId
 
 
 class Clusterer(Protocol):
-    """Publishes memberships into the store, from the signatures that are there."""
+    """Publishes memberships to the store, from the signatures in it."""
 
     async def update_memberships(self, job: JobId, expected_version: int, after_round: int) -> None:
         """Fit and publish version expected_version + 1, for the rounds after `after_round`.

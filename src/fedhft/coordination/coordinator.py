@@ -1,7 +1,7 @@
-"""Moves one job on: reads the situation, asks `rounds.decide`, carries the answer out.
+"""Drives one job: reads the situation, asks `rounds.decision.decide`, carries out the answer.
 
 Several processes may run a coordinator for the same job; the store's lease lets one act at a time, and its fencing
-token makes the acts of one that lost the lease void. Every act can be repeated by the next holder.
+token voids what a coordinator writes after losing the lease. The next holder can repeat every step.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _ORPHAN_AGE_S = 3600.0
 _ALIVE = tuple(status for status in JobStatus if not status.over)
 
 Reached = Callable[[str], None]
-"""Called with the name of every point a round passes; tests stop the process there."""
+"""Called with the name of every point a round passes; tests kill the process there."""
 
 
 class Coordinator:
@@ -94,7 +94,7 @@ class Coordinator:
         self._failures = 0
 
     async def run(self) -> None:
-        """Until the job is over or the task is cancelled. A store that is away is waited for."""
+        """Run until the job is over or the task is cancelled. Waits for a store that is away."""
         while True:
             try:
                 seen = await self._store.changes(self._job, Topic.ARRIVALS)
@@ -111,12 +111,12 @@ class Coordinator:
                 log.warning("coordinator: %s; trying again", error, extra={"job": self._job, "code": error.code})
                 await self._failed(error)
             except Exception as error:
-                # Whatever a round's data can make go wrong ends in a failed job with a reason, not in a silent loop.
+                # Whatever goes wrong with a round's data must end in a failed job with a reason, not a silent loop.
                 log.exception("coordinator: unforeseen failure", extra={"job": self._job})
                 await self._failed(FedhftError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     async def _failed(self, error: FedhftError) -> None:
-        """Wait a little; give the job up after several failures that repeating does not fix."""
+        """Wait a little; fail the job after several failures that retrying cannot fix."""
         self._failures = failures_after(self._failures, error)
         if gives_up(self._failures):
             reason = f"the job cannot go on: {error.message}"
@@ -127,7 +127,7 @@ class Coordinator:
         await asyncio.sleep(_RETRY_S)
 
     async def step(self) -> float | None:
-        """One decision. Returns seconds until the next makes sense (0: at once), None when the job is over."""
+        """Make one decision. Returns seconds until the next is due (0: at once), None when the job is over."""
         fence = await self._store.acquire(self._job, self._holder, self._lease_ms)
         if fence is None:
             self._collecting = None
@@ -150,7 +150,7 @@ class Coordinator:
         return 0.0
 
     async def _still_collecting(self, fence: int, now_ms: int) -> float | None:
-        """Cheap answer for each arrival of an open round: seconds to wait on, None when it is time for a full look."""
+        """Cheap answer to an arrival in an open round: seconds left to wait, None when a full look is due."""
         collecting, self._collecting = self._collecting, None
         if collecting is None or not collecting.still_valid(fence, now_ms):
             return None
@@ -318,7 +318,7 @@ class Coordinator:
         return version, fold_figures(published.report)
 
     async def _note_signatures(self, spec: JobSpec, number: int, reports: tuple[ClientReport, ...]) -> None:
-        """Where clients are clustered by their updates, their signatures came with them."""
+        """Store the signatures that came with updates, where clients are clustered by those."""
         if wants_memberships(spec, number, await self._store.memberships(self._job)):
             for report in reports:
                 if report.signature:
@@ -334,7 +334,7 @@ class Coordinator:
         return {**await self._store.traffic(self._job, clients), **earlier}
 
     async def _retain(self, version: VersionRecord, updates: Mapping[str, UpdateRecord]) -> None:
-        """Delete what no client and no restart can need any more."""
+        """Delete what neither a client nor a restart can still need."""
         store, job, latest = self._store, self._job, version.version
         forgotten = await store.drop_versions(job, below=oldest_kept(latest))
         found = [await store.version(job, number) for number in range(oldest_kept(latest), latest + 1)]

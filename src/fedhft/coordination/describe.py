@@ -1,4 +1,4 @@
-"""A job as people are told about it: one description for Get, List and Watch, for the demo, and for a simulation."""
+"""A job as shown to people: one description for Get, List and Watch, for the demo, and for a simulation."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class RoundHistory:
     """Final figures by client; only in the entry of the final evaluation."""
     evaluation: bool = False
     earlier_traffic: Mapping[str, Traffic] = field(default_factory=dict)
-    """Byte counters of all clients, which releases before the store's own key for them kept in every entry."""
+    """Byte counters of all clients; earlier releases, which had no key for them, kept them in every entry."""
 
     def to_json(self) -> str:
         """As the store keeps it."""

@@ -1,4 +1,4 @@
-"""One job as its tasks need it, read once per change and shared by all callers of a process."""
+"""What building a job's tasks needs, read once per change and shared by all callers in a process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedhft.store.interface import Store
 
 @dataclass(frozen=True)
 class CachedJob:
-    """A consistent-enough reading of a job: it may be one change old, never half of two changes in one record."""
+    """A reading of a job: it may be one change old, but no record in it mixes two changes."""
 
     change: int
     record: JobRecord

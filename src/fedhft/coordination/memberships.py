@@ -1,4 +1,4 @@
-"""New memberships over a store: load the last ones, fit the mixture, publish if nobody else did.
+"""New memberships: load the last ones from the store, fit the mixture, publish unless somebody else did.
 
 The clusterer service puts this behind gRPC; `simulate` calls it in its own process.
 """
@@ -53,8 +53,8 @@ async def publish_memberships(
     """Fit and publish version expected_version + 1, or return what another caller published since.
 
     The signatures are those of every joined client that has one, sampled this round or not.
-    Raises FedhftError: INVALID_ARGUMENT when nobody has a signature, or naming the client whose signature cannot be
-    used; UNKNOWN_JOB, and the store's.
+    Raises FedhftError: INVALID_ARGUMENT when no client has a signature, or naming the client whose signature cannot
+    be used; UNKNOWN_JOB, and the store's.
     """
     spec = load_canonical((await store.job(job)).spec_json)
     latest = await store.memberships(job)
@@ -97,11 +97,11 @@ async def publish_memberships(
 def checked_signatures(signatures: Mapping[ClientId, tuple[float, ...]]) -> dict[str, NDArray[np.float32]]:
     """Signatures (float32) by client, in ascending order of ids; clients whose signature is empty are left out.
 
-    Raises FedhftError(INVALID_ARGUMENT) naming the client, or when there is nobody left.
+    Raises FedhftError(INVALID_ARGUMENT) naming the client, or when no client is left.
     """
     signed = {client: signature for client, signature in sorted(signatures.items()) if signature}
     if not signed:
-        raise _refused("clients", len(signatures), "nobody has a signature yet", "wait until clients have sent theirs")
+        raise _refused("clients", len(signatures), "no client has a signature yet", "wait for the clients' signatures")
     length = len(next(iter(signed.values())))
     found: dict[str, NDArray[np.float32]] = {}
     for client, signature in signed.items():
@@ -111,13 +111,13 @@ def checked_signatures(signatures: Mapping[ClientId, tuple[float, ...]]) -> dict
                 field,
                 f"{len(signature)} values",
                 f"the first client's has {length}",
-                "signatures of a job are equally long",
+                "send a signature of that length",
             )
         values = np.asarray(signature, dtype=np.float32)
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
             position = int(wrong[0])
-            raise _refused(f"{field}[{position}]", float(values[position]), "is not finite", "let the client join anew")
+            raise _refused(f"{field}[{position}]", float(values[position]), "is not finite", "let the client rejoin")
         found[str(client)] = values
     return found
 

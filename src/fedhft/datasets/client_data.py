@@ -1,4 +1,4 @@
-"""A client's rows: parsed against the job's task, split, and named by a digest."""
+"""A client's rows: parsed by the job's task, split, and identified by a digest."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fedhft.training.tasks import Task, task_of
 class ClientData:
     """What one client trains on and is scored by.
 
-    train: rows that have gradients; never empty. holdout: its personal score; may be empty. shared: the common
-    validation split, None where this agent has none. digest: SHA-256 (hex) of the training rows, by which a cached
-    signature is known to fit.
+    train: training rows; never empty. holdout: rows of its personal score; may be empty. shared: the common validation
+    split, None if this agent has none. digest: SHA-256 (hex) of the training rows, to tell whether a cached signature
+    is theirs.
     """
 
     train: tuple[Example, ...]
@@ -62,8 +62,8 @@ def load_client_data(
 
 
 def load_rows(source: str | Path, spec: TaskSpec, split: str = "train") -> tuple[Example, ...]:
-    """Read and check every row of a source (see `tables.read_table`). Raises FedhftError(INVALID_DATA), also when it
-    is empty.
+    """Read and check every row of a source (see `tables.read_table`). Raises FedhftError(INVALID_DATA), including when
+    it is empty.
     """
     task = task_of(spec)
     rows = tuple(_parse(raw, task) for raw in read_table(source, split))
@@ -77,8 +77,8 @@ def split_rows(
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """(train, holdout): holds out `share` of the rows, drawn by `seed`; both keep the source's order.
 
-    round(share * n) rows in all, at least one of two or more; by class they are spread by largest remainder (ties by
-    seed), and every class keeps a training row, even where that leaves fewer to hold out.
+    Holds out round(share * n) rows, at least one if there are two or more. With `by_class` they are spread over the
+    classes by largest remainder (ties by seed), and every class keeps a training row, even if fewer are then held out.
     """
     if share <= 0 or len(rows) < 2:
         return tuple(rows), ()

@@ -1,4 +1,4 @@
-"""A federation's data before it is handed out: who has which rows, and where they are written."""
+"""A federation's partitioned data: which client has which rows, and where they are written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ClientFiles:
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Everything the agents of a demo are given. All clients' rows and the shared validation rows are disjoint.
+    """All data of a demo's agents. The clients' rows and the shared validation rows are disjoint.
 
     labels: names in class order; empty where labels are plain numbers.
     shared: the common validation rows as each group labels them (one entry per group; texts and order are the same).
@@ -54,7 +54,7 @@ class FederatedData:
         return tuple(client.group for client in self.clients)
 
     def majority(self) -> float:
-        """Majority-class baseline: mean over clients of the accuracy of always answering the client's own commonest
+        """Majority-class baseline: mean over clients of the accuracy of always answering the client's most frequent
         training label.
         """
         scores = []
@@ -65,7 +65,7 @@ class FederatedData:
         return sum(scores) / len(scores)
 
     def write(self, folder: Path) -> tuple[ClientFiles, ...]:
-        """Write a folder per client and one shared file per group; returns the files by client."""
+        """Write a folder per client and a shared file per group; returns each client's files."""
         shared = []
         for group, rows in enumerate(self.shared):
             shared.append(folder / f"shared-{group}.jsonl")

@@ -1,8 +1,9 @@
-"""Real data (source.py) handed out to clients: by Dirichlet label shares, with hidden groups, or evenly.
+"""Partitions real data (source.py) among clients: by Dirichlet label shares, with hidden groups, or evenly.
 
 dirichlet: client i draws label shares p_i ~ Dir(alpha, ..., alpha) and then its rows by them (Hsu, Qi and Brown 2019,
-arXiv 1909.06335): the smaller alpha, the fewer labels a client has. groups: rows are even, and every hidden group of
-clients has its own permutation of the labels, so that what one group calls `World` another calls `Sports`. iid: even.
+arXiv 1909.06335): the smaller alpha, the fewer labels a client has. groups: rows are drawn evenly, and every hidden
+group of clients has its own permutation of the labels, so that what one group calls `World` another calls `Sports`.
+iid: evenly.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.seeds import seed_of
 
 OWN_HOLDOUT = 0.2
-"""Share of a client's rows that is held out for its personal score."""
+"""Share of a client's rows held out for its personal score."""
 
 
 class Partition(StrEnum):
-    """How rows are handed out."""
+    """How rows are partitioned."""
 
     DIRICHLET = "dirichlet"
     GROUPS = "groups"
@@ -35,11 +36,11 @@ class Partition(StrEnum):
 
 @dataclass(frozen=True)
 class Shares:
-    """How a source is handed out.
+    """How a source is partitioned.
 
-    per_client: rows a client owns; a fifth of them is held out.
-    extra_holdout: rows held out besides, with the same label shares, for steadier personal scores.
-    validation_rows: most common validation rows that are used.
+    per_client: rows of each client; a fifth of them is held out.
+    extra_holdout: further held-out rows, with the same label shares, for steadier personal scores.
+    validation_rows: largest number of shared validation rows.
     """
 
     kind: Partition
@@ -52,10 +53,10 @@ class Shares:
 
 
 def group_permutations(labels: int, groups: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """One permutation of 0..labels-1 per group (class -> what the group calls it); the first group's changes nothing.
+    """One permutation of 0..labels-1 per group (class -> what the group calls it); the first group's is the identity.
 
-    Up to as many groups as labels, they are powers of one cycle through all labels, so two groups agree on no label.
-    Beyond that they are merely different. Raises FedhftError(INVALID_ARGUMENT) beyond labels! groups.
+    For up to as many groups as labels they are powers of one cycle through all labels, so no two groups agree on any
+    label. For more they are only distinct. Raises FedhftError(INVALID_ARGUMENT) beyond labels! groups.
     """
     if groups < 1 or labels < 1 or groups > math.factorial(min(labels, 12)):
         raise FedhftError.field(
@@ -111,20 +112,20 @@ def _check(source: Source, shares: Shares) -> None:
     if shares.clients < 1:
         raise refuse("clients", shares.clients, "a federation needs clients", "use 2 or more")
     if shares.per_client < 5:
-        raise refuse("per-client", shares.per_client, "too few rows to hold a fifth out", "use 5 or more")
+        raise refuse("per-client", shares.per_client, "too few rows to hold out a fifth", "use 5 or more")
     if shares.extra_holdout < 0 or shares.validation_rows < 1:
         raise refuse("validation-rows", shares.validation_rows, "must be positive", "use 1 or more")
     if shares.kind is Partition.DIRICHLET and not shares.alpha > 0:
-        raise refuse("alpha", shares.alpha, "must be positive", "use for example 1.0; smaller means more skew")
+        raise refuse("alpha", shares.alpha, "must be positive", "use 1.0, say; smaller means more skew")
     if not source.labels and shares.kind is not Partition.IID:
-        raise refuse("partition", str(shares.kind), f"{source.name} has no labels to hand out by", "use iid")
+        raise refuse("partition", str(shares.kind), f"{source.name} has no labels to partition by", "use iid")
     if not 1 <= shares.groups <= shares.clients:
-        raise refuse("groups", shares.groups, f"there are {shares.clients} clients", "use 1 to as many groups")
+        raise refuse("groups", shares.groups, f"there are {shares.clients} clients", "use 1 to that many groups")
     needed = shares.clients * (shares.per_client + shares.extra_holdout)
     if needed > len(source.train):
         raise refuse(
             "per-client", shares.per_client,
-            f"{shares.clients} clients would need {needed} rows, {source.name} has {len(source.train)}",
+            f"{shares.clients} clients need {needed} rows, {source.name} has {len(source.train)}",
             f"use at most {len(source.train) // shares.clients - shares.extra_holdout}",
         )  # fmt: skip
 
@@ -146,7 +147,7 @@ def _proportions(shares: Shares, pools: list[list[int]], rng: np.random.Generato
 
 
 def _draw(pools: list[list[int]], proportions: NDArray[np.float64], count: int, rng: np.random.Generator) -> list[int]:
-    """Take `count` rows by label proportions; a class that runs out leaves its share to the others."""
+    """Take `count` rows by label proportions; the share of a class that runs out goes to the others."""
     chosen: list[int] = []
     while len(chosen) < count:
         left = np.array([len(pool) for pool in pools], np.float64)

@@ -1,4 +1,4 @@
-"""A data set as a folder: `train` and `validation` in any format of `tables`, and perhaps `meta.json`."""
+"""A data set as a folder: `train` and `validation` in any format of `tables`, optionally with `meta.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROW = 'every row has "text" and a number "label", and "text_pair" for pairs'
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before it is handed out. labels: names in class order; empty where labels are plain numbers."""
+    """A data set before it is partitioned. labels: names in class order; empty where labels are plain numbers."""
 
     name: str
     labels: tuple[str, ...]
@@ -27,8 +27,8 @@ class Source:
 def read_source(folder: Path) -> Source:
     """Read the splits `train` and `validation` (columns `text`, `label` and, for pairs, `text_pair`) of a folder.
 
-    `label_names` of `meta.json` name the classes. Without that file class indices become the names, unless a label is
-    no index: then the data has no classes. Raises FedhftError(INVALID_DATA) naming file, line and fix.
+    `label_names` of `meta.json` name the classes. Without that file class indices become the names, unless some label
+    is not an index: then the data has no classes. Raises FedhftError(INVALID_DATA) naming file, line and fix.
     """
     if not folder.is_dir():
         raise FedhftError.field(
@@ -69,7 +69,7 @@ def _example(raw: RawRow, names: tuple[str, ...]) -> Example:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, also one written as text, as CSV has it; None for anything else."""
+    """A finite number, or one written as text, as in CSV; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

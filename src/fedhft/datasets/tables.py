@@ -19,7 +19,7 @@ _LONGEST_SHOWN = 60
 
 
 class RawRow(NamedTuple):
-    """One row as its source has it, and where it stands there."""
+    """One row as it is in its source, and its place there."""
 
     where: str
     columns: Mapping[str, Any]
@@ -51,7 +51,7 @@ def read_table(source: str | Path, split: str = "train") -> Iterator[RawRow]:
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FedhftError(
-            ErrorCode.INVALID_DATA, f"data {path}: cannot be read: {reason}; check the path, its rights and the file"
+            ErrorCode.INVALID_DATA, f"data {path}: cannot be read: {reason}; check path, permissions and file"
         ) from error
     except UnicodeDecodeError as error:
         raise FedhftError(
@@ -66,7 +66,7 @@ def _opened(path: Path) -> io.TextIOWrapper:
 
 
 def find_file(path: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """The file itself, or inside a folder `<split>` with the first suffix found. Raises FedhftError(INVALID_DATA)."""
+    """`path` itself, or in a folder, `<split>` with the first suffix found. Raises FedhftError(INVALID_DATA)."""
     if path.is_dir():
         for suffix in suffixes:
             candidate = path / f"{split}{suffix}"
@@ -81,7 +81,7 @@ def find_file(path: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Pat
             f"data {path}: no such file; give a file ({_SHOWN}), a folder with splits, or {DATASETS_PREFIX}<id>",
         )
     if not path.name.endswith(SUFFIXES):
-        raise FedhftError(ErrorCode.INVALID_DATA, f"data {path}: unknown kind of file; use one of {_SHOWN}")
+        raise FedhftError(ErrorCode.INVALID_DATA, f"data {path}: unknown file format; use one of {_SHOWN}")
     return path
 
 
@@ -145,7 +145,7 @@ def _hub_rows(name: str, split: str) -> Iterator[RawRow]:
         import datasets
     except ImportError as error:
         raise FedhftError(
-            ErrorCode.INVALID_DATA, f"data {name}: reading a `datasets` id needs it; pip install 'fedhft[data]'"
+            ErrorCode.INVALID_DATA, f"data {name}: needs the `datasets` library; pip install 'fedhft[data]'"
         ) from error
     identifier, _, configuration = name.partition(":")
     try:
@@ -154,7 +154,7 @@ def _hub_rows(name: str, split: str) -> Iterator[RawRow]:
         raise FedhftError(
             ErrorCode.INVALID_DATA,
             f"data {DATASETS_PREFIX}{name}, split {split!r}: cannot be loaded: {error}; "
-            "check id, split and the network",
+            "check the id, the split and the network",
         ) from error
     for number, row in enumerate(table, start=1):
         yield RawRow(f"{DATASETS_PREFIX}{name}[{split}], row {number}", row)

@@ -1,8 +1,8 @@
-"""The demo's own data: generated support tickets, sorted into queues that mean something else to every group.
+"""The demo's own data: generated support tickets, sorted into queues that mean something different to each group.
 
-Several firms share one ticket system. Everybody's tickets are about the same six topics, but which topic goes to which
-queue was decided by each *hidden group* of firms for itself: the label is the queue, and groups permute it. So no
-single model can serve all; a model of one's own group can. The federation is not told who belongs together.
+Several firms share one ticket system. All tickets are about the same six topics, but each *hidden group* of firms
+decided for itself which topic goes to which queue: the label is the queue, and groups permute it. So no single model
+can serve all firms, while one model per group can. The federation is not told which firms belong together.
 
 A ticket names its topic once, among asides that use other topics' words, greetings and typing errors, so a firm with
 few tickets cannot learn the topics alone.
@@ -21,7 +21,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.seeds import seed_of
 
 QUEUES = tuple(f"queue-{letter}" for letter in "abcdef")
-"""Label names: they say nothing about the topic."""
+"""Label names, which say nothing about the topic."""
 
 _ASIDES = 0.5
 _GREETINGS = 0.3
@@ -32,7 +32,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def ticket(topic: str, rng: random.Random) -> str:
-    """One ticket about `topic`: a complaint of it, asides of other topics, and noise that depends on no label."""
+    """One ticket about `topic`: a complaint about it, asides on other topics, and noise independent of the label."""
     others = [name for name in TOPICS if name != topic]
 
     def clause(match: re.Match[str]) -> str:
@@ -48,7 +48,7 @@ def ticket(topic: str, rng: random.Random) -> str:
 
 
 def tickets(count: int, rng: random.Random, taken: set[str]) -> list[tuple[str, int]]:
-    """`count` (text, topic index) pairs, topics as even as can be; no text is in `taken`, to which they are added."""
+    """`count` (text, topic index) pairs, topics as even as possible; texts are not in `taken` and are added to it."""
     rows: list[tuple[str, int]] = []
     while len(rows) < count:
         topic = len(rows) % len(TOPICS)
@@ -63,13 +63,13 @@ def tickets(count: int, rng: random.Random, taken: set[str]) -> list[tuple[str, 
 def generate(train_rows: tuple[int, ...], *, holdout: int, validation: int, groups: int, seed: int) -> FederatedData:
     """A federation's data: client i has train_rows[i] training rows and `holdout` held-out rows, in group i % groups.
 
-    `validation` texts are common to all, labelled for each group with its own queues. No text occurs twice. The same
+    `validation` texts are shared by all, labelled for each group with its own queues. No text occurs twice. The same
     arguments give the same data everywhere. Raises FedhftError(INVALID_ARGUMENT) for more groups than clients.
     """
     if not 1 <= groups <= len(train_rows):
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "groups", groups, f"there are {len(train_rows)} clients",
-            "use 1 to as many groups as there are clients",
+            "use 1 to that many groups",
         )  # fmt: skip
     queue_of = group_permutations(len(TOPICS), groups, seed)
     taken: set[str] = set()

@@ -32,8 +32,8 @@ from fedhft.v1 import jobs_pb2
 def run_demo(settings: DemoSettings, table: RoundTable) -> DemoResult:
     """Run every method one after another and write everything under settings.out. Raises FedhftError.
 
-    Each method gets fresh processes, so that memory and CPU figures are its own; a federation that is done stops while
-    the next one starts.
+    Each method gets fresh processes, so that memory and CPU figures are its own; a finished federation stops while the
+    next one starts.
     """
     settings.check()
     model = base_model(settings.model)
@@ -66,7 +66,7 @@ def _run_method(
 ) -> MethodRun:
     method = spec.method.preset
     folder = settings.out / method
-    for name in ("run", "adapters"):  # what an earlier demo left there would mix with this one's
+    for name in ("run", "adapters"):  # an earlier demo's files would mix with this one's
         shutil.rmtree(folder / name, ignore_errors=True)
     large = spec.method.trained is Trained.ALL_WEIGHTS
     layout = FederationLayout((folder / "run").absolute(), model.path, "directory" if large else "redis")
@@ -86,7 +86,7 @@ def _run_method(
         raise
     except BaseException:  # Ctrl-C, SIGTERM
         with deaf_to_interrupts():
-            # Whoever read what we say may be gone, as `tee` is after Ctrl-C: rich then ends the program.
+            # The reader of our output may be gone, as `tee` is after Ctrl-C; rich then ends the program.
             with contextlib.suppress(OSError, SystemExit):
                 table.say("stopping the federation ...")
             federation.stop(hurry=True)
@@ -122,7 +122,7 @@ def _export(
     if spec.method.combine is Combine.NONE:
         return []
     table.say(f"{spec.method.preset}: exporting adapters")
-    # A whole model is written from the base model's own files, so they must be found; an adapter only names it.
+    # A whole model is written from the base model's files, so the path is needed; an adapter only names its base.
     whole = spec.method.trained is Trained.ALL_WEIGHTS
     base_name = os.fspath(model.path) if whole and model.path is not None else model.name
     return write_adapters(fetch_adapters(federation.jobs, spec.name), out, job, base_name)
@@ -135,7 +135,7 @@ def _stop(federation: Federation, folder: Path, keep_logs: bool) -> None:
 
 
 def _history(spec: JobSpec, job: jobs_pb2.Job, data: FederatedData, result: dict[str, Any]) -> dict[str, Any]:
-    """Everything the aggregator told about the job, and what only the demo knows of its clients."""
+    """Everything the aggregator reported about the job, and what only the demo knows about its clients."""
     told = as_dict(job)
     rows = {client.client: client for client in data.clients}
     for client in told["results"]:

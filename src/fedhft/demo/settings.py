@@ -1,4 +1,4 @@
-"""What a demo is asked to do, its data, and the job of each of its methods: pure functions of the settings."""
+"""A demo's settings, and what follows from them: its data and the job of each method, by pure functions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fedhft.methods import PRESETS, method_of
 from fedhft.training.tasks import kind_for
 
 CORPUS_ROWS = (240, 120, 60)
-"""Training rows of a client of the generated corpus, by tier: strong devices have more data, as they often do."""
+"""Training rows of a client of the generated corpus, by tier: strong devices often have more data, so they do here."""
 CORPUS_HOLDOUT = 60
 CORPUS_VALIDATION = 180
 
 _RATES = {"full": 1e-4}
 _RATE = 3e-3
 _OF_ONE_METHOD = ("method", "wire")
-"""Sections whose overrides belong to the main method and not to those it is compared with."""
+"""Sections whose overrides apply to the main method only, not to those it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class DemoSettings:
     overrides: tuple[str, ...] = ()
     """key=value with dotted keys of the job."""
     model: str | None = None
-    """Path or hub id; None takes the packaged MiniLM."""
+    """Path or hub id; None uses the packaged MiniLM."""
     simulate: bool = False
-    """Run every method in this process, without sockets; bytes carried, memory and CPU figures are then unknown."""
+    """Run every method in this process, without sockets; bytes on sockets, memory and CPU are then unknown."""
     keep_logs: bool = False
     timeout_s: float = 3600.0
     """Longest time one method may take."""
@@ -81,7 +81,7 @@ class DemoSettings:
         if len(set(self.methods)) != len(self.methods):
             raise refuse("compare", ",".join(self.compare), "names a method twice", "name each method once")
         if self.clients < 2:
-            raise refuse("clients", self.clients, "a federation has at least two", "use 2 or more")
+            raise refuse("clients", self.clients, "a federation needs at least two", "use 2 or more")
         if not self.tiers or not all(0 < density <= 1 for density in self.tiers):
             raise refuse("tiers", list(self.tiers), "must be densities above 0, at most 1", "write 1.0,0.5,0.25")
         if self.timeout_s <= 0:
@@ -89,10 +89,10 @@ class DemoSettings:
 
 
 def demo_data(settings: DemoSettings) -> FederatedData:
-    """The rows of every client: the generated corpus, or the folder's rows handed out. Raises FedhftError."""
+    """The rows of every client: the generated corpus, or the folder's rows, partitioned. Raises FedhftError."""
     if settings.data is None:
         tiers = tier_of_clients(settings.clients, len(settings.tiers), settings.groups)
-        # Tiers are taken strongest first here, whatever order they were given in.
+        # Tiers are ranked strongest first here, in whatever order they were given.
         ranks = sorted(range(len(settings.tiers)), key=lambda tier: (-settings.tiers[tier], tier))
         rows = tuple(CORPUS_ROWS[min(ranks.index(tier), len(CORPUS_ROWS) - 1)] for tier in tiers)
         return tickets.generate(
@@ -118,8 +118,8 @@ def tier_of_clients(clients: int, tiers: int, groups: int) -> tuple[int, ...]:
 def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: str) -> JobSpec:
     """The job of one method over the given data; `model` is what the job calls the base model.
 
-    Overrides of `method.*` and `wire.*` are the main method's alone; all others hold for every method, so that the
-    comparison stays one. Raises FedhftError: INVALID_ARGUMENT for an override that is not key=value, INVALID_JOB.
+    Overrides of `method.*` and `wire.*` apply to the main method only; all others apply to every method, so that the
+    comparison stays fair. Raises FedhftError: INVALID_ARGUMENT for an override that is not key=value, INVALID_JOB.
     """
     names = [client.client for client in data.clients]
     tier_names = [f"density-{density:g}" for density in settings.tiers]
@@ -164,7 +164,7 @@ def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: st
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
-    """`a.b=value` as (("a", "b"), value); the value is TOML where it can be read so, else the text itself.
+    """`a.b=value` as (("a", "b"), value); the value is parsed as TOML if it is TOML, else it is the text itself.
 
     Raises FedhftError(INVALID_ARGUMENT).
     """
@@ -172,7 +172,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "set", text, "is not key=value", "write for example server.momentum=0.5"
+            ErrorCode.INVALID_ARGUMENT, "set", text, "is not key=value", "write it like server.momentum=0.5"
         )
     try:
         return path, tomllib.loads(f"value = {value}")["value"]

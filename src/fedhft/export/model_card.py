@@ -1,4 +1,4 @@
-"""The card of an exported adapter, a README.md as model hubs read it: what it is, how it scored, how to load it."""
+"""The model card of an exported adapter, a README.md for model hubs: what it is, how it scored, how to load it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MOMENTS = ("before", "after")
 
 @dataclass(frozen=True)
 class ExportedMixture:
-    """One exported adapter: a weighting of a version's clusters, and the clients whose scores say how good it is.
+    """One exported adapter: a weighting of a version's clusters, and the clients whose scores describe it.
 
-    name: of its folder. weights: over the clusters, sum 1. of_one_client: it is the mixture of the client in `clients`,
-    and not a cluster.
+    name: of its folder. weights: over the clusters, sum 1. of_one_client: whether it is the mixture of the client in
+    `clients` rather than a cluster.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ExportedMixture:
     def of_cluster(
         cls, cluster: int, clusters: int, clients: Sequence[str], memberships: Mapping[str, Sequence[float]]
     ) -> ExportedMixture:
-        """A cluster alone. Its clients are those whose largest membership it is; all of them where it is the only one.
+        """A cluster alone. Its clients are those whose largest membership it is; all clients when it is the only one.
 
         clients: of the whole job. memberships: client -> weights over clusters.
         """
@@ -46,7 +46,7 @@ class ExportedMixture:
 
     @classmethod
     def of_client(cls, client: str, weights: Sequence[float]) -> ExportedMixture:
-        """What one client is served."""
+        """The mixture that one client is served."""
         return cls(f"client-{client}", tuple(weights), (client,), of_one_client=True)
 
 
@@ -72,7 +72,7 @@ def _front_matter(schema: AdapterSchema, task: Task, base_name: str) -> str:
     library = "transformers" if schema.weights else "peft"
     lines = ["---", f"library_name: {library}", f"pipeline_tag: {task.pipeline_tag}"]
     lines.append("tags: [fedhft, federated-learning]")
-    if not Path(base_name).is_absolute():  # a path of this machine says nothing to others
+    if not Path(base_name).is_absolute():  # a path on this machine means nothing elsewhere
         lines.append(f"base_model: {base_name}")
     return "\n".join([*lines, "---"])
 
@@ -96,12 +96,12 @@ def _facts(
 
 
 def _scores(job: jobs_pb2.Job, exported: ExportedMixture) -> str:
-    """A table of the final evaluation's scores of the adapter's own clients, or a sentence where there are none."""
+    """A table of the final scores of the adapter's own clients, or a sentence when there are none."""
     scored = [result for result in job.results if result.client in exported.clients]
     if not scored:
         return "No score: none of this adapter's clients took part in a final evaluation."
     personal = [_over(scored, f"personal_{moment}") for moment in _MOMENTS]
-    # Clients may score unequal parts of the common rows: over all of them the job itself has the mean over rows.
+    # Clients may score unequal shares of the common rows; for all clients together the job has the mean over rows.
     whole = [job.final] if len(exported.weights) == 1 and not exported.of_one_client else scored
     shared = [_over(whole, f"shared_{moment}")[0] for moment in _MOMENTS]
     rows = [("own held-out rows", [mean for mean, _ in personal]), ("common validation rows", shared)]
@@ -129,7 +129,7 @@ def _whose(job: jobs_pb2.Job, exported: ExportedMixture, scored: int) -> str:
 def _over(
     results: Sequence[jobs_pb2.ClientResult | jobs_pb2.RoundSummary], name: str
 ) -> tuple[float | None, float | None]:
-    """Mean of a figure, and over the tenth of the results in which it is lowest (at least one)."""
+    """Mean of a figure, and its mean over the lowest tenth of the results (at least one)."""
     found = spread(getattr(result, name) if result.HasField(name) else None for result in results)  # type: ignore[arg-type]
     return (None, None) if found is None else found[:2]
 
@@ -153,7 +153,7 @@ def _loading(schema: AdapterSchema, task: Task, base_name: str) -> list[str]:
         "from peft import PeftModel",
         f"from transformers import {task.auto_class}",
         "",
-        "# It was trained in float32; without dtype transformers takes the checkpoint's own.",
+        "# It was trained in float32; without dtype, transformers uses the checkpoint's own.",
         f'base = {task.auto_class}.from_pretrained("{base_name}"{width}, dtype=torch.float32)',
     ]
     if "score.weight" in {parameter.name for parameter in schema.head}:  # decoders find a row's end by its padding

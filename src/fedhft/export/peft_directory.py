@@ -1,4 +1,4 @@
-"""PEFT directories: what a federation leaves behind, loadable by `PeftModel.from_pretrained` and nothing of ours.
+"""PEFT directories: a federation's result, which `PeftModel.from_pretrained` loads without fedhft.
 
 Written with numpy and safetensors alone, so that a server or a laptop without torch can export. Forms:
 
@@ -35,7 +35,7 @@ _NEGLIGIBLE = 1e-7
 
 
 class LoraPair(NamedTuple):
-    """One slot as PEFT has it: a (rank x in), b (out x rank), scaled by alpha / rank."""
+    """One slot as PEFT stores it: a (rank x in), b (out x rank), scaled by alpha / rank."""
 
     a: Float32
     b: Float32
@@ -57,8 +57,8 @@ def write_adapter(
 ) -> None:
     """Write one view of a job (a cluster, a client's mixture) as a PEFT directory; a `full` job as a model directory.
 
-    tensors: differences from the job's start, as `aggregation.mixture.mix` gives them. card: Markdown, as
-    `model_card` writes it. base_name: hub id or path of the base model under which loaders find it.
+    tensors: differences from the job's start, as `aggregation.mixture.mix` returns them. card: Markdown, as
+    `model_card` writes it. base_name: hub id or path by which loaders find the base model.
     Raises FedhftError(INVALID_ARGUMENT) when `directory` cannot be written.
     """
     try:
@@ -82,7 +82,7 @@ def write_adapter(
 
 
 def lora_pair(slot: Slot, spec: JobSpec, schema: AdapterSchema, tensors: Mapping[TensorKey, Float32]) -> LoraPair:
-    """A slot's adapter. Products are decomposed to the rank they have within float32, at least 1."""
+    """A slot's adapter. Products are decomposed to their numerical rank in float32, at least 1."""
     if spec.method.combine is Combine.PRODUCTS:
         return _decomposed(slot, tensors)
     a_key, b_key = TensorKey(slot.name, Part.A), TensorKey(slot.name, Part.B)

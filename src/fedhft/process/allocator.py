@@ -1,4 +1,4 @@
-"""The C allocator of a server: memory that many connections used once goes back to where all can use it."""
+"""The C allocator of a server: memory that one thread frees becomes usable by all others."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _SPARE_BYTES = 8 << 20
 def bound_arenas() -> bool:
     """Let all threads share one arena, and give large blocks back at once. False where the C library is not glibc.
 
-    By default glibc gives threads up to eight arenas per core, and what one of them freed no other can use: serving 200
-    clients with 4 MiB updates, half of the resident memory was free blocks. Under Python's lock there is no contention
-    that several arenas would spare. Blocks of 128 KiB and more (pieces of updates, tensors, sums) are mapped on their
-    own, so that none pins the heap below it; glibc would raise that bound to the largest block it has seen. Must run
-    before the first thread starts, so before numpy and gRPC are imported.
+    By default glibc gives threads up to eight arenas per core, and memory freed in one arena is of no use to another:
+    serving 200 clients with 4 MiB updates, half of the resident memory was free blocks. Several arenas would reduce
+    contention, but under Python's lock there is none. Blocks of 128 KiB and more (pieces of updates, tensors, sums) are
+    mapped individually, so that none pins the heap below it; by default glibc raises that threshold to the largest
+    block freed so far. Must run before the first thread starts, and so before numpy and gRPC are imported.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -1,6 +1,6 @@
 """A process's settings as people give them: flags, environment, a settings file, secrets in files, in this order.
 
-The command line is made from the fields of the settings class, so an option is written down once.
+The command line is generated from the fields of the settings class, so each option is stated once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedhft.process.settings import PREFIX, ProcessSettings, flag_of, missing, v
 S = TypeVar("S", bound=ProcessSettings)
 
 _SOURCES = ("settings", "secrets_dir")
-"""Settings that say where the others come from: given by flag or variable alone."""
+"""Settings that say where the others come from; only a flag or a variable can give them."""
 _WRONG_TYPE = {
     "int_parsing": "is not a whole number",
     "float_parsing": "is not a number",
@@ -55,7 +55,7 @@ class Option:
 
 @dataclass(frozen=True)
 class _Source:
-    """Values from one place, and how a message names the place of one of them."""
+    """Values from one source, and how messages refer to each of them."""
 
     values: Mapping[str, Any]
     place: Callable[[str], str]
@@ -69,12 +69,11 @@ def options_of(kind: type[ProcessSettings]) -> list[Option]:
 
 
 def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
-    """The settings of a process; what is given in several places is taken from the first of them.
+    """The settings of a process; the first source that has a value wins.
 
-    Ends the process as argparse does: with 0 after `--help`, with 2 for an unknown flag, and for a value, wherever it
-    was given, that has the wrong type or is not among the choices. Raises FedhftError(INVALID_ARGUMENT) for a value
-    that its field's own rule refuses, a required one that is missing, a file that cannot be read, and an unknown key in
-    it.
+    Ends the process as argparse does: with 0 after `--help`, and with 2 for an unknown flag or for a value, from
+    whatever source, that has the wrong type or is not among the choices. Raises FedhftError(INVALID_ARGUMENT) for a
+    value that its field's own rule refuses, a missing required one, a file that cannot be read or has an unknown key.
     """
     parser = _parser(kind)
     flags = vars(parser.parse_args(list(arguments)))
@@ -104,7 +103,7 @@ def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
 
 
 def _without_secrets(message: str, values: Mapping[str, Any], sources: Sequence[_Source]) -> str:
-    """A refusal without what a file of secrets holds, and with the file instead."""
+    """A refusal with the secrets in it replaced by the names of their files."""
     for source in sources:
         for name, value in source.values.items() if source.secret else ():
             if values[name] == value and str(value) in message:
@@ -163,7 +162,7 @@ def _secrets(kind: type[ProcessSettings], folder: Path) -> _Source:
         raise _unreadable("secrets_dir", folder, "is not a folder", "check the path")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a file that is skipped must not mean a default that nobody wanted
+            warnings.simplefilter("error")  # a skipped file must not silently mean the default
             found = SecretsSettingsSource(kind, folder)()
     except (OSError, SettingsError) as error:
         raise _unreadable(

@@ -1,4 +1,4 @@
-"""The pages of a process: `/metrics`, `/healthz`, `/readyz`, on threads of their own, away from the data path.
+"""The pages of a process: `/metrics`, `/healthz`, `/readyz`, served by their own threads, away from the data path.
 
 `/healthz` says that the process runs; `/readyz` says whether it can do its work and, if not, why (status 503).
 """
@@ -25,9 +25,9 @@ Readiness = Callable[[], tuple[bool, str]]
 """Answers at once: (ready, reason when not)."""
 
 MAX_CONNECTIONS = 16
-"""Connections served at once; further ones are closed."""
+"""Connections served at once; any more are closed."""
 IDLE_SECONDS = 5.0
-"""How long a connection may say nothing."""
+"""How long a connection may stay silent."""
 
 
 class PagesServer:
@@ -55,7 +55,7 @@ class PagesServer:
 def serve_pages(port: int, ready: Readiness, host: str = "127.0.0.1", idle_s: float = IDLE_SECONDS) -> PagesServer:
     """Serve the pages on host:port (0 picks a free port). `ready` is called per request and must not block.
 
-    A connection that says nothing for `idle_s` seconds is closed.
+    A connection that stays silent for `idle_s` seconds is closed.
     Raises FedhftError(INVALID_ARGUMENT) when the address cannot be bound.
     """
     try:
@@ -97,7 +97,7 @@ class _Server(ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.debug("a page request from %s broke off", client_address, exc_info=True)
+        logger.debug("a page request from %s was cut off", client_address, exc_info=True)
 
 
 class _Pages(BaseHTTPRequestHandler):

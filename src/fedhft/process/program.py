@@ -1,4 +1,4 @@
-"""The outermost lines of every process: settings, logs, and what an error looks like from outside."""
+"""The outermost layer of every process: settings, logs, and how an error is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedhft.telemetry import logs
 def run_program(kind: type[S], run: Callable[[S], int], arguments: Sequence[str] | None = None) -> int:
     """Read the settings (from sys.argv for None), set logs up, run; returns the exit code.
 
-    A refusal is one message on standard error and the exit code of its error.
+    A FedhftError becomes one message on standard error and its exit code.
     """
     try:
         settings = read_settings(kind, sys.argv[1:] if arguments is None else arguments)

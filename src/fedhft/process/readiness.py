@@ -1,7 +1,7 @@
-"""Whether a service can do its work right now, asked in the background and told to everybody who asks.
+"""Whether a service can do its work right now, checked in the background.
 
 A service is ready while its check (usually: the store answers) succeeds. The gRPC health service, `/readyz` and
-whoever else is told follow within one interval, in both directions.
+other listeners follow within one interval, in both directions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 Check = Callable[[], Awaitable[object]]
 """Returns when all is well, raises FedhftError when not."""
 Tell = Callable[[bool], Awaitable[None]]
-"""Hears after every check whether all is well."""
+"""Is told after every check whether all is well."""
 
 
 class ReadinessWatch:
@@ -71,8 +71,8 @@ class ReadinessWatch:
         except FedhftError as error:
             state = (False, error.message)
         except Exception as error:
-            # The watch outlives a check that fails in a way nobody foresaw, or the service would stay ready for ever.
-            logger.exception("the readiness check failed in an unforeseen way")
+            # The watch must survive unexpected failures, or the service would stay ready for ever.
+            logger.exception("the readiness check failed unexpectedly")
             state = (False, f"the check failed: {type(error).__name__}")
         before, self._state = self._state, state
         if state[0] != before[0]:
@@ -84,4 +84,4 @@ class ReadinessWatch:
 
 
 async def _nobody(ready: bool) -> None:
-    """Who hears of readiness before the watch starts."""
+    """Who is told before the watch starts."""

@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 
 def announce(**addresses: str | None) -> None:
-    """Print `{"event": "listening", ...}` as one line on standard output, at once: where a parent process finds us."""
+    """Print `{"event": "listening", ...}` as one line on standard output, at once, for a parent process to read."""
     known = {name: address for name, address in addresses.items() if address is not None}
     print(json.dumps({"event": "listening", **known}), flush=True)
 
 
 @contextlib.contextmanager
 def pages(settings: ProcessSettings, ready: Readiness) -> Iterator[str | None]:
-    """Serve the pages; gives their host:port, or None where the settings name no port and so there are none."""
+    """Serve the pages; yields their host:port, or None when the settings name no port and there are no pages."""
     if settings.metrics_port is None:
         yield None
         return
@@ -42,7 +42,7 @@ def pages(settings: ProcessSettings, ready: Readiness) -> Iterator[str | None]:
 
 @dataclass(frozen=True)
 class Service:
-    """What a gRPC service does; the rest is the same for all."""
+    """What distinguishes one gRPC service from another; the rest is the same for all."""
 
     names: Sequence[str]
     """Full names that grpc.health.v1 answers for (`fedhft.v1.Federation`)."""
@@ -50,16 +50,16 @@ class Service:
     check: Check
     """Whether calls can succeed now (usually: the store answers)."""
     work: contextlib.AbstractAsyncContextManager[object] = field(default_factory=contextlib.nullcontext)
-    """What goes on beside the calls: entered before the service is ready, left before running calls get their grace."""
+    """Background work: entered before the service is ready, left before running calls get their grace."""
     max_concurrent_rpcs: int | None = None
-    """Calls served at once; None: no bound."""
+    """Calls served at once; None: no limit."""
 
 
 async def run_service(settings: ServiceSettings, service: Service) -> None:
     """Serve until SIGTERM or SIGINT. Raises FedhftError for settings that cannot work.
 
-    Stopping, it first turns unready, then ends its own work, then lets running calls end within the grace; its pages
-    answer to the last.
+    To stop, it first turns unready, then ends its background work, then lets running calls end within the grace; its
+    pages answer until the end.
     """
     watch = ReadinessWatch(service.check)
     async with contextlib.AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a process is told at its start. Each option is one field, with its description and its default.
+"""Settings of a process. Each option is one field, with its description and its default.
 
 The field `metrics_port` is the flag `--metrics-port`, the environment variable `FEDHFT_METRICS_PORT`, the key
 `metrics_port` of a settings file and the file `fedhft_metrics_port` of a secrets folder; `options.py` reads all of
@@ -29,9 +29,9 @@ MetricsPort = Annotated[int, Field(description="port of /metrics, /healthz and /
 
 
 class ProcessSettings(BaseSettings):
-    """Settings of every process; a subclass adds its own, says what it is called, and gives defaults of its own.
+    """Settings that every process has; a subclass adds its own fields, its name and its defaults.
 
-    Made directly, an object holds what it is given and looks nowhere else; `options.read_settings` collects the values.
+    The constructor uses only the values it is given; `options.read_settings` collects them from all sources.
     Raises FedhftError(INVALID_ARGUMENT) for what a field's own rule refuses, pydantic.ValidationError for a wrong type.
     """
 
@@ -45,7 +45,7 @@ class ProcessSettings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="host of /metrics, /healthz and /readyz")
     metrics_port: int | None
     log_format: LogFormat = Field("json", description="format of logs on standard error")
-    log_level: LogLevel = Field("info", description="least level of logs")
+    log_level: LogLevel = Field("info", description="minimum level of logs")
     tls_certificate: Path | None = Field(None, description="PEM certificate chain of this process")
     tls_key: Path | None = Field(None, description="PEM private key of this process")
     tls_authority: Path | None = Field(
@@ -58,7 +58,7 @@ class ProcessSettings(BaseSettings):
 
     @property
     def tls(self) -> TlsSettings | None:
-        """None talks without TLS."""
+        """None means no TLS."""
         given = (self.tls_certificate, self.tls_key, self.tls_authority)
         if not any(given):
             return None
@@ -70,13 +70,13 @@ class ProcessSettings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **named: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from the constructor alone: `read_settings` knows the other sources and can name them."""
+        """Take values from the constructor only: `read_settings` reads the other sources and can name them."""
         return (init_settings,)
 
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: object, info: ValidationInfo) -> object:
-        """Empty text stands for "none" where there may be none, and is refused where there must be something."""
+        """Empty text means None where a setting is optional, and is refused where it is required."""
         field = cls.model_fields[str(info.field_name)]
         if value == "" and field.is_required():
             raise missing(str(info.field_name))
@@ -91,7 +91,7 @@ class ProcessSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _tls_files_go_together(self) -> ProcessSettings:
-        _ = self.tls  # refuses half a pair
+        _ = self.tls  # refuses a certificate without its key, and the reverse
         return self
 
 
@@ -105,17 +105,17 @@ class ServiceSettings(ProcessSettings):
 
 
 def flag_of(name: str) -> str:
-    """The command line's name of a setting."""
+    """A setting's flag on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def variable_of(name: str) -> str:
-    """The environment's name of a setting."""
+    """A setting's environment variable."""
     return PREFIX + name.upper()
 
 
 def missing(name: str) -> FedhftError:
-    """The refusal of a required setting that nobody gave."""
+    """The error for a required setting that was not given."""
     return FedhftError.field(
         ErrorCode.INVALID_ARGUMENT, flag_of(name), "", "is required", f"give it, or set {variable_of(name)}"
     )

@@ -1,8 +1,8 @@
 """How a process is asked to stop: by SIGTERM or SIGINT.
 
-A service waits for either in its event loop. An agent works in its main thread, and there one event is set at once,
-whatever that thread is doing: Python runs signal handlers between byte codes of the main thread, which may sit in a
-tensor operation or in a call that waits; and a handler must not take locks that the interrupted code may hold. So the
+A service waits for either in its event loop. An agent works in its main thread, and its stop must take effect at once,
+whatever that thread is doing. Python runs signal handlers between byte codes of the main thread, which may be inside a
+tensor operation or a blocking call, and a handler must not take locks that the interrupted code may hold. So the
 handlers do nothing: the interpreter writes the signal's number to a socket, and a thread that reads it does the rest.
 """
 
@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def wait_for_signal() -> signal.Signals:
-    """Wait for SIGTERM or SIGINT and return it. A second one ends the process as if nothing waited."""
+    """Wait for SIGTERM or SIGINT and return it. A second one ends the process in the default way."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -57,7 +57,7 @@ class StopSignal:
             callback()
 
     def on_request(self, callback: Callable[[], None]) -> None:
-        """Call `callback` (in another thread) when a stop is requested; at once if it already is."""
+        """Call `callback` (in another thread) when a stop is requested; at once if it already was."""
         self._callbacks.append(callback)
         if self._event.is_set():
             callback()
@@ -94,4 +94,4 @@ class StopSignal:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """Let the wakeup socket carry the news."""
+    """Do nothing: the wakeup socket carries the signal."""

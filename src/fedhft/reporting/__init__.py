@@ -1,1 +1,1 @@
-"""What a finished job is shown as: result, table, report, plots."""
+"""How a job is shown: result, table, report, plots."""

@@ -1,4 +1,4 @@
-"""The report's pictures."""
+"""The report's plots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DPI = 130
 
 
 def write_plots(runs: Sequence[MethodRun], data: FederatedData, folder: Path) -> dict[str, Path]:
-    """Draw every plot that has something to show; returns title -> file."""
+    """Draw every plot for which there is data; returns title -> file."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -64,7 +64,7 @@ def _scores(axes: Any, runs: Sequence[MethodRun], data: FederatedData) -> bool:
 
 
 def _bytes(axes: Any, runs: Sequence[MethodRun]) -> bool:
-    """KiB up and down, on a logarithmic axis: methods differ by orders of magnitude."""
+    """KiB up and down, on a logarithmic axis, because methods differ by orders of magnitude."""
     known = [run for run in runs if run.result.bytes.up_per_client_round]
     traffic = [run.result.bytes for run in known]
     sides = {

@@ -25,7 +25,7 @@ def adjusted_rand_index(groups: Sequence[int], clusters: Sequence[int]) -> float
     np.add.at(table, (rows, columns), 1)
     together, in_groups, in_clusters = _pairs(table), _pairs(table.sum(axis=1)), _pairs(table.sum(axis=0))
     if together == in_groups == in_clusters:
-        return 1.0  # equal partitions, also those of no pair or of all pairs, for which the quotient is 0 / 0
+        return 1.0  # equal partitions, including those with no pair or all pairs together, where the quotient is 0 / 0
     product, every = in_groups * in_clusters, _pairs(table.sum(keepdims=True))
     return 2 * (together * every - product) / ((in_groups + in_clusters) * every - 2 * product)
 

@@ -14,7 +14,7 @@ from fedhft.v1 import jobs_pb2
 
 @dataclass(frozen=True)
 class MethodRun:
-    """One finished method: its job as submitted, as it ended, and the sum of it."""
+    """One finished method: its job as submitted, as it ended, and summarised."""
 
     spec: JobSpec
     job: jobs_pb2.Job
@@ -22,14 +22,14 @@ class MethodRun:
 
 
 def fewest_rows(data: FederatedData) -> frozenset[str]:
-    """The clients with the fewest training rows: a third of them, all that tie included."""
+    """The third of the clients with the fewest training rows, ties included."""
     sizes = sorted(len(client.train) for client in data.clients)
     limit = sizes[max(1, round(len(sizes) / 3)) - 1]
     return frozenset(client.client for client in data.clients if len(client.train) <= limit)
 
 
 def mean_over(run: MethodRun, clients: frozenset[str], name: str) -> float | None:
-    """Mean of a final figure (`personal_before`, ...) over some clients; None when one of them has none."""
+    """Mean of a final figure (`personal_before`, ...) over some clients; None if it is missing for any of them."""
     values = [measured(result, name) for result in run.job.results if result.client in clients]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(clients) else None
@@ -65,12 +65,12 @@ _LEGEND = """\
   served. *Before* is what the federation gives a client; *after* is what the client has after one more local training
   from there.
 * **shared** (global accuracy): the common validation rows. Every client scores a part with its own mixture;
-  *mass-weighted* scores the one adapter that serves everybody at once. Where hidden groups permute the labels, each
-  client scores the common texts with the labels as its own group means them.
+  *mass-weighted* scores a single adapter for all clients. Where hidden groups permute the labels, each client scores
+  the common texts with its own group's labels.
 * **worst tenth** (bottom decile): mean over the tenth of clients that score lowest (at least one).
 * **majority label** (majority-class baseline): always answering a client's most frequent training label.
-* Bytes per client and round are what the kernel's TCP counters of the agents' sockets say, protocol overhead, joining
-  and the final evaluation included (for which every client fetches all clusters). Bytes of a single round are adapters
+* Bytes per client and round are from the kernel's TCP counters of the agents' sockets; they include protocol overhead,
+  joining and the final evaluation (for which every client fetches all clusters). Bytes of a single round are adapters
   alone."""
 
 

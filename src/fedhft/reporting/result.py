@@ -1,9 +1,9 @@
 """The one object a demo reports: `DemoResult.as_dict()` is what `fedhft demo --format json` prints.
 
-Keys are stable. A score is what the job's task measures: accuracy in 0..1 of labels, Pearson correlation of numbers.
-*Personal* scores are the field's personalised accuracy (a client's own held-out rows), the *shared* score is its global
-accuracy (one common validation split), *worst tenth* is its bottom decile. Bytes are what the kernel's TCP counters of
-the agents' sockets say; null stands where a key does not apply or nothing was measured.
+Keys are stable. A score is what the job's task measures: accuracy in 0..1 for labels, Pearson correlation for numbers.
+*Personal* scores are personalised accuracy (a client's own held-out rows), the *shared* score is global accuracy (one
+common validation split), *worst tenth* is the bottom decile. Bytes are from the kernel's TCP counters of the agents'
+sockets; null means that a key does not apply or nothing was measured.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fedhft.v1 import clustering_pb2, jobs_pb2
 
 @dataclass(frozen=True)
 class SharedScore:
-    """On the common validation split, mean over clients of their own mixture, before and after one more local
-    training; and before it with the mass-weighted mixture.
+    """On the common validation split: mean over clients, each with its own mixture, before and after one more local
+    training; and, before it, the score of the mass-weighted mixture.
     """
 
     before: float | None
@@ -32,7 +32,7 @@ class SharedScore:
 
 @dataclass(frozen=True)
 class Spread:
-    """Over the clients' scores on their own held-out rows. worst_tenth: mean of the tenth of clients that score lowest,
+    """Of the clients' scores on their own held-out rows. worst_tenth: mean of the tenth of clients that score lowest,
     at least one.
     """
 
@@ -51,7 +51,7 @@ class PersonalScore:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of all clients from joining to the end of the job, over accepted updates (clients x rounds)."""
+    """Bytes of all clients from joining to the end of the job, divided by accepted updates (clients x rounds)."""
 
     up_per_client_round: float | None
     down_per_client_round: float | None
@@ -80,8 +80,8 @@ class Clusters:
 class HistoryEntry:
     """One round. validation: shared score, own mixtures, of the version this round published. seconds: wall time.
 
-    bytes_up, bytes_down: of all clients, on the sockets; None in a simulation, which has none. Joining counts to the
-    first round; fetching the last version to the final evaluation, which is not a round.
+    bytes_up, bytes_down: of all clients, on the sockets; None in a simulation, which has none. Joining counts towards
+    the first round; fetching the last version towards the final evaluation, which is not a round.
     """
 
     round: int
@@ -117,7 +117,7 @@ class DemoResult:
     runs: tuple[RunResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON has them."""
+        """Plain values, ready for JSON."""
         return asdict(self)
 
 
@@ -130,7 +130,7 @@ def run_result(
     groups: Mapping[str, int] | None,
     adapters: Sequence[str],
 ) -> RunResult:
-    """Sum up a completed job. groups: hidden group of each client, None where there are none."""
+    """Summarise a completed job. groups: hidden group of each client, None if there are none."""
     final = job.final
     return RunResult(
         method=spec.method.preset,
@@ -183,7 +183,7 @@ def _traffic(job: jobs_pb2.Job) -> Traffic:
 
 
 def _has_sockets(job: jobs_pb2.Job) -> bool:
-    """Whether sockets were counted: a simulation has none, and a real federation cannot have carried nothing."""
+    """Whether bytes on sockets were counted: a simulation has no sockets, and with real ones the counts are not 0."""
     return any(entry.socket_bytes_up and entry.socket_bytes_down for entry in (*job.history, job.final))
 
 
@@ -209,8 +209,8 @@ def _clusters(memberships: clustering_pb2.Memberships, spec: JobSpec, groups: Ma
 
 
 def _history(job: jobs_pb2.Job) -> tuple[HistoryEntry, ...]:
-    # What a round published is scored when clients hold it: at the start of the next round, or in the final evaluation.
-    # Likewise sockets have carried an update only after its report was written, so the next report counts it.
+    # A round's version is scored once clients hold it: at the start of the next round, or in the final evaluation.
+    # Likewise an update crosses the socket only after its report was written, so the next report counts it.
     following = [*job.history[1:], job.final][: len(job.history)]
     counted = _has_sockets(job)
     return tuple(

@@ -14,7 +14,7 @@ from fedhft.v1 import jobs_pb2
 
 _COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "up", "down", "seconds", "clusters")
 _WIDTHS = (5, 5, 5, 5, 6, 9, 9, 7, 1)
-"""Least widths: in 80 columns every figure is whole; a long list of cluster sizes takes several lines."""
+"""Minimum widths: in 80 columns no figure is cut, and a long list of cluster sizes takes several lines."""
 _CAPTION = (
     "mean and worst tenth: clients' own held-out rows at the start of the round; after: mean after local training; "
     "shared: common validation rows; up, down: adapters of all clients"
@@ -22,7 +22,7 @@ _CAPTION = (
 
 
 class RoundTable:
-    """Rows of every run's rounds, as they are published. A context manager."""
+    """A row for every round of every run, as it is published. A context manager."""
 
     def __init__(self, console: Console, several: bool = True) -> None:
         """`several`: there is a run per method, named in the first column."""
@@ -47,7 +47,7 @@ class RoundTable:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A sentence about what happens now."""
+        """Show a sentence about what is happening now."""
         if self._live is None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -55,7 +55,7 @@ class RoundTable:
             self._live.update(self._render())
 
     def show(self, run: str, job: jobs_pb2.Job) -> None:
-        """Take in a job's state and show what is new."""
+        """Add a job's state and show what is new."""
         for row in self.take_in(run, job):
             if self._live is None:
                 line = ", ".join(f"{title} {cell}" for title, cell in zip(_COLUMNS[1:], row[2:], strict=True))
@@ -67,7 +67,7 @@ class RoundTable:
             self._live.update(self._render())
 
     def take_in(self, run: str, job: jobs_pb2.Job) -> list[tuple[str, ...]]:
-        """Add a row for every round that is new; returns these rows."""
+        """Add a row for every new round; returns these rows."""
         entries = [(str(entry.round), entry) for entry in job.history]
         if job.HasField("final"):
             entries.append(("final", job.final))

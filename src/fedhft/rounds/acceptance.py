@@ -1,10 +1,10 @@
-"""Whether an update may be accepted, and a report of scores: everything that the job, the plan and the bytes say.
+"""Whether an update, or a report of scores, may be accepted, as far as job, plan and bytes tell.
 
     check_header -> Awaited -> check_blob -> update_record          an update
     check_evaluation -> evaluation_record                           scores of the final evaluation
 
-Pure, and the same for agents over sockets and for clients of a simulation. Whether the client holds its lease, and
-whether the update was sent before, is the store's question (one atomic script).
+Pure, and used both for agents over sockets and for simulated clients. Whether the client holds its lease, and whether
+the update was sent before, is checked by the store (in one atomic script).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedhft.wire.codec import decode
 _MAX_SCORES = 32
 _MAX_COUNT = 2**53
 _SLACK_BYTES = 4096
-"""Headers, masks of tiny matrices and zstd frames; an update of no rows still has these."""
+"""Allowance for headers, masks of tiny matrices and zstd frames, which even an update without rows has."""
 
 
 def expected_keys(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> tuple[TensorKey, ...]:
@@ -57,7 +57,7 @@ def largest_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> i
 
 @dataclass(frozen=True)
 class Awaited:
-    """What the open round awaits of one client."""
+    """What the open round expects from one client."""
 
     spec: JobSpec
     schema: AdapterSchema
@@ -78,7 +78,7 @@ def check_header(
     client: str,
     header: federation_pb2.UpdateHeader,
 ) -> Awaited:
-    """What can be said of an update before a byte of tensor is read.
+    """Check an update's header, before any tensor byte is read; returns what the round expects.
 
     Raises FedhftError: JOB_NOT_RUNNING, ROUND_CLOSED, STALE_VERSION, NOT_PARTICIPANT, MALFORMED_UPDATE,
     UPDATE_TOO_LARGE, and what `check_report` raises.
@@ -98,12 +98,13 @@ def check_header(
     if header.base_version != current.base_version:
         raise FedhftError.field(
             ErrorCode.STALE_VERSION, "base_version", header.base_version,
-            f"round {current.number} starts from version {current.base_version}", "train the task NextTask gives",
+            f"round {current.number} starts from version {current.base_version}", "train the task from NextTask",
         )  # fmt: skip
     check_report(header.scores, header.measurements, header.signature)
     if client not in current.participants:
         raise FedhftError(
-            ErrorCode.NOT_PARTICIPANT, f"client {client} was not asked in round {header.round}; ask NextTask for a task"
+            ErrorCode.NOT_PARTICIPANT,
+            f"client {client} is not a participant of round {header.round}; ask NextTask for a task",
         )
     awaited = Awaited(spec, schema, current.base_version, current.participants[client])
     _check_size(awaited, header)
@@ -131,7 +132,7 @@ def _check_size(awaited: Awaited, header: federation_pb2.UpdateHeader) -> None:
 def check_blob(awaited: Awaited, data: bytes) -> MaskedDelta:
     """The update in a blob, decoded and checked against its plan.
 
-    Raises FedhftError: what the codec finds, what `check_update` finds, MALFORMED_UPDATE for another base version.
+    Raises FedhftError: what `decode` and `check_update` raise, and MALFORMED_UPDATE for another base version.
     """
     most = largest_values(awaited.spec, awaited.schema, awaited.plan)
     blob = decode(data, awaited.schema, kind=adapter_pb2.BLOB_KIND_UPDATE, max_values=most)
@@ -145,7 +146,10 @@ def check_blob(awaited: Awaited, data: bytes) -> MaskedDelta:
 
 
 def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta: MaskedDelta) -> None:
-    """Raises FedhftError: OUTSIDE_PLAN, WRONG_SHAPE, NON_FINITE, NORM_TOO_LARGE, MALFORMED_UPDATE (nothing in it)."""
+    """Check a delta against its plan and the job's limits.
+
+    Raises FedhftError: OUTSIDE_PLAN, WRONG_SHAPE, NON_FINITE, NORM_TOO_LARGE, MALFORMED_UPDATE (no tensors).
+    """
     expected = set(expected_keys(spec, schema, plan))
     if not delta.tensors:
         raise FedhftError(ErrorCode.MALFORMED_UPDATE, "the update carries no tensors; send at least the task head")
@@ -188,11 +192,11 @@ def check_report(
     figures: federation_pb2.Measurements,
     signature: Sequence[float] = (),
 ) -> None:
-    """Figures that a round can be summed up with. Raises NON_FINITE, INVALID_ARGUMENT."""
+    """Check that a round can be summarised with these figures. Raises NON_FINITE, INVALID_ARGUMENT."""
     numbers = [x for score in scores for x in (score.value, score.loss, score.majority)]
     numbers += [figures.train_seconds, figures.evaluate_seconds, *signature]
     if not all(math.isfinite(number) for number in numbers):
-        raise FedhftError(ErrorCode.NON_FINITE, "scores, measurements and signature must be finite; send none instead")
+        raise FedhftError(ErrorCode.NON_FINITE, "scores, measurements and signature must be finite; omit what is not")
     if len(scores) > _MAX_SCORES or len(signature) > MAX_SIGNATURE:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "report", f"{len(scores)} scores, {len(signature)} signature values",
@@ -209,13 +213,13 @@ def check_report(
     )
     if max(counts) > _MAX_COUNT:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "measurements", max(counts), "no machine counts that far",
+            ErrorCode.INVALID_ARGUMENT, "measurements", max(counts), "is more than 2^53",
             "send what was measured",
         )  # fmt: skip
 
 
 def update_record(client: str, header: federation_pb2.UpdateHeader, part: Participant) -> UpdateRecord:
-    """What is recorded of a checked update. Its weight is the sample count that was pinned with the plan."""
+    """The record of a checked update. Its weight is the sample count that was pinned with the plan."""
     return UpdateRecord(
         client=client,
         round=header.round,
@@ -228,7 +232,7 @@ def update_record(client: str, header: federation_pb2.UpdateHeader, part: Partic
 
 
 def check_evaluation(current: RoundRecord | None, report: federation_pb2.ReportEvaluationRequest) -> None:
-    """Whether a report of scores is for the open final evaluation. Raises ROUND_CLOSED, what `check_report` raises."""
+    """Check that scores are for the open final evaluation. Raises ROUND_CLOSED, and what `check_report` raises."""
     check_report(report.scores, report.measurements)
     if current is None or current.number != report.round or not current.evaluation:
         raise FedhftError(
@@ -239,7 +243,7 @@ def check_evaluation(current: RoundRecord | None, report: federation_pb2.ReportE
 def evaluation_record(
     client: str, report: federation_pb2.ReportEvaluationRequest, part: Participant | None
 ) -> UpdateRecord:
-    """What is recorded of a checked report; the store refuses one of a client that does not take part."""
+    """The record of a checked report; the store refuses it when the client does not take part."""
     return UpdateRecord(
         client=client,
         round=report.round,

@@ -1,9 +1,9 @@
-"""What happens to a job next, as a pure function of what the store says and of its clock.
+"""What happens to a job next, as a pure function of the store's content and clock.
 
 A job is waiting -> running -> evaluating -> completed, or failed, or cancelled; a round is collecting -> folding ->
-published. The aggregator and `simulate` both call `decide` and carry out what it answers. Apart from that a job moves
+published. The aggregator and `simulate` both call `decide` and carry out its decision. Otherwise a job changes state
 only when somebody cancels it, or when a step keeps failing (`patience`).
-Every wait has an end: rounds by their deadline and a bounded number of extensions, waits for clients by join_timeout.
+Every wait is bounded: a round by its deadline and a limited number of extensions, waiting for clients by join_timeout.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Situation:
     accepted: int
     """Updates (or evaluation reports) recorded for the current round."""
     live: int
-    """Joined clients heard of within client_timeout."""
+    """Joined clients heard from within client_timeout."""
     joined: int
     watched_since_ms: int = 0
-    """Since when this coordinator has been looking: time without a coordinator does not count as silence."""
+    """When this coordinator began to watch: time without a coordinator does not count as silence."""
     short_since_ms: int | None = None
-    """Since when fewer clients than wanted are live, as far as this coordinator saw; None while there are enough."""
+    """Since when this coordinator has seen fewer live clients than wanted; None while there are enough."""
 
     @property
     def wanted(self) -> int:
-        """Live clients that a round should open with."""
+        """How many live clients a round should open with."""
         return min(self.spec.rounds.min_clients, max(self.joined, 1))
 
 
@@ -92,14 +92,14 @@ class Fail:
 
 @dataclass(frozen=True)
 class Over:
-    """The job has ended; nothing will ever happen again."""
+    """The job has ended; nothing is left to do."""
 
 
 Decision = Wait | Start | OpenRound | Fold | Extend | Evaluate | Complete | Fail | Over
 
 
 def decide(situation: Situation, now_ms: int) -> Decision:
-    """The next thing to do. Pure: equal arguments, equal answer."""
+    """The next thing to do. Pure: equal arguments give equal decisions."""
     if situation.status.over:
         return Over()
     if situation.status is JobStatus.WAITING:
@@ -136,7 +136,7 @@ def _collect(situation: Situation, current: RoundRecord, now_ms: int) -> Decisio
     if current.extensions < rules.extensions:
         return Extend(current.number, now_ms + _ms(rules.deadline))
     return Fail(
-        f"round {current.number}: {situation.accepted} of {len(current.participants)} asked clients delivered, "
+        f"round {current.number}: {situation.accepted} of {len(current.participants)} participants delivered, "
         f"{current.quorum} needed, after {current.extensions} extensions of rounds.deadline = {rules.deadline:g} s; "
         "lower rounds.quorum or lengthen rounds.deadline"
     )
@@ -152,8 +152,8 @@ def _after_published(situation: Situation, current: RoundRecord | None, now_ms: 
     if done >= spec.rounds.total:
         return Evaluate() if spec.evaluation.final else Complete()
     nobody = Fail(
-        f"no client was heard of for rounds.join_timeout = {spec.rounds.join_timeout:g} s; "
-        "check the agents' logs and their way to the server"
+        f"no client was heard from for rounds.join_timeout = {spec.rounds.join_timeout:g} s; "
+        "check the agents' logs and their connection to the server"
     )
     return _open_or_wait(situation, OpenRound(done + 1, evaluation=False), nobody, now_ms)
 

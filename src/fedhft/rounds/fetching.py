@@ -1,4 +1,4 @@
-"""What a client has to fetch to stand at a version, given what it already holds."""
+"""What a client has to fetch to reach a version, given what it already holds."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def fetches(
 ) -> tuple[Fetch, ...]:
     """The cheaper, by bytes, of the missing deltas and a snapshot, for each scope.
 
-    versions: the records still kept, by number. A scope nobody ever changed needs nothing. A client that holds a
-    version newer than `target`, or one whose deltas are no longer kept, takes the snapshot.
+    versions: the records still kept, by number. A scope that never changed needs nothing. A client that holds a
+    version newer than `target`, or one too old for the deltas kept, takes the snapshot.
     """
     if target == 0:
         return ()
@@ -61,5 +61,5 @@ def _deltas(versions: Mapping[int, VersionRecord], target: int, scope: str, have
         elif scope in record.snapshots:
             before = versions.get(number - 1)
             if number == 1 or (before is not None and scope not in before.snapshots):
-                return None  # the scope begins here (a cluster that split off): only its snapshot says what it is
+                return None  # the scope begins here (a cluster that split off): only its snapshot is complete
     return found

@@ -1,7 +1,7 @@
-"""Whether a client may join a job, and what is recorded of it: its schema, its data figures, its signature.
+"""Whether a client may join a job, and what is recorded about it: its schema, its data figures, its signature.
 
-Pure, and the same for agents over sockets and for clients of a simulation. Which schema is the job's is the store's
-question (the first one is); this module asks whether what a client presents fits the job, and fits that schema.
+Pure, and used both for agents over sockets and for simulated clients. The store decides which schema is the job's
+(the first one presented); this module checks whether a client's application fits the job and that schema.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Application:
 
 
 def check_application(spec: JobSpec, application: Application) -> None:
-    """What the job alone says about an application.
+    """Check an application against the job alone.
 
     Raises FedhftError: NOT_AUTHORISED, INVALID_DATA, SCHEMA_MISMATCH, INVALID_ARGUMENT, PLAN_TOO_LARGE.
     """
@@ -53,18 +53,18 @@ def check_application(spec: JobSpec, application: Application) -> None:
 
 
 def check_authorised(spec: JobSpec, client: str) -> None:
-    """Whether the job is open to a client at all; asked before anything a stranger sent is parsed.
+    """Check that the job admits a client, before anything the client sent is parsed.
 
     Raises NOT_AUTHORISED.
     """
     if spec.clients and client not in spec.clients:
         raise FedhftError(
-            ErrorCode.NOT_AUTHORISED, f"client {client} is not among the job's clients; ask its owner to add it"
+            ErrorCode.NOT_AUTHORISED, f"client {client} is not among the job's clients; ask the job's owner to add it"
         )
 
 
 def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
-    """What the job itself says about a schema. Raises SCHEMA_MISMATCH."""
+    """Check a schema against the job itself. Raises SCHEMA_MISMATCH."""
 
     def refuse(field: str, value: object, problem: str, fix: str) -> None:
         raise FedhftError.field(ErrorCode.SCHEMA_MISMATCH, field, value, problem, fix)
@@ -86,7 +86,7 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
 
 
 def check_signature(spec: JobSpec, signature: tuple[float, ...]) -> None:
-    """A finite anchor signature, where the job clusters by one. Raises INVALID_ARGUMENT."""
+    """Check for a finite anchor signature where the job clusters by them. Raises INVALID_ARGUMENT."""
     if not spec.method.clusters_by_anchors:
         return
     if not signature or len(signature) > MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
@@ -98,7 +98,7 @@ def check_signature(spec: JobSpec, signature: tuple[float, ...]) -> None:
 
 
 def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
-    """The job's schema and a client's must be the same. Raises SCHEMA_MISMATCH that lists the differences."""
+    """Check that a client's schema equals the job's. Raises SCHEMA_MISMATCH, which lists the differences."""
     if differences := stored.differences(presented):
         raise FedhftError(
             ErrorCode.SCHEMA_MISMATCH,
@@ -107,10 +107,9 @@ def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
 
 
 def client_record(spec: JobSpec, application: Application, known: ClientRecord | None, now_ms: int) -> ClientRecord:
-    """What is recorded of a client whose application was checked. known: its record from an earlier join.
+    """The record of a client whose application was checked. known: its record from an earlier join.
 
-    A client that joins again keeps the time of its first join and, where its method sends signatures with updates, the
-    last of them.
+    A client that joins again keeps the time of its first join and, where signatures come with updates, its last one.
     """
     signature = application.signature if spec.method.clusters_by_anchors else ()
     return ClientRecord(

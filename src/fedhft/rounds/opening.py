@@ -18,13 +18,13 @@ from fedhft.records import AgentRecord, ClientRecord, MembershipRecord, Particip
 def live_clients(
     spec: JobSpec, clients: Mapping[str, ClientRecord], agents: Mapping[str, AgentRecord], now_ms: int
 ) -> tuple[str, ...]:
-    """Joined clients whose agent was heard of within client_timeout, sorted."""
+    """Joined clients whose agent was heard from within client_timeout, sorted."""
     oldest = now_ms - int(spec.rounds.client_timeout * 1000)
     return tuple(sorted(c for c in clients if c in agents and agents[c].last_seen_ms >= oldest))
 
 
 def sampled(spec: JobSpec, live: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """The clients asked in round `number`: a seeded draw of ceil(sample * live), sorted."""
+    """The clients sampled for round `number`: a seeded draw of ceil(sample * live), sorted."""
     if not live:
         return ()
     count = max(1, math.ceil(spec.rounds.sample * len(live) - 1e-9))

@@ -1,7 +1,7 @@
-"""When new memberships are asked for, and whether those that came can be used.
+"""When to ask for new memberships, and whether those that came can be used.
 
 Memberships are computed once after each round they are wanted for, and hold from the next round on. They may come late
-(the clusterer answers after its caller gave up): then the version that was published knows nothing of their clusters.
+(the clusterer answers after its caller gave up); the version published meanwhile then lacks their clusters.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from fedhft.records import MembershipRecord, VersionRecord
 
 
 def wants_memberships(spec: JobSpec, after_round: int, latest: MembershipRecord | None) -> bool:
-    """Whether the clusterer is to be asked after a round (0: before the first).
+    """Whether to ask the clusterer after a round (0: before the first).
 
-    Anchor signatures come with joining, so there are memberships from the start; update signatures exist only once
-    clustering.warmup_rounds rounds were folded. What a round already has is not asked for again, since a
-    fold may be repeated.
+    Anchor signatures come with Join, so there are memberships from the start; update signatures are used only after
+    clustering.warmup_rounds folds. A repeated fold does not ask again for memberships its round already has.
     """
     if not spec.method.is_clustered:
         return False
@@ -35,7 +34,7 @@ def wanted_clusters(spec: JobSpec) -> int:
 def usable_memberships(latest: MembershipRecord | None, base: VersionRecord | None) -> MembershipRecord | None:
     """Memberships for a round that starts from `base`: the latest, or uniform ones where they came too late for it.
 
-    None stands for the one cluster there is before any clustering.
+    None stands for the single cluster before any clustering.
     """
     if latest is None or base is None or latest.clusters == base.clusters:
         return latest

@@ -1,4 +1,4 @@
-"""Which blobs of a job stay after a round, and which nobody can need any more."""
+"""Which blobs of a job stay after a round, and which are no longer needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ may still be fetching."""
 
 @dataclass(frozen=True)
 class Retention:
-    """Digests. What is in neither set is not this round's to judge; the sweep by age finds it."""
+    """Digests. A blob in neither set is left to the sweep, which goes by age."""
 
     kept: frozenset[str]
     dropped: frozenset[str]

@@ -1,4 +1,4 @@
-"""Figures of a round from what its clients reported: scores, bytes, memory, per client and together."""
+"""Figures of a round from what its clients reported: scores, bytes, memory, per client and overall."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedhft.v1 import federation_pb2, jobs_pb2
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What one client handed over with its update or evaluation."""
+    """What one client reported with its update or evaluation."""
 
     client: str
     samples: int
@@ -48,7 +48,7 @@ def write_report(
     measurements: federation_pb2.Measurements,
     signature: Sequence[float] = (),
 ) -> str:
-    """The JSON kept with an update; inverse of the reading in `reports_of`."""
+    """The JSON stored with an update; `reports_of` reads it."""
     header = federation_pb2.UpdateHeader(scores=scores, measurements=measurements, signature=signature)
     return json_format.MessageToJson(header, indent=None, preserving_proto_field_name=True)
 
@@ -79,7 +79,7 @@ def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
 
 
 def spread(values: Iterable[float | None]) -> tuple[float, float, float] | None:
-    """Mean, mean of the worst tenth of clients (at least one), worst."""
+    """Mean, mean of the worst tenth of clients (the bottom decile, at least one), worst."""
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
@@ -88,7 +88,7 @@ def spread(values: Iterable[float | None]) -> tuple[float, float, float] | None:
 
 
 def cluster_sizes(rows: Iterable[Sequence[float]], clusters: int) -> list[int]:
-    """Clients by their largest membership (ties: the lower cluster)."""
+    """Clients per cluster, by their largest membership (ties: the lower cluster)."""
     sizes = [0] * clusters
     for row in rows:
         sizes[strongest(row)] += 1

@@ -1,7 +1,7 @@
 """Records that earlier releases wrote, in today's form.
 
-Until plans were pinned whole, a participant held its tier, depth and density, and the rest of its plan was read from
-the job each time; so the job completes it here, once, when such a round is read.
+Before whole plans were pinned, a participant held only its tier, depth and density; the rest of its plan was read from
+the job each time. Here the job completes such a record, once, when the round is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PARTS = ("tier", "depth", "density")
 def with_plans(record: str | bytes, spec: JobSpec) -> RoundRecord:
     """A stored RoundRecord (JSON) without plans, completed from its job.
 
-    Raises KeyError or ValueError when the record is of no release.
+    Raises KeyError or ValueError when no release wrote such a record.
     """
     raw: dict[str, Any] = json.loads(record)
     participants = {}

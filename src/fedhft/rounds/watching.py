@@ -1,11 +1,11 @@
-"""What a coordinator knows beyond the store while it holds a job's lease: since when it looks, and what it saw last."""
+"""What a coordinator knows beyond the store while it holds a job's lease: when it began to watch, what it saw last."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 LONGEST_WAIT_MS = 5_000
-"""Between two full looks at a job, at most."""
+"""Longest time between two full looks at a job."""
 _SHORTEST_WAIT_S = 0.05
 
 
@@ -13,7 +13,7 @@ _SHORTEST_WAIT_S = 0.05
 class Watch:
     """One holder's watch over a job. Times are the store's clock, milliseconds.
 
-    fence: the fencing token under which it began. since_ms: its beginning; time without a coordinator does not count as
+    fence: the fencing token under which it began. since_ms: when it began; time without a coordinator does not count as
     silence of clients. short_since_ms: since when fewer clients than wanted are live; None while there are enough.
     """
 
@@ -22,7 +22,7 @@ class Watch:
     short_since_ms: int | None = None
 
     def counting(self, live: int, wanted: int, now_ms: int) -> Watch:
-        """The watch after so many live clients were seen."""
+        """The watch after a count of live clients."""
         if live >= wanted:
             return replace(self, short_since_ms=None)
         return self if self.short_since_ms is not None else replace(self, short_since_ms=now_ms)
@@ -35,10 +35,10 @@ def watch_of(watch: Watch | None, fence: int, now_ms: int) -> Watch:
 
 @dataclass(frozen=True)
 class Collecting:
-    """An open round as the last full look found it, so that most arrivals need no other.
+    """An open round as the last full look found it; most arrivals need no new one.
 
-    Only the holder of the fence changes a collecting round, so what was read under it stands. A job that was cancelled
-    is noticed by the next full look.
+    Only the holder of the fence changes a collecting round, so what was read under it stays true. A cancelled job is
+    noticed at the next full look.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Collecting:
         return fence == self.fence and now_ms < self.deadline_ms and now_ms - self.read_ms < LONGEST_WAIT_MS
 
     def wait_s(self, accepted: int, now_ms: int) -> float | None:
-        """Seconds to wait on after so many updates; None when the round can close."""
+        """Seconds left to wait with so many updates accepted; None when the round can close."""
         if accepted >= self.target:
             return None
         until_ms = min(self.deadline_ms, self.read_ms + LONGEST_WAIT_MS)
@@ -61,5 +61,5 @@ class Collecting:
 
 
 def pause_s(until_ms: int, now_ms: int) -> float:
-    """Seconds from now to a point in time, never so few that waiting becomes spinning."""
+    """Seconds from now to a point in time, but enough to avoid spinning."""
     return max(_SHORTEST_WAIT_S, (until_ms - now_ms) / 1000)

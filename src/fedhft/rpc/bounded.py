@@ -1,7 +1,7 @@
-"""Channels on which every call has a deadline, whether its caller thought of one or not.
+"""Channels on which every call has a deadline, whether or not its caller set one.
 
-A wrapper and not an interceptor: asyncio interceptors change how streams behave. Nor gRPC's service config: its method
-timeouts count from a cycle counter and were seen two seconds off on a virtual machine.
+A wrapper rather than an interceptor, because asyncio interceptors change how streams behave; rather than gRPC's service
+config, because its method timeouts use a cycle counter and were two seconds off on a virtual machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Observer = Callable[[grpc.ChannelConnectivity], None]
 WATCHES = frozenset({"/fedhft.v1.Jobs/Watch", "/grpc.health.v1.Health/Watch"})
 """Streams meant to stay open."""
 WATCH_SECONDS = 86400.0
-"""Even these are opened anew once a day."""
+"""Even these are reopened once a day."""
 
 
 class _BoundedCall:
@@ -111,7 +111,7 @@ class BoundedAioChannel(_Bounded, grpc.aio.Channel):
         return state
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Wait until the state is another one."""
+        """Wait until the state has changed."""
         await self._inner.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:

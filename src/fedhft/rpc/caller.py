@@ -1,7 +1,7 @@
 """Who makes a call. Every handler of every service asks here, once, before it does anything else.
 
-Today a caller is an address, and an agent is whoever holds the lease of the client it names. What a certificate says
-about a caller, its role and its quota belong here too, and then hold for every handler.
+Today a caller is an address, and an agent is whoever holds the lease of the client it names. Identity by certificate,
+roles and quotas belong here too, so that they hold for every handler.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Caller:
         return parse_client_id(claimed)
 
     async def agent(self, claim: Claim, leases: Leases) -> AgentRecord:
-        """The enrolled agent this caller is; a sign of life of it.
+        """The enrolled agent behind this call, which counts as a sign of life.
 
         Raises INVALID_ARGUMENT, NOT_ENROLLED, LEASE_SUPERSEDED.
         """

@@ -19,14 +19,14 @@ class ChannelSettings:
     target: str
     """host:port, or any gRPC target such as dns:///name:port."""
     tls: TlsSettings | None = None
-    """None speaks plain text."""
+    """None means plain text."""
     own_connection: bool = False
     """Whether this channel has a TCP connection of its own, not shared with other channels of the process to the same
-    target. For several agents in one process whose bytes are counted apart."""
+    target. For several agents in one process whose bytes are counted separately."""
     keepalive: KeepAlive = field(default_factory=KeepAlive)
     """Must be what the server was started with."""
     longest_call_s: float = 600.0
-    """No call lasts longer, whatever timeout its caller gave or forgot to give."""
+    """No call lasts longer, whatever timeout its caller set, or if it set none."""
 
 
 def open_channel(settings: ChannelSettings) -> grpc.Channel:

@@ -1,4 +1,4 @@
-"""The go-ahead of a client stream: initial metadata by which a server says that it will read now.
+"""The go-ahead of a client stream: initial metadata that says the server is ready to read.
 
 gRPC's flow control stops a sender only after its window is full, and every stopped stream keeps that window in the
 server's memory. A sender that waits for the go-ahead costs an open call and nothing else, as with HTTP's 100-continue.
@@ -15,5 +15,5 @@ GO_AHEAD: tuple[tuple[str, str], ...] = ((_KEY, "1"),)
 
 
 def is_go_ahead(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
-    """Whether initial metadata holds the go-ahead; a call refused before its turn has empty metadata."""
+    """Whether initial metadata has the go-ahead; that of a call refused before its turn is empty."""
     return metadata is not None and any(key == _KEY for key, _ in metadata)

@@ -1,7 +1,7 @@
-"""Keep-alive of both ends from one value, so that a client never pings faster than its server allows.
+"""Keep-alive settings of both ends from one value, so that a client never pings faster than its server allows.
 
-A server that sees pings more often than it permits answers with GOAWAY and the connection is lost; hence the server's
-limit is half the client's interval.
+A server pinged more often than it permits answers with GOAWAY, and the connection is lost; hence the server's limit is
+half the client's interval.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Options = list[tuple[str, int | str]]
 
 @dataclass(frozen=True)
 class KeepAlive:
-    """How a connection over a silent or broken network is kept, or noticed as dead."""
+    """How a silent connection is kept open, and a broken one noticed."""
 
     interval_s: float = 30.0
     """A client without traffic pings this often; home routers forget a connection after a minute or so."""
@@ -35,7 +35,7 @@ class KeepAlive:
         return [
             ("grpc.http2.min_ping_interval_without_data_ms", round(self.interval_s * 500)),
             ("grpc.keepalive_permit_without_calls", 1),
-            # The server looks for dead peers too, at half the pace: clients behind NAT vanish without a word.
+            # The server looks for dead peers too, half as often: clients behind NAT can vanish silently.
             ("grpc.keepalive_time_ms", round(self.interval_s * 2000)),
             ("grpc.keepalive_timeout_ms", round(self.answer_s * 1000)),
             ("grpc.http2.max_pings_without_data", 0),

@@ -1,6 +1,6 @@
-"""Trying again, politely: exponential back-off with full jitter, only for what may succeed later.
+"""Retries: exponential back-off with full jitter, only for what may succeed later.
 
-Full jitter (uniform between zero and the exponential bound) keeps thousands of agents from coming back in step after a
+Full jitter (uniform between zero and the exponential bound) keeps thousands of agents from returning in step after a
 server was away (Brooker, "Exponential backoff and jitter").
 """
 
@@ -24,7 +24,7 @@ _NAP_SECONDS = 0.1
 
 
 class CallStoppedError(Exception):
-    """`should_stop` said so before the call succeeded; the last refusal, if there was one, is the cause."""
+    """`should_stop` returned true before the call succeeded; the last refusal, if any, is the cause."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def call_with_retry(
     on_wait: Callable[[Wait], None] | None = None,
     backoff: Backoff = _DEFAULT,
 ) -> T:
-    """Call `fn` until it returns, it is refused for good, time is up, or `should_stop`.
+    """Call `fn` until it returns, is refused for good, time is up, or `should_stop` returns true.
 
-    `fn` raises FedhftError or grpc.RpcError; a repeat happens only where the code is retryable. Blocking: for the agent
-    and the command line. With `give_up_after_s` no wait begins that would end later than that after the start.
-    Raises FedhftError (the last refusal; anything from gRPC is translated) or CallStoppedError.
+    `fn` raises FedhftError or grpc.RpcError; only retryable codes are retried. Blocking: for the agent and the command
+    line. With `give_up_after_s`, no wait begins that would end later than that after the first attempt.
+    Raises FedhftError (the last refusal; gRPC errors are translated) or CallStoppedError.
     """
 
     def attempt() -> T:

@@ -1,6 +1,6 @@
-"""An asyncio gRPC server as every service of fedhft runs it: health, interceptors, keep-alive, graceful stop.
+"""The asyncio gRPC server that every service runs: health, interceptors, keep-alive, graceful stop.
 
-Message sizes keep gRPC's own limits: tensors travel in chunks.
+gRPC's own limits on message size apply, since tensors travel in chunks.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class ServerSettings:
     listen: str
     """host:port; port 0 picks a free one."""
     tls: TlsSettings | None = None
-    """None serves plain text."""
+    """None means plain text."""
     max_concurrent_rpcs: int | None = None
-    """Calls served at once, long polls included; further ones are refused with SERVER_UNAVAILABLE. None: no bound."""
+    """Calls served at once, long polls included; any more are refused with SERVER_UNAVAILABLE. None: no limit."""
     keepalive: KeepAlive = field(default_factory=KeepAlive)
     """Must be what the clients use."""
     longest_call_s: float = 600.0
-    """Bound of a call whose client set no deadline."""
+    """Deadline of a call whose client set none."""
 
 
 class RunningServer:
@@ -90,10 +90,10 @@ async def start_server(
     """
     host, port = parse_address(settings.listen, "listen")
     options = settings.keepalive.server_options()
-    # Two servers on one port would share its connections silently.
+    # Otherwise two servers on one port would silently share its connections.
     options.append(("grpc.so_reuseport", 0))
-    # By measuring the link gRPC lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB that
-    # is the whole of every update in memory. Without it a stream may be ahead by this much and the message being read.
+    # gRPC's bandwidth probe lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB, every
+    # whole update would be in memory. Without it a stream is ahead by at most this much and the message being read.
     options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES)]
     server = grpc.aio.server(
         interceptors=[*default_interceptors(settings), *(interceptors or ())], options=_arguments(options)

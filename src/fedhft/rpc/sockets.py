@@ -1,4 +1,4 @@
-"""What this process's TCP connections carried, as the kernel counted it.
+"""Bytes that this process's TCP connections carried, as counted by the kernel.
 
 Linux keeps per connection the payload bytes acknowledged by the peer and received from it (`struct tcp_info`,
 include/uapi/linux/tcp.h): HTTP/2 and TLS framing included, retransmissions and IP headers not. Opening and closing a
@@ -62,7 +62,7 @@ class SocketMeter:
                     seen[inode] = carried
             for inode, carried in self._open.items():
                 now = seen.get(inode)
-                # Fewer bytes than before: the number was given to a new socket meanwhile.
+                # Fewer bytes than before: the inode number was reused for a new socket meanwhile.
                 if now is None or now.sent < carried.sent or now.received < carried.received:
                     self._closed = _sum(self._closed, carried)
             self._open = seen
@@ -72,7 +72,7 @@ class SocketMeter:
             return total
 
     def _read(self, descriptor: int) -> tuple[int, SocketBytes] | None:
-        # A duplicate keeps looking at one socket even when its owner closes the descriptor meanwhile.
+        # A duplicate keeps referring to this socket even if its owner closes the descriptor meanwhile.
         try:
             copy = os.dup(descriptor)
         except OSError:
@@ -90,7 +90,7 @@ class SocketMeter:
                 if duplicate.family not in (socket.AF_INET, socket.AF_INET6) or duplicate.type != socket.SOCK_STREAM:
                     return None
                 info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-                # A known connection counts to the end, even when its peer is gone and has no name any more.
+                # A known connection counts to the end, even when its peer is gone and has no address any more.
                 if info[0] == _LISTEN or (inode not in self._open and not self._wanted(duplicate)):
                     return None
             except OSError:

@@ -1,6 +1,6 @@
-"""Between refusals and gRPC statuses, both ways.
+"""Translates refusals to gRPC statuses and back.
 
-The code of a refusal travels in the trailing metadata `fedhft-error-code`; the text for people is the status message.
+A refusal's code travels in the trailing metadata `fedhft-error-code`; the text for people is the status message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ERROR_CODE_KEY = "fedhft-error-code"
 """Trailing metadata key that carries `ErrorCode`."""
 
 MAX_MESSAGE_BYTES = 4096
-"""Longest status message as it travels. Headers end at 8 KiB; past that the peer sees a transport error instead."""
+"""Longest status message, encoded. Headers are limited to 8 KiB; past that the peer sees a transport error instead."""
 
 _WITHOUT_CODE: dict[grpc.StatusCode, ErrorCode] = {
     grpc.StatusCode.UNAVAILABLE: ErrorCode.SERVER_UNAVAILABLE,
@@ -29,13 +29,13 @@ _WITHOUT_CODE: dict[grpc.StatusCode, ErrorCode] = {
     grpc.StatusCode.UNAUTHENTICATED: ErrorCode.NOT_AUTHORISED,
     grpc.StatusCode.PERMISSION_DENIED: ErrorCode.NOT_AUTHORISED,
 }
-"""Statuses that gRPC itself or a proxy made, without our code. The rest means a defect."""
+"""Statuses made by gRPC itself or a proxy, without our code. Any other is a defect."""
 
 _BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed", "Connection reset")
-"""What gRPC says, under INTERNAL or UNKNOWN, when a connection broke or a proxy cut it."""
+"""What gRPC says, under INTERNAL or UNKNOWN, when a connection broke or a proxy closed it."""
 
 _MESSAGE_TOO_LARGE = "larger than max"
-"""What gRPC says of a message beyond its limit; under the same status a busy proxy or server refuses a call."""
+"""What gRPC says of a message beyond its limit; a busy proxy or server refuses calls under the same status."""
 
 
 def status_of(error: FedhftError) -> grpc.StatusCode:
@@ -44,7 +44,7 @@ def status_of(error: FedhftError) -> grpc.StatusCode:
 
 
 def message_of(text: str) -> str:
-    """The text as far as it fits a status message (which travels percent-encoded)."""
+    """The text, cut to fit a status message (which travels percent-encoded)."""
     if len(quote(text)) <= MAX_MESSAGE_BYTES:
         return text
     shortest, longest = 0, len(text)
@@ -66,9 +66,9 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: FedhftError)
 
 
 def error_from_rpc(error: grpc.RpcError) -> FedhftError:
-    """What a failed call means to its caller, from a blocking or an asyncio stub.
+    """The error of a failed call, from a blocking or an asyncio stub.
 
-    Refusals by the server come back as they were raised there. A server that is away, slow or stopping
+    A refusal by the server comes back as it was raised there. A server that is away, slow or stopping
     (UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, a broken connection) is SERVER_UNAVAILABLE.
     """
     status = _call(error, "code")
@@ -83,13 +83,13 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
         return FedhftError(ErrorCode.INTERNAL, f"the call failed without a status: {error!r}")
     code = _WITHOUT_CODE.get(status, ErrorCode.INTERNAL)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and _MESSAGE_TOO_LARGE in details:
-        code = ErrorCode.INTERNAL  # a defect: trying again would send the same message
+        code = ErrorCode.INTERNAL  # a defect: a retry would send the same message
     if code is ErrorCode.INTERNAL and any(sign in details for sign in _BROKEN_CONNECTION):
         code = ErrorCode.SERVER_UNAVAILABLE
     if code is ErrorCode.SERVER_UNAVAILABLE:
         return FedhftError(
             code,
-            f"the server does not answer ({status.name}: {details}); check that it runs and its address is right",
+            f"the server does not answer ({status.name}: {details}); check that it is running, and its address",
         )
     if code is ErrorCode.PROTOCOL_VERSION:
         return FedhftError(code, f"the server does not know this call ({details}); use the same release on both sides")
@@ -97,6 +97,6 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
 
 
 def _call(error: grpc.RpcError, name: str) -> Any:
-    # Only calls that reached a channel have these; a bare RpcError has none.
+    # Only calls made on a channel have these methods; a bare RpcError does not.
     method = getattr(error, name, None)
     return method() if callable(method) else None

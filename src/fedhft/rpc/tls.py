@@ -12,14 +12,14 @@ from fedhft.errors import ErrorCode, FedhftError
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """Files of one party. A server needs certificate and key; a client needs them where the server asks for them."""
+    """Files of one party. A server needs certificate and key; a client needs them if the server asks for them."""
 
     certificate: Path | None = None
     """PEM chain of this party."""
     key: Path | None = None
     """PEM private key of this party."""
     authority: Path | None = None
-    """PEM certificates that sign the other party; None: the system's (client), nobody (server)."""
+    """PEM certificates that sign the other party's; None: the system's (client), none is asked for (server)."""
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):

@@ -1,1 +1,1 @@
-"""The same rounds without sockets."""
+"""A federation's rounds in one process, without sockets."""

@@ -1,4 +1,4 @@
-"""A simulated job, summed up like a run of real processes; what only sockets and processes have is null."""
+"""A simulated job, summarised like a run of real processes; figures of sockets and processes are null."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rows_for(
 ) -> FederatedData:
     """Rows for the clients a job names (else for `clients`, else 8), from a folder or, for None, the generated corpus.
 
-    Raises FedhftError: INVALID_ARGUMENT when `clients` is not how many the job names, INVALID_DATA.
+    Raises FedhftError: INVALID_ARGUMENT when `clients` differs from the number the job names, INVALID_DATA.
     """
     count = clients or len(spec.clients) or _CLIENTS
     if spec.clients and count != len(spec.clients):
@@ -61,7 +61,7 @@ def run_simulated(
 ) -> MethodRun:
     """Run a job over `data` in this process; `observe` sees the job after every round.
 
-    Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and whatever the simulation raises.
+    Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and what `simulate` raises.
     """
     if spec.task.labels != data.labels:
         raise FedhftError.field(

@@ -1,4 +1,4 @@
-"""A whole federation in one process: the same decisions, folds, plans and client work as over sockets, without them.
+"""A whole federation in one process, without sockets: the same decisions, folds, plans and client work as with them.
 
 What differs from a deployment: the store is in memory, clients train one after another on one shared copy of the base
 model, and figures of sockets and processes (bytes carried, peak memory) do not exist and stay zero.
@@ -39,10 +39,10 @@ class Simulated:
 
     spec: JobSpec
     job: jobs_pb2.Job
-    """The job as people are told about it, with its whole history."""
+    """The job as shown to people, with its whole history."""
     memberships: MembershipRecord | None
     version: VersionRecord | None
-    """The last published version; its blobs are named by the digests that a deployment would publish too."""
+    """The last published version; its blobs have the same digests as a deployment's."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class _Traffic:
 
 @dataclass
 class Simulation:
-    """A job over clients of this process. `observe` is told the job after every round."""
+    """A job whose clients are all in this process. `observe` is called with the job after every round."""
 
     spec: JobSpec
     clients: Mapping[str, ClientData]
@@ -65,7 +65,7 @@ class Simulation:
 
     async def run(self) -> Simulated:
         """Run to the end. Raises FedhftError(JOB_FAILED) when the job fails."""
-        # Nobody is late in a simulation, and nobody else could take over: everything takes as long as it takes.
+        # No client is late in a simulation and no other coordinator can take over, so nothing times out.
         rules = self.spec.rounds.model_copy(
             update={"deadline": _NO_HURRY_S, "client_timeout": _NO_HURRY_S, "min_clients": len(self.clients)}
         )
@@ -112,7 +112,7 @@ class Simulation:
             await store.join(job, client_record(spec, application, None, await store.now_ms()))
 
     async def _work(self, store: InMemoryStore, job: JobId, cached: CachedJob) -> None:
-        """Every client that still owes the open round something does it, one after another."""
+        """Let every client whose part of the open round is missing do it, one after another."""
         current = cached.round
         if current is None or current.phase is not Phase.COLLECTING:
             return

@@ -1,6 +1,6 @@
 """Logs on standard error: one JSON object per line for machines, one line of text for people.
 
-Standard output stays free for what a program answers. Give context by `extra={...}`: every key becomes a field.
+Standard output stays free for a program's results. Give context with `extra={...}`: every key becomes a field.
 """
 
 from __future__ import annotations

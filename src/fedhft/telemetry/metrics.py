@@ -1,10 +1,10 @@
 """Every metric that any fedhft process exposes, in one place.
 
 Names are `fedhft_<noun>_<unit>[_total]`. Labels have few values: direction, payload, tier, phase, outcome, code,
-method, cluster. A client id is never a label. `job` is one only where a number without it would mean nothing (the state
-of a job's clusters), and `forget_job` removes it again.
+method, cluster. A client id is never a label. `job` is a label only where a number without it would mean nothing (the
+state of a job's clusters), and `forget_job` removes it again.
 
-Three series count bytes: what sockets carried (from the kernel), what payloads took after coding, what they stood for.
+Three series count bytes: what sockets carried (from the kernel), payloads after coding, and payloads before coding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RPC_SECONDS = Histogram(
 RPCS_IN_FLIGHT = Gauge("fedhft_rpcs_in_flight", "Calls being served, by method.", ["method"], registry=REGISTRY)
 QUEUE_WAIT_SECONDS = Histogram(
     "fedhft_queue_wait_seconds",
-    "Time a piece of work waited for its turn before it was started.",
+    "Time a piece of work waited before it started.",
     buckets=_CALL_BUCKETS,
     registry=REGISTRY,
 )
@@ -57,7 +57,7 @@ PAYLOAD_BYTES = Counter(
 )
 PAYLOAD_RAW_BYTES = Counter(
     "fedhft_payload_raw_bytes",
-    "Bytes the moved blobs stood for: kept values in float32.",
+    "Bytes of the moved blobs before coding: kept values in float32.",
     ["direction", "payload", "tier"],
     registry=REGISTRY,
 )
@@ -101,7 +101,7 @@ CLUSTERINGS = Counter(
     registry=REGISTRY,
 )
 
-# -- what agents report with their updates (they sit behind NAT, so nobody can scrape them)
+# -- what agents report with their updates (agents behind NAT cannot be scraped)
 AGENT_PEAK_MEMORY_BYTES = Histogram(
     "fedhft_agent_peak_memory_bytes",
     "Peak resident set of agents, one observation per report.",
@@ -117,11 +117,11 @@ AGENT_STEP_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
-# -- what an agent counts for itself, where somebody can scrape it
+# -- what an agent counts itself, where it can be scraped
 AGENT_UPDATES = Counter(
     "fedhft_agent_updates",
     "Updates trained here, by outcome: accepted, repeated (the server had it already), abandoned (refused for good) or "
-    "broken_off (the round ended before the training).",
+    "broken_off (the round ended before training did).",
     ["outcome"],
     registry=REGISTRY,
 )
@@ -151,7 +151,7 @@ PROCESS_PEAK_MEMORY_BYTES.set_function(peak_memory_bytes)
 
 
 class SocketBytesCollector(Collector):
-    """Shows what the kernel counted on this process's connections: `fedhft_socket_bytes_total{direction}`."""
+    """Exposes what the kernel counted on this process's connections: `fedhft_socket_bytes_total{direction}`."""
 
     def __init__(self) -> None:
         self._sample: Callable[[], tuple[int, int]] | None = None
@@ -177,7 +177,7 @@ REGISTRY.register(SOCKET_BYTES)
 
 
 def set_clusters(job: str, version: int, sizes: Iterable[int]) -> None:
-    """Show a job's membership version and cluster sizes; clusters beyond the given ones disappear."""
+    """Set a job's membership version and cluster sizes; clusters beyond the given ones disappear."""
     forget_job(job)
     MEMBERSHIPS_VERSION.labels(job=job).set(version)
     for cluster, size in enumerate(sizes):

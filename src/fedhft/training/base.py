@@ -1,4 +1,4 @@
-"""Loading the pre-trained model and its tokenizer, with every way this fails named."""
+"""Loading the pre-trained model and its tokenizer, with an error for each way this can fail."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 class LoadedBase:
     """A base model in memory, shared by all workers of one process whose jobs have the same `network_key`.
 
-    key: what it was loaded for. task: the job's. model: as the task loads it, of `dtype`, on `device`, where
-    everything copied into it goes and everything read from it comes from.
-    new_parameters: names of parameters that the files do not hold (transformers drew them at random); part of the head.
-    network: what was attached to the model; filled on first use by `Network.on`.
+    key: what it was loaded for. task: the job's. model: as the task loads it, with `dtype`, on `device`.
+    new_parameters: names of parameters that are not in the files (transformers drew them at random); part of the head.
+    network: what was attached to the model; set on first use by `Network.on`.
     """
 
     key: str
@@ -44,9 +43,9 @@ class LoadedBase:
 
 
 def network_key(spec: JobSpec) -> str:
-    """Everything of a job that its network depends on: jobs of equal keys can share a loaded base, others cannot.
+    """Everything in a job that its network depends on; only jobs with equal keys can share a loaded base.
 
-    The sections are taken whole, so that a field added to one of them needs no thought here.
+    Whole sections are used, so that a field added to one of them is covered automatically.
     """
     parts = {
         "model": spec.model.model_dump(mode="json"),
@@ -60,15 +59,15 @@ def network_key(spec: JobSpec) -> str:
 
 
 def use_threads(count: int) -> None:
-    """Threads that tensor operations of this process use. One thread makes training repeatable to the bit."""
+    """Set how many threads this process's tensor operations use. With one, training repeats bit for bit."""
     torch.set_num_threads(count)
 
 
 def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     """Load the job's base model from a folder or the hub; `path_override` is the agent's own folder or hub id for it.
 
-    Raises FedhftError(INVALID_MODEL) when it is not a model, has no safetensors or tokenizer, is of an architecture
-    that the job's task cannot use, or is not the one the job pins by digest.
+    Raises FedhftError(INVALID_MODEL) when it is not a model, has no safetensors or tokenizer, has an architecture that
+    the job's task cannot use, or is not the one the job pins by digest.
     """
     task = task_of(spec.task)
     path = _resolve(path_override or spec.model.name, spec.model.revision)
@@ -78,7 +77,7 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     if spec.model.digest is not None and digest != spec.model.digest:
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
-            f"model {path}: its digest is {digest}, the job wants {spec.model.digest}; "
+            f"model {path}: its digest is {digest}, but the job requires {spec.model.digest}; "
             f"use the same weights as the job ({spec.model.name})",
         )
     text_digest = tokenizer_digest(path)
@@ -145,7 +144,7 @@ def _load_tokenizer(path: Path) -> Any:
 
 
 def _check_length(spec: JobSpec, path: Path, tokenizer: Any) -> None:
-    """A row longer than the position table would fail deep inside the model; the job is wrong, so say it here."""
+    """Refuse a max_length beyond the position table here; a row that long would fail deep inside the model."""
     positions = read_config(path).get("max_position_embeddings")
     longest = min(int(tokenizer.model_max_length), positions if isinstance(positions, int) and positions > 0 else 2**31)
     if spec.model.max_length > longest:

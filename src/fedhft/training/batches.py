@@ -1,6 +1,6 @@
-"""Rows as token numbers, and the order in which they are read.
+"""Rows as token ids, and the order in which they are read.
 
-Rows of about equal length go together: on a CPU this halves the time of an epoch, because padding is computed like
+Rows of similar length go in one batch: on a CPU this halves the time of an epoch, because padding costs as much as
 text.
 """
 
@@ -21,15 +21,15 @@ from fedhft.training.tasks import Task
 from fedhft.training.tasks.interface import Targets
 
 BUCKET = 8
-"""Batches per bucket: within one, rows are sorted by length, so batches stay random but hardly padded."""
+"""Batches per bucket: within one, rows are sorted by length, so batches stay random but need little padding."""
 SCORING_BATCH = 64
 _TOKENIZED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """Tokenised rows. ids, types: one int32 array per row; types is None where the model takes none; targets: (n, ...)
-    as the task encodes them; pad: the number that fills up `ids`.
+    """Tokenised rows. ids, types: one int32 array per row; types is None if the model takes none; targets: (n, ...) as
+    the task encodes them; pad: the token id that pads `ids`.
     """
 
     ids: tuple[NDArray[np.int32], ...]
@@ -53,7 +53,7 @@ class EncodedRows:
         )
 
     def inputs(self, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """What the model is given for the rows `index`, padded on the right to the longest; int64, on the CPU."""
+        """The model's inputs for the rows `index`, padded on the right to the longest; int64, on the CPU."""
         width = max(len(self.ids[i]) for i in index)
         ids = np.full((len(index), width), self.pad, np.int64)
         attention = np.zeros((len(index), width), np.int64)
@@ -102,7 +102,7 @@ def steps_of(rows: int, batch_size: int, epochs: float, max_steps: int) -> int:
 def training_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, steps: int) -> Iterator[NDArray[np.int64]]:
     """`steps` batches of row numbers; each epoch is a new permutation from the specified generator.
 
-    An epoch has ceil(n / batch_size) batches of nearly equal size (never one lone row after full ones).
+    An epoch has ceil(n / batch_size) batches of nearly equal size (never a single row after full ones).
     """
     made = 0
     epoch = 0

@@ -1,4 +1,4 @@
-"""Digests of a base model and of its tokenizer, taken from the files alone (no torch).
+"""Digests of a base model and of its tokenizer, computed from their files only (no torch).
 
 Two agents may train together only when both digests agree: the base digest covers every weight and the keys of the
 configuration that shape the network, the tokenizer digest covers how text becomes numbers. Keys that say nothing
@@ -36,7 +36,7 @@ _TOKENIZER_FILES = (
     ("sentencepiece.bpe.model",),
     ("tokenizer.model",),
 )
-"""Alternatives, best first: the first whose files all exist is what the digest covers."""
+"""Alternatives, best first: the digest covers the first whose files all exist."""
 
 _BLOCK = 1 << 20
 

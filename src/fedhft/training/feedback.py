@@ -1,4 +1,4 @@
-"""Error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847): what coding dropped is sent next time.
+"""Error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847): what coding drops is sent next time.
 
     sent_t = decode(encode(delta_t + decay * carried_{t-1}));   carried_t = delta_t + decay * carried_{t-1} - sent_t
 
@@ -21,7 +21,7 @@ Carried = Mapping[TensorKey, Float32]
 
 
 def carries_error(spec: JobSpec) -> bool:
-    """Whether the job's method and wire settings let errors be carried."""
+    """Whether the job's method and wire settings allow error feedback."""
     method = spec.method
     return spec.wire.error_feedback and method.start is Start.CONTINUE and method.combine is not Combine.NONE
 
@@ -41,9 +41,7 @@ def with_carried(delta: MaskedDelta, carried: Carried, decay: float) -> MaskedDe
 
 
 def carried_after(carried: Carried, wanted: MaskedDelta, sent: MaskedDelta, decay: float) -> dict[TensorKey, Float32]:
-    """Errors after sending `sent` where `wanted` (delta plus decayed error) was meant; tensors without error are
-    left out.
-    """
+    """Errors after sending `sent` instead of `wanted` (delta plus decayed error); tensors without error are omitted."""
     after: dict[TensorKey, Float32] = {key: (np.float32(decay) * error) for key, error in carried.items()}
     for key, matrix in wanted:
         error = matrix.values - sent.tensors[key].values

@@ -1,4 +1,4 @@
-"""The published adapters a worker holds: fetched blobs added up, and what a round starts from."""
+"""The published adapters a worker holds, the sum of the blobs it fetched, and what a round starts from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fedhft.wire.digest import digest_of
 
 
 def with_blob(state: WorkerState, schema: AdapterSchema, ref: adapter_pb2.BlobRef, data: bytes) -> WorkerState:
-    """The state after one fetched blob was added.
+    """The state after adding one fetched blob.
 
-    Raises FedhftError: DIGEST_MISMATCH, or what the codec finds (MALFORMED_UPDATE, SCHEMA_MISMATCH, ...).
+    Raises FedhftError: DIGEST_MISMATCH, or what `decode` raises (MALFORMED_UPDATE, SCHEMA_MISMATCH, ...).
     """
     digest = digest_of(data)
     if digest != ref.digest.hex() or len(data) != ref.size:
@@ -40,7 +40,7 @@ def with_blob(state: WorkerState, schema: AdapterSchema, ref: adapter_pb2.BlobRe
 
 
 def is_ahead(state: WorkerState, version: int, weights: Sequence[float]) -> bool:
-    """Whether a scope in use (weight > 0 over clusters) is held beyond `version`: the server counts from earlier."""
+    """Whether a scope in use (cluster weight > 0) is held at a version newer than the server's `version`."""
     return any(state.held.get(scope, 0) > version for scope in _in_use(weights))
 
 
@@ -52,14 +52,14 @@ def complete_at(state: WorkerState, view: pb.ViewSource, weights: Sequence[float
 
 
 def start_of(state: WorkerState, combine: Combine, memberships: Sequence[float]) -> Mapping[TensorKey, Float32]:
-    """Differences from the job's start where a round begins: the client's mixture, or its own adapter where nothing is
-    shared.
+    """Where a round begins, as differences from the job's start: the client's mixture, or its own adapter if nothing
+    is shared.
     """
     if combine is Combine.NONE:
         return state.own
     weights = tuple(memberships) or (1.0,)
     if weights == (1.0,) and state.adapters.clusters == 1:
-        # One cluster is its own mixture; not mixing spares a copy of a whole model.
+        # One cluster is its own mixture; not mixing saves a copy of a whole model.
         return {**state.adapters.scope(SHARED), **state.adapters.scope(cluster_scope(0))}
     return mix(state.adapters, weights)
 

@@ -21,7 +21,7 @@ class Importance:
         self._seen: dict[TensorKey, int] = {}
 
     def observer(self, key: TensorKey) -> Observer:
-        """Takes gradients of the whole factor `key`, (r x in) for A, (out x r) for B."""
+        """A function that takes gradients of the whole factor `key`: (r x in) for A, (out x r) for B."""
 
         def observe(gradient: torch.Tensor) -> None:
             rows = gradient.detach().square().sum(_OTHER_AXIS[key.part], dtype=torch.float64)
@@ -34,7 +34,7 @@ class Importance:
         return observe
 
     def means(self, divisors: Mapping[TensorKey, float] | None = None) -> dict[TensorKey, Float64]:
-        """Mean per mini-batch, float64 (rows,), over the divisor of its key (1 where none is given)."""
+        """Mean per mini-batch, float64 (rows,), divided by its key's divisor (1 if none is given)."""
         out: dict[TensorKey, Float64] = {}
         for key, total in self._sums.items():
             divisor = (divisors or {}).get(key, 1.0) or 1.0

@@ -1,4 +1,4 @@
-"""Local training: AdamW on what the plan trains, and nothing else."""
+"""Local training: AdamW on exactly what the plan trains."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fedhft.training.importance import Importance
 from fedhft.training.network import Network
 
 
-class TrainingStopped(Exception):  # noqa: N818 - an order, not an error
-    """Local training was asked to stop between two batches; nothing of it is kept."""
+class TrainingStopped(Exception):  # noqa: N818 - a request, not an error
+    """Local training was asked to stop between two batches; none of it is kept."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,9 @@ def train(
     importance: Importance | None,
     should_stop: Callable[[], bool],
 ) -> TrainingReport:
-    """Train from where `network` stands. Deterministic for one seed on one thread: data order and dropout come from
-    `seed`.
+    """Train from the network's current values. Deterministic on one thread: data order and dropout depend on `seed`.
 
-    Raises TrainingStopped when `should_stop` says so, FedhftError(NON_FINITE) when the loss is not finite.
+    Raises TrainingStopped when `should_stop` returns true, FedhftError(NON_FINITE) when the loss is not finite.
     """
     started = time.perf_counter()
     steps = steps_of(len(rows), settings.batch_size, plan.epochs, plan.max_steps)
@@ -92,7 +91,7 @@ def probe(
     importance: Importance,
     batches: int,
 ) -> None:
-    """Show `importance` the gradients of a few mini-batches where `network` stands, changing nothing."""
+    """Show `importance` the gradients of a few mini-batches at the network's current values, changing nothing."""
     network.model.eval()
     with torch.enable_grad(), network.trainable(plan, {}, importance):
         for batch in training_batches(rows.lengths, batch_size, seeds.seed_of("probe", seed), batches):
@@ -107,8 +106,8 @@ def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torc
 def clip(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> None:
     """Scale gradients so that their joint norm is at most `max_norm`.
 
-    Squares are summed in float64, so that rows a mask leaves out (which would add exact zeros) cannot change the
-    last bit of the scale by changing the order of a float32 sum.
+    Squares are summed in float64: rows that a mask leaves out would add exact zeros, but would change the order of a
+    float32 sum and with it the last bit of the scale.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     squares = [float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2 for gradient in gradients]

@@ -1,4 +1,4 @@
-"""Which rows a plan trains this round, and what the round taught about rows."""
+"""Which rows a plan trains this round, and what the round revealed about rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fedhft.training.learner import probe
 from fedhft.training.network import Network
 
 PROBE_BATCHES = 4
-"""Mini-batches whose gradients are looked at before the first mask is chosen."""
+"""Mini-batches whose gradients are measured before the first mask is chosen."""
 
 
 def masked_keys(network: Network, plan: AdapterPlan) -> tuple[TensorKey, ...]:
-    """Trained tensors of which the plan keeps only a part."""
+    """Trained tensors of which the plan keeps only some rows."""
     return tuple(
         key
         for key in network.trained_keys(plan)
@@ -38,8 +38,8 @@ def probed(
     spec: JobSpec,
     seed: int,
 ) -> Mapping[TensorKey, RowState]:
-    """Row states to choose masks by: those known, or, where masks would go by gradients nobody has seen yet, those
-    after a look at a few mini-batches where `network` stands.
+    """Row states to choose masks by: the known ones, or, where masks depend on gradients not measured yet, those after
+    probing a few mini-batches at the network's current values.
     """
     if not _unscored(known, network, plan, spec):
         return known
@@ -51,7 +51,7 @@ def probed(
 def choose_rows(
     known: Mapping[TensorKey, RowState], network: Network, plan: AdapterPlan, spec: JobSpec, seed: int
 ) -> dict[TensorKey, RowIndex | None]:
-    """Rows to train, by tensor; None where all are."""
+    """Rows to train, by tensor; None means all."""
     masks: dict[TensorKey, RowIndex | None] = dict.fromkeys(network.trained_keys(plan))
     for key in masked_keys(network, plan):
         rows, _ = network.schema.shape(key)
@@ -70,16 +70,16 @@ def _unscored(known: Mapping[TensorKey, RowState], network: Network, plan: Adapt
     return spec.method.mask is MaskRule.GRADIENT and any(
         key not in known or not known[key].score.any()
         for key in masked_keys(network, plan)
-        if key.part is Part.B  # columns of A have no gradient while B = 0, so probing them first would show nothing
+        if key.part is Part.B  # columns of A have zero gradient while B = 0, so probing them first would show nothing
     )
 
 
 def importances(
     importance: Importance, delta: MaskedDelta, known: Mapping[TensorKey, RowState], network: Network, spec: JobSpec
 ) -> dict[TensorKey, Float64]:
-    """What this round says about every row: squared gradients, or squared deltas where a row was trained.
+    """Importance of every row in this round: squared gradients, or squared deltas of the rows that were trained.
 
-    On restart the gradient of B is divided by |A|^2 (Frobenius), because A is redrawn every round.
+    With restart the gradient of B is divided by |A|^2 (Frobenius), because A is redrawn every round.
     """
     if spec.method.mask is MaskRule.GRADIENT:
         return importance.means(_gradient_divisors(network, spec))
@@ -113,9 +113,9 @@ def remembered(
     smoothing: float,
     round_number: int,
 ) -> dict[TensorKey, RowState]:
-    """Row states after a round: scores of every row that was looked at, and which rows were sent.
+    """Row states after a round: scores of every row measured, and which rows were sent.
 
-    The first look at a tensor counts in full; later ones are smoothed.
+    A tensor's first scores count in full; later ones are smoothed.
     """
     after = dict(known)
     for key, importance in seen.items():

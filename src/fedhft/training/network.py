@@ -1,4 +1,4 @@
-"""The base model with LoRA adapters on every slot of the schema, as a place to load, train and read back tensors.
+"""The base model with LoRA adapters on every slot of the schema, into which tensors are loaded, trained and read back.
 
 Built once per process; a round only copies tensors in. Start of a round, with W = alpha/r from PEFT's own scaling:
 
@@ -43,7 +43,7 @@ class Network:
         self.model = base.model
         self._base = base
         self._max_length = spec.model.max_length
-        # Models that take token types need not want them: GPT-2 would add an embedding that nobody trained.
+        # A model may accept token types without having been trained on them: GPT-2 would add an untrained embedding.
         takes_types = "token_type_ids" in signature(base.model.forward).parameters
         self._with_types = takes_types and "token_type_ids" in base.tokenizer.model_input_names
         self._seed = spec.seed
@@ -63,7 +63,7 @@ class Network:
                 fan_in_fan_out=isinstance(self.model.get_submodule(slots[0].name), Conv1D),
             )
             inject_adapter_in_model(config, self.model, adapter_name=_ADAPTER)
-        # What folding or full training overwrites, to start the next round from exactly the base weights.
+        # Copies of what folding or full training overwrites, so that each round starts from exactly the base weights.
         pristine: dict[TensorKey, torch.Tensor] = {}
         if self._restart:
             for slot in slots:
@@ -89,7 +89,7 @@ class Network:
 
     @property
     def task(self) -> Task:
-        """What the model is asked for."""
+        """The job's task."""
         return self._base.task
 
     @property
@@ -107,10 +107,10 @@ class Network:
         return tuple(slot for slot in self.schema.slots if slot.layer >= self.schema.layers - self._depth)
 
     def load(self, tensors: Mapping[TensorKey, Float32], depth: int, round_number: int) -> None:
-        """Stand where `tensors` (differences from the job's start; a mixture) put the model; slots below `depth`
-        have no adapter.
+        """Set the model to the job's start plus `tensors` (a mixture, as differences); slots outside `depth` get no
+        adapter.
 
-        `round_number` redraws A for restart methods; otherwise it does nothing.
+        `round_number` redraws A for restart methods; for others it has no effect.
         """
         self._loaded = tensors
         self._depth = depth
@@ -134,10 +134,10 @@ class Network:
     def trainable(
         self, plan: AdapterPlan, rows: Mapping[TensorKey, RowIndex | None], importance: Importance | None
     ) -> Iterator[list[torch.nn.Parameter]]:
-        """Give gradients to what the plan trains, masked to `rows` (None or absent: all rows); yields the parameters.
+        """Enable gradients for what the plan trains, masked to `rows` (None or absent: all rows); yields parameters.
 
-        Afterwards the model holds the trained values as plain frozen tensors. importance: told every transient
-        gradient of A and B.
+        Afterwards the model holds the trained values as plain frozen tensors. importance: is shown every whole gradient
+        of A and B.
         """
         parameters: list[torch.nn.Parameter] = []
         hooks = []
@@ -176,8 +176,8 @@ class Network:
         return tuple(key for key in self.schema.keys if plan.trains(key, self.schema))
 
     def value(self, key: TensorKey) -> Float32:
-        """Present value of A, B, a head or a base parameter, in travelling orientation; may share memory with the
-        model.
+        """Current value of A, B, a head or a base parameter, in the orientation in which it travels; may share memory
+        with the model.
         """
         array = _array(self._tensor(key))
         if key.part is Part.A:
@@ -192,11 +192,11 @@ class Network:
         return MaskedDelta(tensors)
 
     def encode(self, rows: Sequence[Example]) -> EncodedRows:
-        """Rows as this network reads them."""
+        """Rows tokenised for this network."""
         return encode_rows(self._base.tokenizer, self.task, rows, self._max_length, self._with_types)
 
     def forward(self, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
-        """Logits of the rows `index`, float32 (batch x outputs), on the network's device. The only way to logits."""
+        """Logits of the rows `index`, float32 (batch x outputs), on the network's device. The only source of logits."""
         inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             logits: torch.Tensor = self.model(**inputs).logits
@@ -244,7 +244,7 @@ class Network:
         target.copy_(values.reshape(target.shape).to(self.device))
 
     def _fold(self, slot: Slot, inside: bool) -> None:
-        """base weight = pristine + LEFT RIGHT^T + PRODUCT; alpha/r is in the factors already."""
+        """base weight = pristine + LEFT RIGHT^T + PRODUCT; the factors already include alpha/r."""
         weight = self._base_weight(slot)
         pristine = self._pristine[TensorKey(slot.name, Part.PRODUCT)]
         product = product_of(self._loaded, slot) if inside else None
@@ -262,7 +262,7 @@ def _array(tensor: torch.Tensor) -> Float32:
 
 
 def product_of(tensors: Mapping[TensorKey, Float32], slot: Slot) -> Float32 | None:
-    """LEFT RIGHT^T + PRODUCT of a slot, (out x in), float32 from float64 sums; None when there is none of them."""
+    """LEFT RIGHT^T + PRODUCT of a slot, (out x in), float32 from float64 sums; None when all are absent."""
     left = tensors.get(TensorKey(slot.name, Part.LEFT))
     right = tensors.get(TensorKey(slot.name, Part.RIGHT))
     dense = tensors.get(TensorKey(slot.name, Part.PRODUCT))

@@ -1,8 +1,8 @@
 """Parametrisations that train some rows of a LoRA factor and freeze the others.
 
 The full factor is rebuilt from a small trainable tensor in every forward pass, so gradients, optimiser state and
-weight decay exist for the kept rows alone; each of their values goes through the same operations as in a dense
-factor, hence equal bits. The gradient of the *whole* factor passes by on its way back and is shown to an observer:
+weight decay exist for the kept rows only; each of their values goes through the same operations as in a dense factor,
+so the bits are equal. The backward pass computes the gradient of the *whole* factor anyway and shows it to an observer:
 every row can be scored although few are trained.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils import parametrize
 
 Observer = Callable[[torch.Tensor], None]
-"""Takes the gradient of a whole factor, in PEFT's orientation, and keeps nothing of it."""
+"""Takes the gradient of a whole factor, in PEFT's orientation, without keeping it."""
 
 
 class KeptSlices(torch.nn.Module):
@@ -46,7 +46,7 @@ class KeptSlices(torch.nn.Module):
 
 
 def keep_slices(module: torch.nn.Module, index: torch.Tensor, axis: int, observer: Observer | None) -> None:
-    """Make `module.weight` train its slices `index` only; the parameter becomes `parametrizations.weight.original`."""
+    """Train only the slices `index` of `module.weight`; the parameter becomes `parametrizations.weight.original`."""
     whole = module.get_parameter("weight")
     parametrize.register_parametrization(module, "weight", KeptSlices(whole, index, axis, observer))
 

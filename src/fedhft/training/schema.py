@@ -19,8 +19,8 @@ _LAYER = re.compile(r"\.(\d+)\.")
 def build_schema(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
     """The schema of `spec` on `base`, to which no adapters are attached yet.
 
-    Slots are the linear modules whose name is, or ends in, one of adapter.targets, inside adapter.depth layers from
-    the output. What the head is, the task says.
+    Slots (LoRA targets) are the linear modules whose name is, or ends in, one of adapter.targets, in the adapter.depth
+    layers nearest the output. The task determines the head.
     Raises FedhftError(INVALID_MODEL) when no module matches a target, or the model has no head for the task.
     """
     model = base.model
@@ -49,7 +49,7 @@ def _slots(model: torch.nn.Module, spec: JobSpec, layers: int) -> Iterator[Slot]
             raise FedhftError.field(
                 ErrorCode.INVALID_MODEL, "adapter.targets", target,
                 f"no linear module inside a layer of {type(model).__name__} has this name",
-                f"choose among {', '.join(endings)}",
+                f"choose from {', '.join(endings)}",
             )  # fmt: skip
     for name, (in_features, out_features) in linear.items():
         layer = _LAYER.search(name)

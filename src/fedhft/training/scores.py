@@ -1,4 +1,4 @@
-"""Scores of a network on labelled rows: the task's score, the loss, and the score of a constant answer beside them."""
+"""Scores of a network on labelled rows: the task's score, the loss, and the score of a constant answer to compare."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def score(
     moment: pb.Score.Moment.ValueType,
     view: pb.Score.View.ValueType,
 ) -> pb.Score:
-    """Score `rows` (not empty) without gradients or dropout. train_targets: what the constant answer is taken from."""
+    """Score `rows` (not empty) without gradients or dropout. train_targets: determine the constant answer."""
     task = network.task
     logits = predict(network, rows)
     return pb.Score(

@@ -2,8 +2,8 @@
 
 Two safetensors files in the worker's folder: `memory.safetensors`, the acknowledged state, and `draft.safetensors`,
 a trained update with the state that becomes valid once the server acknowledges it. Each is replaced in one step
-(write, fsync, rename), so a kill at any moment leaves the old one or the new one. A draft of a round that was
-committed already is ignored.
+(write, fsync, rename), so a kill at any moment leaves the old one or the new one. A draft of a round that is already
+committed is ignored.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Arrays = dict[str, NDArray[Any]]
 class WorkerState:
     """Everything a worker must not lose.
 
-    round: last acknowledged round, 0 for none. adapters, held: what published blobs add up to, and the version up to
-    which each scope is complete. carried: error feedback. rows: what is known of the rows of each masked tensor.
+    round: last acknowledged round, 0 for none. adapters, held: the sum of published blobs, and the version up to which
+    each scope is complete. carried: error feedback. rows: scores and ages of the rows of each masked tensor.
     own: the client's own adapter (methods that share nothing).
-    signature: the anchor signature of the data `data_digest` names.
+    signature: the anchor signature of the data whose digest is `data_digest`.
     """
 
     round: int = 0
@@ -57,9 +57,8 @@ class WorkerState:
 class Draft:
     """A trained update that waits for the server's acknowledgement.
 
-    blob: serialised AdapterBlob, empty where nothing is shared; digest: its SHA-256 in hex, "" when empty.
-    signature: of the update, where the method clusters by updates. after: what the worker remembers once this is
-    acknowledged.
+    blob: serialised AdapterBlob, empty if nothing is shared; digest: its SHA-256 in hex, "" when empty.
+    signature: of the update, if the method clusters by updates. after: the worker's state once this is acknowledged.
     """
 
     round: int
@@ -79,7 +78,7 @@ class Draft:
 
 
 class StateFolder:
-    """Keeps one worker's state and draft in a folder; with no folder, nowhere."""
+    """Keeps one worker's state and draft in a folder; without a folder it stores nothing."""
 
     def __init__(self, folder: Path | None, job: str, client: str, spec_digest: str) -> None:
         self._folder = None if folder is None else folder / job
@@ -94,8 +93,7 @@ class StateFolder:
                 ) from error
 
     def read(self) -> tuple[WorkerState, Draft | None]:
-        """State and draft as they were left; a fresh state when there is none, or it belongs to another job of that
-        name.
+        """State and draft as last written; a fresh state when there is none, or it belongs to another job of that name.
 
         Raises FedhftError(INVALID_ARGUMENT) when the folder belongs to another client or is damaged.
         """
@@ -117,7 +115,7 @@ class StateFolder:
             _write(self._folder / STATE_FILE, arrays, {**self._identity, "meta": json.dumps(meta)})
 
     def write_draft(self, draft: Draft) -> None:
-        """Replace the draft on disk. Its adapters are not in it: they are the state's, or fetched again."""
+        """Replace the draft on disk. Adapters are not written with it: they are in the state, or fetched again."""
         if self._folder is None:
             return
         arrays, meta = _pack_state(replace(draft.after, adapters=AdapterState(0, 1), held={}))
@@ -148,7 +146,7 @@ class StateFolder:
                         "give each client a --state-dir of its own",
                     )  # fmt: skip
                 if {key: header.get(key) for key in self._identity} != self._identity:
-                    return None  # left by another job of the same name: worth nothing here
+                    return None  # left by another job of the same name: of no use here
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
             return arrays, json.loads(header["meta"])
         except (OSError, SafetensorError, ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""A round's update as bytes: what training changed, and the error that coding it leaves for the next round."""
+"""A round's update as bytes: what training changed; and the error that coding leaves for the next round."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedhft.wire.codec import decode, encode
 def code_update(
     spec: JobSpec, schema: AdapterSchema, delta: MaskedDelta, carried: Carried, task: pb.TrainTask
 ) -> tuple[bytes, Carried]:
-    """(serialised AdapterBlob, error carried from now on); no bytes where the method shares nothing.
+    """(serialised AdapterBlob, error carried from now on); no bytes if the method shares nothing.
 
     Raises FedhftError(UPDATE_TOO_LARGE) when the server would refuse the update for its size.
     """

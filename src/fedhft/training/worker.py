@@ -1,9 +1,9 @@
-"""ClientWorker: everything a client does that is not sockets. The agent and the simulation use it alike.
+"""ClientWorker: everything a client does apart from sockets. Both the agent and the simulation use it.
 
     apply(blobs) -> train(task) -> Draft -> [server acknowledges] -> commit(draft)
 
-Nothing that a round changes (error feedback, row states, a private adapter) is remembered before the
-acknowledgement; a draft survives a restart, so accepted work is never repeated and unaccepted work never lost.
+What a round changes (error feedback, row states, a private adapter) is kept only after the acknowledgement; a draft
+survives a restart, so accepted work is never repeated and unaccepted work never lost.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ClientWorker:
         return bool(self._data.shared)
 
     def signature(self) -> tuple[float, ...]:
-        """Anchor signature of the local data, unit norm; () where the method has none. Computed once per data."""
+        """Anchor signature of the local data, unit norm; () if the method has none. Computed once per data set."""
         if not signatures.wants_anchor(self.spec):
             return ()
         if self._state.data_digest != self._data.digest or not self._state.signature:
@@ -97,15 +97,15 @@ class ClientWorker:
         return sorted(self._state.held.items())
 
     def apply(self, ref: adapter_pb2.BlobRef, data: bytes) -> None:
-        """Add one fetched blob to the adapters held. Raises as `with_blob` does; nothing changes then."""
+        """Add one fetched blob to the adapters held. Raises what `with_blob` raises, and then nothing has changed."""
         self._state = with_blob(self._state, self.schema, ref, data)
 
     # -- work
 
     def train(self, task: pb.TrainTask, should_stop: Callable[[], bool] = lambda: False) -> Draft:
-        """Score, train, score, and code one round's update; the draft is on disk when this returns.
+        """Score, train, score again, and code one round's update; the draft is on disk when this returns.
 
-        Raises TrainingStopped when `should_stop` says so, FedhftError(NON_FINITE) when training diverges,
+        Raises TrainingStopped when `should_stop` returns true, FedhftError(NON_FINITE) when training diverges,
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
         plan = self._plan(task.plan)
@@ -147,17 +147,17 @@ class ClientWorker:
     def evaluate(
         self, task: pb.EvaluateTask, should_stop: Callable[[], bool] = lambda: False
     ) -> tuple[list[pb.Score], pb.Measurements]:
-        """Score the view before and after one more local training; nothing is remembered.
+        """Score the view before and after one more local training; nothing is kept.
 
-        Before: personal rows and the shared shard with the own mixture, the mass-weighted shard with the
-        federation's. After: own only.
+        Before: personal rows and the shared shard with the client's own mixture, and the mass-weighted shard with the
+        mass-weighted mixture. After: with its own mixture only.
         """
         plan = self._plan(task.plan)
         own, mass = task.view.memberships, task.view.mass_memberships
         self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
         started = time.perf_counter()
         scores: list[pb.Score] = []
-        shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mixture of the federation
+        shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
         if shares and task.shared_mass_weighted.count and mass:
             self._load(mass, plan, task.round)
             scores += self._scores(
@@ -174,18 +174,18 @@ class ClientWorker:
     # -- acknowledgement
 
     def pending(self) -> Draft | None:
-        """A trained draft that was neither committed nor abandoned, also from before a restart."""
+        """A trained draft that was neither committed nor abandoned, even one from before a restart."""
         return self._draft
 
     def commit(self, draft: Draft) -> None:
-        """The server has the update: what it taught becomes this worker's state. Idempotent."""
+        """The server has the update: the state after it becomes this worker's state. Idempotent."""
         if draft.round > self._state.round:
             self._state = replace(draft.after, adapters=self._state.adapters, held=self._state.held)
             self._folder.write_state(self._state)
         self._forget_draft(draft)
 
     def abandon(self, draft: Draft) -> None:
-        """The server will never take this update: forget it, and what it would have carried over."""
+        """The server will never accept this update: forget it, and the state after it."""
         self._forget_draft(draft)
 
     def _forget_draft(self, draft: Draft) -> None:
@@ -211,17 +211,17 @@ class ClientWorker:
         self._state = complete_at(self._state, view, weights)
 
     def _start_over(self, view: pb.ViewSource) -> None:
-        """Forget everything but the signature: the server counts from earlier, so it runs a job of this name anew.
+        """Forget everything but the signature: the server is behind this state, so it runs a new job of the same name.
 
-        Raises FedhftError(STALE_VERSION) unless the view is the job's start: its blobs were listed for what was held.
+        Raises FedhftError(STALE_VERSION) unless the view is the job's start: the task lists blobs for the old state.
         """
         self._state = WorkerState(signature=self._state.signature, data_digest=self._state.data_digest)
         self._folder.write_state(self._state)
         if view.version:
             raise FedhftError(
                 ErrorCode.STALE_VERSION,
-                f"view of version {view.version}: the state kept here is of an earlier run of job {self.spec.name}; "
-                "it was dropped, ask for the task again",
+                f"view of version {view.version}: the state kept here was of an earlier job named {self.spec.name}; "
+                "it was dropped; ask for the task again",
             )
 
     def _load(self, memberships: Sequence[float], plan: AdapterPlan, round_number: int) -> None:
@@ -251,7 +251,7 @@ class ClientWorker:
     def _after_training(
         self, number: int, delta: MaskedDelta, rows: Mapping[TensorKey, RowIndex | None], importance: Importance
     ) -> WorkerState:
-        """The state once round `number` is acknowledged, but for the error that coding leaves."""
+        """The state once round `number` is acknowledged, without the error that coding leaves."""
         state, spec = self._state, self.spec
         seen = masks.importances(importance, delta, state.rows, self._network, spec)
         known = masks.remembered(state.rows, seen, rows, spec.mask.smoothing, number)
@@ -282,7 +282,7 @@ class ClientWorker:
         ]
 
     def _shard(self, shard: pb.Shard) -> EncodedRows:
-        """Rows r of the shared split with r % count == index, tokenised when first asked for."""
+        """Rows r of the shared split with r % count == index, tokenised on first use."""
         place = (int(shard.index), int(shard.count))
         if place not in self._shards:
             self._shards = {place: self._network.encode((self._data.shared or ())[place[0] :: place[1]])}

@@ -32,7 +32,7 @@ class _BlobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlobKind.Val
     BLOB_KIND_SNAPSHOT: _BlobKind.ValueType  # 3
     """A whole scope at one version, as difference from the job's start."""
     BLOB_KIND_SERVER_STATE: _BlobKind.ValueType  # 4
-    """Server-private: what publishing has dropped so far, or momentum."""
+    """Server-private: residual (what publishing has dropped so far) or momentum."""
 
 class BlobKind(_BlobKind, metaclass=_BlobKindEnumTypeWrapper):
     """What a blob holds."""
@@ -45,7 +45,7 @@ BLOB_KIND_DELTA: BlobKind.ValueType  # 2
 BLOB_KIND_SNAPSHOT: BlobKind.ValueType  # 3
 """A whole scope at one version, as difference from the job's start."""
 BLOB_KIND_SERVER_STATE: BlobKind.ValueType  # 4
-"""Server-private: what publishing has dropped so far, or momentum."""
+"""Server-private: residual (what publishing has dropped so far) or momentum."""
 Global___BlobKind: _TypeAlias = BlobKind  # noqa: Y015
 
 @_typing.final
@@ -138,7 +138,7 @@ class AdapterPlan(_message.Message):
     TRAIN_A_FIELD_NUMBER: _builtins.int
     TRAIN_B_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
-    """Device class; label of metrics."""
+    """Device class; a metric label."""
     depth: _builtins.int
     """Layers, counted from the output, that carry adapters."""
     density: _builtins.float

@@ -55,8 +55,8 @@ class ClusteringServicer:
     """Missing associated documentation comment in .proto file."""
 
     def UpdateMemberships(self, request, context):
-        """Fit the mixture to the signatures of the job's clients and publish new memberships, if nobody else did since
-        expected_version.
+        """Fit the mixture to the signatures of the job's clients and publish new memberships, unless another caller has
+        published since expected_version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ class ClusteringServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Cluster sizes, means' norms and how the last fit went, for people.
+        """Cluster sizes and masses, and how the last fit went, for people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class GetJobRequest(_message.Message):
     HISTORY_AFTER_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     history_after: _builtins.int
-    """Rounds of the history that the caller has already; the answer goes on after them, with at most a page."""
+    """Rounds of the history that the caller already has; the answer continues after them, with at most one page."""
     def __init__(
         self,
         *,
@@ -106,7 +106,7 @@ class WatchJobRequest(_message.Message):
     HISTORY_AFTER_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     history_after: _builtins.int
-    """Rounds of the history that the caller has already; every message carries the next ones, each round once."""
+    """Rounds of the history that the caller already has; messages carry the following ones, each round once."""
     def __init__(
         self,
         *,
@@ -270,7 +270,7 @@ class Job(_message.Message):
     rounds_done: _builtins.int
     """Rounds published so far."""
     open_round: _builtins.int
-    """Round now open: 0 when none; updates accepted and asked for."""
+    """Round now open, 0 when none; then its updates accepted, and its participants."""
     accepted: _builtins.int
     asked: _builtins.int
     @_builtins.property
@@ -279,13 +279,13 @@ class Job(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundSummary]:
-        """Rounds after the request's history_after, in order; there are more while fewer than rounds_done have come."""
+        """Rounds after the request's history_after, in order; more follow until the caller has rounds_done of them."""
 
     @_builtins.property
     def memberships(self) -> _clustering_pb2.Memberships: ...
     @_builtins.property
     def final(self) -> Global___RoundSummary:
-        """Scores and figures of the final evaluation; empty until it ran."""
+        """Scores and figures of the final evaluation; unset until it has run."""
 
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientResult]:
@@ -318,7 +318,7 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class RoundSummary(_message.Message):
-    """What one round did. Scores are means over clients that reported; NaN-free: absent means has_* is false."""
+    """Figures of one round. Scores are means over the clients that reported; a score that was not measured is unset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -353,17 +353,17 @@ class RoundSummary(_message.Message):
     asked: _builtins.int
     accepted: _builtins.int
     socket_bytes_up: _builtins.int
-    """TCP payload bytes by all clients in this round."""
+    """TCP payload bytes of all clients in this round."""
     socket_bytes_down: _builtins.int
     payload_bytes_up: _builtins.int
-    """Blob bytes by all clients in this round."""
+    """Blob bytes of all clients in this round."""
     payload_bytes_down: _builtins.int
     shared_before: _builtins.float
     """Shared validation score at the start of the round (of the version the round started from)."""
     shared_after: _builtins.float
     shared_mass_weighted: _builtins.float
     personal_before_mean: _builtins.float
-    """Personal scores over clients."""
+    """Personal scores over clients: mean, mean of the worst tenth (bottom decile, at least one client), worst."""
     personal_before_worst_tenth: _builtins.float
     personal_before_worst: _builtins.float
     personal_after_mean: _builtins.float
@@ -373,7 +373,7 @@ class RoundSummary(_message.Message):
     published_norm: _builtins.float
     """Frobenius norm of the published change, all scopes."""
     residual_norm: _builtins.float
-    """Norm of what publishing held back (residual)."""
+    """Norm of the residual: what publishing held back."""
     dropped_mass: _builtins.float
     """Relative singular mass dropped by truncation (combine = products), 0..1."""
     peak_rss_bytes_max: _builtins.int

@@ -94,7 +94,7 @@ class JobsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """The job now and after every change, until it ends or the caller goes.
+        """The job now and after every change, until it ends or the caller goes away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +108,7 @@ class JobsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Export(self, request, context):
-        """Names everything needed to build the adapters of the last version; blobs are fetched with Blob.
+        """References to everything needed to build the adapters of the last version; fetch the blobs with Blob.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

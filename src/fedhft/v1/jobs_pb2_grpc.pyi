@@ -36,11 +36,11 @@ class JobsStub:
     Get: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.Job]
     List: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]
-    """The job now and after every change, until it ends or the caller goes."""
+    """The job now and after every change, until it ends or the caller goes away."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]
     """End a job; agents are told at their next call."""
     Export: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExportJobRequest, _jobs_pb2.ExportJobResponse]
-    """Names everything needed to build the adapters of the last version; blobs are fetched with Blob."""
+    """References to everything needed to build the adapters of the last version; fetch the blobs with Blob."""
     Blob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.JobBlobRequest, _jobs_pb2.JobBlobChunk]
     """Bytes of one blob of a job from an offset on."""
 
@@ -52,11 +52,11 @@ class JobsAsyncStub(JobsStub):
     Get: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
-    """The job now and after every change, until it ends or the caller goes."""
+    """The job now and after every change, until it ends or the caller goes away."""
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """End a job; agents are told at their next call."""
     Export: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExportJobRequest, _jobs_pb2.ExportJobResponse]  # type: ignore[assignment]
-    """Names everything needed to build the adapters of the last version; blobs are fetched with Blob."""
+    """References to everything needed to build the adapters of the last version; fetch the blobs with Blob."""
     Blob: _aio.UnaryStreamMultiCallable[_jobs_pb2.JobBlobRequest, _jobs_pb2.JobBlobChunk]  # type: ignore[assignment]
     """Bytes of one blob of a job from an offset on."""
 
@@ -89,7 +89,7 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.Job], _abc.AsyncIterator[_jobs_pb2.Job]]:
-        """The job now and after every change, until it ends or the caller goes."""
+        """The job now and after every change, until it ends or the caller goes away."""
 
     @_abc_1.abstractmethod
     def Cancel(
@@ -105,7 +105,7 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.ExportJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ExportJobResponse, _abc.Awaitable[_jobs_pb2.ExportJobResponse]]:
-        """Names everything needed to build the adapters of the last version; blobs are fetched with Blob."""
+        """References to everything needed to build the adapters of the last version; fetch the blobs with Blob."""
 
     @_abc_1.abstractmethod
     def Blob(

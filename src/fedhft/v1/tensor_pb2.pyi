@@ -74,7 +74,7 @@ class Subset(_message.Message):
 
     @_builtins.property
     def seeded(self) -> Global___SeededRows:
-        """Rows drawn from the specified integer generator (random masks): nothing but a seed and counts travels."""
+        """Rows drawn from the specified integer generator (random masks): only a seed and counts travel."""
 
     def __init__(
         self,
@@ -168,11 +168,11 @@ class Stream(_message.Message):
     ZSTD_FIELD_NUMBER: _builtins.int
     DEFLATE_FIELD_NUMBER: _builtins.int
     stored: _builtins.bytes
-    """As it is."""
+    """Uncompressed."""
     zstd: _builtins.bytes
     """A zstd frame (RFC 8878) without magic number."""
     deflate: _builtins.bytes
-    """Raw deflate blocks (RFC 1951): zstd stores bytes that are almost evenly spread, deflate codes them."""
+    """Raw deflate blocks (RFC 1951): deflate still codes bytes that are almost evenly spread, which zstd only stores."""
     def __init__(
         self,
         *,
@@ -192,8 +192,8 @@ Global___Stream: _TypeAlias = Stream  # noqa: Y015
 
 @_typing.final
 class TensorBlock(_message.Message):
-    """Several masked matrices coded together. Shapes are the job schema's, so none travel but the ranks of product factors.
-    Values of all matrices stand one after another: matrices in schema order, kept rows ascending, row-major.
+    """Several masked matrices coded together. Shapes are in the job's schema; only the ranks of product factors travel.
+    The values of all matrices follow one another: matrices in schema order, kept rows ascending, row-major.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -221,7 +221,7 @@ class TensorBlock(_message.Message):
 
     @_builtins.property
     def masked(self) -> Global___Subset:
-        """Which of the tensors here lack some rows; unset when none does."""
+        """Which of the tensors here lack some rows; unset when none do."""
 
     @_builtins.property
     def rows(self) -> Global___Subset:

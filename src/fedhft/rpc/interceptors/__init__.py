@@ -1,1 +1,1 @@
-"""What every served call goes through, one file per concern."""
+"""Interceptors that every served call passes through, one file per concern."""

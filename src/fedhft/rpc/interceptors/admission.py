@@ -1,4 +1,4 @@
-"""A full server says so at once instead of queueing without bound."""
+"""A full server refuses calls at once instead of queueing them without bound."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AdmissionInterceptor(AroundInterceptor):
         if self._in_flight >= self._most:
             raise FedhftError(
                 ErrorCode.SERVER_UNAVAILABLE,
-                f"the server is serving {self._most} calls and takes no more; try again later",
+                f"the server is already serving {self._most} calls; try again later",
             )
         self._in_flight += 1
         try:

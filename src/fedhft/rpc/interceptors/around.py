@@ -1,4 +1,4 @@
-"""One way to put something around a served call, whatever its arity."""
+"""A base class that surrounds a served call with a context manager, whatever the call's kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Enter = Callable[[Any], AbstractAsyncContextManager[None]]
 
 
 class AroundInterceptor(ServerInterceptor):
-    """Surrounds the whole life of each call, streams included, with `around`."""
+    """Surrounds each call with `around` for its whole life, streams included."""
 
     @abstractmethod
     def around(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
@@ -67,7 +67,7 @@ def _behaviour(inner: Any, method: str, enter: Enter) -> Any:
         return stream
 
     if not inspect.iscoroutinefunction(inner):
-        raise TypeError(f"{method}: its handler is {inner!r}; servers of fedhft take async handlers only")
+        raise TypeError(f"{method}: its handler is {inner!r}; fedhft's servers take async handlers only")
 
     async def answer(request: Any, context: Any) -> Any:
         async with enter(context):

@@ -1,4 +1,4 @@
-"""No served call is unbounded: one that came without a deadline gets the server's."""
+"""Bounds every served call: one without a deadline gets the server's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc.aio
 from fedhft.rpc.interceptors.around import AroundInterceptor
 
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
-"""Open for as long as the watcher lives, by its definition."""
+"""By definition open for as long as the watcher lives."""
 
 
 class DeadlinesInterceptor(AroundInterceptor):

@@ -1,4 +1,4 @@
-"""Refusals become statuses and are counted; of anything unforeseen only a number is sent, and the log has the rest."""
+"""Turns refusals into statuses and counts them; of unexpected errors only a number is sent, the log has the rest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class ErrorsInterceptor(AroundInterceptor):
-    """Lets handlers simply raise FedhftError."""
+    """Lets handlers just raise FedhftError."""
 
     @asynccontextmanager
     async def around(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-        """Translate what the handler raises. A status it set itself, by `context.abort`, stays."""
+        """Translate what the handler raises. A status that it set itself, by `context.abort`, stays."""
         try:
             yield
         except FedhftError as error:

@@ -18,7 +18,7 @@ _NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
 
 
 class MetricsInterceptor(AroundInterceptor):
-    """Outermost, so that it sees the status the others settle on.
+    """Outermost, so that it sees the final status.
 
     Only methods the server knows get here, so the label has few values.
     """

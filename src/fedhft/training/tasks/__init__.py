@@ -1,4 +1,4 @@
-"""The kinds of tasks a job may have: `interface.Task`, a module for each kind, and the table of them. No torch."""
+"""The kinds of task a job may have: `interface.Task`, a module for each kind, and the table of kinds. No torch."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def task_of(spec: TaskSpec) -> Task:
 
 
 def kind_for(labels: Sequence[str]) -> TaskKind:
-    """The kind of task that data with these label names is for; with none, the targets are numbers."""
+    """The kind of task for data with these label names; without names, the targets are numbers."""
     return "classification" if labels else "regression"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _NAMED = 12
-"""Most labels that a refusal lists."""
+"""Largest number of labels that a refusal lists."""
 
 
 class Classification(SequenceTask):
@@ -31,7 +31,7 @@ class Classification(SequenceTask):
         return len(self.spec.labels)
 
     def target(self, value: object) -> float:
-        """Index of a label given as a name, or as an index (also one written as text, as CSV has it)."""
+        """Index of a label given as a name, or as an index (also as text, as in CSV)."""
         labels = self.spec.labels
         if isinstance(value, str):
             if value in labels:
@@ -44,7 +44,7 @@ class Classification(SequenceTask):
         raise ValueError(f"unknown label; use 0..{len(labels) - 1} or one of {names}")
 
     def configure(self, config: Any) -> None:
-        """As every text's model, and the names of the labels."""
+        """As for every sequence task, and the names of the labels."""
         super().configure(config)
         config.id2label = dict(enumerate(self.spec.labels))
         config.label2id = {label: index for index, label in enumerate(self.spec.labels)}
@@ -64,13 +64,13 @@ class Classification(SequenceTask):
         return float(np.mean(logits.argmax(1) == targets))
 
     def baseline(self, train_targets: Targets, targets: Targets) -> float:
-        """Accuracy of always answering the commonest training label (the smallest of several)."""
+        """Majority-class baseline: accuracy of always answering the most frequent training label (ties: the lowest)."""
         labels, counts = np.unique(train_targets, return_counts=True)
         return float(np.mean(targets == labels[counts.argmax()]))
 
     def signature_errors(self, targets: Targets) -> ErrorsOf:
-        """Errors of the class-balanced loss; where there is one class only, all there is to learn is that these texts
-        have this label, so softmax minus target.
+        """Errors of the class-balanced loss. With a single class all there is to learn is that these texts have this
+        label, so softmax minus target.
         """
         one_hot: Float64 = np.eye(self.outputs)[targets]
         if not varies(one_hot):

@@ -1,6 +1,6 @@
-"""What a task is: everything that depends on what a model is asked for, in one object per kind.
+"""A task: everything that depends on what the model is to do, in one object per kind.
 
-These modules import no torch and no transformers at the top: a server without torch asks a task for the card of an
+These modules import neither torch nor transformers at the top: a server without torch uses a task for the card of an
 exported adapter, and data files are parsed before any tensor library is loaded. A method that needs torch is given
 tensors and imports torch inside.
 """
@@ -32,12 +32,12 @@ ErrorsOf = Callable[[NDArray[np.int64], "torch.Tensor"], Float64]
 class Task(ABC):
     """One kind of task, as a job's `[task]` section describes it.
 
-    It is asked in this order. Reading data: `split_by_class`, `target`. Loading a model: `auto_class`, `configure`,
+    Members in the order of use. Reading data: `split_by_class`, `target`. Loading a model: `auto_class`, `configure`,
     `head`. Training and scoring: `encode`, `loss`, `score`, `baseline`. Clustering: `signature_errors`. Exporting:
     `pipeline_tag`, `peft_task_type`, `outputs`, `auto_arguments`, `labels_line`.
 
-    To add a kind: write it as a module beside this one, enter it in the table of `fedhft.training.tasks` and allow
-    its name in `job.TaskKind`.
+    To add a kind: write a module beside this one, add it to the table in `fedhft.training.tasks` and add its name to
+    `job.TaskKind`.
     """
 
     spec: TaskSpec
@@ -47,13 +47,13 @@ class Task(ABC):
     @property
     @abstractmethod
     def split_by_class(self) -> bool:
-        """Whether rows of equal target are one class, over which a drawn holdout is spread."""
+        """Whether rows of equal target form a class, so that a drawn holdout is spread over the classes."""
 
     @abstractmethod
     def target(self, value: object) -> float:
-        """One row's target from what its file holds in the label column.
+        """One row's target, from the value in its label column.
 
-        Raises ValueError with problem and fix; the reader of the file adds its name, line, column and value.
+        Raises ValueError with problem and fix; the file's reader adds its name, line, column and value.
         """
 
     # -- loading a model
@@ -65,13 +65,13 @@ class Task(ABC):
 
     @abstractmethod
     def configure(self, config: Any) -> None:
-        """Set what the task needs in the transformers configuration of the model that is about to be loaded."""
+        """Set what the task needs in the transformers configuration, before the model is loaded."""
 
     @abstractmethod
     def head(self, model: torch.nn.Module, new_parameters: frozenset[str]) -> tuple[str, ...]:
         """Names of the parameters that are trained in full and travel with the adapters, in the model's order.
 
-        new_parameters: names of those the model's files do not hold.
+        new_parameters: names of those that are not in the model's files.
         Raises FedhftError(INVALID_MODEL) when the model lacks what the task has to train.
         """
 
@@ -97,10 +97,10 @@ class Task(ABC):
 
     @abstractmethod
     def signature_errors(self, targets: Targets) -> ErrorsOf:
-        """Errors of logits that an anchor signature is the gradient of (see `training.signatures`).
+        """The logits' errors whose gradient is the anchor signature (see `training.signatures`).
 
-        targets: of all rows the signature is computed on. With the function that is returned, equal targets that mean
-        other things give other errors, and the shares of targets do not.
+        targets: of all rows the signature is computed on. The errors must depend on what targets mean, not on their
+        shares.
         """
 
     # -- exporting

@@ -24,7 +24,7 @@ class Regression(SequenceTask):
     outputs = 1
 
     def target(self, value: object) -> float:
-        """A finite number, also one written as text."""
+        """A finite number, or one written as text."""
         try:
             number = math.nan if value is None or isinstance(value, bool) else float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
@@ -52,7 +52,7 @@ class Regression(SequenceTask):
         return 0.0
 
     def signature_errors(self, targets: Targets) -> ErrorsOf:
-        """Distance from the mean, equal weights; zeros where all targets are equal."""
+        """Distance from the mean, equal weights; zeros if all targets are equal."""
         column: Float64 = targets[:, None]
         weights = np.full(len(targets), 1.0 / len(targets))
         errors = contrast(column, weights) if varies(column) else np.zeros_like(column)

@@ -26,7 +26,7 @@ class SequenceTask(Task):
     @property
     @abstractmethod
     def problem_type(self) -> str:
-        """How transformers calls the task, in the model's configuration."""
+        """Name of the task in the transformers configuration."""
 
     def configure(self, config: Any) -> None:
         """Width of the head and kind of problem."""
@@ -34,7 +34,7 @@ class SequenceTask(Task):
         config.problem_type = self.problem_type
 
     def head(self, model: torch.nn.Module, new_parameters: frozenset[str]) -> tuple[str, ...]:
-        """Every parameter outside the base network, and those inside that the files do not hold (a pooler, say)."""
+        """Every parameter outside the base network, and those inside it that are not in the files (a pooler, say)."""
         prefix = str(getattr(model, "base_model_prefix", "")) + "."
         names = tuple(
             name for name, _ in model.named_parameters() if not name.startswith(prefix) or name in new_parameters
