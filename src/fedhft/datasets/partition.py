@@ -110,7 +110,7 @@ def _check(source: Source, shares: Shares) -> None:
         return FedhftError.field(ErrorCode.INVALID_ARGUMENT, field, value, problem, fix)
 
     if shares.clients < 1:
-        raise refuse("clients", shares.clients, "a federation needs clients", "use 2 or more")
+        raise refuse("clients", shares.clients, "a federation needs clients", "use 1 or more")
     if shares.per_client < 5:
         raise refuse("per-client", shares.per_client, "too few rows to hold out a fifth", "use 5 or more")
     if shares.extra_holdout < 0 or shares.validation_rows < 1:

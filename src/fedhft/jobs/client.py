@@ -120,7 +120,11 @@ class JobsClient:
             request = jobs_pb2.JobBlobRequest(job=job, digest=ref.digest, offset=len(data))
             for chunk in self._stub.Blob(request, timeout=_CALL_S):
                 if chunk.offset != len(data) or len(data) + len(chunk.data) > ref.size:
-                    raise FedhftError(ErrorCode.TRUNCATED_STREAM, f"blob {ref.digest.hex()[:16]}: a chunk is misplaced")
+                    raise FedhftError(
+                        ErrorCode.TRUNCATED_STREAM,
+                        f"blob {ref.digest.hex()[:16]}: a chunk of {len(chunk.data)} bytes at offset {chunk.offset} "
+                        f"came after {len(data)} of {ref.size} bytes; try again",
+                    )
                 data.extend(chunk.data)
             if len(data) < ref.size:
                 raise FedhftError(
