@@ -26,6 +26,13 @@ from tests.light import light_delta, light_job, light_schema
 
 JOB = JobId("story")
 LEASE_MS = 15_000
+CLUSTERED = {"method": {"preset": "fedhft", "clusters": 2}}
+"""A job whose clients are clustered; what `Story.begin` takes."""
+
+
+def rules(**changes: object) -> dict[str, object]:
+    """The rounds of a story: two rounds of two clients, unless told otherwise."""
+    return {"total": 2, "min_clients": 2, "deadline": "60s", "join_timeout": "300s", "client_timeout": "40s", **changes}
 
 
 class Crash(BaseException):
