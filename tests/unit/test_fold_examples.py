@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from fedhft.adapter import SHARED, AdapterSchema, MaskedDelta, MaskedMatrix, Par
 from fedhft.aggregation.fold import BLOCK, ClientUpdate, fold
 from fedhft.aggregation.versions import initial_state
 from fedhft.errors import ErrorCode, FedhftError
+from tests.unit.memory import peak_of
 
 
 def test_the_plain_step_keeps_no_momentum() -> None:
@@ -144,12 +144,7 @@ def test_memory_does_not_grow_with_the_number_of_clients() -> None:
     spec = job("fedhft", 3, wire={"down": "int8"})
 
     def peak(clients: int) -> int:
-        tracemalloc.start()
-        try:
-            fold(spec, LIGHT, initial_state(spec, 3), light_updates(clients))
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        return peak_of(lambda: fold(spec, LIGHT, initial_state(spec, 3), light_updates(clients)))[1]
 
     few, many = peak(BLOCK + 4), peak(8 * BLOCK + 4)
     assert many < 1.05 * few

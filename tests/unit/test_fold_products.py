@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,6 +27,7 @@ from fedhft.aggregation.fold import BLOCK, ClientUpdate, ProductStep, fold
 from fedhft.aggregation.lowrank import Product
 from fedhft.aggregation.versions import initial_state
 from fedhft.errors import FedhftError
+from tests.unit.memory import peak_of
 
 quick = settings(deadline=None, max_examples=30)
 
@@ -324,12 +324,7 @@ def test_memory_of_products_does_not_grow_with_the_number_of_clients() -> None:
             yield update(spec, schema, f"c{i:04d}", i % 5, memberships=(0.4, 0.6), density=0.5)
 
     def peak(clients: int) -> int:
-        tracemalloc.start()
-        try:
-            fold(spec, schema, initial_state(spec, 2), updates(clients))
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        return peak_of(lambda: fold(spec, schema, initial_state(spec, 2), updates(clients)))[1]
 
     few, many = peak(4 * BLOCK + 4), peak(24 * BLOCK + 4)
     assert many < 1.05 * few

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 import zlib
 
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.v1 import tensor_pb2 as pb
 from fedhft.wire.entropy import entropy_bits, pack, unpack
+from tests.unit.memory import peak_of
 
 RNG = np.random.default_rng(0)
 
@@ -27,6 +27,12 @@ def magicless(data: bytes, *, content_size: bool = False) -> bytes:
         3, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=int(content_size)
     )
     return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+
+
+def refusal_of(stream: pb.Stream, size: int) -> ErrorCode:
+    with pytest.raises(FedhftError) as refusal:
+        unpack(stream, size)
+    return refusal.value.code
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -103,18 +109,14 @@ def test_codes_that_zstd_would_store_are_deflated() -> None:
     ],
 )
 def test_a_stream_of_another_size_or_with_a_tail_is_refused(stream: pb.Stream) -> None:
-    with pytest.raises(FedhftError) as refusal:
-        unpack(stream, 100)
-    assert refusal.value.code is ErrorCode.MALFORMED_UPDATE
+    assert refusal_of(stream, 100) is ErrorCode.MALFORMED_UPDATE
 
 
 @pytest.mark.parametrize(
     "stream", [pb.Stream(zstd=magicless(b"")), pb.Stream(deflate=raw_deflate(b"")), pb.Stream(zstd=b"x")]
 )
 def test_a_frame_for_no_bytes_is_refused(stream: pb.Stream) -> None:
-    with pytest.raises(FedhftError) as refusal:
-        unpack(stream, 0)
-    assert refusal.value.code is ErrorCode.MALFORMED_UPDATE
+    assert refusal_of(stream, 0) is ErrorCode.MALFORMED_UPDATE
 
 
 @pytest.mark.parametrize(
@@ -127,27 +129,15 @@ def test_a_frame_for_no_bytes_is_refused(stream: pb.Stream) -> None:
     ids=["zstd", "zstd that states its size", "deflate"],
 )
 def test_a_bomb_is_refused_without_being_inflated(stream: pb.Stream) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(FedhftError) as refusal:
-            unpack(stream, 1000)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert refusal.value.code is ErrorCode.MALFORMED_UPDATE
+    code, peak = peak_of(lambda: refusal_of(stream, 1000))
+    assert code is ErrorCode.MALFORMED_UPDATE
     assert peak < 1_000_000
 
 
 @pytest.mark.parametrize("stream", [pb.Stream(), pb.Stream(zstd=magicless(b"x" * 100)), pb.Stream(deflate=b"x")])
 def test_a_few_bytes_for_a_large_stream_are_refused_without_allocating_it(stream: pb.Stream) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(FedhftError) as refusal:
-            unpack(stream, 1_000_000_000)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert refusal.value.code is ErrorCode.MALFORMED_UPDATE
+    code, peak = peak_of(lambda: refusal_of(stream, 1_000_000_000))
+    assert code is ErrorCode.MALFORMED_UPDATE
     assert peak < 1_000_000
 
 

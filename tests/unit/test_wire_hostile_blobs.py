@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +15,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.v1 import adapter_pb2
 from fedhft.v1 import tensor_pb2 as pb
 from fedhft.wire.codec import decode, encode
+from tests.unit.memory import peak_of
 from tests.unit.wire_examples import (
     BIG,
     DELTA,
@@ -95,12 +95,7 @@ def test_widths_that_add_up_to_more_than_the_schema_has_use_for_are_refused_with
     del blob.tensors.cols[:]
     blob.tensors.cols.extend([4096] * len(tensors))
     data = blob.SerializeToString()
-    tracemalloc.start()
-    try:
-        code = refusal_of(data, schema)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    code, peak = peak_of(lambda: refusal_of(data, schema))
     assert code is ErrorCode.UPDATE_TOO_LARGE
     assert peak < 3_000_000
 
@@ -243,12 +238,7 @@ def test_a_bomb_in_a_blob_is_refused_without_being_inflated() -> None:
     blob = blob_of(SMALL, MaskedDelta({A: ones(6, 2)}))
     blob.tensors.codes[0].zstd = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(10**8))
     data = blob.SerializeToString()
-    tracemalloc.start()
-    try:
-        code = refusal_of(data, SMALL)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    code, peak = peak_of(lambda: refusal_of(data, SMALL))
     assert code is ErrorCode.MALFORMED_UPDATE
     assert peak < 1_000_000
 
