@@ -65,7 +65,6 @@ class Draft:
     base_version: int
     blob: bytes
     digest: str
-    samples: int
     scores: list[pb.Score]
     measurements: pb.Measurements
     signature: tuple[float, ...]
@@ -124,7 +123,7 @@ class StateFolder:
         )
         arrays["blob"] = np.frombuffer(draft.blob, np.uint8)
         arrays["report"] = np.frombuffer(report.SerializeToString(), np.uint8)
-        meta["draft"] = {"samples": draft.samples, "signature": list(draft.signature), "digest": draft.digest}
+        meta["draft"] = {"signature": list(draft.signature), "digest": draft.digest}
         _write(self._folder / DRAFT_FILE, arrays, {**self._identity, "meta": json.dumps(meta)})
 
     def drop_draft(self) -> None:
@@ -236,7 +235,6 @@ def _unpack_draft(arrays: Arrays, meta: dict[str, Any], state: WorkerState) -> D
         base_version=int(report.version),
         blob=arrays["blob"].tobytes(),
         digest=str(meta["draft"]["digest"]),
-        samples=int(meta["draft"]["samples"]),
         scores=list(report.scores),
         measurements=report.measurements,
         signature=tuple(float(value) for value in meta["draft"]["signature"]),

@@ -134,7 +134,6 @@ class ClientWorker:
             base_version=int(task.view.version),
             blob=blob,
             digest=digest_of(blob) if blob else "",
-            samples=self.samples,
             scores=scores,
             measurements=_measurements(report, evaluate_seconds, 4 * delta.values if blob else 0),
             signature=signatures.update_signature(delta, self._network, self.spec) if wants_signature else (),
