@@ -116,6 +116,14 @@ def test_files_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
     assert "resolves outside" in refused("--secrets-dir", str(inside))
 
 
+@pytest.mark.parametrize("name", ["fedhft_reddis", "FEDHFT_REDDIS", "fedhft_secrets_dir", "fedhft_"])
+def test_a_secret_that_is_no_setting_is_refused_by_its_name_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("hunter2")
+    message = refused("--secrets-dir", str(tmp_path))
+    assert f"the file {name} is no setting of fedhft_aggregator; see fedhft_aggregator --help" in message
+    assert "hunter2" not in message
+
+
 def test_a_value_of_the_wrong_type_is_wrong_usage_and_says_where_it_stands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -73,7 +73,8 @@ def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
 
     Ends the process as argparse does: with 0 after `--help`, and with 2 for an unknown flag or for a value, from
     whatever source, that has the wrong type or is not among the choices. Raises FedhftError(INVALID_ARGUMENT) for a
-    value that its field's own rule refuses, a missing required one, a file that cannot be read or has an unknown key.
+    value that its field's own rule refuses, a missing required one, a file that cannot be read or has an unknown key,
+    a secret that is no setting.
     """
     parser = _parser(kind)
     flags = vars(parser.parse_args(list(arguments)))
@@ -164,6 +165,7 @@ def _secrets(kind: type[ProcessSettings], folder: Path) -> _Source:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a skipped file must not silently mean the default
             found = SecretsSettingsSource(kind, folder)()
+        names = sorted(path.name for path in folder.iterdir())
     except (OSError, SettingsError) as error:
         raise _unreadable(
             "secrets_dir",
@@ -171,7 +173,16 @@ def _secrets(kind: type[ProcessSettings], folder: Path) -> _Source:
             f"cannot be read ({error.__cause__ or error})",
             "make every secret a readable text file in it",
         ) from error
-    given = {name: value for name, value in found.items() if value and name not in _SOURCES}
+    for file in names:  # others may lie there too, but one with the prefix is meant for us
+        name = file.lower().removeprefix(PREFIX.lower())
+        if name != file.lower() and (name not in kind.model_fields or name in _SOURCES):
+            raise _unreadable(
+                "secrets_dir",
+                folder,
+                f"the file {file} is no setting of {kind.program}",
+                f"see {kind.program} --help, or move the file elsewhere",
+            )
+    given = {name: value for name, value in found.items() if value}
     return _Source(given, lambda name: str(folder / (PREFIX + name).lower()), secret=True)
 
 
