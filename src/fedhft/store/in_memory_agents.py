@@ -1,0 +1,45 @@
+"""Agents of the in-memory store."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping
+
+from fedhft.ids import ClientId
+from fedhft.records import AgentRecord
+from fedhft.store.in_memory_tables import InMemoryTables
+
+
+class InMemoryAgents(InMemoryTables):
+    """The agent part of InMemoryStore."""
+
+    async def enroll(
+        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = ""
+    ) -> AgentRecord:
+        """See Store.enroll."""
+        known = self._agents.get(client)
+        kept = known is not None and lease_token != "" and known.lease_token == lease_token
+        record = AgentRecord(
+            client=client,
+            lease_token=lease_token if kept else secrets.token_hex(16),
+            memory_bytes=memory_bytes,
+            agent_version=agent_version,
+            last_seen_ms=self._now_ms(),
+        )
+        self._agents[client] = record
+        return record
+
+    async def check_lease(self, client: ClientId, lease_token: str) -> AgentRecord:
+        """See Store.check_lease."""
+        record = self._check_lease(client, lease_token)
+        record = record.model_copy(update={"last_seen_ms": self._now_ms()})
+        self._agents[client] = record
+        return record
+
+    async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:
+        """See Store.agents."""
+        return {client: self._agents[client] for client in sorted(clients) if client in self._agents}
+
+    async def forget_agent(self, client: ClientId) -> None:
+        """See Store.forget_agent."""
+        self._agents.pop(client, None)

@@ -1,0 +1,133 @@
+"""Jobs of the in-memory store: specification, status, clients, memberships and the coordinator lease."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from fedhft.ids import ClientId, JobId
+from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
+from fedhft.store import refusals
+from fedhft.store.in_memory_job import KeptJob
+from fedhft.store.in_memory_tables import InMemoryTables
+
+
+class InMemoryJobs(InMemoryTables):
+    """The job part of InMemoryStore."""
+
+    async def create_job(self, job: JobId, spec_json: str) -> bool:
+        """See Store.create_job."""
+        its = self._jobs.setdefault(job, KeptJob())
+        if its.record is not None:
+            if its.record.spec_json == spec_json:
+                return False
+            raise refusals.job_exists(job)
+        # Re-inserting puts the job at the end of the order of creation.
+        self._jobs[job] = self._jobs.pop(job)
+        its.record = JobRecord(
+            job=job, spec_json=spec_json, status=JobStatus.WAITING, reason="", created_ms=self._now_ms()
+        )
+        return True
+
+    async def job(self, job: JobId) -> JobRecord:
+        """See Store.job."""
+        return self._existing(job)[1]
+
+    async def jobs(self) -> list[JobRecord]:
+        """See Store.jobs."""
+        return [its.record for its in self._jobs.values() if its.record is not None]
+
+    async def set_status(
+        self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
+    ) -> bool:
+        """See Store.set_status."""
+        its, record = self._existing(job)
+        if fence is not None:
+            self._fenced(job, fence)
+        if record.status not in expected:
+            return False
+        its.record = record.model_copy(update={"status": status, "reason": reason})
+        its.wake(Topic.TASKS)
+        its.wake(Topic.ARRIVALS)
+        return True
+
+    # -- joining
+    async def fix_schema(self, job: JobId, schema_json: str) -> str:
+        """See Store.fix_schema."""
+        its, _ = self._existing(job)
+        if its.schema is None:
+            its.schema = schema_json
+        return its.schema
+
+    async def schema(self, job: JobId) -> str | None:
+        """See Store.schema."""
+        return self._of(job).schema
+
+    async def join(self, job: JobId, client: ClientRecord) -> None:
+        """See Store.join."""
+        its, _ = self._existing(job)
+        its.clients[ClientId(client.client)] = client
+        its.wake(Topic.ARRIVALS)
+
+    async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
+        """See Store.set_signature."""
+        its = self._of(job)
+        record = its.clients.get(client)
+        if record is None:
+            return False
+        its.clients[client] = record.model_copy(update={"signature": signature})
+        return True
+
+    async def leave(self, job: JobId, client: ClientId) -> bool:
+        """See Store.leave."""
+        its = self._of(job)
+        if its.clients.pop(client, None) is None:
+            return False
+        its.wake(Topic.ARRIVALS)
+        return True
+
+    async def client(self, job: JobId, client: ClientId) -> ClientRecord | None:
+        """See Store.client."""
+        return self._of(job).clients.get(client)
+
+    async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
+        """See Store.clients."""
+        return dict(sorted(self._of(job).clients.items()))
+
+    # -- the coordinator lease
+    async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
+        """See Store.acquire."""
+        its = self._jobs.setdefault(job, KeptJob())
+        now_ms = self._now_ms()
+        held = its.holder is not None and now_ms < its.held_until_ms
+        if held and its.holder != holder:
+            return None
+        if not held:
+            its.fence += 1
+        its.holder, its.held_until_ms = holder, now_ms + ttl_ms
+        return its.fence
+
+    async def release(self, job: JobId, holder: str) -> None:
+        """See Store.release."""
+        its = self._of(job)
+        if its.holder == holder and self._now_ms() < its.held_until_ms:
+            its.holder = None
+            its.fence += 1
+
+    # -- memberships
+    async def memberships(self, job: JobId, version: int = 0) -> MembershipRecord | None:
+        """See Store.memberships."""
+        records = self._of(job).memberships
+        wanted = version or len(records)
+        return records[wanted - 1] if 0 < wanted <= len(records) else None
+
+    async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:
+        """See Store.publish_memberships."""
+        if record.version != expected_version + 1:
+            raise refusals.wrong_membership_version(record.version, expected_version)
+        its = self._jobs.setdefault(job, KeptJob())
+        if len(its.memberships) == record.version and its.memberships[-1] == record:
+            return True
+        if len(its.memberships) != expected_version:
+            return False
+        its.memberships.append(record)
+        return True

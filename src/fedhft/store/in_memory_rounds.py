@@ -1,0 +1,138 @@
+"""Rounds of the in-memory store: opened, collected, folded, published."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from fedhft.ids import ClientId, JobId
+from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
+from fedhft.store import refusals
+from fedhft.store.in_memory_tables import InMemoryTables
+from fedhft.store.keys import KEPT_UPDATE_ROUNDS
+
+
+class InMemoryRounds(InMemoryTables):
+    """The round part of InMemoryStore."""
+
+    async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
+        """See Store.open_round."""
+        self._fenced(job, fence)
+        its = self._running(job)
+        last = its.round
+        if last is not None and last.phase is Phase.COLLECTING and its.opened == round_:
+            return
+        following = last.number + 1 if last else 1
+        if round_.number != following or (last and last.phase is not Phase.PUBLISHED):
+            raise refusals.round_closed(job, round_.number, its.state())
+        its.round = its.opened = round_
+        its.updates.pop(round_.number - KEPT_UPDATE_ROUNDS, None)
+        its.wake(Topic.TASKS)
+
+    async def round(self, job: JobId) -> RoundRecord | None:
+        """See Store.round."""
+        return self._of(job).round
+
+    async def accept(self, job: JobId, update: UpdateRecord, lease_token: str) -> AcceptResult:
+        """See Store.accept."""
+        # Looked up first, judged last: nothing is awaited between the checks and the recording.
+        missing = bool(update.digest) and await self._blobs.size(job, update.digest) is None
+        its = self._running(job)
+        client = ClientId(update.client)
+        self._check_lease(client, lease_token)
+        now = its.round
+        if now is None or now.number != update.round:
+            raise refusals.round_closed(job, update.round, its.state())
+        if client not in now.participants:
+            raise refusals.not_participant(client, update.round)
+        recorded = its.updates.setdefault(update.round, {})
+        if client in recorded:
+            if recorded[client].digest == update.digest:
+                return AcceptResult.REPEATED
+            raise refusals.update_conflict(client, update.round)
+        if now.phase is not Phase.COLLECTING:
+            raise refusals.round_closed(job, update.round, its.state())
+        if now.base_version != update.base_version:
+            raise refusals.stale_version(update.base_version, str(now.base_version))
+        if missing:
+            raise refusals.unknown_blob(job, update.digest)
+        recorded[client] = update
+        its.wake(Topic.ARRIVALS)
+        return AcceptResult.ACCEPTED
+
+    async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
+        """See Store.updates."""
+        return dict(sorted(self._of(job).updates.get(number, {}).items()))
+
+    async def accepted_count(self, job: JobId, number: int) -> int:
+        """See Store.accepted_count."""
+        return len(self._of(job).updates.get(number, {}))
+
+    async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
+        """See Store.delivered."""
+        return client in self._of(job).updates.get(number, {})
+
+    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+        """See Store.extend_round."""
+        its = self._fenced(job, fence)
+        now = its.round
+        if now is None or now.number != number or now.phase is not Phase.COLLECTING:
+            raise refusals.round_closed(job, number, its.state())
+        if now.deadline_ms != deadline_ms:
+            its.round = now.model_copy(update={"deadline_ms": deadline_ms, "extensions": now.extensions + 1})
+
+    async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
+        """See Store.begin_fold."""
+        its = self._fenced(job, fence)
+        now = its.round
+        if now is None or now.number != number or now.phase is Phase.PUBLISHED:
+            raise refusals.round_closed(job, number, its.state())
+        if now.phase is Phase.COLLECTING:
+            pinned = tuple(sorted(its.updates.get(number, {})))
+            now = its.round = now.model_copy(update={"phase": Phase.FOLDING, "pinned": pinned})
+            its.wake(Topic.TASKS)
+        return tuple(ClientId(client) for client in now.pinned)
+
+    async def publish(
+        self,
+        job: JobId,
+        number: int,
+        version: VersionRecord,
+        summary: str,
+        fence: int,
+        traffic: Mapping[str, Traffic] | None = None,
+    ) -> bool:
+        """See Store.publish."""
+        its = self._fenced(job, fence)
+        now = its.round
+        if now is not None and (now.number > number or (now.number == number and now.phase is Phase.PUBLISHED)):
+            return False
+        if now is None or now.number != number or now.phase is not Phase.FOLDING:
+            raise refusals.round_closed(job, number, its.state())
+        its.versions[version.version] = version
+        its.latest_version = version.version
+        its.history.append(summary)
+        its.traffic.update(traffic or {})
+        its.round = now.model_copy(update={"phase": Phase.PUBLISHED})
+        its.wake(Topic.TASKS)
+        return True
+
+    async def version(self, job: JobId, number: int | None = None) -> VersionRecord | None:
+        """See Store.version."""
+        its = self._of(job)
+        wanted = its.latest_version if number is None else number
+        return None if wanted is None else its.versions.get(wanted)
+
+    async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
+        """See Store.drop_versions."""
+        its = self._of(job)
+        gone = sorted(number for number in its.versions if number < below and number != its.latest_version)
+        return [its.versions.pop(number) for number in gone]
+
+    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
+        """See Store.history."""
+        return self._of(job).history[start:stop]
+
+    async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:
+        """See Store.traffic."""
+        known = self._of(job).traffic
+        return {client: known[client] for client in clients if client in known}
