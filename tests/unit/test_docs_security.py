@@ -17,7 +17,7 @@ NAMED = re.compile(r"(?P<path>[^:]+)::(?P<name>\w+)")
 def rows() -> list[list[str]]:
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if row[0] != "attack" and set(row[0]) != set("- ")]
+    return [row for row in cells if row[0] != "attack" and row[0].strip("- ")]
 
 
 def defined_in(path: Path) -> set[str]:
