@@ -20,7 +20,9 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
-from fedhft.job import ClusteringSpec, EvaluationSpec, JobSpec, Tier, job_schema, parse_duration, parse_job, parse_size
+from fedhft.job import JobSpec, job_schema, parse_job
+from fedhft.job_sections import ClusteringSpec, EvaluationSpec, Tier
+from fedhft.job_values import parse_duration, parse_size
 from fedhft.methods import PRESET_WIRE, PRESETS, Method, method_of
 from fedhft.process.options import options_of
 from fedhft.process.settings import ProcessSettings

@@ -8,7 +8,7 @@ from signing import DIMS, around, centroids, largest, named, same_partition, str
 
 from fedhft.clustering.gaussian_mixture import Fitted, MixtureModel, update
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import ClusteringSpec
+from fedhft.job_sections import ClusteringSpec
 
 AUTO = 0
 THREE = [0, 1, 2] * 4

@@ -14,7 +14,8 @@ import pytest
 from fedhft.datasets.client_data import load_client_data, load_rows
 from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import TaskSpec, parse_job
+from fedhft.job import parse_job
+from fedhft.job_sections import TaskSpec
 
 TASK = TaskSpec(labels=("bad", "good"))
 ROWS: list[dict[str, Any]] = [

@@ -20,7 +20,9 @@ from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
 from fedhft.clustering import fitting, selection, signature
 from fedhft.coordination import coordinator, describe
-from fedhft.job import JobSpec, Tier, parse_job, parse_size, read_job
+from fedhft.job import JobSpec, parse_job, read_job
+from fedhft.job_sections import Tier
+from fedhft.job_values import parse_size
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
 from fedhft.planning.tiers import tier_of

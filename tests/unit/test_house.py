@@ -24,7 +24,7 @@ PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
 
 LAYERS = (
     {"errors", "ids", "seeds", "v1"},
-    {"plan", "methods", "adapter", "job", "records"},
+    {"plan", "methods", "adapter", "job", "job_sections", "job_values", "records"},
     {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
     {"coordination", "rpc", "store", "training", "telemetry", "process", "datasets", "export", "jobs"},
     {"simulation", "local", "reporting"},

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import TaskKind, TaskSpec
+from fedhft.job_sections import TaskKind, TaskSpec
 from fedhft.training.tasks import Task, kind_for, task_of
 
 NAMED = TaskSpec(labels=("bad", "good", "mixed"))
@@ -38,7 +38,7 @@ def test_a_kind_without_a_task_is_refused_with_the_kinds_there_are() -> None:
 
 def test_a_task_reads_targets_and_says_its_card_without_loading_torch() -> None:
     program = (
-        "import sys; from fedhft.job import TaskSpec; from fedhft.training.tasks import task_of\n"
+        "import sys; from fedhft.job_sections import TaskSpec; from fedhft.training.tasks import task_of\n"
         "for spec in (TaskSpec(labels=('a', 'b')), TaskSpec(kind='regression')):\n"
         "    task = task_of(spec)\n"
         "    print(task.auto_class, task.auto_arguments, task.pipeline_tag, task.peft_task_type, task.outputs)\n"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
-from fedhft.job import Size, parse_duration
+from fedhft.job_values import Size, parse_duration
 from fedhft.process.settings import ProcessSettings, flag_of
 
 

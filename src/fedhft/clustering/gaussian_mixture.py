@@ -25,7 +25,7 @@ from fedhft.clustering.identity import match
 from fedhft.clustering.selection import choose_clusters, confidence, margin
 from fedhft.clustering.subspace import Subspace, principal
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import ClusteringSpec
+from fedhft.job_sections import ClusteringSpec
 
 _FORMAT = 1
 

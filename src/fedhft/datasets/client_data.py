@@ -16,7 +16,8 @@ from fedhft import seeds
 from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow, read_table
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import JobSpec, TaskSpec
+from fedhft.job import JobSpec
+from fedhft.job_sections import TaskSpec
 from fedhft.training.tasks import Task, task_of
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import JobSpec, Tier
+from fedhft.job import JobSpec
+from fedhft.job_sections import Tier
 from fedhft.methods import Allocation
 from fedhft.plan import AdapterPlan
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedhft import seeds
 from fedhft.adapter import RowIndex, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import TrainingSpec
+from fedhft.job_sections import TrainingSpec
 from fedhft.plan import AdapterPlan
 from fedhft.training.batches import EncodedRows, steps_of, training_batches
 from fedhft.training.importance import Importance

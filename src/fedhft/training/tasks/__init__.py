@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import TaskKind, TaskSpec
+from fedhft.job_sections import TaskKind, TaskSpec
 from fedhft.training.tasks.classification import Classification
 from fedhft.training.tasks.interface import Task
 from fedhft.training.tasks.regression import Regression

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhft.adapter import Float32, Float64
-from fedhft.job import TaskSpec
+from fedhft.job_sections import TaskSpec
 
 if TYPE_CHECKING:
     import torch

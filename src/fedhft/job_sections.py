@@ -1,0 +1,186 @@
+"""The tables of a job file, one class each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedhft.job_values import Duration, Encoding, Size
+
+TaskKind = Literal["classification", "regression"]
+_KINDS_WITH_LABELS = frozenset({"classification"})
+"""Kinds whose targets are named by `task.labels`; the targets of the others are numbers."""
+
+
+class Section(BaseModel):
+    """A table of a job file: values that do not change, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(Section):
+    """The pre-trained model that every agent has or can fetch."""
+
+    name: str = Field(description="Hugging Face hub id or local path; each agent may map it to a path of its own.")
+    revision: str | None = Field(None, description="Hub revision; ignored for paths.")
+    digest: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Base digest as `fedhft model digest` prints it; without one, the first agent's becomes the job's.",
+    )
+    max_length: int = Field(128, ge=4, le=8192, description="Tokens per row; longer rows are cut.")
+
+
+class TaskSpec(Section):
+    """The task and the columns of its data."""
+
+    kind: TaskKind = Field("classification", description="Kind of target.")
+    labels: tuple[str, ...] = Field((), description="Label names in class order; none where the target is a number.")
+    text: str = Field("text", description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text, for pair tasks.")
+    label: str = Field("label", description="Column of the target: an index, a label name, or a number.")
+
+    @model_validator(mode="after")
+    def _labels_fit_kind(self) -> TaskSpec:
+        if self.kind not in _KINDS_WITH_LABELS:
+            if self.labels:
+                raise ValueError(f"labels: {self.kind} has none; remove the field")
+        elif len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels = {list(self.labels)!r}: {self.kind} needs two or more distinct label names")
+        return self
+
+
+class AdapterSpec(Section):
+    """LoRA settings, as in PEFT."""
+
+    rank: int = Field(8, ge=1, le=512, description="LoRA rank r.")
+    alpha: float = Field(16.0, gt=0, description="LoRA alpha; the adapter is scaled by alpha / r.")
+    targets: tuple[str, ...] = Field(("query", "value"), min_length=1, description="Module name endings to adapt.")
+    depth: int = Field(0, ge=0, description="Layers, counted from the output, with adapters; 0 means all.")
+
+
+class Tier(Section):
+    """A class of devices. The first tier whose min_memory a device reaches, largest first, is its tier."""
+
+    density: float = Field(1.0, gt=0, le=1, description="Fraction of rows trained and sent.")
+    depth: int = Field(0, ge=0, description="Layers, counted from the output, to train; 0 means adapter.depth.")
+    min_memory: Size = Field(0, description="Least memory budget, in bytes, that a device of this tier reports.")
+
+
+class TrainingSpec(Section):
+    """Local training (AdamW)."""
+
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW learning rate in the first round.")
+    learning_rate_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor on the learning rate per round: round t uses learning_rate * decay^(t-1).",
+    )
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the local data per round.")
+    max_steps: int = Field(0, ge=0, description="Cap on optimiser steps per round; 0 means none.")
+    batch_size: int = Field(16, ge=1, le=4096, description="Rows per optimiser step.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Arithmetic of forward and backward passes. bf16 (autocast; weights, gradients and optimiser stay "
+        "fp32) is about twice as fast on CPUs that have it and slower on those that do not.",
+    )
+
+
+class MaskSpec(Section):
+    """How rows are chosen (methods with a mask)."""
+
+    exploration: float = Field(0.1, ge=0, lt=1, description="Share of the row budget for rows not sent for longest.")
+    smoothing: float = Field(0.5, ge=0, lt=1, description="Weight of older rounds in a row's importance score.")
+    tau: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Damping of rows that few clients sent: the divisor is at least tau times the full mass.",
+    )
+
+
+class ClusteringSpec(Section):
+    """Gaussian mixture over client signatures (FedHFT, Ilhan et al. 2025, arXiv 2510.14054)."""
+
+    maximum: int = Field(4, ge=2, le=64, description='Largest J that clusters = "auto" may choose.')
+    warmup_rounds: int = Field(1, ge=1, description="Uniform rounds before clustering, for signature = update.")
+    temperature: float = Field(1.0, gt=0, le=100, description="Posteriors are raised to 1/temperature.")
+    smoothing: float = Field(0.5, ge=0, lt=1, description="Weight of the last memberships when they are updated.")
+    covariance: Literal["diag", "tied"] = Field("diag", description="Covariance of the mixture's components.")
+    ridge: float = Field(1e-2, gt=0, description="Added to every variance, in units of the mean variance.")
+    serve_above: float = Field(0.05, ge=0, lt=0.5, description="Memberships below this are not served to the client.")
+
+
+class ServerSpec(Section):
+    """Server step: state += eta * mean (+ momentum)."""
+
+    eta: float = Field(1.0, gt=0, le=10, description="Server learning rate.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Server momentum (FedAvgM); used by server = momentum.")
+    publish_rank: int = Field(16, ge=1, le=1024, description="Rank of a published product delta (combine = products).")
+
+
+class WireSpec(Section):
+    """How tensors travel."""
+
+    up: Encoding = Field("int8", description="Values of updates.")
+    down: Encoding = Field("int8", description="Values of published versions.")
+    group: int = Field(64, ge=16, le=4096, description="Values per int8 scale.")
+    levels: int = Field(
+        127,
+        ge=1,
+        le=127,
+        description="Steps of an int8 value on either side of zero; entropy coding turns half the levels into one bit"
+        " less per value.",
+    )
+    error_feedback: bool = Field(True, description="Carry what quantisation dropped into the next round, where sound.")
+    error_feedback_decay: float = Field(0.9, ge=0, le=1, description="Factor on carried error per round.")
+
+
+class RoundsSpec(Section):
+    """When rounds open and close. All times are durations."""
+
+    total: int = Field(5, ge=1, le=100000, description="Rounds to run.")
+    min_clients: int = Field(2, ge=1, description="Clients that must have joined before the first round opens.")
+    sample: float = Field(1.0, gt=0, le=1, description="Fraction of live clients sampled each round.")
+    target: float = Field(1.0, gt=0, le=1, description="Fraction of participants whose updates close a round early.")
+    quorum: float = Field(0.5, gt=0, le=1, description="Fraction of participants needed at the deadline.")
+    deadline: Duration = Field(600.0, description="A round's length, seconds.")
+    extensions: int = Field(2, ge=0, le=100, description="Times a round without quorum is extended by its deadline.")
+    join_timeout: Duration = Field(1800.0, description="Longest wait for min_clients, seconds.")
+    client_timeout: Duration = Field(
+        120.0, description="A client silent for longer is not sampled when a round opens, seconds."
+    )
+
+    @model_validator(mode="after")
+    def _quorum_below_target(self) -> RoundsSpec:
+        if self.quorum > self.target:
+            raise ValueError(f"quorum = {self.quorum}: must not exceed target = {self.target}")
+        return self
+
+
+class EvaluationSpec(Section):
+    """What is scored, on which rows and when."""
+
+    holdout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of an agent's rows held out for its personal score, if it has no split of its own.",
+    )
+    every: int = Field(1, ge=0, description="Rounds between evaluations; 0 evaluates only at the end.")
+    final: bool = Field(True, description="Evaluate the last version before and after one more local training.")
+    final_shared: Literal["full", "sharded"] = Field(
+        "full",
+        description="In the final evaluation each client scores the whole shared split, or only its share (pooled).",
+    )
+
+
+class LimitsSpec(Section):
+    """Upper limits on an update."""
+
+    update_bytes: Size = Field(0, description="Largest accepted update; 0 means twice what the plan needs in fp32.")
+    update_norm: float = Field(0.0, ge=0, description="Largest accepted Frobenius norm; 0 means no limit.")
