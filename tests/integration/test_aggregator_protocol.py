@@ -4,96 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
-from fedhft_aggregator.federation_service import Federation
-from fedhft_aggregator.jobs_service import Jobs
-from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.uploads import STREAMS_AT_ONCE
 
-from fedhft.coordination.job_cache import JobCache
-from fedhft.errors import OUTCOMES, ErrorCode
-from fedhft.job import JobSpec
-from fedhft.rpc.channel import ChannelSettings, open_aio_channel
+from fedhft.errors import ErrorCode
 from fedhft.rpc.go_ahead import is_go_ahead
-from fedhft.rpc.server import ServerSettings, start_server
-from fedhft.rpc.status import error_from_rpc
-from fedhft.store.interface import Store
-from fedhft.store.open import open_store
-from fedhft.telemetry.metrics import REGISTRY
-from fedhft.v1 import federation_pb2, federation_pb2_grpc, jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import federation_pb2, jobs_pb2
+from tests.aggregator import Aggregator, refused, serving
 from tests.light import LightClient, light_job, light_schema
 
 RESPONSE = federation_pb2.PushUpdateResponse
-
-
-@dataclass
-class Aggregator:
-    store: Store
-    channel: grpc.aio.Channel
-    jobs: Any
-
-    async def submit(self, spec: JobSpec) -> jobs_pb2.Job:
-        return await self.jobs.Submit(jobs_pb2.SubmitJobRequest(spec_json=spec.canonical()), timeout=10)
-
-    async def get(self, name: str) -> jobs_pb2.Job:
-        return await self.jobs.Get(jobs_pb2.GetJobRequest(job=name), timeout=10)
-
-    def client(self, name: str, spec: JobSpec, **schema: Any) -> LightClient:
-        return LightClient(self.channel, name, spec, light_schema(**schema))
-
-    async def ended(self, name: str) -> jobs_pb2.Job:
-        """The job once it is over, with the history that the watch brought piece by piece."""
-        history: list[jobs_pb2.RoundSummary] = []
-        async for job in self.jobs.Watch(jobs_pb2.WatchJobRequest(job=name), timeout=30):
-            history.extend(job.history)
-            last = job
-        del last.history[:]
-        last.history.extend(history)
-        return last
-
-
-@asynccontextmanager
-async def serving(redis_url: str, blobs: str = "redis") -> AsyncIterator[Aggregator]:
-    store = open_store(redis_url, blobs)
-    cache = JobCache(store)
-    loops = JobLoops(store, cache, None, lambda point: None)
-
-    def register(server: grpc.aio.Server) -> None:
-        federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, cache), server)
-        jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
-
-    server = await start_server(ServerSettings("127.0.0.1:0"), register, [])
-    channel = open_aio_channel(ChannelSettings(server.address, own_connection=True))
-    try:
-        yield Aggregator(store, channel, jobs_pb2_grpc.JobsStub(channel))
-    finally:
-        await channel.close(None)
-        await loops.stop()
-        await server.stop(0)
-        await store.close()
 
 
 @pytest.fixture
 async def aggregator(fresh_redis_url: str) -> AsyncIterator[Aggregator]:
     async with serving(fresh_redis_url) as running:
         yield running
-
-
-async def refused(call: Awaitable[Any]) -> tuple[ErrorCode, str]:
-    """The code and text of a refusal; checks its gRPC status and that it was counted."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    error = error_from_rpc(caught.value)
-    assert caught.value.code().name == OUTCOMES[error.code].grpc_status
-    assert (REGISTRY.get_sample_value("fedhft_refusals_total", {"code": error.code.value}) or 0) > 0
-    return error.code, error.message
 
 
 async def two_in_a_round(aggregator: Aggregator, name: str, **changes: Any) -> tuple[LightClient, LightClient, Any]:
