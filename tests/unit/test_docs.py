@@ -19,7 +19,7 @@ from fedhft_clusterer.settings import ClustererSettings
 from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
 from fedhft.clustering import fitting, selection, signature
-from fedhft.coordination import coordinator, describe
+from fedhft.coordination import coordinator, describe, tidying
 from fedhft.job import JobSpec, parse_job, read_job
 from fedhft.job_sections import Tier
 from fedhft.job_values import parse_size
@@ -359,7 +359,7 @@ def test_numbers_in_documents_are_the_code_s(name: str, sentence: str) -> None:
 def test_times_that_are_written_as_words_are_the_code_s() -> None:
     assert keys.TRANSFER_TTL_S == 6 * 3600
     assert "after six hours" in page("docs/protocol.md")
-    assert coordinator._ORPHAN_AGE_S == 3600
+    assert tidying._ORPHAN_AGE_S == 3600
     assert "are deleted after an hour" in page("docs/operations.md")
     assert offers.Offers().backoff.longest_s == 1800
     assert "up to half an hour" in page("docs/protocol.md")
