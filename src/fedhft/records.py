@@ -74,6 +74,8 @@ class JobRecord(_Record):
     status: JobStatus
     reason: str
     created_ms: int
+    submitted_by: str = ""
+    """Operator named by the certificate it was submitted with; empty when it came without one."""
 
 
 class ClientRecord(_Record):
@@ -87,6 +89,14 @@ class ClientRecord(_Record):
     """Unit-norm float32 values; empty where the method has none (yet)."""
     has_shared_validation: bool = False
     joined_ms: int
+
+
+class DeclineRecord(_Record):
+    """A client that will not serve a job."""
+
+    client: str
+    reason: str
+    declined_ms: int
 
 
 class Participant(_Record):

@@ -43,6 +43,7 @@ async def whole_life(store: Store) -> None:
     token = await token_of(store, ALICE)
     await store.fix_schema(JOB, "{}")
     await store.join(JOB, client_record(ALICE, signature=(1.0,)))
+    await store.decline(JOB, BOB, "no")
     digest = await store.blobs.put(JOB, b"update")
     await store.accept(JOB, update_record(ALICE, digest=digest), token)
     await store.begin_fold(JOB, 1, fence)
@@ -60,7 +61,8 @@ class TestKeys:
             keys.JOBS,
             keys.PROBE,
             keys.agent(ALICE),
-            *(its.job, its.schema, its.clients, its.signatures, its.lease, its.fence, its.round, its.participants),
+            *(its.job, its.schema, its.clients, its.signatures, its.declines, its.lease, its.fence, its.round),
+            its.participants,
             *(its.updates(1), its.versions, its.history, its.traffic, its.memberships),
             *(its.changes(topic) for topic in Topic),
             *(its.blob(digest_of(b"update")), its.blobs, its.transfer("t"), its.transfers),

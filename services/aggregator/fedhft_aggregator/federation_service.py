@@ -15,7 +15,14 @@ from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
 from fedhft.records import AcceptResult, Phase, Topic
 from fedhft.rounds.acceptance import check_evaluation, check_header, evaluation_record
-from fedhft.rounds.joining import Application, check_application, check_authorised, check_same_schema, client_record
+from fedhft.rounds.joining import (
+    Application,
+    check_application,
+    check_authorised,
+    check_same_schema,
+    client_record,
+    decline_reason,
+)
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
@@ -62,7 +69,11 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 log.warning("job not offered: %s", error, extra={"job": record.job})
                 continue
             if not allowed or client in allowed:
-                offers.append(federation_pb2.JobOffer(job=record.job, spec_json=record.spec_json))
+                offers.append(
+                    federation_pb2.JobOffer(
+                        job=record.job, spec_json=record.spec_json, submitted_by=record.submitted_by
+                    )
+                )
         return federation_pb2.EnrollResponse(
             lease_token=agent.lease_token, jobs=offers, max_wait_ms=MAX_WAIT_MS, max_chunk_bytes=MAX_CHUNK_BYTES
         )
@@ -227,3 +238,14 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 await self._store.leave(JobId(record.job), client)
             await self._store.forget_agent(client)
         return federation_pb2.LeaveResponse()
+
+    async def Decline(self, request: federation_pb2.DeclineRequest, context: Context) -> federation_pb2.DeclineResponse:
+        """Leave a job, and record why for those who run it."""
+        client = (await authenticate(context).agent(request, self._store)).client
+        job = parse_job_id(request.job)
+        check_authorised(load_canonical((await self._store.job(job)).spec_json), client)
+        reason = decline_reason(request.reason)
+        await self._store.leave(job, client)
+        await self._store.decline(job, client, reason)
+        log.info("job declined", extra={"job": job, "client": client, "reason": reason})
+        return federation_pb2.DeclineResponse()

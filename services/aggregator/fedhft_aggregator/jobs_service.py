@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fedhft.coordination.describe import describe, memberships_message, outline
+from fedhft.coordination.roster import roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import parse_job_id
 from fedhft.job import parse_job
@@ -80,6 +81,12 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             if record.status.over:
                 return
             await self._store.wait_change(name, Topic.TASKS, seen, _WATCH_HEARTBEAT_S)
+
+    async def Clients(self, request: jobs_pb2.ListClientsRequest, context: Context) -> jobs_pb2.ListClientsResponse:
+        """A page of the clients that serve a job, or will not."""
+        authenticate(context)
+        record = await self._store.job(parse_job_id(request.job))
+        return await roster(self._store, record, request.after, request.limit)
 
     async def Cancel(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.Job:
         """End a job that has not ended."""

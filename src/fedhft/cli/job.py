@@ -95,6 +95,41 @@ def clusters(options: ServerOptions, job: JobArgument) -> None:
 
 @app.command()
 @with_server_options
+def clients(options: ServerOptions, job: JobArgument) -> None:
+    """Show who serves a job, and who will not and why."""
+    from fedhft.jobs.messages import as_dict
+
+    with options.client() as client:
+        listed = list(client.clients(job))
+    told = [(one, _STATES.get(one.state, "unknown")) for one in listed]
+    if options.format is OutputFormat.JSON:
+        print_json({"job": job, "clients": [{**as_dict(one), "state": state} for one, state in told]})
+        return
+    rows = [
+        (
+            one.client,
+            state,
+            one.tier,
+            one.samples,
+            one.rounds_delivered,
+            _ago(one.joined_seconds, one.HasField("joined_seconds")),
+            _ago(one.seen_seconds, one.HasField("seen_seconds")),
+            one.reason,
+        )
+        for one, state in told
+    ]
+    print_table(("client", "state", "tier", "samples", "rounds", "since", "last seen", "reason"), rows)
+
+
+_STATES = {1: "live", 2: "silent", 3: "declined"}
+
+
+def _ago(seconds: float, known: bool) -> str:
+    return f"{seconds:.0f} s ago" if known else ""
+
+
+@app.command()
+@with_server_options
 def cancel(
     options: ServerOptions,
     job: JobArgument,
@@ -162,6 +197,8 @@ def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
     from fedhft.reporting.table import RoundTable
 
     typer.echo(f"{job.job}: {job.status}{f' ({job.reason})' if job.reason else ''}")
+    if job.submitted_by:
+        typer.echo(f"submitted by: {job.submitted_by}")
     typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")
     if job.open_round:
         typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")

@@ -30,6 +30,7 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """A table on standard output; numbers to the right."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     listed = [tuple(row) for row in rows]
@@ -38,5 +39,5 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], title: str 
         numeric = bool(listed) and all(isinstance(row[index], int | float) for row in listed)
         table.add_column(head, justify="right" if numeric else "left")
     for row in listed:
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     Console().print(table)

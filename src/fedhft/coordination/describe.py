@@ -39,6 +39,7 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         reason=record.reason,
         rounds_done=rounds_done(current),
         clients=sorted(str(client) for client in await store.clients(name)),
+        submitted_by=record.submitted_by,
     )
     if current is None:
         return job

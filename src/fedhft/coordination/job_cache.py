@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import cached_property
 
 from fedhft.adapter import AdapterSchema
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
 from fedhft.records import ClientRecord, JobRecord, RoundRecord, Topic, VersionRecord
 from fedhft.rounds.retention import oldest_kept
+from fedhft.rounds.shares import cluster_masses
 from fedhft.store.interface import Store
 
 
@@ -24,6 +26,11 @@ class CachedJob:
     round: RoundRecord | None
     versions: dict[int, VersionRecord]
     clients: dict[str, ClientRecord]
+
+    @cached_property
+    def cluster_masses(self) -> tuple[float, ...]:
+        """Mass of the round's participants in every cluster; () without a round."""
+        return cluster_masses(self.round) if self.round else ()
 
     def served_digests(self) -> set[str]:
         """Blobs that clients may pull: published deltas and snapshots, nothing else."""

@@ -71,6 +71,17 @@ class JobsClient:
         """Every job, oldest first, without specs and histories."""
         return [*self._call(lambda: self._stub.List(jobs_pb2.ListJobsRequest(), timeout=_CALL_S)).jobs]
 
+    def clients(self, job: str) -> Iterator[jobs_pb2.JobClient]:
+        """Who serves a job, and who will not, in ascending order, over as many calls as that takes."""
+        after = ""
+        while True:
+            request = jobs_pb2.ListClientsRequest(job=job, after=after)
+            page = self._call(lambda request=request: self._stub.Clients(request, timeout=_CALL_S))  # type: ignore[misc]
+            yield from page.clients
+            if not page.more or not page.clients:
+                return
+            after = page.clients[-1].client
+
     def cancel(self, job: str, reason: str) -> jobs_pb2.Job:
         """End a job."""
         request = jobs_pb2.CancelJobRequest(job=job, reason=reason)

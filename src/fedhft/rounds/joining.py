@@ -19,6 +19,10 @@ MAX_SIGNATURE = 4096
 """Most values of a signature."""
 
 
+MAX_REASON = 500
+"""Most characters of the reason of a decline."""
+
+
 @dataclass(frozen=True)
 class Application:
     """What a client presents when it joins.
@@ -61,6 +65,19 @@ def check_authorised(spec: JobSpec, client: str) -> None:
         raise FedhftError(
             ErrorCode.NOT_AUTHORISED, f"client {client} is not among the job's clients; ask the job's owner to add it"
         )
+
+
+def decline_reason(text: str) -> str:
+    """What a client says that will not serve a job, checked: people will read it on their terminals.
+
+    Raises INVALID_ARGUMENT.
+    """
+    if not text or len(text) > MAX_REASON or not text.isprintable():
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "reason", text, "is not a line of text",
+            f"write 1 to {MAX_REASON} printable characters",
+        )  # fmt: skip
+    return text
 
 
 def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:

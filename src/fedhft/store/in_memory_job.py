@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fedhft.ids import ClientId
 from fedhft.records import (
     ClientRecord,
+    DeclineRecord,
     JobRecord,
     MembershipRecord,
     RoundRecord,
@@ -26,6 +27,7 @@ class KeptJob:
     record: JobRecord | None = None
     schema: str | None = None
     clients: dict[ClientId, ClientRecord] = field(default_factory=dict)
+    declines: dict[ClientId, DeclineRecord] = field(default_factory=dict)
     holder: str | None = None
     held_until_ms: int = 0
     fence: int = 0

@@ -14,7 +14,7 @@ from fedhft.store.in_memory_tables import InMemoryTables
 class InMemoryJobs(InMemoryTables):
     """The job part of InMemoryStore."""
 
-    async def create_job(self, job: JobId, spec_json: str) -> bool:
+    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "") -> bool:
         """See Store.create_job."""
         its = self._jobs.setdefault(job, KeptJob())
         if its.record is not None:
@@ -24,7 +24,12 @@ class InMemoryJobs(InMemoryTables):
         # Re-inserting puts the job at the end of the order of creation.
         self._jobs[job] = self._jobs.pop(job)
         its.record = JobRecord(
-            job=job, spec_json=spec_json, status=JobStatus.WAITING, reason="", created_ms=self._now_ms()
+            job=job,
+            spec_json=spec_json,
+            status=JobStatus.WAITING,
+            reason="",
+            created_ms=self._now_ms(),
+            submitted_by=submitted_by,
         )
         return True
 
@@ -66,6 +71,7 @@ class InMemoryJobs(InMemoryTables):
         """See Store.join."""
         its, _ = self._existing(job)
         its.clients[ClientId(client.client)] = client
+        its.declines.pop(ClientId(client.client), None)
         its.wake(Topic.ARRIVALS)
 
     async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:

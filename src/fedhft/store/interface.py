@@ -16,6 +16,7 @@ from fedhft.records import (
     AcceptResult,
     AgentRecord,
     ClientRecord,
+    DeclineRecord,
     JobRecord,
     JobStatus,
     MembershipRecord,
@@ -85,8 +86,8 @@ class Store(Protocol):
         ...
 
     # -- jobs
-    async def create_job(self, job: JobId, spec_json: str) -> bool:
-        """True when created (status waiting), False when the identical job exists.
+    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "") -> bool:
+        """True when created (status waiting), False when the identical job exists, whoever submitted it.
 
         Raises JOB_EXISTS for another spec.
         """
@@ -119,7 +120,7 @@ class Store(Protocol):
         ...
 
     async def join(self, job: JobId, client: ClientRecord) -> None:
-        """Add or replace a client; wakes ARRIVALS. Raises UNKNOWN_JOB."""
+        """Add or replace a client; wakes ARRIVALS. It no longer counts as declining. Raises UNKNOWN_JOB."""
         ...
 
     async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
@@ -128,6 +129,21 @@ class Store(Protocol):
 
     async def leave(self, job: JobId, client: ClientId) -> bool:
         """Remove a client; wakes ARRIVALS. False when it was not there."""
+        ...
+
+    async def decline(self, job: JobId, client: ClientId, reason: str) -> bool:
+        """Record why a client will not serve a job, in place of an earlier reason; False for one that has joined.
+
+        Raises UNKNOWN_JOB.
+        """
+        ...
+
+    async def declined(self, job: JobId) -> list[ClientId]:
+        """Ids of the clients that will not serve a job, sorted."""
+        ...
+
+    async def declines(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, DeclineRecord]:
+        """What those among `clients` said that will not serve a job."""
         ...
 
     async def client(self, job: JobId, client: ClientId) -> ClientRecord | None:

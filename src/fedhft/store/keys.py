@@ -46,7 +46,7 @@ class JobKeys:
 
     @property
     def job(self) -> str:
-        """hash: spec (canonical JSON), status, reason, created_ms."""
+        """hash: spec (canonical JSON), status, reason, created_ms, submitted_by."""
         return self.prefix + "job"
 
     @property
@@ -63,6 +63,11 @@ class JobKeys:
     def signatures(self) -> str:
         """hash client -> signature as little-endian doubles: separate, being a hundred times larger than records."""
         return self.prefix + "signatures"
+
+    @property
+    def declines(self) -> str:
+        """hash client -> DeclineRecord (JSON): clients that will not serve the job, until they join it."""
+        return self.prefix + "declines"
 
     @property
     def lease(self) -> str:

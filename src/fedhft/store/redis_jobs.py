@@ -18,9 +18,9 @@ class RedisJobs:
 
     _redis: RedisConnection
 
-    async def create_job(self, job: JobId, spec_json: str) -> bool:
+    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "") -> bool:
         """See Store.create_job."""
-        outcome, *created = await self._redis.run("create_job", (JobKeys(job).job, JOBS), job, spec_json)
+        outcome, *created = await self._redis.run("create_job", (JobKeys(job).job, JOBS), job, spec_json, submitted_by)
         if outcome == b"job_exists":
             raise refusals.job_exists(job)
         return bool(created[0])
@@ -78,7 +78,7 @@ class RedisJobs:
         its = JobKeys(job)
         (outcome,) = await self._redis.run(
             "join",
-            (its.job, its.clients, its.signatures, its.changes(Topic.ARRIVALS)),
+            (its.job, its.clients, its.signatures, its.declines, its.changes(Topic.ARRIVALS)),
             client.client,
             client.model_dump_json(exclude={"signature"}),
             _packed(client.signature),
@@ -152,6 +152,7 @@ def _job_record(job: JobId, fields: Mapping[bytes, bytes]) -> JobRecord:
         status=JobStatus(fields[b"status"].decode()),
         reason=fields[b"reason"].decode(),
         created_ms=int(fields[b"created_ms"]),
+        submitted_by=fields.get(b"submitted_by", b"").decode(),
     )
 
 

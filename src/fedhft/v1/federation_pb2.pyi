@@ -96,18 +96,22 @@ class JobOffer(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
+    SUBMITTED_BY_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     spec_json: _builtins.str
     """Canonical JSON of the JobSpec."""
+    submitted_by: _builtins.str
+    """Operator named by the certificate that the job was submitted with; empty when it came without one."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         spec_json: _builtins.str = ...,
+        submitted_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "spec_json", b"spec_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "spec_json", b"spec_json", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,6 +403,8 @@ class TrainTask(_message.Message):
     EVALUATE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     MAX_UPDATE_BYTES_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """1-based."""
     learning_rate: _builtins.float
@@ -409,6 +415,10 @@ class TrainTask(_message.Message):
     """Whether to score the personal holdout before and after training."""
     max_update_bytes: _builtins.int
     """Largest update the server will take, bytes."""
+    quorum: _builtins.int
+    """Fewest updates that this round may be published from."""
+    share: _builtins.float
+    """The client's largest share of any cluster's average, 0..1: max_j of q_i p_ij / sum_k q_k p_kj over the participants."""
     @_builtins.property
     def view(self) -> Global___ViewSource: ...
     @_builtins.property
@@ -428,10 +438,12 @@ class TrainTask(_message.Message):
         evaluate: _builtins.bool = ...,
         shared: Global___Shard | None = ...,
         max_update_bytes: _builtins.int = ...,
+        quorum: _builtins.int = ...,
+        share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "shared", b"shared", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "learning_rate", b"learning_rate", "max_update_bytes", b"max_update_bytes", "plan", b"plan", "round", b"round", "seed", b"seed", "shared", b"shared", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "learning_rate", b"learning_rate", "max_update_bytes", b"max_update_bytes", "plan", b"plan", "quorum", b"quorum", "round", b"round", "seed", b"seed", "share", b"share", "shared", b"shared", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -914,3 +926,47 @@ class LeaveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaveResponse: _TypeAlias = LeaveResponse  # noqa: Y015
+
+@_typing.final
+class DeclineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    lease_token: _builtins.str
+    job: _builtins.str
+    reason: _builtins.str
+    """For the people who run the job; at most 500 characters."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        lease_token: _builtins.str = ...,
+        job: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "job", b"job", "lease_token", b"lease_token", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeclineRequest: _TypeAlias = DeclineRequest  # noqa: Y015
+
+@_typing.final
+class DeclineResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeclineResponse: _TypeAlias = DeclineResponse  # noqa: Y015

@@ -71,6 +71,11 @@ class FederationStub:
                 request_serializer=fedhft_dot_v1_dot_federation__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=fedhft_dot_v1_dot_federation__pb2.LeaveResponse.FromString,
                 _registered_method=True)
+        self.Decline = channel.unary_unary(
+                '/fedhft.v1.Federation/Decline',
+                request_serializer=fedhft_dot_v1_dot_federation__pb2.DeclineRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_federation__pb2.DeclineResponse.FromString,
+                _registered_method=True)
 
 
 class FederationServicer:
@@ -128,6 +133,13 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Decline(self, request, context):
+        """Say that this client will not serve a job, joined or not, and why. Leaves the job; a later Join takes it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +177,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=fedhft_dot_v1_dot_federation__pb2.LeaveRequest.FromString,
                     response_serializer=fedhft_dot_v1_dot_federation__pb2.LeaveResponse.SerializeToString,
+            ),
+            'Decline': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decline,
+                    request_deserializer=fedhft_dot_v1_dot_federation__pb2.DeclineRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_federation__pb2.DeclineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -358,6 +375,33 @@ class Federation:
             '/fedhft.v1.Federation/Leave',
             fedhft_dot_v1_dot_federation__pb2.LeaveRequest.SerializeToString,
             fedhft_dot_v1_dot_federation__pb2.LeaveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Federation/Decline',
+            fedhft_dot_v1_dot_federation__pb2.DeclineRequest.SerializeToString,
+            fedhft_dot_v1_dot_federation__pb2.DeclineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class FederationStub:
     """Deliver the scores of an evaluation task."""
     Leave: _grpc.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]
     """Leave one job, or all when `job` is empty."""
+    Decline: _grpc.UnaryUnaryMultiCallable[_federation_pb2.DeclineRequest, _federation_pb2.DeclineResponse]
+    """Say that this client will not serve a job, joined or not, and why. Leaves the job; a later Join takes it back."""
 
 @_typing.type_check_only
 class FederationAsyncStub(FederationStub):
@@ -75,6 +77,8 @@ class FederationAsyncStub(FederationStub):
     """Deliver the scores of an evaluation task."""
     Leave: _aio.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]  # type: ignore[assignment]
     """Leave one job, or all when `job` is empty."""
+    Decline: _aio.UnaryUnaryMultiCallable[_federation_pb2.DeclineRequest, _federation_pb2.DeclineResponse]  # type: ignore[assignment]
+    """Say that this client will not serve a job, joined or not, and why. Leaves the job; a later Join takes it back."""
 
 class FederationServicer(metaclass=_abc_1.ABCMeta):
     """Control calls are unary and small; tensors move in streams of chunks of at most 1 MiB.
@@ -138,5 +142,13 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.LeaveResponse, _abc.Awaitable[_federation_pb2.LeaveResponse]]:
         """Leave one job, or all when `job` is empty."""
+
+    @_abc_1.abstractmethod
+    def Decline(
+        self,
+        request: _federation_pb2.DeclineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.DeclineResponse, _abc.Awaitable[_federation_pb2.DeclineResponse]]:
+        """Say that this client will not serve a job, joined or not, and why. Leaves the job; a later Join takes it back."""
 
 def add_FederationServicer_to_server(servicer: FederationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ from fedhft.v1 import clustering_pb2 as _clustering_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -120,6 +121,133 @@ class WatchJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
+
+@_typing.final
+class ListClientsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    after: _builtins.str
+    """Clients after this one; empty begins with the first."""
+    limit: _builtins.int
+    """Most clients in the answer; 0 leaves it to the server, which sends 1,000 at most."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "job", b"job", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClientsRequest: _TypeAlias = ListClientsRequest  # noqa: Y015
+
+@_typing.final
+class ListClientsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether clients follow after the last one here."""
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobClient]: ...
+    def __init__(
+        self,
+        *,
+        clients: _abc.Iterable[Global___JobClient] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClientsResponse: _TypeAlias = ListClientsResponse  # noqa: Y015
+
+@_typing.final
+class JobClient(_message.Message):
+    """One client's part in a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[JobClient._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: JobClient._State.ValueType  # 0
+        STATE_LIVE: JobClient._State.ValueType  # 1
+        """Joined, and heard from within rounds.client_timeout."""
+        STATE_SILENT: JobClient._State.ValueType  # 2
+        """Joined, and not heard from for longer."""
+        STATE_DECLINED: JobClient._State.ValueType  # 3
+        """Will not serve the job; `reason` says why."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: JobClient.State.ValueType  # 0
+    STATE_LIVE: JobClient.State.ValueType  # 1
+    """Joined, and heard from within rounds.client_timeout."""
+    STATE_SILENT: JobClient.State.ValueType  # 2
+    """Joined, and not heard from for longer."""
+    STATE_DECLINED: JobClient.State.ValueType  # 3
+    """Will not serve the job; `reason` says why."""
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    JOINED_SECONDS_FIELD_NUMBER: _builtins.int
+    SEEN_SECONDS_FIELD_NUMBER: _builtins.int
+    ROUNDS_DELIVERED_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    state: Global___JobClient.State.ValueType
+    reason: _builtins.str
+    """What its agent said when it declined."""
+    tier: _builtins.str
+    """Empty unless joined."""
+    samples: _builtins.int
+    joined_seconds: _builtins.float
+    """Seconds since it joined (or declined), and since it was last heard from; unset when not known."""
+    seen_seconds: _builtins.float
+    rounds_delivered: _builtins.int
+    """Rounds whose update of this client was accepted."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        state: Global___JobClient.State.ValueType = ...,
+        reason: _builtins.str = ...,
+        tier: _builtins.str = ...,
+        samples: _builtins.int = ...,
+        joined_seconds: _builtins.float | None = ...,
+        seen_seconds: _builtins.float | None = ...,
+        rounds_delivered: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "joined_seconds", b"joined_seconds", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "joined_seconds", b"joined_seconds", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__joined_seconds: _TypeAlias = _typing.Literal["joined_seconds"]  # noqa: Y015
+    _WhichOneofArgType__joined_seconds: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__seen_seconds: _TypeAlias = _typing.Literal["seen_seconds"]  # noqa: Y015
+    _WhichOneofArgType__seen_seconds: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__joined_seconds) -> _WhichOneofReturnType__joined_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seen_seconds) -> _WhichOneofReturnType__seen_seconds | None: ...
+
+Global___JobClient: _TypeAlias = JobClient  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):
@@ -261,6 +389,7 @@ class Job(_message.Message):
     MEMBERSHIPS_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    SUBMITTED_BY_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -273,6 +402,8 @@ class Job(_message.Message):
     """Round now open, 0 when none; then its updates accepted, and its participants."""
     accepted: _builtins.int
     asked: _builtins.int
+    submitted_by: _builtins.str
+    """Operator named by the certificate that the job was submitted with; empty when it came without one."""
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that have joined."""
@@ -307,10 +438,11 @@ class Job(_message.Message):
         memberships: _clustering_pb2.Memberships | None = ...,
         final: Global___RoundSummary | None = ...,
         results: _abc.Iterable[Global___ClientResult] | None = ...,
+        submitted_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "memberships", b"memberships"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "clients", b"clients", "final", b"final", "history", b"history", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "spec_json", b"spec_json", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "clients", b"clients", "final", b"final", "history", b"history", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

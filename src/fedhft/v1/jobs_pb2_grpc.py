@@ -54,6 +54,11 @@ class JobsStub:
                 request_serializer=fedhft_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
                 _registered_method=True)
+        self.Clients = channel.unary_unary(
+                '/fedhft.v1.Jobs/Clients',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/fedhft.v1.Jobs/Cancel',
                 request_serializer=fedhft_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
@@ -95,6 +100,13 @@ class JobsServicer:
 
     def Watch(self, request, context):
         """The job now and after every change, until it ends or the caller goes away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Clients(self, request, context):
+        """Who serves a job, and who will not: one page of its clients, in ascending order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +155,11 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=fedhft_dot_v1_dot_jobs__pb2.WatchJobRequest.FromString,
                     response_serializer=fedhft_dot_v1_dot_jobs__pb2.Job.SerializeToString,
+            ),
+            'Clients': grpc.unary_unary_rpc_method_handler(
+                    servicer.Clients,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -268,6 +285,33 @@ class Jobs:
             '/fedhft.v1.Jobs/Watch',
             fedhft_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
             fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Clients(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/Clients',
+            fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
             options,
             channel_credentials,
             insecure,

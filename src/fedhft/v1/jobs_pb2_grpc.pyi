@@ -37,6 +37,8 @@ class JobsStub:
     List: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]
     """The job now and after every change, until it ends or the caller goes away."""
+    Clients: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListClientsRequest, _jobs_pb2.ListClientsResponse]
+    """Who serves a job, and who will not: one page of its clients, in ascending order."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]
     """End a job; agents are told at their next call."""
     Export: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExportJobRequest, _jobs_pb2.ExportJobResponse]
@@ -53,6 +55,8 @@ class JobsAsyncStub(JobsStub):
     List: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """The job now and after every change, until it ends or the caller goes away."""
+    Clients: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListClientsRequest, _jobs_pb2.ListClientsResponse]  # type: ignore[assignment]
+    """Who serves a job, and who will not: one page of its clients, in ascending order."""
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """End a job; agents are told at their next call."""
     Export: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExportJobRequest, _jobs_pb2.ExportJobResponse]  # type: ignore[assignment]
@@ -90,6 +94,14 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.Job], _abc.AsyncIterator[_jobs_pb2.Job]]:
         """The job now and after every change, until it ends or the caller goes away."""
+
+    @_abc_1.abstractmethod
+    def Clients(
+        self,
+        request: _jobs_pb2.ListClientsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListClientsResponse, _abc.Awaitable[_jobs_pb2.ListClientsResponse]]:
+        """Who serves a job, and who will not: one page of its clients, in ascending order."""
 
     @_abc_1.abstractmethod
     def Cancel(

@@ -1,17 +1,19 @@
 -- Add a client to a job, or replace its record.
--- EVALSHA sha 4 KEYS... ARGV...
+-- EVALSHA sha 5 KEYS... ARGV...
 -- KEYS  job          hash, read: whether the job exists
 --       clients      hash, written: the client's record
 --       signatures   hash, written: its signature; '' removes it
+--       declines     hash, written: what it said when it would not join is removed
 --       arrivals     counter and channel, written
 -- Returns {'ok'} or {'unknown_job'}.
-local job, clients, signatures, arrivals = unpack(KEYS)
+local job, clients, signatures, declines, arrivals = unpack(KEYS)
 local client, record, signature = unpack(ARGV)
 
 if redis.call('EXISTS', job) == 0 then
   return {'unknown_job'}
 end
 redis.call('HSET', clients, client, record)
+redis.call('HDEL', declines, client)
 if signature == '' then
   redis.call('HDEL', signatures, client)
 else
