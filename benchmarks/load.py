@@ -82,18 +82,29 @@ def measure(clients: int, rounds: int, shape: Shape, blobs_in_directory: bool) -
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedhft-load-")))
         redis = stack.enter_context(EmbeddedRedis(folder / "redis"))
         blobs = f"dir:{folder / 'blobs'}" if blobs_in_directory else "redis"
-        arguments = ["--listen", "127.0.0.1:0", "--redis", redis.url, "--blobs", blobs, "--metrics-port", "0"]
+        arguments = [
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--redis",
+            redis.url,
+            "--blobs",
+            blobs,
+            "--metrics-port",
+            "0",
+        ]
         aggregator = ServiceProcess(
             "aggregator", "fedhft_aggregator", [*arguments, "--log-level", "warning"], folder / "log", {}
         )
         stack.callback(aggregator.kill)
-        server = str(aggregator.wait_listening(30.0)["grpc"])
-        jobs = stack.enter_context(JobsClient(server))
+        addresses = aggregator.wait_listening(30.0)
+        jobs = stack.enter_context(JobsClient(str(addresses["admin"])))
         spec = job_of("load", clients, rounds, shape.rank)
         jobs.submit(spec)
         redis_pid = redis.pid or 0
         before, redis_before = cpu_seconds(aggregator.pid), cpu_seconds(redis_pid)
-        load = Load(server=server, job=spec.name, clients=clients, shape=shape)
+        load = Load(server=str(addresses["grpc"]), job=spec.name, clients=clients, shape=shape)
         ran = subprocess.run(
             [sys.executable, "-m", "benchmarks.load_clients", json.dumps(asdict(load))],
             stdout=subprocess.PIPE,

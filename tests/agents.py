@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,20 @@ from tests.models import rows
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
+def free_address() -> str:
+    """An address of this machine for a server that has to be found there again after a restart."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 @dataclass(frozen=True)
 class Site:
     """Where everything is."""
 
     folder: Path
     server: str
+    admin: str
     model: Path
 
     def job(self, name: str, **sections: Any) -> JobSpec:
@@ -53,16 +62,16 @@ class Site:
 
     def submit(self, name: str, **sections: Any) -> JobSpec:
         spec = self.job(name, **sections)
-        with JobsClient(self.server) as jobs:
+        with JobsClient(self.admin) as jobs:
             jobs.submit(spec)
         return spec
 
     def get(self, name: str) -> jobs_pb2.Job:
-        with JobsClient(self.server) as jobs:
+        with JobsClient(self.admin) as jobs:
             return jobs.get(name)
 
     def ended(self, name: str) -> jobs_pb2.Job:
-        with JobsClient(self.server) as jobs:
+        with JobsClient(self.admin) as jobs:
             for job in jobs.watch(name):
                 if is_over(job):
                     return job

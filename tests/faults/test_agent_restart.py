@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 
 from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.local.redis import EmbeddedRedis
-from tests.agents import ENVIRONMENT, Site
+from tests.agents import ENVIRONMENT, Site, free_address
 from tests.models import tiny_model
 
 LONG = {"epochs": 60.0}
@@ -30,19 +29,26 @@ class Processes:
     """One site's processes; the aggregator can be killed and started again at its address."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._listen = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._listen, self._admin = free_address(), free_address()
         self._folder = folder
         self._redis_url = redis_url
         self._all: list[ServiceProcess] = []
-        self.site = Site(folder, self._listen, tiny_model(folder / "model", layers=2))
+        self.site = Site(folder, self._listen, self._admin, tiny_model(folder / "model", layers=2))
 
     def aggregator(self, failpoint: str = "") -> ServiceProcess:
         process = ServiceProcess(
             "aggregator",
             "fedhft_aggregator",
-            ["--redis", self._redis_url, "--listen", self._listen, "--metrics-port", "0"],
+            [
+                "--redis",
+                self._redis_url,
+                "--listen",
+                self._listen,
+                "--admin-listen",
+                self._admin,
+                "--metrics-port",
+                "0",
+            ],
             self._folder / f"aggregator-{len(self._all)}.log",
             {**ENVIRONMENT, "FEDHFT_FAILPOINT": failpoint},
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.local.redis import EmbeddedRedis
 from fedhft.simulation.run import simulate
+from tests.agents import free_address
 from tests.models import rows, tiny_model
 
 CLIENTS = ("ash", "birch", "cedar", "dogwood")
@@ -38,6 +38,7 @@ class Site:
     redis: EmbeddedRedis
     clusterer: str
     listen: str
+    admin: str
     model: Path
     started: int = 0
 
@@ -46,7 +47,10 @@ class Site:
         process = ServiceProcess(
             "aggregator",
             "fedhft_aggregator",
-            ["--redis", self.redis.url, "--listen", self.listen, "--clusterer", self.clusterer, "--metrics-port", "0"],
+            [
+                *("--redis", self.redis.url, "--clusterer", self.clusterer, "--metrics-port", "0"),
+                *("--listen", self.listen, "--admin-listen", self.admin),
+            ],
             self.folder / f"aggregator-{self.started}.log",
             {**ENVIRONMENT, "FEDHFT_FAILPOINT": failpoint},
         )
@@ -74,12 +78,12 @@ class Site:
         )
 
     def submit(self, name: str) -> None:
-        with JobsClient(self.listen, give_up_after_s=60.0) as jobs:
+        with JobsClient(self.admin, give_up_after_s=60.0) as jobs:
             jobs.submit(self.spec(name))
 
     def outcome(self, name: str) -> tuple[str, list[int], dict[str, str]]:
         """Status, updates per round, and digest of every scope as published last."""
-        with JobsClient(self.listen, give_up_after_s=60.0) as jobs:
+        with JobsClient(self.admin, give_up_after_s=60.0) as jobs:
             for job in jobs.watch(name):
                 last = job
             exported = jobs.export(name)
@@ -90,9 +94,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("killed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{probe.getsockname()[1]}"
+    listen, admin = free_address(), free_address()
     model = tiny_model(folder / "model", layers=2)
     processes: list[ServiceProcess] = []
     with EmbeddedRedis(folder / "redis") as redis:
@@ -113,7 +115,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 arguments += ["--state-dir", str(folder / f"state-{client}")]
                 agent = ServiceProcess(client, "fedhft_agent", arguments, folder / f"{client}.log", ENVIRONMENT)
                 processes.append(agent)
-            yield Site(folder, redis, address, listen, model)
+            yield Site(folder, redis, address, listen, admin, model)
         finally:
             stop_all(processes, 0.0, 15.0)
 
@@ -154,7 +156,7 @@ def test_killed_from_outside_while_updates_arrive_the_job_ends_with_the_same_byt
 ) -> None:
     aggregator = site.aggregator()
     site.submit("killed-outside")
-    with JobsClient(site.listen, give_up_after_s=60.0) as jobs:
+    with JobsClient(site.admin, give_up_after_s=60.0) as jobs:
         for job in jobs.watch("killed-outside"):
             if job.open_round == 2:
                 break

@@ -26,10 +26,20 @@ from tests.models import tiny_model
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("process")
-    arguments = ["--redis", redis_url, "--listen", "127.0.0.1:0", "--metrics-port", "0"]
+    arguments = [
+        "--redis",
+        redis_url,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--metrics-port",
+        "0",
+    ]
     aggregator = ServiceProcess("aggregator", "fedhft_aggregator", arguments, folder / "aggregator.log", ENVIRONMENT)
     try:
-        yield Site(folder, str(aggregator.wait_listening(60)["grpc"]), tiny_model(folder / "model", layers=2))
+        found = aggregator.wait_listening(60)
+        yield Site(folder, found["grpc"], found["admin"], tiny_model(folder / "model", layers=2))
     finally:
         stop_all([aggregator], 0.0, 15.0)
 
@@ -89,7 +99,7 @@ def test_flags_can_come_from_the_environment(site: Site) -> None:
 
 
 def test_a_server_that_never_answers_is_given_up_with_its_own_code(site: Site, tmp_path: Path) -> None:
-    nowhere = Site(tmp_path, "127.0.0.1:9", site.model)
+    nowhere = Site(tmp_path, "127.0.0.1:9", "127.0.0.1:9", site.model)
     said = exits(nowhere.process("ash", "--give-up-after", "1s"), ErrorCode.SERVER_UNAVAILABLE)
     assert "the server does not answer" in said
 
@@ -176,7 +186,7 @@ def test_an_agent_serves_job_after_job_past_one_it_cannot_serve_and_loads_the_mo
 def test_an_agent_without_a_server_is_alive_but_not_ready(
     site: Site, tmp_path: Path, started: list[ServiceProcess]
 ) -> None:
-    agent = Site(tmp_path, "127.0.0.1:9", site.model).process("ash", "--metrics-port", "0")
+    agent = Site(tmp_path, "127.0.0.1:9", "127.0.0.1:9", site.model).process("ash", "--metrics-port", "0")
     started.append(agent)
     address = agent.wait_listening(60)["metrics"]
     assert page(address, "/healthz")[0] == 200
@@ -192,5 +202,5 @@ def wait_for(process: ServiceProcess, message: str, timeout_s: float = 90.0) -> 
 
 
 def cancel(site: Site, job: str) -> None:
-    with JobsClient(site.server) as jobs:
+    with JobsClient(site.admin) as jobs:
         jobs.cancel(job, "the test is over")

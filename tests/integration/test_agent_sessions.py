@@ -22,11 +22,20 @@ from tests.models import tiny_model
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("sessions")
-    arguments = ["--redis", redis_url, "--listen", "127.0.0.1:0", "--metrics-port", "0"]
+    arguments = [
+        "--redis",
+        redis_url,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--metrics-port",
+        "0",
+    ]
     aggregator = ServiceProcess("aggregator", "fedhft_aggregator", arguments, folder / "aggregator.log", ENVIRONMENT)
     try:
-        address = str(aggregator.wait_listening(60)["grpc"])
-        yield Site(folder, address, tiny_model(folder / "model", layers=2))
+        found = aggregator.wait_listening(60)
+        yield Site(folder, found["grpc"], found["admin"], tiny_model(folder / "model", layers=2))
     finally:
         stop_all([aggregator], 0.0, 15.0)
 
@@ -110,7 +119,7 @@ def test_an_update_too_late_for_its_round_is_abandoned_and_the_next_round_traine
         assert updates("abandoned") - abandoned == 1
         assert slow.worker.pending() is None
         assert slow.session._next_task().train.round == 2
-        with JobsClient(site.server) as jobs:
+        with JobsClient(site.admin) as jobs:
             jobs.cancel("late", "seen enough")
         assert slow.run().status == "cancelled"  # though it can no longer be joined
 
@@ -138,7 +147,7 @@ def test_an_agent_the_job_has_lost_joins_again(site: Site) -> None:
 
 def test_a_job_cancelled_while_training_ends_the_session(site: Site) -> None:
     spec = site.submit("cancelled")
-    with InProcessAgent(site, spec) as agent, JobsClient(site.server) as jobs:
+    with InProcessAgent(site, spec) as agent, JobsClient(site.admin) as jobs:
         agent.worker.before_training = lambda: jobs.cancel("cancelled", "on purpose")
         finished = agent.run()
     assert (finished.status, finished.reason) == ("cancelled", "on purpose")
@@ -148,7 +157,7 @@ def test_a_job_cancelled_while_training_ends_the_session(site: Site) -> None:
 def test_training_that_nobody_waits_for_any_more_is_broken_off(site: Site) -> None:
     spec = site.submit("vain", training={"epochs": 100, "batch_size": 1})
     broken_off = updates("broken_off")
-    with InProcessAgent(site, spec, heartbeat_s=0.1) as agent, JobsClient(site.server) as jobs:
+    with InProcessAgent(site, spec, heartbeat_s=0.1) as agent, JobsClient(site.admin) as jobs:
         agent.worker.before_training = lambda: jobs.cancel("vain", "on purpose")
         finished = agent.run()
     assert finished.status == "cancelled"

@@ -30,16 +30,25 @@ labels = ["no", "yes"]
 def server(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an aggregator."""
     folder = tmp_path_factory.mktemp("aggregator")
-    arguments = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--redis", redis_server.url]
+    arguments = [
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--metrics-port",
+        "0",
+        "--redis",
+        redis_server.url,
+    ]
     process = ServiceProcess("aggregator", "fedhft_aggregator", arguments, folder / "log", {"PYTHONUNBUFFERED": "1"})
     try:
-        yield str(process.wait_listening(60)["grpc"])
+        yield str(process.wait_listening(60)["admin"])
     finally:
         stop_all([process], 0.0, 15.0)
 
 
 def job(server: str, *arguments: str) -> Done:
-    return run_cli("job", *arguments, FEDHFT_SERVER=server)
+    return run_cli("job", *arguments, FEDHFT_ADMIN_SERVER=server)
 
 
 def write_job(folder: Path, name: str) -> str:

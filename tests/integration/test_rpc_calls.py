@@ -261,6 +261,21 @@ async def test_an_address_that_is_none_is_refused_with_an_example(listen: str) -
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
 
 
+async def test_a_server_that_other_machines_can_reach_starts_without_callers_certificates_only_when_told_to(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    everywhere = "0.0.0.0:0"
+    for listen in (everywhere, "[::]:0"):
+        with pytest.raises(FedhftError, match=r"listen = .*--insecure") as caught:
+            await start_server(ServerSettings(listen), register(echo), [NAME])
+        assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+    async with served(listen=everywhere, insecure=True):
+        assert "callers are not authenticated" in caplog.text
+    caplog.clear()
+    async with served(listen="localhost:0"):
+        assert caplog.text == ""
+
+
 async def test_a_handler_that_is_not_async_is_refused_instead_of_blocking_the_loop() -> None:
     def blocking(request: bytes, context: Any) -> bytes:
         return request

@@ -166,7 +166,16 @@ async def test_tls_lets_in_clients_with_a_certificate_of_the_authority_and_nobod
             async with open_aio_channel(ChannelSettings(server.address, tls=settings)) as channel:
                 with pytest.raises(grpc.RpcError) as caught:
                     await call(channel, "unary_unary", timeout=5)
-                assert error_from_rpc(caught.value).code is ErrorCode.SERVER_UNAVAILABLE
+                refusal = error_from_rpc(caught.value)
+                assert refusal.code is ErrorCode.SERVER_UNAVAILABLE
+                assert "TLS" in refusal.message
+    async with (
+        served() as server,
+        open_aio_channel(ChannelSettings(server.address, tls=of("client", "authority"))) as c,
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            await call(c, "unary_unary", timeout=5)
+        assert "the other side may not use TLS" in error_from_rpc(caught.value).message
 
 
 def test_tls_files_that_are_missing_or_half_given_are_refused_by_name(tmp_path: Path) -> None:

@@ -123,12 +123,12 @@ def test_the_command_line_works_where_only_the_servers_extra_is(server: Environm
     assert 'pip install "fedhft[agent]"' in refused.stderr
 
 
-def listening(process: subprocess.Popen[bytes], log: Path) -> str:
+def listening(process: subprocess.Popen[bytes], log: Path, what: str = "grpc") -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for line in log.read_text().splitlines():
             if '"listening"' in line and line.endswith("}"):
-                return str(json.loads(line)["grpc"])
+                return str(json.loads(line)[what])
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
     raise AssertionError(log.read_text())
@@ -164,10 +164,14 @@ def test_the_three_services_run_a_job_from_their_own_environments(
     started.append(server.start(tmp_path / "clusterer.log", "-m", "fedhft_clusterer", *pages))
     clusterer = listening(started[-1], tmp_path / "clusterer.log")
     started.append(
-        server.start(tmp_path / "aggregator.log", "-m", "fedhft_aggregator", *pages, "--clusterer", clusterer)
-    )
+        server.start(
+            tmp_path / "aggregator.log", "-m", "fedhft_aggregator", *pages, "--clusterer", clusterer,
+            "--admin-listen", "127.0.0.1:0",
+        )
+    )  # fmt: skip
     address = listening(started[-1], tmp_path / "aggregator.log")
-    submitted = server.run("-m", "fedhft.cli", "job", "submit", str(tmp_path / "job.toml"), "--server", address)
+    admin = listening(started[-1], tmp_path / "aggregator.log", "admin")
+    submitted = server.run("-m", "fedhft.cli", "job", "submit", str(tmp_path / "job.toml"), "--server", admin)
     assert submitted.returncode == 0, submitted.stderr
 
     worked = agent.run(
@@ -176,13 +180,13 @@ def test_the_three_services_run_a_job_from_their_own_environments(
     )  # fmt: skip
     assert worked.returncode == 0, worked.stderr
     told = json.loads(
-        server.run("-m", "fedhft.cli", "job", "get", "wheel", "--server", address, "--format", "json").stdout
+        server.run("-m", "fedhft.cli", "job", "get", "wheel", "--server", admin, "--format", "json").stdout
     )
     assert (told["status"], told["rounds_done"]) == ("completed", 2)
     assert told["results"][0]["personal_after"] is not None
 
     exported = server.run(
-        "-m", "fedhft.cli", "job", "export", "wheel", "--out", str(tmp_path / "adapters"), "--server", address
+        "-m", "fedhft.cli", "job", "export", "wheel", "--out", str(tmp_path / "adapters"), "--server", admin
     )
     assert exported.returncode == 0, exported.stderr
     reload = (

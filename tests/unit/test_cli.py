@@ -63,7 +63,7 @@ def test_every_command_that_the_documents_name_is_there() -> None:
 @pytest.mark.parametrize("command", ["submit", "list", "get", "watch", "clusters", "cancel", "export"])
 def test_every_command_that_asks_an_aggregator_says_how_to_reach_it(command: str) -> None:
     shown = fedhft("job", command, "--help").stdout
-    for text in ("--server", "FEDHFT_SERVER", "--tls-authority", "--tls-certificate", "--tls-key", "--format"):
+    for text in ("--server", "FEDHFT_ADMIN_SERVER", "--tls-authority", "--tls-certificate", "--tls-key", "--format"):
         assert text in shown
 
 

@@ -14,10 +14,12 @@ import pytest
 import typer.main
 from fedhft_agent import after_refusal, agent, connection, heartbeat, offers, transfers
 from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, uploads
+from fedhft_aggregator.settings import AggregatorSettings
 from fedhft_clusterer.settings import ClustererSettings
 
 from fedhft.aggregation.fold import BLOCK
 from fedhft.cli.main import app
+from fedhft.cli.server_options import ServerOptions
 from fedhft.clustering import fitting, selection, signature
 from fedhft.coordination import coordinator, describe, tidying
 from fedhft.job import JobSpec, parse_job, read_job
@@ -374,6 +376,8 @@ def test_ports_in_the_walkthrough_are_the_defaults() -> None:
     assert "--clusterer 127.0.0.1:50052" in page("docs/operations.md")
     assert "curl -s http://127.0.0.1:9101/readyz" in page("docs/operations.md")
     assert "`9101`" in GENERATE.options_aggregator()
+    assert AggregatorSettings().admin_listen == ServerOptions().server == "127.0.0.1:50053"
+    assert "fedhft job submit examples/job.toml --server 127.0.0.1:50053" in page("docs/operations.md")
 
 
 # -- links and manners

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from fedhft_aggregator.settings import AggregatorSettings
@@ -13,6 +14,7 @@ from fedhft_clusterer.settings import ClustererSettings
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.options import options_of, read_settings
+from fedhft.process.program import run_program
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +148,21 @@ def test_a_value_of_the_wrong_type_is_wrong_usage_and_says_where_it_stands(
 @pytest.mark.parametrize("arguments", [["--nope"], ["--gra", "1"], ["stray"], ["--grace"]])
 def test_an_unknown_flag_is_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert arguments[0] in usage_error(capsys, *arguments)
+
+
+def test_a_variable_that_kubernetes_made_for_a_service_is_ignored_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FEDHFT_METRICS_PORT", "tcp://10.96.0.12:9101")
+    assert read().metrics_port == ClustererSettings().metrics_port
+    seen: list[AggregatorSettings] = []
+    with mock.patch("fedhft.telemetry.logs.configure"):
+        assert run_program(AggregatorSettings, lambda settings: seen.append(settings) or 0, []) == 0
+    assert "Kubernetes set it" in caplog.text
+    assert [record.variable for record in caplog.records if hasattr(record, "variable")] == ["FEDHFT_METRICS_PORT"]
+    monkeypatch.setenv("FEDHFT_METRICS_PORT", "tcp")
+    with pytest.raises(SystemExit):
+        read()
 
 
 def test_tls_files_make_tls_settings_and_half_a_pair_is_refused() -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import grpc.aio
 
 from fedhft.coordination.job_cache import JobCache
-from fedhft.process.running import Service, run_service
+from fedhft.process.running import Admin, Service, run_service
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.store.open import open_store
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2_grpc
@@ -20,8 +20,6 @@ from fedhft_aggregator.federation_service import Federation
 from fedhft_aggregator.jobs_service import Jobs
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.settings import AggregatorSettings
-
-SERVICES = ("fedhft.v1.Federation", "fedhft.v1.Jobs")
 
 
 def run(settings: AggregatorSettings) -> int:
@@ -45,10 +43,19 @@ async def serve(settings: AggregatorSettings) -> None:
 
         def register(server: grpc.aio.Server) -> None:
             federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, jobs, reached), server)
+
+        def register_admin(server: grpc.aio.Server) -> None:
             jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
 
-        bound = settings.max_concurrent_rpcs or None
-        await run_service(settings, Service(SERVICES, register, store.ping, _driving(loops), bound))
+        service = Service(
+            names=("fedhft.v1.Federation",),
+            register=register,
+            check=store.ping,
+            work=_driving(loops),
+            max_concurrent_rpcs=settings.max_concurrent_rpcs or None,
+            admin=Admin(settings.admin_listen, ("fedhft.v1.Jobs",), register_admin),
+        )
+        await run_service(settings, service)
 
 
 @contextlib.asynccontextmanager

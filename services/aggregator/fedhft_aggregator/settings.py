@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from fedhft.process.settings import Listen, MetricsPort, ServiceSettings
+from fedhft.process.settings import Listen, MetricsPort, ServiceSettings, flag_of
+from fedhft.rpc.address import parse_address
 
 
 class AggregatorSettings(ServiceSettings):
@@ -16,6 +17,10 @@ class AggregatorSettings(ServiceSettings):
     about: ClassVar[str] = "Serves agents and people, drives jobs."
 
     listen: Listen = "127.0.0.1:50051"
+    admin_listen: str = Field(
+        "127.0.0.1:50053",
+        description="address of the Jobs service, which people call, host:port; agents never need to reach it",
+    )
     metrics_port: MetricsPort = 9101
     blobs: str = Field(
         "redis", description='where tensors are kept: "redis", or "dir:<path>" on a volume all replicas share'
@@ -26,11 +31,9 @@ class AggregatorSettings(ServiceSettings):
     )
     max_concurrent_rpcs: int = Field(0, description="calls served at once, long polls included; 0 means no limit")
 
-    @field_validator("clusterer")
+    @field_validator("clusterer", "admin_listen")
     @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if value:
-            from fedhft.rpc.server import parse_address  # imports gRPC, which must not happen at the top
-
-            parse_address(value, "clusterer")
+    def _are_addresses(cls, value: str, info: ValidationInfo) -> str:
+        if value:  # without a clusterer there is none to reach
+            parse_address(value, flag_of(str(info.field_name)))
         return value

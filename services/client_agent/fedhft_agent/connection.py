@@ -23,10 +23,10 @@ from fedhft import PROTOCOL_VERSION, __version__
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
 from fedhft.process.signals import StopSignal
+from fedhft.rpc.address import parse_address
 from fedhft.rpc.channel import ChannelSettings, open_channel
 from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
-from fedhft.rpc.server import parse_address
 from fedhft.rpc.sockets import SocketMeter
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings

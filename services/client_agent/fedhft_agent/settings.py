@@ -15,6 +15,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job_values import Size, parse_duration
 from fedhft.process.settings import ProcessSettings, flag_of
+from fedhft.rpc.address import parse_address
 
 
 def _whole(largest: int) -> BeforeValidator:
@@ -32,13 +33,19 @@ def _whole(largest: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _address(value: str, info: ValidationInfo) -> str:
+    """A host and a port."""
+    parse_address(value, flag_of(str(info.field_name)))
+    return value
+
+
 class AgentSettings(ProcessSettings):
     """Settings of one agent process."""
 
     program: ClassVar[str] = "fedhft_agent"
     about: ClassVar[str] = "Trains this machine's part of a federation."
 
-    server: str = Field(description="the aggregator, host:port")
+    server: Annotated[str, AfterValidator(_address)] = Field(description="the aggregator, host:port")
     client: Annotated[ClientId, AfterValidator(parse_client_id)] = Field(
         description="whose data this is: 1-63 characters of a-z 0-9 . _ -; one agent at a time may run under it"
     )

@@ -23,9 +23,14 @@ P = ParamSpec("P")
 class ServerOptions:
     """Every field is an option of every command `with_server_options`."""
 
-    server: Annotated[str, typer.Option(envvar="FEDHFT_SERVER", metavar="HOST:PORT", help="The aggregator.")] = (
-        "127.0.0.1:50051"
-    )
+    server: Annotated[
+        str,
+        typer.Option(
+            envvar="FEDHFT_ADMIN_SERVER",
+            metavar="HOST:PORT",
+            help="The aggregator's address for people, its --admin-listen.",
+        ),
+    ] = "127.0.0.1:50053"
     tls_authority: Annotated[
         Path | None,
         typer.Option(envvar="FEDHFT_TLS_AUTHORITY", help="PEM of the authority that signed the server's certificate."),
@@ -39,8 +44,10 @@ class ServerOptions:
     def client(self) -> JobsClient:
         """A client of the aggregator, to be closed. Raises FedhftError(INVALID_ARGUMENT) for half a TLS pair."""
         from fedhft.jobs.client import JobsClient
+        from fedhft.rpc.address import parse_address
         from fedhft.rpc.tls import TlsSettings
 
+        parse_address(self.server, "--server")
         given = (self.tls_certificate, self.tls_key, self.tls_authority)
         return JobsClient(self.server, TlsSettings(*given) if any(given) else None)
 

@@ -77,13 +77,12 @@ class Federation:
         self._services.append(clusterer)
         blobs = "redis" if self._layout.blobs == "redis" else f"dir:{self._layout.folder / 'blobs'}"
         address = clusterer.wait_listening(_LISTEN_S)["grpc"]
-        aggregator = self._start(
-            "aggregator", "fedhft_aggregator", [*pages, "--blobs", blobs, "--clusterer", str(address)]
-        )
+        own = ["--blobs", blobs, "--clusterer", str(address), "--admin-listen", "127.0.0.1:0"]
+        aggregator = self._start("aggregator", "fedhft_aggregator", [*pages, *own])
         self._services.append(aggregator)
         addresses = aggregator.wait_listening(_LISTEN_S)
         self._server, self._metrics = str(addresses["grpc"]), str(addresses["metrics"])
-        self._client = JobsClient(self._server, give_up_after_s=30.0)
+        self._client = JobsClient(str(addresses["admin"]), give_up_after_s=30.0)
 
     def start_agents(self, job: str, files: Sequence[ClientFiles]) -> None:
         """Start one agent per client, each for this one job."""

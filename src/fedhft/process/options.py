@@ -6,6 +6,8 @@ The command line is generated from the fields of the settings class, so each opt
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ S = TypeVar("S", bound=ProcessSettings)
 
 _SOURCES = ("settings", "secrets_dir")
 """Settings that say where the others come from; only a flag or a variable can give them."""
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 _WRONG_TYPE = {
     "int_parsing": "is not a whole number",
     "float_parsing": "is not a number",
@@ -68,6 +71,15 @@ def options_of(kind: type[ProcessSettings]) -> list[Option]:
     return [_option(kind, name) for name in names if name in kind.model_fields]
 
 
+def service_links(kind: type[ProcessSettings], environment: Mapping[str, str]) -> list[str]:
+    """Variables that Kubernetes made for a Service whose name resembles one of our settings; they are not settings.
+
+    For a Service called fedhft-metrics every pod of the namespace gets FEDHFT_METRICS_PORT=tcp://10.96.0.12:9101.
+    """
+    names = [variable_of(name) for name in kind.model_fields if name.endswith("_port")]
+    return [name for name in names if _SERVICE_LINK.match(environment.get(name, ""))]
+
+
 def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
     """The settings of a process; the first source that has a value wins.
 
@@ -78,7 +90,8 @@ def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
     """
     parser = _parser(kind)
     flags = vars(parser.parse_args(list(arguments)))
-    environment = EnvSettingsSource(kind)()
+    links = {name.removeprefix(PREFIX).lower() for name in service_links(kind, os.environ)}
+    environment = {name: value for name, value in EnvSettingsSource(kind)().items() if name not in links}
     sources = [_Source(flags, flag_of), _Source(environment, variable_of)]
     file, folder = ({**environment, **flags}.get(name) for name in _SOURCES)
     if file:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc.aio
 
@@ -14,7 +15,8 @@ from fedhft.process.pages import Readiness, serve_pages
 from fedhft.process.readiness import Check, ReadinessWatch
 from fedhft.process.settings import ProcessSettings, ServiceSettings
 from fedhft.process.signals import wait_for_signal
-from fedhft.rpc.server import ServerSettings, parse_address, start_server
+from fedhft.rpc.address import parse_address
+from fedhft.rpc.server import RunningServer, ServerSettings, start_server
 from fedhft.rpc.sockets import SocketMeter
 from fedhft.telemetry import metrics
 
@@ -41,6 +43,17 @@ def pages(settings: ProcessSettings, ready: Readiness) -> Iterator[str | None]:
 
 
 @dataclass(frozen=True)
+class Admin:
+    """A listener of its own for people, so that agents cannot even reach their service."""
+
+    listen: str
+    """host:port."""
+    names: Sequence[str]
+    """Full names that its grpc.health.v1 answers for."""
+    register: Callable[[grpc.aio.Server], None]
+
+
+@dataclass(frozen=True)
 class Service:
     """What distinguishes one gRPC service from another; the rest is the same for all."""
 
@@ -53,6 +66,8 @@ class Service:
     """Background work: entered before the service is ready, left before running calls get their grace."""
     max_concurrent_rpcs: int | None = None
     """Calls served at once; None: no limit."""
+    admin: Admin | None = None
+    """What is served on a second address, away from the callers of the first."""
 
 
 async def run_service(settings: ServiceSettings, service: Service) -> None:
@@ -64,17 +79,39 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
     watch = ReadinessWatch(service.check)
     async with contextlib.AsyncExitStack() as stack:
         page_address = stack.enter_context(pages(settings, watch.ready))
-        server = await start_server(
-            ServerSettings(settings.listen, tls=settings.tls, max_concurrent_rpcs=service.max_concurrent_rpcs),
-            service.register,
-            service.names,
+        common = ServerSettings(
+            settings.listen,
+            tls=settings.tls,
+            max_concurrent_rpcs=service.max_concurrent_rpcs,
+            insecure=settings.insecure,
         )
-        stack.push_async_callback(server.stop, settings.grace)
-        _, port = parse_address(server.address, "listen")
-        metrics.SOCKET_BYTES.measure(SocketMeter(local_ports=[port]).sample)
+        server = await start_server(common, service.register, service.names)
+        servers = [server]
+        stack.push_async_callback(_stop, servers, settings.grace)
+        admin_address: str | None = None
+        if service.admin is not None:
+            admin = await start_server(
+                replace(common, listen=service.admin.listen, field_name="admin_listen"),
+                service.admin.register,
+                service.admin.names,
+            )
+            servers.append(admin)
+            admin_address = admin.address
+        ports = [parse_address(running.address, "listen")[1] for running in servers]
+        metrics.SOCKET_BYTES.measure(SocketMeter(local_ports=ports).sample)
         await stack.enter_async_context(service.work)
         stack.push_async_callback(watch.stop)
-        await watch.start(server.set_ready)
-        announce(grpc=server.address, metrics=page_address)
+
+        async def tell(ready: bool) -> None:
+            for running in servers:
+                await running.set_ready(ready)
+
+        await watch.start(tell)
+        announce(grpc=server.address, admin=admin_address, metrics=page_address)
         signal = await wait_for_signal()
         log.info("stopping", extra={"signal": signal.name})
+
+
+async def _stop(servers: Sequence[RunningServer], grace_s: float) -> None:
+    """Stop all of them at once, so that together they take no longer than the grace."""
+    await asyncio.gather(*(server.stop(grace_s) for server in servers))

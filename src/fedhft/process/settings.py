@@ -16,6 +16,7 @@ from pydantic_core import PydanticKnownError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.rpc.address import parse_address, parse_host
 from fedhft.telemetry.logs import LogFormat, LogLevel
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ class ProcessSettings(BaseSettings):
             raise PydanticKnownError("int_parsing")  # pydantic would take 1.0
         return None if value == "" and field.default is None else value
 
+    @field_validator("metrics_host")
+    @classmethod
+    def _is_a_host(cls, value: str) -> str:
+        return parse_host(value, flag_of("metrics_host"))
+
     @model_validator(mode="after")
     def _tls_files_go_together(self) -> ProcessSettings:
         _ = self.tls  # refuses a certificate without its key, and the reverse
@@ -100,8 +106,19 @@ class ServiceSettings(ProcessSettings):
 
     listen: str
     redis: str = Field("redis://127.0.0.1:6379/0", description="store: redis://host:port/db or unix:///path")
+    insecure: bool = Field(
+        False,
+        description="serve other machines although callers show no certificate: whoever reaches the port may then do "
+        "everything, under every name",
+    )
     grace: float = Field(10.0, description="seconds that running calls get when the service is told to stop")
     metrics_port: int
+
+    @field_validator("listen")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parse_address(value, flag_of("listen"))
+        return value
 
 
 def flag_of(name: str) -> str:

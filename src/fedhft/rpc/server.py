@@ -5,6 +5,7 @@ gRPC's own limits on message size apply, since tensors travel in chunks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.rpc.address import is_loopback, parse_address
 from fedhft.rpc.interceptors.admission import AdmissionInterceptor
 from fedhft.rpc.interceptors.around import ServerInterceptor
 from fedhft.rpc.interceptors.deadlines import DeadlinesInterceptor
@@ -22,6 +24,8 @@ from fedhft.rpc.interceptors.errors import ErrorsInterceptor
 from fedhft.rpc.interceptors.metrics import MetricsInterceptor
 from fedhft.rpc.keepalive import KeepAlive
 from fedhft.rpc.tls import TlsSettings
+
+logger = logging.getLogger(__name__)
 
 _LOOKAHEAD_BYTES = 8 * 1024
 
@@ -40,6 +44,15 @@ class ServerSettings:
     """Must be what the clients use."""
     longest_call_s: float = 600.0
     """Deadline of a call whose client set none."""
+    insecure: bool = False
+    """Whether to serve callers that nobody has authenticated on an address that other machines can reach."""
+    field_name: str = "listen"
+    """What messages call the address."""
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether every caller has shown a certificate."""
+        return self.tls is not None and self.tls.authority is not None
 
 
 class RunningServer:
@@ -88,7 +101,8 @@ async def start_server(
     `interceptors` run inside the default ones, so what they raise is translated and counted too.
     Raises FedhftError(INVALID_ARGUMENT) when the address cannot be bound.
     """
-    host, port = parse_address(settings.listen, "listen")
+    host, port = parse_address(settings.listen, settings.field_name)
+    _check_exposure(settings, host)
     options = settings.keepalive.server_options()
     # Otherwise two servers on one port would silently share its connections.
     options.append(("grpc.so_reuseport", 0))
@@ -108,36 +122,38 @@ async def start_server(
         else:
             bound = server.add_secure_port(address, settings.tls.server_credentials())
     except RuntimeError as error:
-        raise _unbound(settings.listen, str(error)) from error
+        raise _unbound(settings, str(error)) from error
     if bound == 0:
-        raise _unbound(settings.listen, "gRPC gives no reason")
+        raise _unbound(settings, "gRPC gives no reason")
     running = RunningServer(server, f"{host}:{bound}", health, service_names)
     await running.set_ready(False)
     await server.start()
     return running
 
 
-def parse_address(text: str, field_name: str) -> tuple[str, int]:
-    """Split host:port (or [v6]:port). Raises FedhftError(INVALID_ARGUMENT)."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed) or not port.isdecimal() or int(port) > 65535:
+def _check_exposure(settings: ServerSettings, host: str) -> None:
+    """Refuse, or at least announce, a server that lets anybody on the network do anything."""
+    if settings.authenticates or is_loopback(host):
+        return
+    if not settings.insecure:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT,
-            field_name,
-            text,
-            "is not an address",
-            "write host:port, for example 0.0.0.0:50051",
-        )
-    return host, int(port)
+            ErrorCode.INVALID_ARGUMENT, settings.field_name, settings.listen,
+            "other machines can reach it, and without TLS and an authority for client certificates every caller may do "
+            "everything",
+            "give --tls-certificate, --tls-key and --tls-authority, listen on 127.0.0.1, or accept it with --insecure",
+        )  # fmt: skip
+    logger.warning(
+        "callers are not authenticated: whoever reaches this address may call every method under every name",
+        extra={"listen": settings.listen, "encrypted": settings.tls is not None},
+    )
 
 
 def _arguments(options: Sequence[tuple[str, int | str]]) -> Sequence[tuple[str, Any]]:
     return options
 
 
-def _unbound(listen: str, reason: str) -> FedhftError:
+def _unbound(settings: ServerSettings, reason: str) -> FedhftError:
     return FedhftError.field(
-        ErrorCode.INVALID_ARGUMENT, "listen", listen, f"cannot be bound ({reason})",
+        ErrorCode.INVALID_ARGUMENT, settings.field_name, settings.listen, f"cannot be bound ({reason})",
         "choose a free port of this machine, or port 0 for any",
     )  # fmt: skip

@@ -34,6 +34,9 @@ _WITHOUT_CODE: dict[grpc.StatusCode, ErrorCode] = {
 _BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed", "Connection reset")
 """What gRPC says, under INTERNAL or UNKNOWN, when a connection broke or a proxy closed it."""
 
+_HANDSHAKE = ("andshake failed", "SSL_ERROR", "certificate verify failed", "WRONG_VERSION_NUMBER", "Peer name")
+"""What gRPC says when it spoke TLS and the other side did not, or showed the wrong certificate."""
+
 _MESSAGE_TOO_LARGE = "larger than max"
 """What gRPC says of a message beyond its limit; a busy proxy or server refuses calls under the same status."""
 
@@ -87,13 +90,30 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
     if code is ErrorCode.INTERNAL and any(sign in details for sign in _BROKEN_CONNECTION):
         code = ErrorCode.SERVER_UNAVAILABLE
     if code is ErrorCode.SERVER_UNAVAILABLE:
+        fix = "check that it is running, and its address" + _tls_hint(details)
+        return FedhftError(code, f"the server does not answer ({status.name}: {details}); {fix}")
+    if code is ErrorCode.PROTOCOL_VERSION:
         return FedhftError(
             code,
-            f"the server does not answer ({status.name}: {details}); check that it is running, and its address",
+            f"the server does not know this call ({details}); agents need the address of --listen, people that of "
+            "--admin-listen; use the same release on both sides",
         )
-    if code is ErrorCode.PROTOCOL_VERSION:
-        return FedhftError(code, f"the server does not know this call ({details}); use the same release on both sides")
     return FedhftError(code, f"{status.name}: {details}")
+
+
+def _tls_hint(details: str) -> str:
+    """What to check besides, when a connection failed in a way that TLS explains."""
+    if any(sign in details for sign in _HANDSHAKE):
+        return (
+            "; the TLS handshake failed: the other side may not use TLS, or the certificate is not signed by "
+            "--tls-authority, has expired, or names another host"
+        )
+    if any(sign in details for sign in _BROKEN_CONNECTION):
+        return (
+            "; if it uses TLS, this side needs --tls-authority, and where it asks for client certificates, "
+            "--tls-certificate and --tls-key signed by its authority"
+        )
+    return ""
 
 
 def _call(error: grpc.RpcError, name: str) -> Any:

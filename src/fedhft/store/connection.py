@@ -100,13 +100,7 @@ class RedisConnection:
                 protocol=2,
             )
         except ValueError as error:
-            raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT,
-                "store url",
-                self.where,
-                str(error),
-                "use redis://host:port/db, rediss://host:port/db or unix:///path?db=0",
-            ) from error
+            raise _malformed(self.where, str(error)) from error
 
     async def call(self, *command: Argument) -> Any:
         """Run one command. Raises STORE_UNAVAILABLE, STORE_FULL."""
@@ -168,6 +162,14 @@ class RedisConnection:
         return FedhftError(ErrorCode.INTERNAL, f"redis refused a command: {text}")
 
 
+def _malformed(where: str, problem: str) -> FedhftError:
+    fix = "use redis://host:port/db, rediss://host:port/db or unix:///path?db=0"
+    return FedhftError.field(ErrorCode.INVALID_ARGUMENT, "store url", where, problem, fix)
+
+
 def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # an IPv6 host whose brackets do not match
+        raise _malformed(url.rpartition("@")[2], str(error)) from error
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
