@@ -12,21 +12,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhft import seeds
+from fedhft.documents import Fields, parse_json
 from fedhft.errors import ErrorCode, FedhftError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 RowIndex = NDArray[np.int32]
+
+MOST_SCHEMA_BYTES = 1 << 20
+"""Longest text of a schema."""
+_LONGEST_NAME = 256
+_MOST_LABELS = 4096
+_MOST_LAYERS = 4096
+_MOST_TENSORS = 16384
+_WIDEST = 1 << 20
+_LARGEST_RANK = 4096
+_MOST_AXES = 8
+_MOST_VALUES = 1 << 34
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FIX = "build the schema from the job's base model"
 
 SHARED = "shared"
 """Scope of tensors that are one for all clusters (A in method `fedhft`)."""
@@ -156,21 +172,29 @@ class AdapterSchema:
 
     @classmethod
     def from_json(cls, text: str) -> AdapterSchema:
-        """Inverse of to_json. Raises FedhftError(SCHEMA_MISMATCH) on anything that is not a schema."""
-        try:
-            raw: dict[str, Any] = json.loads(text)
-            return cls(
-                base_digest=str(raw["base_digest"]),
-                tokenizer_digest=str(raw["tokenizer_digest"]),
-                architecture=str(raw["architecture"]),
-                labels=tuple(str(label) for label in raw["labels"]),
-                layers=int(raw["layers"]),
-                slots=tuple(Slot(**slot) for slot in raw["slots"]),
-                head=tuple(Parameter(p["name"], tuple(p["shape"])) for p in raw["head"]),
-                weights=tuple(Parameter(p["name"], tuple(p["shape"])) for p in raw["weights"]),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise FedhftError(ErrorCode.SCHEMA_MISMATCH, f"the schema cannot be read: {error}") from error
+        """Inverse of to_json, for text of a stranger: every field typed and bounded.
+
+        Raises FedhftError(SCHEMA_MISMATCH) naming the field.
+        """
+        code = ErrorCode.SCHEMA_MISMATCH
+        raw = Fields(parse_json(text, "schema", code, most_bytes=MOST_SCHEMA_BYTES), "", code, _FIX)
+        schema = cls(
+            base_digest=raw.text("base_digest", 64, _DIGEST),
+            tokenizer_digest=raw.text("tokenizer_digest", 64, _DIGEST),
+            architecture=raw.text("architecture", _LONGEST_NAME),
+            labels=raw.texts("labels", _MOST_LABELS, _LONGEST_NAME),
+            layers=(layers := raw.integer("layers", 1, _MOST_LAYERS)),
+            slots=tuple(_slot(slot, layers) for slot in raw.objects("slots", _MOST_TENSORS)),
+            head=_parameters(raw, "head"),
+            weights=_parameters(raw, "weights"),
+        )
+        raw.finish()
+        for field_name, named in (("slots", schema.slots), ("head", schema.head), ("weights", schema.weights)):
+            names = [item.name for item in named]
+            if len(set(names)) < len(names):
+                twice = Counter(names).most_common(1)[0][0]
+                raw.refuse(f"{field_name}.name", twice, "is there twice")
+        return schema
 
     @cached_property
     def digest(self) -> str:
@@ -202,6 +226,29 @@ class AdapterSchema:
         if key.part is Part.HEAD and key.name.lower().endswith("norm.weight"):
             return np.ones((rows, cols), np.float32)  # a norm that starts at zero would silence the head
         return np.zeros((rows, max(cols, 0)), np.float32)
+
+
+def _slot(raw: Fields, layers: int) -> Slot:
+    slot = Slot(
+        name=raw.text("name", _LONGEST_NAME),
+        layer=raw.integer("layer", 0, layers - 1),
+        in_features=raw.integer("in_features", 1, _WIDEST),
+        out_features=raw.integer("out_features", 1, _WIDEST),
+        rank=raw.integer("rank", 1, _LARGEST_RANK),
+    )
+    raw.finish()
+    return slot
+
+
+def _parameters(raw: Fields, name: str) -> tuple[Parameter, ...]:
+    found = []
+    for item in raw.objects(name, _MOST_TENSORS):
+        shape = item.integers("shape", _MOST_AXES, 1, _MOST_VALUES)
+        if math.prod(shape) > _MOST_VALUES:
+            item.refuse("shape", list(shape), f"has more than {_MOST_VALUES} values")
+        found.append(Parameter(item.text("name", _LONGEST_NAME), shape))
+        item.finish()
+    return tuple(found)
 
 
 def _short(value: object) -> str:

@@ -7,15 +7,16 @@ version, so newer code can migrate what older code wrote.
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from fedhft.documents import parse_json, read_toml
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.ids import parse_job_id
+from fedhft.ids import parse_client_id, parse_job_id
 from fedhft.job_sections import (
+    MOST_CLIENTS,
     AdapterSpec,
     ClusteringSpec,
     EvaluationSpec,
@@ -30,9 +31,17 @@ from fedhft.job_sections import (
     TrainingSpec,
     WireSpec,
 )
+from fedhft.job_values import TierName
 from fedhft.methods import PRESET_WIRE, PRESETS, Method, method_of
 
 SPEC_VERSION: Literal[1] = 1
+MOST_SPEC_BYTES = 256 << 10
+"""Longest job, as a file or as JSON: room for ten thousand names of clients."""
+_MOST_STORED_BYTES = 4 << 20
+"""Longest stored form; earlier releases took longer jobs."""
+_MOST_SENTENCES = 20
+_LONGEST_SHOWN = 120
+_LONGEST_MESSAGE = 500
 
 
 class JobSpec(Section):
@@ -41,14 +50,20 @@ class JobSpec(Section):
     version: Literal[1] = Field(SPEC_VERSION, description="Version of this format.")
     name: str = Field(description="Job id: 1-63 characters of a-z 0-9 . _ -.")
     seed: int = Field(0, ge=0, lt=2**53, description="Seed of everything random.")
-    clients: tuple[str, ...] = Field((), description="Clients that may join; empty means any enrolled client.")
+    clients: tuple[str, ...] = Field(
+        (), max_length=MOST_CLIENTS, description="Clients that may join; empty means any enrolled client."
+    )
     model: ModelSpec = Field(description="The base model.")
     task: TaskSpec = Field(description="The task.")
     adapter: AdapterSpec = Field(default_factory=AdapterSpec, description="LoRA settings.")
     method: Method = Field(default_factory=lambda: method_of("fedhft"), description="The method.")
-    tiers: dict[str, Tier] = Field(default_factory=lambda: {"standard": Tier()}, description="Classes of devices.")
+    tiers: dict[TierName, Tier] = Field(
+        default_factory=lambda: {"standard": Tier()}, max_length=32, description="Classes of devices."
+    )
     client_tiers: dict[str, str] = Field(
-        default_factory=dict, description="Tiers of named clients; they win over what agents report."
+        default_factory=dict,
+        max_length=MOST_CLIENTS,
+        description="Tiers of named clients; they win over what agents report.",
     )
     training: TrainingSpec = Field(default_factory=TrainingSpec, description="Local training.")
     mask: MaskSpec = Field(default_factory=MaskSpec, description="Row masks.")
@@ -70,8 +85,10 @@ class JobSpec(Section):
             method = {"preset": method}
         if isinstance(method, dict):
             preset = method.get("preset", "fedhft")
-            if preset not in PRESETS:
-                raise ValueError(f"method.preset = {preset!r}: unknown; choose one of {', '.join(sorted(PRESETS))}")
+            if not isinstance(preset, str) or preset not in PRESETS:
+                raise ValueError(
+                    f"method.preset = {_shown(preset)}: unknown; choose one of {', '.join(sorted(PRESETS))}"
+                )
             raw["method"] = {**PRESETS[preset], **method, "preset": preset}
             if preset in PRESET_WIRE and isinstance(raw.get("wire", {}), dict):
                 raw["wire"] = {**PRESET_WIRE[preset], **raw.get("wire", {})}
@@ -84,6 +101,16 @@ class JobSpec(Section):
             return parse_job_id(name)
         except FedhftError as error:
             raise ValueError(error.message) from error
+
+    @field_validator("clients", "client_tiers")
+    @classmethod
+    def _clients_are_ids(cls, clients: Any) -> Any:
+        try:
+            for client in clients:
+                parse_client_id(client)
+        except FedhftError as error:
+            raise ValueError(error.message) from error
+        return clients
 
     @model_validator(mode="after")
     def _fields_agree(self) -> JobSpec:
@@ -112,23 +139,25 @@ def parse_job(raw: dict[str, Any]) -> JobSpec:
     try:
         return JobSpec.model_validate(raw)
     except ValidationError as error:
-        raise FedhftError(ErrorCode.INVALID_JOB, "\n".join(_sentence(item) for item in error.errors())) from error
+        sentences = [_sentence(item) for item in error.errors(include_url=False)[:_MOST_SENTENCES]]
+        more = error.error_count() - len(sentences)
+        text = "\n".join(sentences + ([f"and {more} more"] if more > 0 else []))
+        raise FedhftError(ErrorCode.INVALID_JOB, text) from error
 
 
 def read_job(path: Path) -> JobSpec:
     """Read and validate a TOML job file. Raises FedhftError(INVALID_JOB)."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FedhftError(ErrorCode.INVALID_JOB, f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FedhftError(ErrorCode.INVALID_JOB, f"{path}: is not TOML: {error}") from error
-    return parse_job(raw)
+    return parse_job(read_toml(path, str(path), ErrorCode.INVALID_JOB, most_bytes=MOST_SPEC_BYTES))
+
+
+def submitted_job(text: str) -> JobSpec:
+    """Read and validate a job that was submitted as JSON. Raises FedhftError(INVALID_JOB)."""
+    return parse_job(_object(text, "spec_json", MOST_SPEC_BYTES))
 
 
 def load_canonical(text: str) -> JobSpec:
     """Read the stored form, migrating older versions. Raises FedhftError(INVALID_JOB)."""
-    raw = json.loads(text)
+    raw = _object(text, "stored job", _MOST_STORED_BYTES)
     version = raw.get("version")
     if version != SPEC_VERSION:
         raise FedhftError.field(
@@ -149,12 +178,28 @@ def job_schema() -> dict[str, Any]:
     return schema
 
 
+def _object(text: str, name: str, most_bytes: int) -> dict[str, Any]:
+    raw = parse_json(text, name, ErrorCode.INVALID_JOB, most_bytes=most_bytes)
+    if not isinstance(raw, dict):
+        raise FedhftError(ErrorCode.INVALID_JOB, f"{name} is not an object; send the job as a JSON object")
+    return raw
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
+
+
 def _sentence(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
+    where = ".".join(str(part)[:_LONGEST_SHOWN] for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[: _LONGEST_MESSAGE - 3] + "..."
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key; remove it or see `fedhft job schema` for the valid keys"
     if item["type"] == "missing":
         return f"{where}: required but missing; add it"
-    prefix = f"{where} = {item['input']!r}: " if where and not isinstance(item["input"], dict) else ""
-    return prefix + message
+    if not where:
+        return message
+    value = "" if isinstance(item["input"], dict) else f" = {_shown(item['input'])}"
+    return f"{where}{value}: {message}"

@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedhft.job_values import Duration, Encoding, Size
+from fedhft.job_values import Duration, Encoding, Name, Size
 
+MOST_CLIENTS = 1_000_000
+"""Most clients that a job may name, or wait for."""
 TaskKind = Literal["classification", "regression"]
 _KINDS_WITH_LABELS = frozenset({"classification"})
 """Kinds whose targets are named by `task.labels`; the targets of the others are numbers."""
@@ -16,14 +18,14 @@ _KINDS_WITH_LABELS = frozenset({"classification"})
 class Section(BaseModel):
     """A table of a job file: values that do not change, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSpec(Section):
     """The pre-trained model that every agent has or can fetch."""
 
-    name: str = Field(description="Hugging Face hub id or local path; each agent may map it to a path of its own.")
-    revision: str | None = Field(None, description="Hub revision; ignored for paths.")
+    name: Name = Field(description="Hugging Face hub id or local path; each agent may map it to a path of its own.")
+    revision: Name | None = Field(None, description="Hub revision; ignored for paths.")
     digest: str | None = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",
@@ -36,10 +38,12 @@ class TaskSpec(Section):
     """The task and the columns of its data."""
 
     kind: TaskKind = Field("classification", description="Kind of target.")
-    labels: tuple[str, ...] = Field((), description="Label names in class order; none where the target is a number.")
-    text: str = Field("text", description="Column of the text.")
-    text_pair: str | None = Field(None, description="Column of the second text, for pair tasks.")
-    label: str = Field("label", description="Column of the target: an index, a label name, or a number.")
+    labels: tuple[Name, ...] = Field(
+        (), max_length=4096, description="Label names in class order; none where the target is a number."
+    )
+    text: Name = Field("text", description="Column of the text.")
+    text_pair: Name | None = Field(None, description="Column of the second text, for pair tasks.")
+    label: Name = Field("label", description="Column of the target: an index, a label name, or a number.")
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskSpec:
@@ -55,16 +59,20 @@ class AdapterSpec(Section):
     """LoRA settings, as in PEFT."""
 
     rank: int = Field(8, ge=1, le=512, description="LoRA rank r.")
-    alpha: float = Field(16.0, gt=0, description="LoRA alpha; the adapter is scaled by alpha / r.")
-    targets: tuple[str, ...] = Field(("query", "value"), min_length=1, description="Module name endings to adapt.")
-    depth: int = Field(0, ge=0, description="Layers, counted from the output, with adapters; 0 means all.")
+    alpha: float = Field(16.0, gt=0, le=1e6, description="LoRA alpha; the adapter is scaled by alpha / r.")
+    targets: tuple[Name, ...] = Field(
+        ("query", "value"), min_length=1, max_length=64, description="Module name endings to adapt."
+    )
+    depth: int = Field(0, ge=0, le=4096, description="Layers, counted from the output, with adapters; 0 means all.")
 
 
 class Tier(Section):
     """A class of devices. The first tier whose min_memory a device reaches, largest first, is its tier."""
 
     density: float = Field(1.0, gt=0, le=1, description="Fraction of rows trained and sent.")
-    depth: int = Field(0, ge=0, description="Layers, counted from the output, to train; 0 means adapter.depth.")
+    depth: int = Field(
+        0, ge=0, le=4096, description="Layers, counted from the output, to train; 0 means adapter.depth."
+    )
     min_memory: Size = Field(0, description="Least memory budget, in bytes, that a device of this tier reports.")
 
 
@@ -79,10 +87,10 @@ class TrainingSpec(Section):
         description="Factor on the learning rate per round: round t uses learning_rate * decay^(t-1).",
     )
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the local data per round.")
-    max_steps: int = Field(0, ge=0, description="Cap on optimiser steps per round; 0 means none.")
+    max_steps: int = Field(0, ge=0, lt=2**31, description="Cap on optimiser steps per round; 0 means none.")
     batch_size: int = Field(16, ge=1, le=4096, description="Rows per optimiser step.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="Gradient norm is clipped to this.")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="Arithmetic of forward and backward passes. bf16 (autocast; weights, gradients and optimiser stay "
@@ -107,11 +115,13 @@ class ClusteringSpec(Section):
     """Gaussian mixture over client signatures (FedHFT, Ilhan et al. 2025, arXiv 2510.14054)."""
 
     maximum: int = Field(4, ge=2, le=64, description='Largest J that clusters = "auto" may choose.')
-    warmup_rounds: int = Field(1, ge=1, description="Uniform rounds before clustering, for signature = update.")
+    warmup_rounds: int = Field(
+        1, ge=1, le=100000, description="Uniform rounds before clustering, for signature = update."
+    )
     temperature: float = Field(1.0, gt=0, le=100, description="Posteriors are raised to 1/temperature.")
     smoothing: float = Field(0.5, ge=0, lt=1, description="Weight of the last memberships when they are updated.")
     covariance: Literal["diag", "tied"] = Field("diag", description="Covariance of the mixture's components.")
-    ridge: float = Field(1e-2, gt=0, description="Added to every variance, in units of the mean variance.")
+    ridge: float = Field(1e-2, gt=0, le=1e6, description="Added to every variance, in units of the mean variance.")
     serve_above: float = Field(0.05, ge=0, lt=0.5, description="Memberships below this are not served to the client.")
 
 
@@ -144,7 +154,9 @@ class RoundsSpec(Section):
     """When rounds open and close. All times are durations."""
 
     total: int = Field(5, ge=1, le=100000, description="Rounds to run.")
-    min_clients: int = Field(2, ge=1, description="Clients that must have joined before the first round opens.")
+    min_clients: int = Field(
+        2, ge=1, le=MOST_CLIENTS, description="Clients that must have joined before the first round opens."
+    )
     sample: float = Field(1.0, gt=0, le=1, description="Fraction of live clients sampled each round.")
     target: float = Field(1.0, gt=0, le=1, description="Fraction of participants whose updates close a round early.")
     quorum: float = Field(0.5, gt=0, le=1, description="Fraction of participants needed at the deadline.")
@@ -171,7 +183,7 @@ class EvaluationSpec(Section):
         lt=1,
         description="Share of an agent's rows held out for its personal score, if it has no split of its own.",
     )
-    every: int = Field(1, ge=0, description="Rounds between evaluations; 0 evaluates only at the end.")
+    every: int = Field(1, ge=0, le=100000, description="Rounds between evaluations; 0 evaluates only at the end.")
     final: bool = Field(True, description="Evaluate the last version before and after one more local training.")
     final_shared: Literal["full", "sharded"] = Field(
         "full",
@@ -183,4 +195,4 @@ class LimitsSpec(Section):
     """Upper limits on an update."""
 
     update_bytes: Size = Field(0, description="Largest accepted update; 0 means twice what the plan needs in fp32.")
-    update_norm: float = Field(0.0, ge=0, description="Largest accepted Frobenius norm; 0 means no limit.")
+    update_norm: float = Field(0.0, ge=0, le=1e30, description="Largest accepted Frobenius norm; 0 means no limit.")

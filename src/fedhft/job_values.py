@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
+MOST_BYTES = 1 << 50
+"""Largest size that a job may state."""
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
 _BYTES = {None: 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -34,7 +36,8 @@ def parse_size(value: object) -> object:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match:
-            return int(float(match[1]) * _BYTES[match[2]])
+            amount = float(match[1]) * _BYTES[match[2]]
+            return int(amount) if amount <= MOST_BYTES else MOST_BYTES + 1
         raise ValueError(f'{value!r} is not a size; write "512MiB" or "2GiB"')
     return value
 
@@ -51,6 +54,15 @@ Duration = Annotated[
     _or_text({"type": "number", "exclusiveMinimum": 0, "maximum": _LONGEST_S}, re.compile(rf"({_DURATION.pattern})+")),
 ]
 """Seconds."""
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0), _or_text({"type": "integer", "minimum": 0}, _SIZE)]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    Field(ge=0, le=MOST_BYTES),
+    _or_text({"type": "integer", "minimum": 0, "maximum": MOST_BYTES}, _SIZE),
+]
 """Bytes."""
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+"""A name of something outside the job: a model, a column, a label, a module."""
+TierName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,63}$")]
+"""A name that appears in labels of metrics."""
 Encoding = Literal["fp32", "fp16", "bf16", "int8"]

@@ -78,7 +78,7 @@ class Method(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: str = Field("fedhft", description="Name of the preset these choices started from.")
+    preset: str = Field("fedhft", max_length=63, description="Name of the preset these choices started from.")
     allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth and density.")
     trained: Trained = Field(Trained.BOTH, description="What has gradients besides the head.")
     start: Start = Field(Start.CONTINUE, description="How a round begins.")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,51 @@ def test_the_data_digest_follows_texts_and_labels(tmp_path: Path) -> None:
     assert first == digest(ROWS)
     assert first != digest([{**ROWS[0], "label": 0}, *ROWS[1:]])
     assert first != digest([{**ROWS[0], "text": "it work"}, *ROWS[1:]])
+
+
+def test_a_damaged_archive_is_refused_by_name(tmp_path: Path) -> None:
+    plain = "".join(json.dumps({"text": f"row {i} {i * i}", "label": i % 2}) + "\n" for i in range(400)).encode()
+    whole = gzip.compress(plain)
+    path = tmp_path / "train.jsonl.gz"
+    for place in range(0, len(whole), 7):
+        for bit in (1, 128):
+            damaged = bytearray(whole)
+            damaged[place] ^= bit
+            path.write_bytes(damaged)
+            with suppress(FedhftError):
+                load_rows(path, TASK)  # a flipped bit of the header's time or name is harmless
+    for end in range(0, len(whole) - 1, 11):
+        path.write_bytes(whole[:end])
+        assert "train.jsonl.gz" in refusal(path) or end == 0
+
+
+def test_a_row_that_is_nested_beyond_reason_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "fine", "label": 0}\n' + '{"text": ' + "[" * 100_000 + "\n", encoding="utf-8")
+    assert "line 2: is nested deeper than" in refusal(path)
+
+
+def test_a_text_that_was_cut_inside_a_character_ends_in_a_replacement(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(r'{"text": "so happy \ud83d", "label": 0}' + "\n", encoding="utf-8")
+    (row,) = load_rows(path, TASK)
+    assert row.text == "so happy \ufffd"
+
+
+def test_a_long_text_is_read_from_csv_as_from_jsonl(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    path = tmp_path / "train.csv"
+    path.write_text(f'text,label\n"{long}",1\n', encoding="utf-8")
+    assert load_rows(path, TASK) == load_rows(jsonl(tmp_path / "train.jsonl", [{"text": long, "label": 1}]), TASK)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.jsonl"])
+def test_a_line_without_end_is_refused_with_its_number(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('text,label\n"' + "x" * 5_000_000, encoding="utf-8")
+    assert ": has more than 4194304 characters" in refusal(path) or "line 1: is not JSON" in refusal(path)
+
+
+def test_a_number_too_large_for_any_index_is_an_unknown_label(tmp_path: Path) -> None:
+    for label in ("9" * 5000, int("9" * 30), 1e300):
+        assert "unknown label" in refusal(jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": label}]))

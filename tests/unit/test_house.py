@@ -23,7 +23,7 @@ SERVICES = {
 PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
 
 LAYERS = (
-    {"errors", "ids", "seeds", "v1"},
+    {"errors", "ids", "seeds", "v1", "documents"},
     {"plan", "methods", "adapter", "job", "job_sections", "job_values", "records"},
     {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
     {"coordination", "rpc", "store", "training", "telemetry", "process", "datasets", "export", "jobs"},

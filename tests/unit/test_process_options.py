@@ -107,7 +107,7 @@ def test_a_wrong_settings_file_is_refused_by_name(tmp_path: Path, text: str, sai
 
 
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
-    assert "--settings = 'nowhere.toml': cannot be read (No such file" in refused("--settings", "nowhere.toml")
+    assert "--settings = 'nowhere.toml': cannot be read: No such file" in refused("--settings", "nowhere.toml")
     assert "--secrets-dir = 'nowhere': is not a folder" in refused("--secrets-dir", "nowhere")
     (tmp_path / "fedhft_redis").mkdir()
     assert "fedhft_redis" in refused("--secrets-dir", str(tmp_path))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fedhft.coordination.describe import describe, memberships_message, outline
 from fedhft.coordination.roster import roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import parse_job_id
-from fedhft.job import parse_job
+from fedhft.job import submitted_job
 from fedhft.records import JobStatus, Topic
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
@@ -22,7 +20,6 @@ from fedhft_aggregator.loops import JobLoops
 log = logging.getLogger(__name__)
 
 _WATCH_HEARTBEAT_S = 15.0
-_MAX_SPEC_BYTES = 1 << 20
 
 
 class Jobs(jobs_pb2_grpc.JobsServicer):
@@ -35,15 +32,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
     async def Submit(self, request: jobs_pb2.SubmitJobRequest, context: Context) -> jobs_pb2.Job:
         """Validate strictly, store the canonical form, start driving the job."""
         caller = authenticate(context)
-        if len(request.spec_json) > _MAX_SPEC_BYTES:
-            raise FedhftError(ErrorCode.INVALID_JOB, f"the job is larger than {_MAX_SPEC_BYTES} bytes; make it smaller")
-        try:
-            raw: Any = json.loads(request.spec_json)
-        except ValueError as error:
-            raise FedhftError(ErrorCode.INVALID_JOB, f"spec_json is not JSON: {error}") from error
-        if not isinstance(raw, dict):
-            raise FedhftError(ErrorCode.INVALID_JOB, "spec_json is not an object; send the job as a JSON object")
-        spec = parse_job(raw)
+        spec = submitted_job(request.spec_json)
         job = parse_job_id(spec.name)
         if await self._store.create_job(job, spec.canonical()):
             log.info("job submitted", extra={"job": job, "peer": caller.peer})

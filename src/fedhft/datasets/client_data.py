@@ -127,8 +127,7 @@ def _column(raw: RawRow, column: str, field: str) -> Any:
     if column not in raw.columns:
         raise FedhftError(
             ErrorCode.INVALID_DATA,
-            f"data {raw.where}: no column {column!r} (it has {', '.join(map(repr, raw.columns))}); "
-            f"rename the column or set {field}",
+            f"data {raw.where}: no column {column!r} (it has {raw.names}); rename the column or set {field}",
         )
     return raw.columns[column]
 

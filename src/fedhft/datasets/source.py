@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import SUFFIXES, RawRow, find_file, read_table
+from fedhft.documents import read_json
 from fedhft.errors import ErrorCode, FedhftError
 
 _ROW = 'every row has "text" and a number "label", and "text_pair" for pairs'
@@ -83,13 +83,10 @@ def _label_names(folder: Path) -> tuple[str, ...] | None:
     path = folder / "meta.json"
     if not path.is_file():
         return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        names = raw["label_names"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FedhftError(
-            ErrorCode.INVALID_DATA, f"{path}: has no readable label_names ({error}); list the labels in class order"
-        ) from error
+    raw = read_json(path, str(path), ErrorCode.INVALID_DATA)
+    names = raw.get("label_names") if isinstance(raw, dict) else None
     if not isinstance(names, list) or len(set(map(str, names))) != len(names):
-        raise FedhftError.field(ErrorCode.INVALID_DATA, "label_names", names, "must be distinct names", f"fix {path}")
+        raise FedhftError.field(
+            ErrorCode.INVALID_DATA, "label_names", names, "must be distinct names in class order", f"fix {path}"
+        )
     return tuple(str(name) for name in names)

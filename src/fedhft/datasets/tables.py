@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 
 DATASETS_PREFIX = "datasets:"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 _SHOWN = ", ".join(SUFFIXES)
 _LONGEST_SHOWN = 60
+_MOST_SHOWN = 20
+LONGEST_LINE = 4 << 20
+"""Longest line, and longest field of a CSV row, in characters."""
+csv.field_size_limit(LONGEST_LINE)  # the module's own limit, 128 KiB, is less than many a document
 
 
 class RawRow(NamedTuple):
@@ -23,6 +28,12 @@ class RawRow(NamedTuple):
 
     where: str
     columns: Mapping[str, Any]
+
+    @property
+    def names(self) -> str:
+        """Its columns, for a message."""
+        shown = [repr(name[:_LONGEST_SHOWN]) for name in list(self.columns)[:_MOST_SHOWN]]
+        return ", ".join(shown) + (", ..." if len(self.columns) > _MOST_SHOWN else "")
 
     def refused(self, column: str, problem: str) -> FedhftError:
         """The refusal of one value, with file, line, column and value. problem: what is wrong with it, and the fix."""
@@ -48,7 +59,7 @@ def read_table(source: str | Path, split: str = "train") -> Iterator[RawRow]:
         else:
             with _opened(path) as stream:
                 yield from _csv_rows(path, stream) if ".csv" in path.suffixes else _jsonl_rows(path, stream)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FedhftError(
             ErrorCode.INVALID_DATA, f"data {path}: cannot be read: {reason}; check path, permissions and file"
@@ -63,6 +74,18 @@ def _opened(path: Path) -> io.TextIOWrapper:
     if path.name.endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
+
+
+def _lines(path: Path, stream: io.TextIOWrapper) -> Iterator[str]:
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise FedhftError(
+                ErrorCode.INVALID_DATA,
+                f"data {path}, line {number}: has more than {LONGEST_LINE} characters; write one row per line",
+            )
+        yield line
 
 
 def find_file(path: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path:
@@ -86,25 +109,27 @@ def find_file(path: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Pat
 
 
 def _jsonl_rows(path: Path, stream: io.TextIOWrapper) -> Iterator[RawRow]:
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(_lines(path, stream), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise FedhftError(
-                ErrorCode.INVALID_DATA, f"data {where}: is not JSON ({error}); write one JSON object per line"
-            ) from error
+        row = parse_json(line, f"data {where}", ErrorCode.INVALID_DATA, most_bytes=LONGEST_LINE, strict=False)
         if not isinstance(row, dict):
             raise FedhftError(
                 ErrorCode.INVALID_DATA, f"data {where}: is a {type(row).__name__}; write one JSON object per line"
             )
-        yield RawRow(where, row)
+        yield RawRow(where, {column: _whole(value) for column, value in row.items()})
+
+
+def _whole(value: object) -> object:
+    """Text that was cut in the middle of a character (half of a surrogate pair) ends in U+FFFD instead."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
 
 
 def _csv_rows(path: Path, stream: io.TextIOWrapper) -> Iterator[RawRow]:
-    reader = csv.DictReader(stream, strict=True)
+    reader = csv.DictReader(_lines(path, stream), strict=True)
     try:
         for row in reader:
             where = f"{path}, line {reader.line_num}"

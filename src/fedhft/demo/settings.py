@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from fedhft.datasets import tickets
 from fedhft.datasets.federated import FederatedData
 from fedhft.datasets.partition import Partition, Shares, hand_out
 from fedhft.datasets.source import read_source
+from fedhft.documents import parse_toml
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.methods import PRESETS, method_of
@@ -175,8 +175,8 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
             ErrorCode.INVALID_ARGUMENT, "set", text, "is not key=value", "write it like server.momentum=0.5"
         )
     try:
-        return path, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return path, parse_toml(f"value = {value}", text, ErrorCode.INVALID_ARGUMENT)["value"]
+    except FedhftError:
         return path, value.strip()
 
 

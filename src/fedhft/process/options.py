@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SecretsSettingsSource, SettingsError
 
+from fedhft.documents import read_toml
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.settings import PREFIX, ProcessSettings, flag_of, missing, variable_of
 
@@ -154,12 +154,7 @@ def _option(kind: type[ProcessSettings], name: str) -> Option:
 
 
 def _settings_file(kind: type[ProcessSettings], path: Path) -> _Source:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _unreadable("settings", path, f"cannot be read ({error.strerror})", "check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _unreadable("settings", path, f"is not TOML ({error})", "write key = value lines") from error
+    values = read_toml(path, f"{flag_of('settings')} = {str(path)!r}", ErrorCode.INVALID_ARGUMENT)
     for key in values:
         if key not in kind.model_fields or key in _SOURCES:
             raise _unreadable(

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedhft.documents import read_json
 from fedhft.errors import ErrorCode, FedhftError
 
 WEIGHTS = "model.safetensors"
@@ -39,6 +40,7 @@ _TOKENIZER_FILES = (
 """Alternatives, best first: the digest covers the first whose files all exist."""
 
 _BLOCK = 1 << 20
+_MOST_CONFIG_BYTES = 16 << 20
 
 
 def base_digest(path: Path) -> str:
@@ -69,16 +71,13 @@ def tokenizer_digest(path: Path) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """config.json of a model directory. Raises FedhftError(INVALID_MODEL)."""
     file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
+    if not file.is_file():
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
-            f"model {path}: is not a model directory (config.json: {error.strerror}); "
+            f"model {path}: is not a model directory (no config.json); "
             "give a folder written by save_pretrained, or a hub id",
-        ) from error
-    except ValueError as error:
-        raise FedhftError(ErrorCode.INVALID_MODEL, f"model {file}: is not JSON: {error}; restore the file") from error
+        )
+    config = read_json(file, f"model {file}", ErrorCode.INVALID_MODEL, most_bytes=_MOST_CONFIG_BYTES, strict=False)
     if not isinstance(config, dict) or "model_type" not in config:
         raise FedhftError(
             ErrorCode.INVALID_MODEL, f"model {file}: does not name a model_type; give a Hugging Face transformers model"
@@ -90,10 +89,13 @@ def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a model directory. Raises FedhftError(INVALID_MODEL) when there are none."""
     index = path / WEIGHT_INDEX
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise FedhftError(ErrorCode.INVALID_MODEL, f"model {index}: is not a weight index: {error!r}") from error
+        raw = read_json(index, f"model {index}", ErrorCode.INVALID_MODEL, most_bytes=_MOST_CONFIG_BYTES, strict=False)
+        listed = raw.get("weight_map") if isinstance(raw, dict) else None
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise FedhftError(
+                ErrorCode.INVALID_MODEL, f"model {index}: has no weight_map of file names; save the model again"
+            )
+        names = sorted(set(listed.values()))
         files = [path / Path(name).name for name in names]
     else:
         files = [path / WEIGHTS]

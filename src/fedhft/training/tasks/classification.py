@@ -15,6 +15,7 @@ from fedhft.training.tasks.sequence import SequenceTask, contrast, varies
 if TYPE_CHECKING:
     import torch
 
+_LONGEST_INDEX = 20
 _NAMED = 12
 """Largest number of labels that a refusal lists."""
 
@@ -36,7 +37,7 @@ class Classification(SequenceTask):
         if isinstance(value, str):
             if value in labels:
                 return float(labels.index(value))
-            if value.strip().isdecimal() and int(value) < len(labels):
+            if len(value) < _LONGEST_INDEX and value.strip().isdecimal() and int(value) < len(labels):
                 return float(int(value))
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(labels)):
             return float(value)

@@ -27,7 +27,7 @@ class Regression(SequenceTask):
         """A finite number, or one written as text."""
         try:
             number = math.nan if value is None or isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise ValueError("is not a finite number; regression needs one")
