@@ -103,6 +103,10 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
     ErrorCode.SERVER_UNAVAILABLE: ("the server does not answer, or is at capacity", "check address and process"),
     ErrorCode.FENCED: ("a coordinator lost its lease; seen by aggregators only", "none: the next holder goes on"),
     ErrorCode.JOB_FAILED: ("the job ended without a result", "`fedhft job get` has the reason"),
+    ErrorCode.DECLINED: (
+        "the job breaks a rule of the agent's owner; the message names every one",
+        "change the job, or ask the owner; see [what an owner decides](operations.md#what-an-owner-decides)",
+    ),
     ErrorCode.INTERNAL: ("a defect; the message has a number that the server's log explains", "report it"),
 }
 """When each code is seen, and what to do."""

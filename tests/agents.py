@@ -11,6 +11,7 @@ from typing import Any
 
 from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.heartbeat import INTERVAL_S
+from fedhft_agent.owner_rules import NO_RULES, OwnerRules
 from fedhft_agent.session import Enlistment, Session
 
 from fedhft.datasets.client_data import load_client_data
@@ -106,6 +107,7 @@ class InProcessAgent:
         model: Path | None = None,
         stop: StopSignal | None = None,
         heartbeat_s: float = INTERVAL_S,
+        rules: OwnerRules = NO_RULES,
     ) -> None:
         base = load_base(spec, str(model) if model else None)
         data = load_client_data(spec, client, site.data(client))
@@ -116,7 +118,7 @@ class InProcessAgent:
         self.connection = Connection(peer, self.stop)
         weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
         enlistment = Enlistment(tier=tier, memory_bytes=memory_bytes, weights_bytes=weights)
-        self.session = Session(self.connection, self.stop, spec, self.worker, enlistment, heartbeat_s)
+        self.session = Session(self.connection, self.stop, spec, self.worker, enlistment, rules, heartbeat_s)
 
     def __enter__(self) -> InProcessAgent:
         self.connection.__enter__()

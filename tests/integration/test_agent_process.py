@@ -20,6 +20,7 @@ from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.process.signals import StopSignal
 from tests.agents import ENVIRONMENT, Site
+from tests.cli_runner import run_cli
 from tests.models import tiny_model
 
 
@@ -84,6 +85,7 @@ def test_help_and_a_connection_need_no_tensor_library() -> None:
         (["--memory", "lots"], "--memory: 'lots' is not a size"),
         (["--threads", "-1"], "--threads = '-1': is not in range"),
         (["--give-up-after", "soon"], "--give-up-after: 'soon' is not a duration"),
+        (["--most-epochs", "none"], "--most-epochs = 'none': is not in range; write a number above 0"),
         (["--tls-key", "key.pem"], "TLS: a certificate and its key go together"),
     ],
 )
@@ -181,6 +183,39 @@ def test_an_agent_serves_job_after_job_past_one_it_cannot_serve_and_loads_the_mo
     agent.terminate()
     exits(agent, 0)
     cancel(site, "unfit")
+
+
+def test_an_agent_declines_what_breaks_its_owners_rules_tells_why_and_serves_the_other_jobs(
+    site: Site, started: list[ServiceProcess]
+) -> None:
+    site.submit("too-long", rounds={"total": 100})
+    site.submit("allowed")
+    settings = site.folder / "owner.toml"
+    settings.write_text('most_rounds = 10\nallow_jobs = ["too-*", "allowed"]\n')
+    agent = site.process("owned", "--settings", str(settings))
+    started.append(agent)
+    assert site.ended("allowed").status == "completed"
+    with JobsClient(site.admin) as jobs:
+        (declined,) = jobs.clients("too-long")
+    assert declined.client == "owned"
+    assert "rounds.total = 100 is above most_rounds = 10" in declined.reason
+    assert agent.log.read_text(encoding="utf-8").count('"message": "job declined", "job": "too-long"') == 1
+    told = json.loads(run_cli("job", "clients", "too-long", "--format", "json", FEDHFT_ADMIN_SERVER=site.admin).stdout)
+    assert [(one["client"], one["state"], one["tier"]) for one in told["clients"]] == [("owned", "declined", "")]
+    table = run_cli("job", "clients", "too-long", FEDHFT_ADMIN_SERVER=site.admin, COLUMNS="200").stdout
+    assert "declined" in table
+    assert "most_rounds = 10" in table
+    cancel(site, "too-long")
+
+
+def test_a_plan_beyond_the_agents_memory_is_declined_with_the_figures(site: Site) -> None:
+    site.submit("large-plan")
+    exits(site.process("small", "--job", "large-plan", "--memory", "50000"), ErrorCode.PLAN_TOO_LARGE)
+    with JobsClient(site.admin) as jobs:
+        (declined,) = jobs.clients("large-plan")
+    assert declined.reason.startswith("--memory = 50000: ")
+    assert "bytes for the model's weights" in declined.reason
+    cancel(site, "large-plan")
 
 
 def test_an_agent_without_a_server_is_alive_but_not_ready(

@@ -232,7 +232,7 @@ def test_restart_rounds_stochastically(model: Path) -> None:
     # Training draws on the task's seed too, so compare the codes of one delta: repeated with its seed, unlike nearest.
     worker = worker_for(job_for(model, method="fedhft-paper", wire={"up": "int8"}))
     draft = worker.train(train_task(planned=plan(epochs=2)))
-    delta = worker._network.delta(worker._plan(plan(epochs=2)), {})
+    delta = worker._network.delta(worker.plan(plan(epochs=2)), {})
     coded = [
         encode(delta, worker.schema, kind=UPDATE, encoding="int8", group=64, version=0, rounding_seed=seed)
         for seed in (7, None)
@@ -396,7 +396,7 @@ def test_a_client_starts_from_its_mixture(spec: JobSpec, base: LoadedBase) -> No
     first, second = (worker._state.adapters.scope(f"cluster-{j}")[key] for j in (0, 1))
     worker._state = worker._state.__class__(adapters=worker._state.adapters, held={}, signature=worker._state.signature)
     worker._stand_at(pb.ViewSource(version=2, memberships=(0.25, 0.75)), (0.25, 0.75))
-    worker._load((0.25, 0.75), worker._plan(plan()), 3)
+    worker._load((0.25, 0.75), worker.plan(plan()), 3)
     np.testing.assert_allclose(worker._network.value(key), 0.25 * first + 0.75 * second, atol=1e-6)
 
 

@@ -36,15 +36,15 @@ def test_a_job_that_went_wrong_is_left_alone_for_longer_each_time_and_others_are
     now = [0.0]
     chooser = Offers(backoff=Backoff(10.0, 100.0), clock=lambda: now[0])
     assert chooser.choose(offers("a", "b")).job == "a"
-    assert chooser.failed("a") == 10.0
+    assert chooser.failed("a", "no data") == (10.0, True)
     assert chooser.choose(offers("a", "b")).job == "b"
     assert chooser.choose(offers("a")) is None
     now[0] = 10.0
     assert chooser.choose(offers("a", "b")).job == "a"
-    assert chooser.failed("a") == 20.0
+    assert chooser.failed("a", "no data") == (20.0, False)
     chooser.ended("a")
     assert chooser.choose(offers("a")).job == "a"
-    assert chooser.failed("a") == 10.0
+    assert chooser.failed("a", "no data") == (10.0, True)
 
 
 def test_a_named_job_is_the_only_one_taken() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
+from fedhft_agent.owner_rules import OwnerRules
 from fedhft_agent.settings import AgentSettings
 
 from fedhft.errors import ErrorCode, FedhftError
@@ -63,6 +65,28 @@ def test_a_file_can_hold_an_agents_settings_as_numbers_or_as_people_write_them(t
     assert refused("--settings", str(file)).startswith("--threads = 1.5: is not in range")
 
 
+def test_an_owners_rules_come_as_words_or_as_a_list_and_without_any_nothing_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert read().rules == OwnerRules()
+    file = tmp_path / "agent.toml"
+    file.write_text('allow_jobs = ["a-*", "b"]\nallow_operators = "ops, other"\nmost_rank = 8\nlargest_share = 0.5')
+    monkeypatch.setenv("FEDHFT_ALLOW_ENCODINGS", "int8,bf16")
+    rules = read("--settings", str(file), "--most-epochs", "1.5", "--least-updates", "3").rules
+    assert (rules.allow_jobs, rules.allow_operators) == (("a-*", "b"), ("ops", "other"))
+    assert (rules.allow_encodings, rules.most_rank, rules.largest_share) == (("int8", "bf16"), 8, 0.5)
+    assert (rules.most_epochs, rules.least_updates) == (1.5, 3)
+    assert read("--settings", str(file), "--allow-jobs", "").rules.allow_jobs == ()
+    file.write_text("allow_jobs = 5")
+    assert "--allow-jobs: 5 is neither text nor a list" in refused("--settings", str(file))
+
+
+def test_the_example_of_an_owners_rules_is_a_settings_file_in_which_every_rule_is_set() -> None:
+    rules = read("--settings", str(Path(__file__).parent.parent.parent / "examples/owner.toml")).rules
+    unset = [field.name for field in dataclasses.fields(OwnerRules) if not getattr(rules, field.name)]
+    assert unset == []
+
+
 def test_an_empty_flag_takes_back_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDHFT_METRICS_PORT", "9103")
     monkeypatch.setenv("FEDHFT_HOLDOUT", "h.jsonl")
@@ -92,6 +116,8 @@ def test_what_is_required_is_refused_when_it_is_empty_or_missing(name: str) -> N
         (["--give-up-after", "soon"], "--give-up-after: 'soon' is not a duration"),
         (["--threads", "-1"], "--threads = '-1': is not in range; write a whole number from 0 to 4096"),
         (["--threads", "4097"], "--threads = '4097': is not in range"),
+        (["--largest-share", "1.5"], "--largest-share = '1.5': is not in range; write a number above 0, up to 1"),
+        (["--most-epochs", "nan"], "--most-epochs = 'nan': is not in range"),
         (["--threads", "few"], "--threads = 'few': is not in range"),
         (["--metrics-port", "65536"], "--metrics-port = '65536': is not in range"),
         (["--tls-key", "key.pem"], "TLS: a certificate and its key go together"),

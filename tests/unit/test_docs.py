@@ -254,7 +254,9 @@ def test_what_an_agent_makes_of_a_refusal_is_as_documented() -> None:
     def codes(first: str) -> set[str]:
         return set(re.findall(r"`([a-z_]+)`", row("docs/protocol.md", first)))
 
-    assert codes("leaves the job") == {code.value for code in after_refusal.LEAVE_THE_JOB}
+    declined = {code.value for code in after_refusal.DECLINE_THE_JOB}
+    assert codes("declines the job") == declined
+    assert codes("leaves the job") == {code.value for code in after_refusal.LEAVE_THE_JOB} - declined
     assert codes("asks for its task again") == {code.value for code in after_refusal.ASK_AGAIN}
     round_only = codes("gives the round up, goes on with the next")
     others = after_refusal.LEAVE_THE_JOB | after_refusal.LEAVE_THE_SERVER | after_refusal.ASK_AGAIN

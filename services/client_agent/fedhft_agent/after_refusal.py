@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from fedhft.errors import ErrorCode
 
-LEAVE_THE_JOB = frozenset(
+DECLINE_THE_JOB = frozenset({ErrorCode.DECLINED, ErrorCode.PLAN_TOO_LARGE})
+"""Refusals of the agent itself: it will not, or cannot, do what the job asks. The server is told why."""
+LEAVE_THE_JOB = DECLINE_THE_JOB | frozenset(
     {
         ErrorCode.SCHEMA_MISMATCH,
         ErrorCode.INVALID_MODEL,
         ErrorCode.INVALID_DATA,
         ErrorCode.INVALID_JOB,
         ErrorCode.INVALID_ARGUMENT,
-        ErrorCode.PLAN_TOO_LARGE,
         ErrorCode.PROTOCOL_VERSION,
         ErrorCode.NOT_AUTHORISED,
         ErrorCode.UNKNOWN_JOB,

@@ -16,9 +16,10 @@ from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2
-from fedhft_agent.after_refusal import LEAVE_THE_JOB, LEAVE_THE_SERVER
+from fedhft_agent.after_refusal import DECLINE_THE_JOB, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.offers import Offers
+from fedhft_agent.owner_rules import check_offer
 from fedhft_agent.settings import AgentSettings
 from fedhft_agent.state_directory import StateDirectory
 
@@ -127,10 +128,12 @@ class _Agent:
             if self._last or error.code in LEAVE_THE_SERVER:
                 self._leave(offer.job, error)
                 raise
-            seconds = self._offers.failed(offer.job)
+            seconds, news = self._offers.failed(offer.job, error.message)
             metrics.REFUSALS.labels(code=error.code.value).inc()
-            log.error(
-                "job left",
+            # The same refusal every half hour would bury what is new in the owner's log.
+            log.log(
+                logging.ERROR if news else logging.DEBUG,
+                "job declined" if error.code in DECLINE_THE_JOB else "job left",
                 extra={"job": offer.job, "code": error.code.value, "detail": error.message, "again_in_s": seconds},
             )
             self._leave(offer.job, error)
@@ -141,6 +144,7 @@ class _Agent:
 
     def _serve_job(self, offer: federation_pb2.JobOffer) -> federation_pb2.FinishedTask:
         spec, settings = load_canonical(offer.spec_json), self._settings
+        check_offer(settings.rules, spec, offer.submitted_by)
         log.info("serving a job", extra={"job": offer.job})
         data = _data(settings, spec)
         _check_model_folder(settings.model or spec.model.name)
@@ -153,6 +157,10 @@ class _Agent:
         return finished
 
     def _leave(self, job: str, error: FedhftError) -> None:
+        if error.code in DECLINE_THE_JOB:
+            with suppress(FedhftError):
+                self._connection.decline(job, error.message)
+                return  # a server of an earlier release does not know this call
         if error.code in LEAVE_THE_JOB and error.code is not ErrorCode.UNKNOWN_JOB:
             with suppress(FedhftError):
                 self._connection.leave(job)

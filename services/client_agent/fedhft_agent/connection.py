@@ -45,6 +45,8 @@ TURN_S = 120.0
 """How long an upload may wait for the server's go-ahead, on top of the time for its bytes."""
 SLOWEST_LINK = 4096
 """Bytes per second below which a stream is cut and resumed."""
+LONGEST_REASON = 500
+"""Characters of a reason that the server takes."""
 DEFECTS_IN_A_ROW = 5
 """Internal errors in a row with which the server may answer a call before the agent reports the error."""
 _REENROLMENTS = 3
@@ -148,6 +150,13 @@ class Connection:
     def leave(self, job: str) -> None:
         """Leave a job, so that its rounds do not wait for this client."""
         self._unary(self._stub.Leave.future, federation_pb2.LeaveRequest(job=job), CALL_S)
+
+    def decline(self, job: str, reason: str) -> None:
+        """Leave a job, joined or not, and say why. A reason that is not a short line of text is made one."""
+        line = "".join(letter if letter.isprintable() else " " for letter in reason)
+        if len(line) > LONGEST_REASON:
+            line = line[: LONGEST_REASON - 3] + "..."
+        self._unary(self._stub.Decline.future, federation_pb2.DeclineRequest(job=job, reason=line), CALL_S)
 
     # -- one attempt at a stream
 

@@ -21,6 +21,7 @@ class Offers:
     clock: Callable[[], float] = time.monotonic
     _failures: dict[str, int] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
+    _reasons: dict[str, str] = field(default_factory=dict)
 
     def choose(self, offers: Sequence[federation_pb2.JobOffer]) -> federation_pb2.JobOffer | None:
         """The offer to take now, if any."""
@@ -32,14 +33,20 @@ class Offers:
                 return offer
         return None
 
-    def failed(self, job: str) -> float:
-        """Note that a job could not be served; returns the seconds for which it is left alone."""
+    def failed(self, job: str, reason: str) -> tuple[float, bool]:
+        """Note that a job could not be served, and why.
+
+        Returns the seconds for which it is left alone, and whether the reason is another than the last time.
+        """
         self._failures[job] = self._failures.get(job, 0) + 1
         seconds = self.backoff.bound_s(self._failures[job])
         self._not_before[job] = self.clock() + seconds
-        return seconds
+        news = self._reasons.get(job) != reason
+        self._reasons[job] = reason
+        return seconds, news
 
     def ended(self, job: str) -> None:
         """Forget a job that is over."""
         self._failures.pop(job, None)
         self._not_before.pop(job, None)
+        self._reasons.pop(job, None)

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.plan import AdapterPlan
 from fedhft.planning.memory import check_plan_fits
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
@@ -27,6 +26,7 @@ from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft_agent.after_refusal import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
+from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_task
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Session:
         spec: JobSpec,
         worker: ClientWorker,
         enlistment: Enlistment,
+        rules: OwnerRules = NO_RULES,
         heartbeat_s: float = INTERVAL_S,
     ) -> None:
         self._connection = connection
@@ -63,6 +64,7 @@ class Session:
         self._spec = spec
         self._worker = worker
         self._enlistment = enlistment
+        self._rules = rules
         self._heartbeat_s = heartbeat_s
         self._tier = enlistment.tier
         self._payload = PayloadCount()
@@ -157,7 +159,7 @@ class Session:
     # -- tasks
 
     def _train(self, task: federation_pb2.TrainTask) -> None:
-        self._check_plan(task.plan)
+        self._check_plan(task.plan, task.round, task.quorum, task.share)
         self._fetch(task.view.blobs)
         log.info("training", extra={"round": task.round, "version": task.view.version, "depth": task.plan.depth})
         draft = self._while_wanted(task.round, partial(self._worker.train, task))
@@ -170,7 +172,7 @@ class Session:
         self._deliver(draft, resume=False)
 
     def _evaluate(self, task: federation_pb2.EvaluateTask) -> None:
-        self._check_plan(task.plan)
+        self._check_plan(task.plan, task.round)
         self._fetch(task.view.blobs)
         evaluated = self._while_wanted(task.round, partial(self._worker.evaluate, task))
         if evaluated is None:
@@ -199,9 +201,12 @@ class Session:
         log.info("the round is over without this client; training stopped", extra={"round": number})
         return None
 
-    def _check_plan(self, message: adapter_pb2.AdapterPlan) -> None:
-        plan = AdapterPlan.of(message)
-        enlistment = self._enlistment
+    def _check_plan(
+        self, message: adapter_pb2.AdapterPlan, number: int, quorum: int | None = None, share: float | None = None
+    ) -> None:
+        plan, enlistment = self._worker.plan(message), self._enlistment
+        steps = self._worker.steps(plan)
+        check_task(self._rules, self._spec, Asked(number, plan, steps, quorum, share))
         check_plan_fits(plan, self._worker.schema, enlistment.weights_bytes, enlistment.memory_bytes)
 
     def _fetch(self, refs: Iterable[adapter_pb2.BlobRef]) -> None:

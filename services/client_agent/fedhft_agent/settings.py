@@ -5,17 +5,20 @@ Neither a tensor library nor gRPC is imported here, so that `--help` and a wrong
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic_settings import NoDecode
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job_values import Size, parse_duration
 from fedhft.process.settings import ProcessSettings, flag_of
 from fedhft.rpc.address import parse_address
+from fedhft_agent.owner_rules import OwnerRules
 
 
 def _whole(largest: int) -> BeforeValidator:
@@ -37,6 +40,36 @@ def _address(value: str, info: ValidationInfo) -> str:
     """A host and a port."""
     parse_address(value, flag_of(str(info.field_name)))
     return value
+
+
+def _several(value: object) -> object:
+    """Words separated by commas, or a list of them; empty means None."""
+    words = value.split(",") if isinstance(value, str) else value
+    if words is None or (isinstance(words, list | tuple) and all(isinstance(word, str) for word in words)):
+        return tuple(word.strip() for word in words or () if word.strip()) or None
+    raise ValueError(f"{value!r} is neither text nor a list of texts; write words separated by commas")
+
+
+def _up_to(largest: float) -> BeforeValidator:
+    """Numbers above 0, up to `largest`; None passes."""
+
+    def check(value: object, info: ValidationInfo) -> object:
+        try:
+            number = None if value is None else float(str(value))
+        except ValueError:
+            number = math.nan
+        if number is None or 0 < number <= largest:
+            return number
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, flag_of(str(info.field_name)), value, "is not in range",
+            f"write a number above 0, up to {largest:g}",
+        )  # fmt: skip
+
+    return BeforeValidator(check)
+
+
+Words = Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_several)]
+"""As a flag or variable: words separated by commas. In a file also a list."""
 
 
 class AgentSettings(ProcessSettings):
@@ -78,6 +111,49 @@ class AgentSettings(ProcessSettings):
     give_up_after: Annotated[float | None, BeforeValidator(parse_duration)] = Field(
         None, description='exit when the server has not answered for this long, e.g. "10m"; without it, or 0s: never'
     )
+
+    allow_jobs: Words = Field(
+        None, description="owner's rule: names of jobs to serve, comma-separated, * and ? as wildcards; default: any"
+    )
+    allow_operators: Words = Field(
+        None, description="owner's rule: operators whose jobs to serve, likewise; default: any, known or not"
+    )
+    allow_encodings: Words = Field(
+        None, description='owner\'s rule: encodings in which updates may be sent, e.g. "int8"; default: any'
+    )
+    least_updates: Annotated[int | None, _whole(10**6)] = Field(
+        None, description="owner's rule: fewest clients' updates that a published version may be made from"
+    )
+    largest_share: Annotated[float | None, _up_to(1)] = Field(
+        None, description="owner's rule: largest share, 0 to 1, that this client may be of any cluster's average"
+    )
+    most_rounds: Annotated[int | None, _whole(10**6)] = Field(None, description="owner's rule: most rounds of a job")
+    most_epochs: Annotated[float | None, _up_to(10**6)] = Field(
+        None, description="owner's rule: most epochs of local training per round"
+    )
+    most_steps: Annotated[int | None, _whole(10**9)] = Field(
+        None, description="owner's rule: most optimiser steps per round"
+    )
+    most_rank: Annotated[int | None, _whole(10**4)] = Field(
+        None, description="owner's rule: highest LoRA rank; methods that train all weights are then declined too"
+    )
+    most_depth: Annotated[int | None, _whole(10**4)] = Field(None, description="owner's rule: most layers to train")
+
+    @property
+    def rules(self) -> OwnerRules:
+        """What the owner of this machine allows."""
+        return OwnerRules(
+            allow_jobs=self.allow_jobs or (),
+            allow_operators=self.allow_operators or (),
+            allow_encodings=self.allow_encodings or (),
+            least_updates=self.least_updates,
+            largest_share=self.largest_share,
+            most_rounds=self.most_rounds,
+            most_epochs=self.most_epochs,
+            most_steps=self.most_steps,
+            most_rank=self.most_rank,
+            most_depth=self.most_depth,
+        )
 
     @property
     def state_folder(self) -> Path:

@@ -39,7 +39,7 @@ class Workplace:
             memory_bytes=settings.memory,
             weights_bytes=weights_bytes,
         )
-        return Session(connection, stop, spec, worker, enlistment)
+        return Session(connection, stop, spec, worker, enlistment, settings.rules)
 
     def _base_of(self, spec: JobSpec) -> LoadedBase:
         """The base model with this job's adapters: the one held when its network is the same, else a fresh one."""

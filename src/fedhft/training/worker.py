@@ -23,7 +23,7 @@ from fedhft.plan import AdapterPlan
 from fedhft.telemetry.metrics import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
-from fedhft.training.batches import EncodedRows
+from fedhft.training.batches import EncodedRows, steps_of
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, train
@@ -36,6 +36,9 @@ from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.digest import digest_of
 
 __all__ = ["ClientWorker", "Draft"]
+
+MOST_EPOCHS = 100
+"""What a job can ask for; a server that sends more in a task is not obeyed."""
 
 
 class ClientWorker:
@@ -90,6 +93,24 @@ class ClientWorker:
             self._folder.write_state(self._state)
         return self._state.signature
 
+    def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
+        """A task's plan as this client would train it: depth 0 means all layers.
+
+        Raises FedhftError(INVALID_ARGUMENT) for a plan that cannot be trained.
+        """
+        layers = self.schema.layers
+        if not 0 <= plan.depth <= layers or not 0 < plan.density <= 1 or not 0 < plan.epochs <= MOST_EPOCHS:
+            raise FedhftError(
+                ErrorCode.INVALID_ARGUMENT,
+                f"plan: depth {plan.depth} of {layers} layers, density {plan.density}, epochs {plan.epochs} "
+                f"cannot be trained; the server must send a depth within the model, and at most {MOST_EPOCHS} epochs",
+            )
+        return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
+
+    def steps(self, plan: AdapterPlan) -> int:
+        """Optimiser steps that a plan makes on this client's rows."""
+        return steps_of(self.samples, self.spec.training.batch_size, plan.epochs, plan.max_steps)
+
     # -- versions
 
     def held(self) -> list[tuple[str, int]]:
@@ -108,7 +129,7 @@ class ClientWorker:
         Raises TrainingStopped when `should_stop` returns true, FedhftError(NON_FINITE) when training diverges,
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
-        plan = self._plan(task.plan)
+        plan = self.plan(task.plan)
         if task.round <= self._state.round:
             self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
@@ -151,7 +172,7 @@ class ClientWorker:
         Before: personal rows and the shared shard with the client's own mixture, and the mass-weighted shard with the
         mass-weighted mixture. After: with its own mixture only.
         """
-        plan = self._plan(task.plan)
+        plan = self.plan(task.plan)
         own, mass = task.view.memberships, task.view.mass_memberships
         self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
         started = time.perf_counter()
@@ -193,16 +214,6 @@ class ClientWorker:
             self._draft = None
 
     # -- steps of a round
-
-    def _plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
-        layers = self.schema.layers
-        if not 0 <= plan.depth <= layers or not 0 < plan.density <= 1 or not plan.epochs > 0:
-            raise FedhftError(
-                ErrorCode.INVALID_ARGUMENT,
-                f"plan: depth {plan.depth} of {layers} layers, density {plan.density}, epochs {plan.epochs} "
-                "cannot be trained; the server must send a depth within the model",
-            )
-        return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
 
     def _stand_at(self, view: pb.ViewSource, weights: Sequence[float]) -> None:
         if is_ahead(self._state, int(view.version), weights):
