@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -35,10 +37,15 @@ class Phase(StrEnum):
 
 
 class Topic(StrEnum):
-    """What a waiter waits for: new work for agents (a round opened, a status changed), or updates and joins."""
+    """What a waiter waits for.
+
+    tasks: work for agents, or its end (a round opened, a status changed). arrivals: what a coordinator acts on (clients
+    joined or left, enough updates arrived to close the round). progress: anything that people are shown.
+    """
 
     TASKS = "tasks"
     ARRIVALS = "arrivals"
+    PROGRESS = "progress"
 
 
 class AcceptResult(StrEnum):
@@ -107,6 +114,25 @@ class Participant(_Record):
     """Everything that the client trains; none of it is recomputed while the round is open."""
     memberships: tuple[float, ...]
     """Weights over clusters as pinned; the fold uses these (not the served ones)."""
+    shard: int | None = None
+    """Its share of the shared validation rows, of as many as there are; None where it has no such rows."""
+
+
+@dataclass(frozen=True)
+class RoundHead:
+    """What moves a round on, without its participants: small however many they are."""
+
+    number: int
+    phase: Phase
+    evaluation: bool
+    base_version: int
+    opened_ms: int
+    deadline_ms: int
+    extensions: int
+    target: int
+    quorum: int
+    asked: int
+    """Number of participants."""
 
 
 class RoundRecord(_Record):
@@ -131,6 +157,87 @@ class RoundRecord(_Record):
     participants: dict[str, Participant]
     pinned: tuple[str, ...] = ()
     """Clients whose updates are folded, sorted; fixed when folding starts."""
+
+    def to_json(self) -> str:
+        """As the store keeps it: equal plans once, participants as short lists, for rounds of thousands of clients."""
+        kept = self.model_dump(mode="json", exclude={"participants"})
+        places: dict[AdapterPlan, int] = {}
+        participants = {
+            client: [part.samples, places.setdefault(part.plan, len(places)), part.memberships, part.shard]
+            for client, part in self.participants.items()
+        }
+        kept["plans"] = [asdict(plan) for plan in places]
+        kept["participants"] = participants
+        return json.dumps(kept, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RoundRecord:
+        """Inverse of to_json; also reads the form of earlier releases, which repeated the plan per participant.
+
+        Raises pydantic.ValidationError for a record that is neither.
+        """
+        raw = json.loads(text)
+        if "plans" not in raw:
+            return cls.model_validate(raw)
+        plans = [AdapterPlan(**plan) for plan in raw.pop("plans")]
+        compact = raw.pop("participants")
+        record = cls.model_validate({**raw, "participants": {}})
+        # Our own writing: validated field by field it would take a tenth of a second for ten thousand.
+        participants = {
+            client: Participant.model_construct(
+                samples=samples, plan=plans[place], memberships=tuple(memberships), shard=shard
+            )
+            for client, (samples, place, memberships, shard) in compact.items()
+        }
+        return record.model_copy(update={"participants": participants})
+
+    @property
+    def head(self) -> RoundHead:
+        """The round without its participants."""
+        return RoundHead(
+            number=self.number,
+            phase=self.phase,
+            evaluation=self.evaluation,
+            base_version=self.base_version,
+            opened_ms=self.opened_ms,
+            deadline_ms=self.deadline_ms,
+            extensions=self.extensions,
+            target=self.target,
+            quorum=self.quorum,
+            asked=len(self.participants),
+        )
+
+
+@dataclass(frozen=True)
+class Look:
+    """A job as its coordinator looks at it: counts, no lists. Times are the store's clock, milliseconds."""
+
+    now_ms: int
+    status: JobStatus
+    reason: str
+    created_ms: int
+    joined: int
+    live: int
+    """Joined clients heard from within the time asked for."""
+    round: RoundHead | None
+    accepted: int
+    """Updates recorded for the round."""
+
+
+@dataclass(frozen=True)
+class Poll:
+    """A job as one of its agents looks at it, which is also a sign of life."""
+
+    agent: AgentRecord
+    joined: bool
+    """Whether the client is in the job."""
+    tasks: int
+    """The change counter of Topic.TASKS."""
+    round: int
+    """Number of the open or last round; 0 before the first."""
+    phase: Phase | None
+    delivered: bool
+    """Whether the round has this client's update."""
 
 
 class UpdateRecord(_Record):

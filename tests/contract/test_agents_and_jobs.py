@@ -8,6 +8,7 @@ from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
 from fedhft.records import JobStatus, Topic
 from fedhft.store.interface import Store
+from fedhft.store.keys import KEPT_MEMBERSHIPS, SEEN_EVERY_MS
 from tests.contract.federation import (
     ALICE,
     ALIVE,
@@ -141,15 +142,20 @@ class TestJoining:
         assert len(set(stored)) == 1
         assert await store.schema(JOB) == stored[0]
 
-    async def test_clients_are_listed_by_id_with_their_whole_record(self, store: Store) -> None:
+    async def test_clients_are_listed_by_id_and_their_signatures_apart(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)
         alice = client_record(ALICE, signature=(0.1, -0.7, 1e-30), has_shared_validation=True)
         bob = client_record(BOB, tier="half")
         await store.join(JOB, bob)
         await store.join(JOB, alice)
         found = await store.clients(JOB)
-        assert list(found) == [ALICE, BOB]
-        assert found == {ALICE: alice, BOB: bob}
+        assert list(found) == await store.client_ids(JOB) == [ALICE, BOB]
+        assert found == {ALICE: alice.model_copy(update={"signature": ()}), BOB: bob}
+        assert await store.clients(JOB, [CAROL, BOB]) == {BOB: bob}
+        assert await store.clients(JOB, []) == {}
+        signatures = await store.signatures(JOB)
+        assert {client: tuple(signature) for client, signature in signatures.items()} == {ALICE: alice.signature}
+        assert await store.has_signatures(JOB)
         assert await store.client(JOB, ALICE) == alice
         assert await store.client(JOB, CAROL) is None
 
@@ -170,9 +176,10 @@ class TestJoining:
         await store.create_job(JOB, SPEC)
         await store.join(JOB, client_record(ALICE, signature=(1.0, 0.0)))
         assert await store.set_signature(JOB, ALICE, (0.0, 1.0))
-        assert (await store.clients(JOB))[ALICE] == client_record(ALICE, signature=(0.0, 1.0))
+        assert await store.client(JOB, ALICE) == client_record(ALICE, signature=(0.0, 1.0))
         assert await store.set_signature(JOB, ALICE, ())
-        assert (await store.clients(JOB))[ALICE].signature == ()
+        assert await store.client(JOB, ALICE) == client_record(ALICE)
+        assert not await store.has_signatures(JOB)
 
     async def test_a_late_signature_never_revives_a_client_that_left(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)
@@ -182,7 +189,30 @@ class TestJoining:
         assert not await store.set_signature(JOB, ALICE, (1.0,))
         assert await store.clients(JOB) == {}
         await store.join(JOB, client_record(ALICE))
-        assert (await store.clients(JOB))[ALICE].signature == ()
+        assert not await store.has_signatures(JOB)
+
+    async def test_a_client_is_live_in_the_jobs_it_is_heard_in(self, store: Store) -> None:
+        other = JobId("tickets2")
+        for job in (JOB, other):
+            await store.create_job(job, SPEC)
+        token = (await store.enroll(ALICE, 1, "0.1.0")).lease_token
+        await store.poll(JOB, ALICE, token)  # has not joined
+        assert await store.live(JOB, 60_000) == []
+        await store.join(JOB, client_record(ALICE))
+        await store.join(other, client_record(ALICE))
+        await store.join(JOB, client_record(BOB))
+        assert await store.live(JOB, 60_000) == [ALICE, BOB]
+        joined = await store.last_seen(JOB, [ALICE, BOB, CAROL])
+        assert list(joined) == [ALICE, BOB]
+        await asyncio.sleep(SEEN_EVERY_MS / 1000 + 0.1)
+        assert (await store.poll(JOB, ALICE, token)).joined
+        assert (await store.last_seen(JOB, [ALICE]))[ALICE] > joined[ALICE]
+        assert (await store.last_seen(other, [ALICE]))[ALICE] <= joined[ALICE] + 1000
+        assert await store.live(JOB, SEEN_EVERY_MS // 2) == [ALICE]
+        assert (await store.look(JOB, SEEN_EVERY_MS // 2)).live == 1
+        await store.leave(JOB, ALICE)
+        assert await store.live(JOB, 60_000) == [BOB]
+        assert await store.last_seen(JOB, []) == {}
 
     async def test_joining_and_leaving_wake_arrivals_only(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)
@@ -197,6 +227,13 @@ class TestJoining:
 
 
 class TestMemberships:
+    async def test_old_versions_are_dropped(self, store: Store) -> None:
+        for version in range(1, KEPT_MEMBERSHIPS + 2):
+            assert await store.publish_memberships(JOB, membership_record(version), version - 1)
+        assert await store.memberships(JOB, 1) is None
+        assert await store.memberships(JOB, 2) == membership_record(2)
+        assert await store.memberships(JOB) == membership_record(KEPT_MEMBERSHIPS + 1)
+
     async def test_versions_follow_each_other_and_stay_readable(self, store: Store) -> None:
         assert await store.memberships(JOB) is None
         assert await store.publish_memberships(JOB, membership_record(1, 0.25), 0)

@@ -61,8 +61,8 @@ class TestKeys:
             keys.JOBS,
             keys.PROBE,
             keys.agent(ALICE),
-            *(its.job, its.schema, its.clients, its.signatures, its.declines, its.lease, its.fence, its.round),
-            its.participants,
+            *(its.job, its.schema, its.clients, its.seen, its.signatures, its.declines, its.lease, its.fence),
+            *(its.round, its.participants),
             *(its.updates(1), its.versions, its.history, its.traffic, its.memberships),
             *(its.changes(topic) for topic in Topic),
             *(its.blob(digest_of(b"update")), its.blobs, its.transfer("t"), its.transfers),
@@ -73,7 +73,7 @@ class TestKeys:
         await whole_life(own_store)
         its = JobKeys(JOB)
         expiring = {key.decode() for key in await admin.keys("*") if await admin.ttl(key) >= 0}
-        assert expiring == {keys.PROBE, its.lease, its.transfer("t")}
+        assert expiring == {keys.PROBE, keys.agent(ALICE), its.lease, its.transfer("t")}
 
     async def test_a_client_that_left_leaves_nothing_behind(self, own_store: Store, admin: Redis) -> None:
         await open_first_round(own_store)

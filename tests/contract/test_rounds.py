@@ -17,6 +17,7 @@ from tests.contract.federation import (
     CAROL,
     JOB,
     SPEC,
+    client_record,
     digest_of,
     open_first_round,
     refused,
@@ -210,14 +211,72 @@ class TestAccepting:
         assert outcomes.count(AcceptResult.REPEATED) == 1
         assert await store.accepted_count(JOB, 1) == 1
 
-    async def test_only_a_newly_accepted_update_wakes_arrivals(self, store: Store) -> None:
-        await open_first_round(store)
-        token = await token_of(store, ALICE)
+    async def test_only_the_update_that_completes_the_round_wakes_arrivals(self, store: Store) -> None:
+        await open_first_round(store, target=2)
+        tokens = {client: await token_of(store, client) for client in (ALICE, BOB)}
         before = await store.changes(JOB, Topic.ARRIVALS)
-        await store.accept(JOB, update_record(ALICE), token)
+        await store.accept(JOB, update_record(ALICE), tokens[ALICE])
+        assert await store.changes(JOB, Topic.ARRIVALS) == before
+        await store.accept(JOB, update_record(BOB), tokens[BOB])
         after = await store.changes(JOB, Topic.ARRIVALS)
-        await store.accept(JOB, update_record(ALICE), token)
+        await store.accept(JOB, update_record(BOB), tokens[BOB])
         assert before < after == await store.changes(JOB, Topic.ARRIVALS)
+
+    async def test_an_updates_bytes_can_come_with_it_and_are_stored_in_the_same_step(self, store: Store) -> None:
+        await open_first_round(store)
+        token, digest = await token_of(store, ALICE), digest_of(b"update")
+        with refused(ErrorCode.NOT_PARTICIPANT):
+            await store.accept(JOB, update_record(CAROL, digest=digest), await token_of(store, CAROL), b"update")
+        accepted = update_record(ALICE, digest=digest, size=6)
+        assert await store.accept(JOB, accepted, token, b"update") is AcceptResult.ACCEPTED
+        assert await store.blobs.get(JOB, digest) == b"update"
+        assert await store.accept(JOB, accepted, token, b"update") is AcceptResult.REPEATED
+        assert await store.update(JOB, 1, ALICE) == accepted
+        assert await store.update(JOB, 1, BOB) is None
+
+    async def test_a_poll_tells_an_agent_where_its_job_stands(self, store: Store) -> None:
+        await running_job(store)
+        token = await token_of(store, ALICE)
+        with refused(ErrorCode.NOT_ENROLLED):
+            await store.poll(JOB, BOB, "")
+        with refused(ErrorCode.LEASE_SUPERSEDED):
+            await store.poll(JOB, ALICE, "another")
+        first = await store.poll(JOB, ALICE, token)
+        assert (first.joined, first.round, first.phase, first.delivered) == (False, 0, None, False)
+        assert (first.agent.client, first.agent.memory_bytes, first.agent.lease_token) == (ALICE, 1 << 30, token)
+        await store.join(JOB, client_record(ALICE))
+        fence = await store.acquire(JOB, "coordinator", 60_000)
+        assert fence is not None
+        await store.open_round(JOB, round_record(), fence)
+        second = await store.poll(JOB, ALICE, token)
+        assert (second.joined, second.round, second.phase, second.delivered) == (True, 1, Phase.COLLECTING, False)
+        assert second.tasks == await store.changes(JOB, Topic.TASKS) > first.tasks
+        await store.accept(JOB, update_record(ALICE), token)
+        await store.begin_fold(JOB, 1, fence)
+        third = await store.poll(JOB, ALICE, token)
+        assert (third.phase, third.delivered, third.tasks) == (Phase.FOLDING, True, second.tasks)
+
+    async def test_a_look_counts_and_lists_nothing(self, store: Store) -> None:
+        with refused(ErrorCode.UNKNOWN_JOB):
+            await store.look(JOB, 1000)
+        await running_job(store)
+        await store.join(JOB, client_record(ALICE))
+        empty = await store.look(JOB, 60_000)
+        assert (empty.status, empty.joined, empty.live, empty.round, empty.accepted) == (
+            JobStatus.RUNNING, 1, 1, None, 0,
+        )  # fmt: skip
+        fence = await store.acquire(JOB, "coordinator", 60_000)
+        assert fence is not None
+        await store.open_round(JOB, round_record(evaluation=True, target=2, quorum=1), fence)
+        await store.accept(JOB, update_record(BOB), await token_of(store, BOB))
+        await store.extend_round(JOB, 1, 9_000, fence)
+        look = await store.look(JOB, 60_000)
+        found = await store.round(JOB)
+        assert found is not None
+        assert (look.round, look.accepted) == (found.head, 1)
+        assert (found.head.asked, found.head.extensions, found.head.deadline_ms) == (2, 1, 9_000)
+        assert found.head.evaluation
+        assert abs(await store.now_ms() - look.now_ms) < 5_000
 
     async def test_updates_of_old_rounds_are_deleted(self, store: Store) -> None:
         fence = await open_first_round(store)
@@ -264,9 +323,10 @@ class TestClosing:
         with refused(ErrorCode.ROUND_CLOSED):
             await store.publish(JOB, 1, version_record(1), "early", fence)
         await store.begin_fold(JOB, 1, fence)
-        before = await store.changes(JOB, Topic.TASKS)
+        before = [await store.changes(JOB, topic) for topic in (Topic.TASKS, Topic.PROGRESS)]
         assert await store.publish(JOB, 1, version_record(1), '{"round": 1}', fence)
-        assert await store.changes(JOB, Topic.TASKS) > before
+        after = [await store.changes(JOB, topic) for topic in (Topic.TASKS, Topic.PROGRESS)]
+        assert after == [before[0], before[1] + 1]
         other = VersionRecord(version=1, round=1, clusters=9)
         assert not await store.publish(JOB, 1, other, '{"round": "again"}', fence)
         assert await store.history(JOB) == ['{"round": 1}']
@@ -377,11 +437,11 @@ class TestFencing:
         assert (await store.job(JOB)).status is JobStatus.RUNNING
         assert await store.set_status(JOB, JobStatus.CANCELLED, "by hand", [JobStatus.RUNNING])
 
-    async def test_folding_wakes_tasks_so_that_no_work_of_a_closed_round_is_given_out(self, store: Store) -> None:
+    async def test_folding_wakes_those_who_watch_and_none_who_wait_for_work(self, store: Store) -> None:
         fence = await open_first_round(store)
-        seen = await store.changes(JOB, Topic.TASKS)
+        seen = [await store.changes(JOB, topic) for topic in (Topic.TASKS, Topic.PROGRESS)]
         await store.begin_fold(JOB, 1, fence)
-        assert await store.changes(JOB, Topic.TASKS) == seen + 1
+        assert [await store.changes(JOB, topic) for topic in (Topic.TASKS, Topic.PROGRESS)] == [seen[0], seen[1] + 1]
 
     async def test_a_token_that_was_never_handed_out_is_refused(self, store: Store) -> None:
         await running_job(store)
@@ -394,8 +454,8 @@ class TestWaiting:
     async def test_a_change_wakes_all_waiters_at_once(self, store: Store) -> None:
         fence = await open_first_round(store)
         await store.begin_fold(JOB, 1, fence)
-        seen = await store.changes(JOB, Topic.TASKS)
-        waiting = [asyncio.create_task(store.wait_change(JOB, Topic.TASKS, seen, 10)) for _ in range(50)]
+        seen = await store.changes(JOB, Topic.PROGRESS)
+        waiting = [asyncio.create_task(store.wait_change(JOB, Topic.PROGRESS, seen, 10)) for _ in range(50)]
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in waiting)
         started = time.monotonic()

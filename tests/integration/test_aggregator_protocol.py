@@ -86,14 +86,18 @@ async def test_an_interrupted_push_resumes_at_its_offset(aggregator: Aggregator)
 
 
 async def test_a_push_gets_its_go_ahead_when_a_stream_is_free(aggregator: Aggregator) -> None:
-    one, _, task = await two_in_a_round(aggregator, "turn")
-    blob = one.update(task)
-    header = federation_pb2.PushUpdateRequest(header=one.header(task, blob))
+    spec = light_job("turn", rounds={"min_clients": STREAMS_AT_ONCE + 1})
+    await aggregator.submit(spec)
     calls = {}
-    for _ in range(STREAMS_AT_ONCE + 1):
-        call = one.stub.PushUpdate(timeout=30)
-        await call.write(header)
-        calls[asyncio.create_task(call.initial_metadata())] = call
+    clients = [aggregator.client(f"c{number}", spec) for number in range(STREAMS_AT_ONCE + 1)]
+    for client in clients:
+        await client.enter()
+    for client in clients:
+        task = await client.train_task()
+        blob = client.update(task)
+        call = client.stub.PushUpdate(timeout=30)
+        await call.write(federation_pb2.PushUpdateRequest(header=client.header(task, blob)))
+        calls[asyncio.create_task(call.initial_metadata())] = (call, blob)
     # Calls written in one order need not be served in it: whichever comes last has to wait.
     waiting = set(calls)
     while len(waiting) > 1:
@@ -103,8 +107,8 @@ async def test_a_push_gets_its_go_ahead_when_a_stream_is_free(aggregator: Aggreg
     await asyncio.sleep(0.3)
     (turn,) = waiting
     assert not turn.done()
-    last = calls.pop(turn)
-    taken = list(calls.values())
+    last, blob = calls.pop(turn)
+    taken = [call for call, _ in calls.values()]
     taken[0].cancel()
     assert is_go_ahead(await asyncio.wait_for(turn, 10))
     await last.write(federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=0, data=blob)))

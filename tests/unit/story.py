@@ -132,7 +132,7 @@ class Story:
     async def be_heard(self, *clients: str) -> None:
         """Signs of life."""
         for client in clients:
-            await self.store.check_lease(ClientId(client), self.tokens[client])
+            await self.store.poll(JOB, ClientId(client), self.tokens[client])
 
     async def settle(self, coordinator: Coordinator) -> float | None:
         """Let a coordinator act until it wants to wait; returns for how long, None when the job is over."""

@@ -97,9 +97,9 @@ async def test_a_step_that_keeps_failing_ends_the_job_and_one_success_starts_the
     await story.settle(one)
     outcomes = [True] * (MOST_FAILURES - 1) + [False] + [True] * MOST_FAILURES
     failures = iter(outcomes)
-    real = story.store.accepted_count
+    real = story.store.look
 
-    async def failing(*arguments: object) -> int:
+    async def failing(*arguments: object) -> object:
         if next(failures, False):
             raise RuntimeError("a defect")
         return await real(*arguments)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ async def test_a_step_that_keeps_failing_ends_the_job_and_one_success_starts_the
     async def no_wait(*arguments: object) -> int:
         return 0
 
-    story.store.accepted_count = failing  # type: ignore[method-assign,assignment]
+    story.store.look = failing  # type: ignore[method-assign,assignment]
     story.store.wait_change = no_wait  # type: ignore[method-assign,assignment]
     await asyncio.wait_for(one.run(), 10)
     assert await story.status() is JobStatus.FAILED

@@ -34,7 +34,7 @@ def opened(spec: JobSpec = SPEC, number: int = 2, evaluation: bool = False) -> R
     clients = {n: ClientRecord(client=n, tier="standard", samples=7, data_digest="", joined_ms=0) for n in ("a", "b")}
     return open_round(
         spec, SCHEMA, number=number, evaluation=evaluation, base_version=number - 1, memberships=None,
-        clients=clients, live=("a", "b"), now_ms=0,
+        clients=clients, asked=("a", "b"), now_ms=0,
     )  # fmt: skip
 
 

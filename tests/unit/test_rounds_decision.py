@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhft.job import JobSpec, parse_job
-from fedhft.plan import AdapterPlan
-from fedhft.records import JobStatus, Participant, Phase, RoundRecord
+from fedhft.records import JobStatus, Phase, RoundHead
 from fedhft.rounds.decision import (
     Complete,
     Evaluate,
@@ -25,7 +24,6 @@ from fedhft.rounds.decision import (
     decide,
 )
 
-PLAN = AdapterPlan(tier="full", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
 RULES = {"total": 3, "min_clients": 2, "deadline": "10s", "extensions": 1, "join_timeout": "60s", "quorum": 0.5}
 
 
@@ -35,21 +33,20 @@ def spec(**rounds: Any) -> JobSpec:
     )
 
 
-def round_record(number: int = 1, phase: Phase = Phase.COLLECTING, **changes: Any) -> RoundRecord:
-    part = Participant(samples=5, plan=PLAN, memberships=(1.0,))
+def round_record(number: int = 1, phase: Phase = Phase.COLLECTING, **changes: Any) -> RoundHead:
     fields: dict[str, Any] = {
         "number": number,
         "phase": phase,
+        "evaluation": False,
         "base_version": number - 1,
-        "membership_version": 0,
-        "clusters": 1,
         "opened_ms": 1000,
         "deadline_ms": 11_000,
+        "extensions": 0,
         "target": 4,
         "quorum": 2,
-        "participants": {f"c{i}": part for i in range(4)},
+        "asked": 4,
     }
-    return RoundRecord.model_validate({**fields, **changes})
+    return RoundHead(**{**fields, **changes})
 
 
 def situation(**changes: Any) -> Situation:

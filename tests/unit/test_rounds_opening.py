@@ -10,9 +10,9 @@ import pytest
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.records import AgentRecord, ClientRecord, MembershipRecord
+from fedhft.records import ClientRecord, MembershipRecord
 from fedhft.rounds.acceptance import check_update, expected_keys, largest_update
-from fedhft.rounds.opening import live_clients, open_round, sampled
+from fedhft.rounds.opening import asked_of, open_round, sampled
 from fedhft.rounds.summary import cluster_sizes, spread
 
 SCHEMA = AdapterSchema(
@@ -49,19 +49,23 @@ def opened(spec_: JobSpec, number: int = 1, **changes: Any) -> Any:
         "base_version": number - 1,
         "memberships": None,
         "clients": clients,
-        "live": ("a", "b", "c"),
+        "asked": ("a", "b", "c"),
         "now_ms": 5000,
     }
     return open_round(spec_, SCHEMA, **{**fields, **changes})
 
 
-def test_a_silent_client_is_not_asked() -> None:
-    agents = {
-        name: AgentRecord(client=name, lease_token="t", memory_bytes=0, agent_version="", last_seen_ms=seen)
-        for name, seen in {"a": 200_000, "b": 10_000}.items()
-    }
-    clients = {name: client(name) for name in ("a", "b", "never-enrolled")}
-    assert live_clients(spec(rounds={"client_timeout": "60s"}), clients, agents, 201_000) == ("a",)
+def test_a_round_asks_a_sample_and_the_final_evaluation_everybody_who_is_live() -> None:
+    live = ("d", "b", "a", "c")
+    assert len(asked_of(spec(rounds={"sample": 0.5}), live, 1, evaluation=False)) == 2
+    assert asked_of(spec(rounds={"sample": 0.5}), live, 1, evaluation=True) == ("a", "b", "c", "d")
+
+
+def test_the_shared_rows_are_dealt_out_among_those_asked_who_have_them() -> None:
+    names = ("a", "b", "c", "d")
+    clients = {name: client(name).model_copy(update={"has_shared_validation": name != "b"}) for name in names}
+    parts = opened(spec(), clients=clients, asked=("a", "b", "d")).participants
+    assert {name: part.shard for name, part in parts.items()} == {"a": 0, "b": None, "d": 1}
 
 
 def test_sampling_is_seeded_and_changes_from_round_to_round() -> None:
@@ -167,9 +171,9 @@ def test_clients_are_counted_by_their_largest_membership() -> None:
 def test_shares_are_rounded_up_to_whole_clients_and_never_to_none(fraction: float, live: int, needed: int) -> None:
     names = tuple(f"c{i}" for i in range(live))
     clients = {name: client(name) for name in names}
-    record = opened(spec(rounds={"quorum": fraction, "target": 1.0, "sample": 1.0}), clients=clients, live=names)
+    record = opened(spec(rounds={"quorum": fraction, "target": 1.0, "sample": 1.0}), clients=clients, asked=names)
     assert (record.quorum, record.target) == (needed, live)
-    record = opened(spec(rounds={"quorum": fraction, "target": fraction}), clients=clients, live=names)
+    record = opened(spec(rounds={"quorum": fraction, "target": fraction}), clients=clients, asked=names)
     assert record.target == needed
     assert len(sampled(spec(rounds={"sample": fraction}), names, 1)) == needed
 

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 
 from fedhft.coordination.job_cache import CachedJob
-from fedhft.coordination.tasks import mass_memberships, next_task
+from fedhft.coordination.tasks import next_task
 from fedhft.records import (
     ClientRecord,
     JobRecord,
     JobStatus,
     MembershipRecord,
     Phase,
-    RoundRecord,
     StoredBlob,
     VersionRecord,
 )
@@ -43,7 +42,7 @@ def cached(number: int = 2, *, final: bool = False, phase: Phase = Phase.COLLECT
     base = number - 1
     current = open_round(
         spec, SCHEMA, number=number, evaluation=final, base_version=base, memberships=MEMBERSHIPS,
-        clients=clients, live=NAMES, now_ms=0,
+        clients=clients, asked=NAMES, now_ms=0,
     )  # fmt: skip
     versions = {}
     if base:
@@ -55,7 +54,7 @@ def cached(number: int = 2, *, final: bool = False, phase: Phase = Phase.COLLECT
         )  # fmt: skip
     record = JobRecord(job="j", spec_json="", status=JobStatus.RUNNING, reason="", created_ms=0)
     current = current.model_copy(update={"phase": phase})
-    return CachedJob(1, record, spec, SCHEMA, current, versions, clients)
+    return CachedJob(1, record, spec, SCHEMA, current, versions)
 
 
 def train(view: CachedJob, client: str, held: dict[str, int] | None = None) -> federation_pb2.TrainTask:
@@ -120,11 +119,9 @@ def test_only_what_a_client_lacks_is_listed_the_cheaper_way() -> None:
 
 
 def test_the_mass_weighted_mixture_weighs_clients_by_their_rows() -> None:
-    current = cached().round
-    assert isinstance(current, RoundRecord)
     # rows 10, 20, 30, 40, 50 of a..e, times their first membership, over 150
     first = (10 * 1.0 + 20 * 0.0 + 30 * 0.5 + 40 * 0.97 + 50 * 0.25) / 150
-    assert mass_memberships(current) == pytest.approx((first, 1 - first))
+    assert cached().mass_memberships == pytest.approx((first, 1 - first))
 
 
 def test_the_final_evaluation_scores_the_own_and_the_mass_weighted_mixture() -> None:

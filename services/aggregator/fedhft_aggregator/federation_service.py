@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema
-from fedhft.coordination.job_cache import CachedJob, JobCache
+from fedhft.coordination.job_cache import JobCache
 from fedhft.coordination.tasks import next_task
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
-from fedhft.records import AcceptResult, Phase, Topic
+from fedhft.records import AcceptResult, Phase
 from fedhft.rounds.acceptance import check_evaluation, check_header, evaluation_record
 from fedhft.rounds.joining import (
     Application,
@@ -28,12 +28,14 @@ from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
+from fedhft_aggregator.published_blobs import PublishedBlobs
+from fedhft_aggregator.transfer_places import TransferPlaces
 from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, Upload, Uploads, observe_agent
+from fedhft_aggregator.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
 MAX_WAIT_MS = 30_000
-SEND_CHUNK_BYTES = 256 * 1024
 _PULLS_AT_ONCE = 16
 
 
@@ -44,8 +46,10 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self._store = store
         self._cache = cache
         self._uploads = Uploads(store, reached)
+        self._waiting = Waiting(store, cache)
+        self._published = PublishedBlobs(store.blobs)
         # Blobs in memory are bounded by the streams that send at once, not by the number of clients.
-        self._pulls = asyncio.Semaphore(_PULLS_AT_ONCE)
+        self._pulls = TransferPlaces(_PULLS_AT_ONCE)
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
         """Check identity and protocol; return a lease token and the jobs on offer."""
@@ -114,68 +118,56 @@ class Federation(federation_pb2_grpc.FederationServicer):
         caller, job = authenticate(context), parse_job_id(request.job)
         held = {scope.scope: scope.version for scope in request.held}
         clock = asyncio.get_running_loop()
-        until = clock.time() + min(request.wait_ms, MAX_WAIT_MS) / 1000
+        begun = clock.time()
         while True:
-            client = (await caller.agent(request, self._store)).client
-            seen = await self._store.changes(job, Topic.TASKS)
-            cached = await self._cache.get(job, seen)
+            poll = await caller.poll(request, job, self._store)
+            client = poll.agent.client
+            cached = await self._cache.get(job, poll.tasks)
             if cached.record.status.over:
                 finished = federation_pb2.FinishedTask(status=cached.record.status.value, reason=cached.record.reason)
                 return federation_pb2.NextTaskResponse(finished=finished)
-            if client not in cached.clients and await self._store.client(job, client) is None:
+            if not poll.joined:
                 raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
-            if await self._has_work(cached, client):
+            if cached.round is not None and cached.round.number > poll.round:
+                continue  # the job moved on between the two readings
+            if poll.phase is Phase.COLLECTING and not poll.delivered:
                 task = next_task(cached, client, held)
                 if task is not None:
                     return task
-            left = until - clock.time()
+            # A client that waits is alive, and must ask again before it would count as silent.
+            wait_s = min(request.wait_ms, MAX_WAIT_MS) / 1000
+            left = begun + min(wait_s, cached.spec.rounds.client_timeout / 3) - clock.time()
             if left <= 0:
                 return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
-            await self._store.wait_change(job, Topic.TASKS, seen, left)
+            await self._waiting.wait(job, client, poll.tasks, left)
 
-    async def _has_work(self, cached: CachedJob, client: ClientId) -> bool:
-        current = cached.round
-        if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
-            return False
-        return not await self._store.delivered(JobId(cached.record.job), current.number, client)
-
-    async def PullBlob(
+    # gRPC takes a coroutine that writes its answers, too; the generated types know generators only.
+    async def PullBlob(  # type: ignore[override]
         self, request: federation_pb2.PullBlobRequest, context: Context
-    ) -> AsyncIterator[federation_pb2.BlobChunk]:
-        """Send a published blob from an offset on. Updates of other clients are never served."""
+    ) -> None:
+        """Send a published blob from an offset on, to a member of the job. Updates of clients are never served."""
         caller, job = authenticate(context), parse_job_id(request.job)
-        agent = await caller.agent(request, self._store)
-        client = agent.client
-        digest = request.digest.hex()
-        cached = await self._cache.get(job)
-        if digest not in cached.served_digests():
+        poll = await caller.poll(request, job, self._store)
+        client, digest = poll.agent.client, request.digest.hex()
+        cached = await self._cache.get(job, poll.tasks)
+        if not poll.joined:
+            raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
+        if digest not in cached.served_digests:
             raise FedhftError(
                 ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not (or no longer) published; ask NextTask again"
             )
         part = cached.round.participants.get(client) if cached.round else None
         moved = metrics.PAYLOAD_BYTES.labels(
             direction="down",
-            payload="snapshot" if digest in cached.snapshot_digests() else "delta",
+            payload="snapshot" if digest in cached.snapshot_digests else "delta",
             tier=part.plan.tier if part else "none",
         )
-        async with self._pulls:
-            async for chunk in self._chunks(job, digest, request.offset):
-                moved.inc(len(chunk.data))
-                yield chunk
-
-    async def _chunks(self, job: JobId, digest: str, offset: int) -> AsyncIterator[federation_pb2.BlobChunk]:
-        blobs = self._store.blobs
-        size = await blobs.size(job, digest)
-        if size is None:
-            raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the store; ask NextTask again")
-        if offset > size:
-            raise FedhftError.field(
-                ErrorCode.WRONG_OFFSET, "offset", offset, f"the blob has {size} bytes", "start where your copy ends"
-            )
-        while offset < size:
-            data = await blobs.get(job, digest, offset, SEND_CHUNK_BYTES)
-            yield federation_pb2.BlobChunk(offset=offset, data=data)
-            offset += len(data)
+        async with self._pulls.place(client) as turn:
+            async for offset, piece in self._published.pieces(job, digest, request.offset):
+                # Written here and not yielded, so that a reader that does not read is bounded in time.
+                await context.write(federation_pb2.BlobChunk(offset=offset, data=piece))
+                moved.inc(len(piece))
+                turn.moved()
 
     async def PushUpdate(
         self, request_iterator: AsyncIterator[federation_pb2.PushUpdateRequest], context: Context
@@ -186,11 +178,13 @@ class Federation(federation_pb2_grpc.FederationServicer):
             raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a push begins with its header; send it first")
         header = first.header
         caller, job = authenticate(context), parse_job_id(header.job)
-        client = (await caller.agent(header, self._store)).client
-        repeated = await self._repeated(client, job, header)
-        if repeated is not None:
-            return repeated
-        cached = await self._cache.get(job)
+        poll = await caller.poll(header, job, self._store)
+        client = poll.agent.client
+        if poll.delivered or header.round != poll.round:
+            repeated = await self._repeated(client, job, header)
+            if repeated is not None:
+                return repeated
+        cached = await self._cache.get(job, poll.tasks)
         awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, client, header)
         upload = Upload(client, job, header.lease_token, awaited, header)
         if header.query_staged:
@@ -202,9 +196,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self, client: ClientId, job: JobId, header: federation_pb2.UpdateHeader
     ) -> federation_pb2.PushUpdateResponse | None:
         """The acknowledgement of an update that is already recorded, even when its round is long over; else None."""
-        if not await self._store.delivered(job, header.round, client):
+        known = await self._store.update(job, header.round, client)
+        if known is None:
             return None
-        known = (await self._store.updates(job, header.round))[client]
         if known.digest != header.digest.hex():
             raise FedhftError(
                 ErrorCode.UPDATE_CONFLICT,

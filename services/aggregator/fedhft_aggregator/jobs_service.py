@@ -14,8 +14,8 @@ from fedhft.records import JobStatus, Topic
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
 from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
-from fedhft_aggregator.federation_service import SEND_CHUNK_BYTES
 from fedhft_aggregator.loops import JobLoops
+from fedhft_aggregator.published_blobs import PIECE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         authenticate(context)
         name, sent = parse_job_id(request.job), request.history_after
         while True:
-            seen = await self._store.changes(name, Topic.TASKS)
+            seen = await self._store.changes(name, Topic.PROGRESS)
             record = await self._store.job(name)
             job = await describe(self._store, record, history_after=sent)
             yield job
@@ -69,7 +69,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
                 continue
             if record.status.over:
                 return
-            await self._store.wait_change(name, Topic.TASKS, seen, _WATCH_HEARTBEAT_S)
+            await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_HEARTBEAT_S)
 
     async def Clients(self, request: jobs_pb2.ListClientsRequest, context: Context) -> jobs_pb2.ListClientsResponse:
         """A page of the clients that serve a job, or will not."""
@@ -130,6 +130,6 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the last version; export again")
         offset = request.offset
         while offset < size:
-            data = await self._store.blobs.get(name, digest, offset, SEND_CHUNK_BYTES)
+            data = await self._store.blobs.get(name, digest, offset, PIECE_BYTES)
             yield jobs_pb2.JobBlobChunk(offset=offset, data=data)
             offset += len(data)

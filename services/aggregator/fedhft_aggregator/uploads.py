@@ -21,11 +21,11 @@ from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2
 from fedhft_aggregator.intake import Intake
+from fedhft_aggregator.transfer_places import TransferPlaces, Turn
 
 MAX_CHUNK_BYTES = 1 << 20
 STREAMS_AT_ONCE = 16
 _CHECKS_AT_ONCE = 2
-_CHUNK_TIMEOUT_S = 60.0
 _CHECK_IN_THREAD_ABOVE = 1 << 19
 
 Chunks = AsyncIterator[federation_pb2.PushUpdateRequest]
@@ -58,7 +58,7 @@ class Uploads:
     def __init__(self, store: Store, reached: Callable[[str], None]) -> None:
         self._store = store
         self._reached = reached
-        self._streams = asyncio.Semaphore(STREAMS_AT_ONCE)
+        self._places = TransferPlaces(STREAMS_AT_ONCE)
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def staged(self, upload: Upload) -> int:
@@ -74,26 +74,24 @@ class Uploads:
 
         `go_ahead` is called when it is this stream's turn; its client sends no chunk before that.
         """
-        with metrics.QUEUE_WAIT_SECONDS.time():
-            await self._streams.acquire()
-        try:
-            if upload.header.size:
-                await go_ahead()
-                await self._take(upload, chunks)
-        finally:
-            self._streams.release()
-        return await self._record(upload)
+        if not upload.header.size:
+            return await self._record(upload, None)
+        async with self._places.place(upload.client) as turn:
+            await go_ahead()
+            data = await self._take(upload, chunks, turn)
+        return await self._record(upload, data)
 
-    async def _take(self, upload: Upload, chunks: Chunks) -> None:
-        """Check the update and store it under its digest.
+    async def _take(self, upload: Upload, chunks: Chunks, turn: Turn) -> bytes | None:
+        """Receive and check the update; its bytes, or None when they are stored under their digest already.
 
         A refused update's bytes are left to the sweep: the same bytes may be another client's accepted update.
         """
         blobs, transfers, size = self._store.blobs, self._store.transfers, int(upload.header.size)
         intake = Intake(transfers, upload.job, upload.transfer, size)
         try:
-            async for chunk in _within(chunks):
+            async for chunk in _checked(chunks):
                 await intake.add(chunk)
+                turn.moved()
         finally:
             await intake.stage()  # even when the stream broke: the next attempt resumes there
         if (data := intake.whole) is not None:
@@ -102,8 +100,7 @@ class Uploads:
                     ErrorCode.DIGEST_MISMATCH, "the bytes received do not have the declared SHA-256; send them again"
                 )
             await self._check(upload, data)
-            await blobs.put(upload.job, data)
-            return
+            return data
         received = await self.staged(upload) if intake.received is None else intake.received
         if received != size:
             raise FedhftError(
@@ -113,6 +110,7 @@ class Uploads:
         if await blobs.size(upload.job, upload.digest) is None:
             await transfers.commit(upload.job, upload.transfer, upload.digest)
         await self._check(upload, None)
+        return None
 
     async def _check(self, upload: Upload, data: bytes | None) -> None:
         """Decode and check. None: read the stored blob, only when it is this update's turn, to keep few in memory."""
@@ -124,10 +122,10 @@ class Uploads:
             else:
                 check_blob(upload.awaited, data)
 
-    async def _record(self, upload: Upload) -> federation_pb2.PushUpdateResponse:
+    async def _record(self, upload: Upload, data: bytes | None) -> federation_pb2.PushUpdateResponse:
         header, part = upload.header, upload.awaited.part
         record = update_record(str(upload.client), header, part)
-        result = await self._store.accept(upload.job, record, upload.lease_token)
+        result = await self._store.accept(upload.job, record, upload.lease_token, data)
         self._reached("accepted")
         response = federation_pb2.PushUpdateResponse
         if result is AcceptResult.REPEATED:
@@ -141,18 +139,9 @@ class Uploads:
         return response(result=response.RESULT_ACCEPTED, staged_bytes=header.size)
 
 
-async def _within(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
-    """The chunks, bounded in time and size. Raises TRUNCATED_STREAM, UPDATE_TOO_LARGE, MALFORMED_UPDATE."""
-    while True:
-        try:
-            async with asyncio.timeout(_CHUNK_TIMEOUT_S):
-                message = await anext(chunks)
-        except StopAsyncIteration:
-            return
-        except TimeoutError as error:
-            raise FedhftError(
-                ErrorCode.TRUNCATED_STREAM, f"no chunk for {_CHUNK_TIMEOUT_S:g} s; resume with query_staged"
-            ) from error
+async def _checked(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
+    """The chunks, bounded in size. Raises UPDATE_TOO_LARGE, MALFORMED_UPDATE."""
+    async for message in chunks:
         if message.WhichOneof("message") != "chunk":
             raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a second header in one push; send the header once, first")
         if len(message.chunk.data) > MAX_CHUNK_BYTES:

@@ -14,7 +14,7 @@ from fedhft.coordination.tidying import tidy
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, SignatureKind
-from fedhft.records import Phase, RoundRecord, Traffic, UpdateRecord, VersionRecord
+from fedhft.records import Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds.reclustering import wants_memberships
 from fedhft.rounds.summary import ClientReport, reports_of, results_of, summarise
 from fedhft.telemetry import metrics
@@ -22,7 +22,7 @@ from fedhft.telemetry import metrics
 log = logging.getLogger(__name__)
 
 
-async def close_round(driven: Driven, spec: JobSpec, seen: RoundRecord | None, number: int, fence: int) -> None:
+async def close_round(driven: Driven, spec: JobSpec, seen: RoundHead | None, number: int, fence: int) -> None:
     """Pin, fold, publish, tidy. `seen`: the round as the decision to close it found it. Repeatable from any point."""
     job, store = driven.job, driven.store
     pinned = await store.begin_fold(job, number, fence)

@@ -22,7 +22,7 @@ from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
 from fedhft.records import (
     JobStatus,
-    Phase,
+    Look,
     Topic,
 )
 from fedhft.rounds.decision import (
@@ -39,9 +39,8 @@ from fedhft.rounds.decision import (
     Wait,
     decide,
 )
-from fedhft.rounds.opening import live_clients
 from fedhft.rounds.patience import failures_after, gives_up
-from fedhft.rounds.watching import LONGEST_WAIT_MS, Collecting, Watch, pause_s, watch_of
+from fedhft.rounds.watching import LONGEST_WAIT_MS, Watch, pause_s, watch_of
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 
@@ -74,7 +73,6 @@ class Coordinator:
         self._lease_ms = lease_ms
         self._spec: JobSpec | None = None
         self._watch: Watch | None = None
-        self._collecting: Collecting | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -114,56 +112,38 @@ class Coordinator:
         """Make one decision. Returns seconds until the next is due (0: at once), None when the job is over."""
         fence = await self._store.acquire(self._job, self._holder, self._lease_ms)
         if fence is None:
-            self._collecting = None
             return self._lease_ms / 3000
-        now = await self._store.now_ms()
-        if (wait_s := await self._still_collecting(fence, now)) is not None:
-            return wait_s
+        spec = await self._spec_of()
+        look = await self._store.look(self._job, int(spec.rounds.client_timeout * 1000))
+        now = look.now_ms
         self._watch = watch_of(self._watch, fence, now)
-        situation = await self._situation(self._watch, now)
+        situation = self._situation(spec, look, self._watch)
         decision = decide(situation, now)
         if isinstance(decision, Over):
             await self._store.release(self._job, self._holder)
             return None
         if isinstance(decision, Wait):
-            current = situation.round
-            if current is not None and current.phase is Phase.COLLECTING:
-                self._collecting = Collecting(current.number, current.target, decision.until_ms, fence, now)
             return pause_s(decision.until_ms, now)
         await self._carry_out(decision, situation, fence)
         return 0.0
 
-    async def _still_collecting(self, fence: int, now_ms: int) -> float | None:
-        """Cheap answer to an arrival in an open round: seconds left to wait, None when a full look is due."""
-        collecting, self._collecting = self._collecting, None
-        if collecting is None or not collecting.still_valid(fence, now_ms):
-            return None
-        wait_s = collecting.wait_s(await self._store.accepted_count(self._job, collecting.number), now_ms)
-        if wait_s is not None:
-            self._collecting = collecting
-        return wait_s
-
-    async def _situation(self, watch: Watch, now_ms: int) -> Situation:
-        record = await self._store.job(self._job)
+    async def _spec_of(self) -> JobSpec:
         if self._spec is None:
-            self._spec = load_canonical(record.spec_json)
-        clients = await self._store.clients(self._job)
-        agents = await self._store.agents(list(clients))
-        current = await self._store.round(self._job)
-        accepted = 0
-        if current is not None and current.phase is Phase.COLLECTING:
-            accepted = await self._store.accepted_count(self._job, current.number)
+            self._spec = load_canonical((await self._store.job(self._job)).spec_json)
+        return self._spec
+
+    def _situation(self, spec: JobSpec, look: Look, watch: Watch) -> Situation:
         situation = Situation(
-            spec=self._spec,
-            status=record.status,
-            created_ms=record.created_ms,
-            round=current,
-            accepted=accepted,
-            live=len(live_clients(self._spec, clients, agents, now_ms)),  # type: ignore[arg-type]
-            joined=len(clients),
+            spec=spec,
+            status=look.status,
+            created_ms=look.created_ms,
+            round=look.round,
+            accepted=look.accepted,
+            live=look.live,
+            joined=look.joined,
             watched_since_ms=watch.since_ms,
         )
-        self._watch = watch.counting(situation.live, situation.wanted, now_ms)
+        self._watch = watch.counting(situation.live, situation.wanted, look.now_ms)
         return replace(situation, short_since_ms=self._watch.short_since_ms)
 
     async def _carry_out(self, decision: Decision, situation: Situation, fence: int) -> None:

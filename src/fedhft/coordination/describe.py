@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
-from fedhft.records import JobRecord, MembershipRecord, Phase, RoundRecord
+from fedhft.records import JobRecord, MembershipRecord, Phase, RoundHead
 from fedhft.store.interface import Store
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
@@ -32,21 +32,22 @@ async def describe(
 async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
     """Where a job stands, without its spec, history and memberships; with the results of its final evaluation."""
     name = JobId(record.job)
-    current = await store.round(name)
+    look = await store.look(name, 0)
+    current = look.round
     job = jobs_pb2.Job(
         job=record.job,
         status=record.status.value,
         reason=record.reason,
         rounds_done=rounds_done(current),
-        clients=sorted(str(client) for client in await store.clients(name)),
+        clients=await store.client_ids(name),
         submitted_by=record.submitted_by,
     )
     if current is None:
         return job
     if current.phase is not Phase.PUBLISHED:
         job.open_round = current.number
-        job.asked = len(current.participants)
-        job.accepted = await store.accepted_count(name, current.number)
+        job.asked = current.asked
+        job.accepted = look.accepted
     elif current.evaluation:
         (text,) = await store.history(name, -1)
         entry = RoundHistory.from_json(text)
@@ -55,7 +56,7 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
     return job
 
 
-def rounds_done(current: RoundRecord | None) -> int:
+def rounds_done(current: RoundHead | None) -> int:
     """Rounds published so far, the final evaluation not counted."""
     if current is None:
         return 0

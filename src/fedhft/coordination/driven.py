@@ -50,7 +50,7 @@ class Driven:
         latest = await self.store.memberships(self.job)
         if self.clusterer is None or not wants_memberships(spec, after_round, latest):
             return latest
-        if not any(client.signature for client in (await self.store.clients(self.job)).values()):
+        if not await self.store.has_signatures(self.job):
             return latest  # nothing to cluster by yet
         try:
             await self.clusterer.update_memberships(self.job, latest.version if latest else 0, after_round)

@@ -9,7 +9,7 @@ from functools import cached_property
 from fedhft.adapter import AdapterSchema
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
-from fedhft.records import ClientRecord, JobRecord, RoundRecord, Topic, VersionRecord
+from fedhft.records import JobRecord, RoundRecord, Topic, VersionRecord
 from fedhft.rounds.retention import oldest_kept
 from fedhft.rounds.shares import cluster_masses
 from fedhft.store.interface import Store
@@ -25,21 +25,33 @@ class CachedJob:
     schema: AdapterSchema | None
     round: RoundRecord | None
     versions: dict[int, VersionRecord]
-    clients: dict[str, ClientRecord]
 
     @cached_property
     def cluster_masses(self) -> tuple[float, ...]:
         """Mass of the round's participants in every cluster; () without a round."""
         return cluster_masses(self.round) if self.round else ()
 
-    def served_digests(self) -> set[str]:
+    @cached_property
+    def shards(self) -> int:
+        """In how many shares the participants of the round score the shared validation rows."""
+        return sum(part.shard is not None for part in self.round.participants.values()) if self.round else 0
+
+    @cached_property
+    def mass_memberships(self) -> tuple[float, ...]:
+        """sum_i q_i p_i / sum_i q_i over the round's participants: the mass-weighted mixture; () without a round."""
+        total = float(sum(part.samples for part in self.round.participants.values())) if self.round else 0.0
+        return tuple(mass / (total or 1.0) for mass in self.cluster_masses)
+
+    @cached_property
+    def served_digests(self) -> frozenset[str]:
         """Blobs that clients may pull: published deltas and snapshots, nothing else."""
         deltas = {blob.digest for version in self.versions.values() for blob in version.deltas.values()}
-        return deltas | self.snapshot_digests()
+        return self.snapshot_digests | deltas
 
-    def snapshot_digests(self) -> set[str]:
+    @cached_property
+    def snapshot_digests(self) -> frozenset[str]:
         """Those of them that are whole scopes."""
-        return {blob.digest for version in self.versions.values() for blob in version.snapshots.values()}
+        return frozenset(blob.digest for version in self.versions.values() for blob in version.snapshots.values())
 
 
 class JobCache:
@@ -89,5 +101,4 @@ class JobCache:
             schema=AdapterSchema.from_json(schema) if schema else None,
             round=current,
             versions=versions,
-            clients={str(client): value for client, value in (await self._store.clients(job)).items()},
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhft.adapter import Float64
 from fedhft.clustering import gaussian_mixture
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
@@ -65,8 +66,8 @@ async def publish_memberships(
     if seen < expected_version:
         raise _refused("expected_version", expected_version, f"the latest is {seen}", "ask for the latest first")
     previous = model_of(latest) if latest else None
-    joined = await store.clients(job)
-    signatures = checked_signatures({client: record.signature for client, record in joined.items()})
+    joined = set(await store.client_ids(job))
+    signatures = checked_signatures(await store.signatures(job), len(joined))
     # Clients without a signature keep their memberships; those that have left the job do not.
     rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in joined}
     started = time.perf_counter()
@@ -94,14 +95,14 @@ async def publish_memberships(
     return record
 
 
-def checked_signatures(signatures: Mapping[ClientId, tuple[float, ...]]) -> dict[str, NDArray[np.float32]]:
-    """Signatures (float32) by client, in ascending order of ids; clients whose signature is empty are left out.
+def checked_signatures(signatures: Mapping[ClientId, Float64], joined: int) -> dict[str, NDArray[np.float32]]:
+    """Signatures (float32) by client, in ascending order of ids. joined: how many clients the job has.
 
-    Raises FedhftError(INVALID_ARGUMENT) naming the client, or when no client is left.
+    Raises FedhftError(INVALID_ARGUMENT) naming the client, or when no client has a signature.
     """
-    signed = {client: signature for client, signature in sorted(signatures.items()) if signature}
+    signed = dict(sorted(signatures.items()))
     if not signed:
-        raise _refused("clients", len(signatures), "no client has a signature yet", "wait for the clients' signatures")
+        raise _refused("clients", joined, "no client has a signature yet", "wait for the clients' signatures")
     length = len(next(iter(signed.values())))
     found: dict[str, NDArray[np.float32]] = {}
     for client, signature in signed.items():

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 
 from fedhft.coordination.driven import Driven
+from fedhft.ids import ClientId
 from fedhft.job import JobSpec
-from fedhft.records import RoundRecord
-from fedhft.rounds.opening import live_clients, open_round
+from fedhft.records import RoundHead
+from fedhft.rounds.opening import asked_of, open_round
 from fedhft.rounds.reclustering import usable_memberships
 
 log = logging.getLogger(__name__)
 
 
 async def open_next(
-    driven: Driven, spec: JobSpec, number: int, evaluation: bool, last: RoundRecord | None, fence: int
+    driven: Driven, spec: JobSpec, number: int, evaluation: bool, last: RoundHead | None, fence: int
 ) -> None:
     """Open round `number`, after round `last`, unless nobody is live any more."""
     schema = await driven.schema()
@@ -23,8 +24,9 @@ async def open_next(
             await driven.update_memberships(spec, after_round=0)
     base = await driven.store.version(driven.job)
     memberships = usable_memberships(await driven.store.memberships(driven.job), base)
-    clients = await driven.store.clients(driven.job)
-    agents = await driven.store.agents(list(clients))
+    live = await driven.store.live(driven.job, int(spec.rounds.client_timeout * 1000))
+    asked = asked_of(spec, live, number, evaluation)
+    clients = await driven.store.clients(driven.job, [ClientId(client) for client in asked])
     now = await driven.store.now_ms()
     record = open_round(
         spec,
@@ -34,7 +36,7 @@ async def open_next(
         base_version=0 if last is None else number - 1,
         memberships=memberships,
         clients={str(client): value for client, value in clients.items()},
-        live=live_clients(spec, clients, agents, now),  # type: ignore[arg-type]
+        asked=tuple(client for client in asked if client in clients),
         now_ms=now,
     )
     if not record.participants:

@@ -57,15 +57,6 @@ def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federa
     )
 
 
-def mass_memberships(current: RoundRecord) -> tuple[float, ...]:
-    """sum_i q_i p_i / sum_i q_i over the round's participants: the mass-weighted mixture."""
-    total = float(sum(part.samples for part in current.participants.values())) or 1.0
-    return tuple(
-        sum(part.samples * part.memberships[j] for part in current.participants.values()) / total
-        for j in range(current.clusters)
-    )
-
-
 def _view_source(
     cached: CachedJob, current: RoundRecord, client: str, held: Mapping[str, int]
 ) -> federation_pb2.ViewSource:
@@ -73,7 +64,7 @@ def _view_source(
     needed = scopes_needed(weights)
     mass: tuple[float, ...] = ()
     if current.evaluation:
-        mass = mass_memberships(current)
+        mass = cached.mass_memberships
         needed = scopes_needed(mass)
     blobs = [
         adapter_pb2.BlobRef(
@@ -94,7 +85,9 @@ def _view_source(
 
 
 def _shard(cached: CachedJob, current: RoundRecord, client: str) -> federation_pb2.Shard:
-    holders = sorted(c for c in current.participants if c in cached.clients and cached.clients[c].has_shared_validation)
-    if client not in holders:
-        return federation_pb2.Shard(index=0, count=0)
-    return federation_pb2.Shard(index=holders.index(client), count=len(holders))
+    shard = current.participants[client].shard
+    return (
+        federation_pb2.Shard(index=0, count=0)
+        if shard is None
+        else federation_pb2.Shard(index=shard, count=cached.shards)
+    )

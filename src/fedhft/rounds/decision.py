@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedhft.job import JobSpec
-from fedhft.records import JobStatus, Phase, RoundRecord
+from fedhft.records import JobStatus, Phase, RoundHead
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Situation:
     spec: JobSpec
     status: JobStatus
     created_ms: int
-    round: RoundRecord | None
+    round: RoundHead | None
     accepted: int
     """Updates (or evaluation reports) recorded for the current round."""
     live: int
@@ -125,7 +125,7 @@ def _wait_for_clients(situation: Situation, now_ms: int) -> Decision:
     return Wait(give_up)
 
 
-def _collect(situation: Situation, current: RoundRecord, now_ms: int) -> Decision:
+def _collect(situation: Situation, current: RoundHead, now_ms: int) -> Decision:
     if situation.accepted >= current.target:
         return Fold(current.number)
     if now_ms < current.deadline_ms:
@@ -136,13 +136,13 @@ def _collect(situation: Situation, current: RoundRecord, now_ms: int) -> Decisio
     if current.extensions < rules.extensions:
         return Extend(current.number, now_ms + _ms(rules.deadline))
     return Fail(
-        f"round {current.number}: {situation.accepted} of {len(current.participants)} participants delivered, "
+        f"round {current.number}: {situation.accepted} of {current.asked} participants delivered, "
         f"{current.quorum} needed, after {current.extensions} extensions of rounds.deadline = {rules.deadline:g} s; "
         "lower rounds.quorum or lengthen rounds.deadline"
     )
 
 
-def _after_published(situation: Situation, current: RoundRecord | None, now_ms: int) -> Decision:
+def _after_published(situation: Situation, current: RoundHead | None, now_ms: int) -> Decision:
     spec = situation.spec
     done = 0 if current is None else current.number
     if situation.status is JobStatus.EVALUATING:

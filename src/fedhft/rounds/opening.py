@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedhft import seeds
@@ -12,18 +12,15 @@ from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
 from fedhft.planning.tiers import plans
-from fedhft.records import AgentRecord, ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
+from fedhft.records import ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
 
 
-def live_clients(
-    spec: JobSpec, clients: Mapping[str, ClientRecord], agents: Mapping[str, AgentRecord], now_ms: int
-) -> tuple[str, ...]:
-    """Joined clients whose agent was heard from within client_timeout, sorted."""
-    oldest = now_ms - int(spec.rounds.client_timeout * 1000)
-    return tuple(sorted(c for c in clients if c in agents and agents[c].last_seen_ms >= oldest))
+def asked_of(spec: JobSpec, live: Sequence[str], number: int, evaluation: bool) -> tuple[str, ...]:
+    """Who takes part in a round: the final evaluation asks every live client, a round those that are sampled."""
+    return tuple(sorted(live)) if evaluation else sampled(spec, live, number)
 
 
-def sampled(spec: JobSpec, live: tuple[str, ...], number: int) -> tuple[str, ...]:
+def sampled(spec: JobSpec, live: Sequence[str], number: int) -> tuple[str, ...]:
     """The clients sampled for round `number`: a seeded draw of ceil(sample * live), sorted."""
     if not live:
         return ()
@@ -49,17 +46,19 @@ def open_round(
     base_version: int,
     memberships: MembershipRecord | None,
     clients: Mapping[str, ClientRecord],
-    live: tuple[str, ...],
+    asked: tuple[str, ...],
     now_ms: int,
 ) -> RoundRecord:
-    """The record of a new round, with everything its result depends on. The final evaluation asks every live client."""
-    asked = live if evaluation else sampled(spec, live, number)
+    """The record of a new round of the clients `asked`, with everything its result depends on."""
     allocated = plans(spec, schema, {client: clients[client].tier for client in asked})
+    holders = sorted(client for client in asked if clients[client].has_shared_validation)
+    shards = {client: shard for shard, client in enumerate(holders)}
     participants = {
         client: Participant(
             samples=clients[client].samples,
             plan=for_round(plan, spec, number, evaluation),
             memberships=membership_row(memberships, client),
+            shard=shards.get(client),
         )
         for client, plan in allocated.items()
     }

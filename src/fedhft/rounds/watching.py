@@ -33,33 +33,6 @@ def watch_of(watch: Watch | None, fence: int, now_ms: int) -> Watch:
     return watch if watch is not None and watch.fence == fence else Watch(fence, now_ms)
 
 
-@dataclass(frozen=True)
-class Collecting:
-    """An open round as the last full look found it; most arrivals need no new one.
-
-    Only the holder of the fence changes a collecting round, so what was read under it stays true. A cancelled job is
-    noticed at the next full look.
-    """
-
-    number: int
-    target: int
-    """Updates that close the round."""
-    deadline_ms: int
-    fence: int
-    read_ms: int
-
-    def still_valid(self, fence: int, now_ms: int) -> bool:
-        """Whether nothing but arrivals can have changed since: same holder, before the deadline, not too long ago."""
-        return fence == self.fence and now_ms < self.deadline_ms and now_ms - self.read_ms < LONGEST_WAIT_MS
-
-    def wait_s(self, accepted: int, now_ms: int) -> float | None:
-        """Seconds left to wait with so many updates accepted; None when the round can close."""
-        if accepted >= self.target:
-            return None
-        until_ms = min(self.deadline_ms, self.read_ms + LONGEST_WAIT_MS)
-        return pause_s(until_ms, now_ms)
-
-
 def pause_s(until_ms: int, now_ms: int) -> float:
     """Seconds from now to a point in time, but enough to avoid spinning."""
     return max(_SHORTEST_WAIT_S, (until_ms - now_ms) / 1000)

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import grpc.aio
 
-from fedhft.ids import ClientId, parse_client_id
-from fedhft.records import AgentRecord
+from fedhft.ids import ClientId, JobId, parse_client_id
+from fedhft.records import AgentRecord, Poll
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,6 +36,10 @@ class Leases(Protocol):
         """Raises NOT_ENROLLED, LEASE_SUPERSEDED."""
         ...
 
+    async def poll(self, job: JobId, client: ClientId, lease_token: str) -> Poll:
+        """Raises NOT_ENROLLED, LEASE_SUPERSEDED."""
+        ...
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -54,6 +58,13 @@ class Caller:
         Raises INVALID_ARGUMENT, NOT_ENROLLED, LEASE_SUPERSEDED.
         """
         return await leases.check_lease(self.client(claim.client), claim.lease_token)
+
+    async def poll(self, claim: Claim, job: JobId, leases: Leases) -> Poll:
+        """The enrolled agent behind this call and its job as it stands, in one step; a sign of life in that job.
+
+        Raises INVALID_ARGUMENT, NOT_ENROLLED, LEASE_SUPERSEDED.
+        """
+        return await leases.poll(job, self.client(claim.client), claim.lease_token)
 
 
 def authenticate(context: Context) -> Caller:

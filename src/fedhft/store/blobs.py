@@ -28,8 +28,11 @@ class BlobStore(Protocol):
         """Release what is held open."""
         ...
 
-    async def put(self, job: JobId, data: bytes) -> str:
-        """Store bytes; returns their hex SHA-256. Bytes that are there already count as just stored."""
+    async def put(self, job: JobId, data: bytes, digest: str | None = None) -> str:
+        """Store bytes; returns their hex SHA-256. Bytes that are there already count as just stored.
+
+        digest: what the caller has found their SHA-256 to be; None: it is computed here.
+        """
         ...
 
     async def get(self, job: JobId, digest: str, offset: int = 0, length: int = -1) -> bytes:

@@ -35,15 +35,15 @@ class DirectoryBlobs:
         """See BlobStore.close."""
         self._directory.close()
 
-    async def put(self, job: JobId, data: bytes) -> str:
+    async def put(self, job: JobId, data: bytes, digest: str | None = None) -> str:
         """See BlobStore.put."""
         folder = self._directory.job(job)
 
         def work() -> str:
-            digest = digest_of(data)
+            name = digest or digest_of(data)
             with folder.storing():
-                if folder.refresh(digest):
-                    return digest
+                if folder.refresh(name):
+                    return name
             new = folder.new_file()
             try:
                 with new.open("xb") as file:
@@ -51,10 +51,10 @@ class DirectoryBlobs:
                     file.flush()
                     os.fsync(file.fileno())
                 with folder.storing():
-                    folder.install(new, digest)
+                    folder.install(new, name)
             finally:
                 new.unlink(missing_ok=True)
-            return digest
+            return name
 
         return await self._directory.run(work)
 

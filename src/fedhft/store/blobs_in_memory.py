@@ -33,9 +33,9 @@ class InMemoryBlobs:
     async def close(self) -> None:
         """See BlobStore.close."""
 
-    async def put(self, job: JobId, data: bytes) -> str:
+    async def put(self, job: JobId, data: bytes, digest: str | None = None) -> str:
         """See BlobStore.put."""
-        digest = digest_of(data)
+        digest = digest or digest_of(data)
         its = self._of(job)
         its.blobs.setdefault(digest, bytes(data))
         its.stored_s[digest] = self._clock()

@@ -23,9 +23,9 @@ class RedisBlobs:
     async def close(self) -> None:
         """Nothing to release: the connections are the store's."""
 
-    async def put(self, job: JobId, data: bytes) -> str:
+    async def put(self, job: JobId, data: bytes, digest: str | None = None) -> str:
         """See BlobStore.put."""
-        digest = await sha256(data)
+        digest = digest or await sha256(data)
         its = JobKeys(job)
         await self._redis.run("put_blob", (its.blob(digest), its.blobs), digest, data)
         return digest

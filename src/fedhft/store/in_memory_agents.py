@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Mapping
 
-from fedhft.ids import ClientId
-from fedhft.records import AgentRecord
+from fedhft.ids import ClientId, JobId
+from fedhft.records import AgentRecord, Poll, Topic
 from fedhft.store.in_memory_tables import InMemoryTables
+from fedhft.store.keys import SEEN_EVERY_MS
 
 
 class InMemoryAgents(InMemoryTables):
@@ -35,6 +36,22 @@ class InMemoryAgents(InMemoryTables):
         record = record.model_copy(update={"last_seen_ms": self._now_ms()})
         self._agents[client] = record
         return record
+
+    async def poll(self, job: JobId, client: ClientId, lease_token: str) -> Poll:
+        """See Store.poll."""
+        agent, its, now_ms = self._check_lease(client, lease_token), self._of(job), self._now_ms()
+        if client in its.clients and abs(now_ms - its.seen_ms.get(client, 0)) >= SEEN_EVERY_MS:
+            its.seen_ms[client] = now_ms
+            self._agents[client] = agent.model_copy(update={"last_seen_ms": now_ms})
+        now = its.round
+        return Poll(
+            agent=agent,
+            joined=client in its.clients,
+            tasks=its.counters[Topic.TASKS],
+            round=now.number if now else 0,
+            phase=now.phase if now else None,
+            delivered=now is not None and client in its.updates.get(now.number, {}),
+        )
 
     async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:
         """See Store.agents."""

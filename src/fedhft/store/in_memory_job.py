@@ -38,7 +38,8 @@ class KeptJob:
     latest_version: int | None = None
     history: list[str] = field(default_factory=list)
     traffic: dict[str, Traffic] = field(default_factory=dict)
-    memberships: list[MembershipRecord] = field(default_factory=list)
+    memberships: dict[int, MembershipRecord] = field(default_factory=dict)
+    seen_ms: dict[ClientId, int] = field(default_factory=dict)
     counters: dict[Topic, int] = field(default_factory=lambda: defaultdict(int))
     moved: dict[Topic, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
+from fedhft.adapter import Float64
 from fedhft.ids import ClientId, JobId
 from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
 from fedhft.store import refusals
 from fedhft.store.in_memory_job import KeptJob
 from fedhft.store.in_memory_tables import InMemoryTables
+from fedhft.store.keys import KEPT_MEMBERSHIPS
 
 
 class InMemoryJobs(InMemoryTables):
@@ -51,8 +55,8 @@ class InMemoryJobs(InMemoryTables):
         if record.status not in expected:
             return False
         its.record = record.model_copy(update={"status": status, "reason": reason})
-        its.wake(Topic.TASKS)
-        its.wake(Topic.ARRIVALS)
+        for topic in Topic:
+            its.wake(topic)
         return True
 
     # -- joining
@@ -72,6 +76,7 @@ class InMemoryJobs(InMemoryTables):
         its, _ = self._existing(job)
         its.clients[ClientId(client.client)] = client
         its.declines.pop(ClientId(client.client), None)
+        its.seen_ms[ClientId(client.client)] = self._now_ms()
         its.wake(Topic.ARRIVALS)
 
     async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
@@ -88,6 +93,7 @@ class InMemoryJobs(InMemoryTables):
         its = self._of(job)
         if its.clients.pop(client, None) is None:
             return False
+        its.seen_ms.pop(client, None)
         its.wake(Topic.ARRIVALS)
         return True
 
@@ -95,9 +101,34 @@ class InMemoryJobs(InMemoryTables):
         """See Store.client."""
         return self._of(job).clients.get(client)
 
-    async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
+    async def clients(self, job: JobId, wanted: Collection[ClientId] | None = None) -> Mapping[ClientId, ClientRecord]:
         """See Store.clients."""
-        return dict(sorted(self._of(job).clients.items()))
+        known = self._of(job).clients
+        names = sorted(known if wanted is None else set(wanted) & known.keys())
+        return {client: known[client].model_copy(update={"signature": ()}) for client in names}
+
+    async def client_ids(self, job: JobId) -> list[ClientId]:
+        """See Store.client_ids."""
+        return sorted(self._of(job).clients)
+
+    async def signatures(self, job: JobId) -> Mapping[ClientId, Float64]:
+        """See Store.signatures."""
+        known = sorted(self._of(job).clients.items())
+        return {client: np.array(record.signature, np.float64) for client, record in known if record.signature}
+
+    async def has_signatures(self, job: JobId) -> bool:
+        """See Store.has_signatures."""
+        return any(record.signature for record in self._of(job).clients.values())
+
+    async def live(self, job: JobId, within_ms: int) -> list[ClientId]:
+        """See Store.live."""
+        oldest_ms = self._now_ms() - within_ms
+        return sorted(client for client, seen_ms in self._of(job).seen_ms.items() if seen_ms >= oldest_ms)
+
+    async def last_seen(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """See Store.last_seen."""
+        known = self._of(job).seen_ms
+        return {client: known[client] for client in sorted(clients) if client in known}
 
     # -- the coordinator lease
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
@@ -123,17 +154,18 @@ class InMemoryJobs(InMemoryTables):
     async def memberships(self, job: JobId, version: int = 0) -> MembershipRecord | None:
         """See Store.memberships."""
         records = self._of(job).memberships
-        wanted = version or len(records)
-        return records[wanted - 1] if 0 < wanted <= len(records) else None
+        return records.get(version or max(records, default=0))
 
     async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:
         """See Store.publish_memberships."""
         if record.version != expected_version + 1:
             raise refusals.wrong_membership_version(record.version, expected_version)
         its = self._jobs.setdefault(job, KeptJob())
-        if len(its.memberships) == record.version and its.memberships[-1] == record:
+        latest = max(its.memberships, default=0)
+        if latest == record.version and its.memberships[latest] == record:
             return True
-        if len(its.memberships) != expected_version:
+        if latest != expected_version:
             return False
-        its.memberships.append(record)
+        its.memberships[record.version] = record
+        its.memberships.pop(record.version - KEPT_MEMBERSHIPS, None)
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
+from fedhft.records import AcceptResult, Look, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
 from fedhft.store import refusals
 from fedhft.store.in_memory_tables import InMemoryTables
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
@@ -13,6 +13,21 @@ from fedhft.store.keys import KEPT_UPDATE_ROUNDS
 
 class InMemoryRounds(InMemoryTables):
     """The round part of InMemoryStore."""
+
+    async def look(self, job: JobId, live_within_ms: int) -> Look:
+        """See Store.look."""
+        its, record = self._existing(job)
+        now_ms, now = self._now_ms(), its.round
+        return Look(
+            now_ms=now_ms,
+            status=record.status,
+            reason=record.reason,
+            created_ms=record.created_ms,
+            joined=len(its.clients),
+            live=sum(seen_ms >= now_ms - live_within_ms for seen_ms in its.seen_ms.values()),
+            round=now.head if now else None,
+            accepted=len(its.updates.get(now.number, {})) if now else 0,
+        )
 
     async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
         """See Store.open_round."""
@@ -27,13 +42,18 @@ class InMemoryRounds(InMemoryTables):
         its.round = its.opened = round_
         its.updates.pop(round_.number - KEPT_UPDATE_ROUNDS, None)
         its.wake(Topic.TASKS)
+        its.wake(Topic.PROGRESS)
 
     async def round(self, job: JobId) -> RoundRecord | None:
         """See Store.round."""
         return self._of(job).round
 
-    async def accept(self, job: JobId, update: UpdateRecord, lease_token: str) -> AcceptResult:
+    async def accept(
+        self, job: JobId, update: UpdateRecord, lease_token: str, data: bytes | None = None
+    ) -> AcceptResult:
         """See Store.accept."""
+        if data is not None:
+            await self._blobs.put(job, data, update.digest)
         # Looked up first, judged last: nothing is awaited between the checks and the recording.
         missing = bool(update.digest) and await self._blobs.size(job, update.digest) is None
         its = self._running(job)
@@ -56,12 +76,17 @@ class InMemoryRounds(InMemoryTables):
         if missing:
             raise refusals.unknown_blob(job, update.digest)
         recorded[client] = update
-        its.wake(Topic.ARRIVALS)
+        if len(recorded) >= now.target:
+            its.wake(Topic.ARRIVALS)
         return AcceptResult.ACCEPTED
 
     async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
         """See Store.updates."""
         return dict(sorted(self._of(job).updates.get(number, {}).items()))
+
+    async def update(self, job: JobId, number: int, client: ClientId) -> UpdateRecord | None:
+        """See Store.update."""
+        return self._of(job).updates.get(number, {}).get(client)
 
     async def accepted_count(self, job: JobId, number: int) -> int:
         """See Store.accepted_count."""
@@ -89,7 +114,7 @@ class InMemoryRounds(InMemoryTables):
         if now.phase is Phase.COLLECTING:
             pinned = tuple(sorted(its.updates.get(number, {})))
             now = its.round = now.model_copy(update={"phase": Phase.FOLDING, "pinned": pinned})
-            its.wake(Topic.TASKS)
+            its.wake(Topic.PROGRESS)
         return tuple(ClientId(client) for client in now.pinned)
 
     async def publish(
@@ -113,7 +138,7 @@ class InMemoryRounds(InMemoryTables):
         its.history.append(summary)
         its.traffic.update(traffic or {})
         its.round = now.model_copy(update={"phase": Phase.PUBLISHED})
-        its.wake(Topic.TASKS)
+        its.wake(Topic.PROGRESS)
         return True
 
     async def version(self, job: JobId, number: int | None = None) -> VersionRecord | None:

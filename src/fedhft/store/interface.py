@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from fedhft.adapter import Float64
 from fedhft.ids import ClientId, JobId
 from fedhft.records import (
     AcceptResult,
@@ -19,7 +20,9 @@ from fedhft.records import (
     DeclineRecord,
     JobRecord,
     JobStatus,
+    Look,
     MembershipRecord,
+    Poll,
     RoundRecord,
     Topic,
     Traffic,
@@ -71,9 +74,17 @@ class Store(Protocol):
         ...
 
     async def check_lease(self, client: ClientId, lease_token: str) -> AgentRecord:
-        """Heartbeat: checks the token and records last_seen; never creates a record.
+        """Checks the token and records last_seen; never creates a record.
 
         Raises NOT_ENROLLED, LEASE_SUPERSEDED.
+        """
+        ...
+
+    async def poll(self, job: JobId, client: ClientId, lease_token: str) -> Poll:
+        """Everything an agent's call about a job starts from, in one step: lease, membership, the round.
+
+        A sign of life in this job, if the client has joined it, recorded at most every second. Raises NOT_ENROLLED,
+        LEASE_SUPERSEDED.
         """
         ...
 
@@ -104,7 +115,7 @@ class Store(Protocol):
     async def set_status(
         self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
     ) -> bool:
-        """Change the status if it is one of `expected` now; wakes TASKS and ARRIVALS.
+        """Change the status if it is one of `expected` now; wakes all topics.
 
         With a fence only its holder may. Raises UNKNOWN_JOB, FENCED.
         """
@@ -120,7 +131,10 @@ class Store(Protocol):
         ...
 
     async def join(self, job: JobId, client: ClientRecord) -> None:
-        """Add or replace a client; wakes ARRIVALS. It no longer counts as declining. Raises UNKNOWN_JOB."""
+        """Add or replace a client, heard from now; wakes ARRIVALS. It no longer counts as declining.
+
+        Raises UNKNOWN_JOB.
+        """
         ...
 
     async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
@@ -150,8 +164,28 @@ class Store(Protocol):
         """One joined client."""
         ...
 
-    async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
-        """All joined clients, by id."""
+    async def clients(self, job: JobId, wanted: Collection[ClientId] | None = None) -> Mapping[ClientId, ClientRecord]:
+        """Joined clients by id, without their signatures: all, or those among `wanted`."""
+        ...
+
+    async def client_ids(self, job: JobId) -> list[ClientId]:
+        """Ids of all joined clients, sorted."""
+        ...
+
+    async def signatures(self, job: JobId) -> Mapping[ClientId, Float64]:
+        """Signatures of the joined clients that have one, by id."""
+        ...
+
+    async def has_signatures(self, job: JobId) -> bool:
+        """Whether any joined client has a signature."""
+        ...
+
+    async def live(self, job: JobId, within_ms: int) -> list[ClientId]:
+        """Joined clients heard from in this job within the given time, sorted."""
+        ...
+
+    async def last_seen(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """When clients were last heard from in this job, milliseconds of the store's clock; to a second or so."""
         ...
 
     # -- the coordinator lease: one replica at a time moves a job on
@@ -167,11 +201,19 @@ class Store(Protocol):
         ...
 
     # -- rounds
-    async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
-        """Open round `number` if the last one is number - 1 and published (or none and number is 1); wakes TASKS.
+    async def look(self, job: JobId, live_within_ms: int) -> Look:
+        """What a coordinator decides by, in one step whose cost hardly depends on the number of clients.
 
-        Repeating the same opening changes nothing. Raises, in this order, FENCED for an outdated fence,
-        UNKNOWN_JOB, JOB_NOT_RUNNING unless running or evaluating, ROUND_CLOSED when the round is not the next.
+        Raises UNKNOWN_JOB.
+        """
+        ...
+
+    async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
+        """Open round `number` if the last one is number - 1 and published (or none and number is 1).
+
+        Wakes TASKS and PROGRESS. Repeating the same opening changes nothing. Raises, in this order, FENCED for an
+        outdated fence, UNKNOWN_JOB, JOB_NOT_RUNNING unless running or evaluating, ROUND_CLOSED when the round is not
+        the next.
         """
         ...
 
@@ -179,18 +221,26 @@ class Store(Protocol):
         """The open or last round."""
         ...
 
-    async def accept(self, job: JobId, update: UpdateRecord, lease_token: str) -> AcceptResult:
-        """Durably record an update, in one step, or say why not; wakes ARRIVALS.
+    async def accept(
+        self, job: JobId, update: UpdateRecord, lease_token: str, data: bytes | None = None
+    ) -> AcceptResult:
+        """Durably record an update, in one step, or say why not; wakes ARRIVALS when the round's target is reached.
+
+        data: the update's bytes, whose SHA-256 the caller has checked; None when they are among the blobs already.
 
         Checks, in this order: job runs (UNKNOWN_JOB, JOB_NOT_RUNNING), lease (NOT_ENROLLED, LEASE_SUPERSEDED), round is
         the current one (ROUND_CLOSED), client takes part (NOT_PARTICIPANT), already recorded with the same digest
         (REPEATED, whatever the phase) or another (UPDATE_CONFLICT), phase is collecting (ROUND_CLOSED), base_version
-        (STALE_VERSION), the blob is there (UNKNOWN_BLOB; skipped for an empty digest).
+        (STALE_VERSION), the blob is there (UNKNOWN_BLOB; skipped for an empty digest and where `data` is given).
         """
         ...
 
     async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
         """Accepted updates of a round, by client. Those of old rounds are deleted (KEPT_UPDATE_ROUNDS)."""
+        ...
+
+    async def update(self, job: JobId, number: int, client: ClientId) -> UpdateRecord | None:
+        """A client's accepted update of a round."""
         ...
 
     async def accepted_count(self, job: JobId, number: int) -> int:
@@ -211,7 +261,7 @@ class Store(Protocol):
     async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
         """Collecting -> folding; pins and returns the sorted accepted clients, the same again when already folding.
 
-        Wakes TASKS. Raises FENCED, ROUND_CLOSED when published or another round.
+        Wakes PROGRESS. Raises FENCED, ROUND_CLOSED when published or another round.
         """
         ...
 
@@ -226,7 +276,7 @@ class Store(Protocol):
     ) -> bool:
         """Folding -> published, with the new version, the round's summary (JSON) and its clients' byte counters.
 
-        Wakes TASKS. False when the round was already published (nothing changes). For the final evaluation `version`
+        Wakes PROGRESS. False when the round was already published (nothing changes). For the final evaluation `version`
         is the unchanged last one. Raises FENCED, ROUND_CLOSED when the round is not folding.
         """
         ...
@@ -249,7 +299,7 @@ class Store(Protocol):
 
     # -- memberships
     async def memberships(self, job: JobId, version: int = 0) -> MembershipRecord | None:
-        """A membership version, the latest for 0."""
+        """A membership version, the latest for 0; None for one that is not kept (KEPT_MEMBERSHIPS) or never was."""
         ...
 
     async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:

@@ -24,12 +24,26 @@ CHANGE_PATTERN = "fedhft:job:*:changes:*"
 KEPT_UPDATE_ROUNDS = 32
 """How many rounds' accepted updates are kept; opening a round deletes older ones (their blobs are deleted earlier)."""
 
+KEPT_MEMBERSHIPS = 8
+"""How many versions of a job's memberships are kept; publishing one deletes older ones."""
+
+SEEN_EVERY_MS = 1000
+"""Signs of life that follow each other faster are not written."""
+
+AGENT_TTL_MS = 24 * 3600 * 1000
+"""An agent in a job that was silent for this long must enroll again."""
+
+NEW_AGENT_TTL_MS = 10 * 60 * 1000
+"""The same for an agent that has joined no job, so that a flood of enrolments passes."""
+
 TRANSFER_TTL_S = 6 * 3600
 """A half-received transfer to which nothing was added for this long is dropped, so abandoned ones free their memory."""
 
 
 def agent(client: ClientId) -> str:
-    """hash: lease_token, memory_bytes, agent_version, last_seen_ms of an enrolled agent."""
+    """hash: lease_token, memory_bytes, agent_version, last_seen_ms of an enrolled agent; expires after NEW_AGENT_TTL_MS
+    from its last enrolment, or AGENT_TTL_MS from its last call about a job it is in.
+    """
     return f"fedhft:agent:{client}"
 
 
@@ -60,6 +74,11 @@ class JobKeys:
         return self.prefix + "clients"
 
     @property
+    def seen(self) -> str:
+        """sorted set client -> milliseconds when last heard from in this job: all joined clients."""
+        return self.prefix + "seen"
+
+    @property
     def signatures(self) -> str:
         """hash client -> signature as little-endian doubles: separate, being a hundred times larger than records."""
         return self.prefix + "signatures"
@@ -81,8 +100,9 @@ class JobKeys:
 
     @property
     def round(self) -> str:
-        """hash: record (RoundRecord as opened, JSON); number and base_version for the scripts; and what changes: phase,
-        deadline_ms, extensions, pinned (client ids separated by spaces).
+        """hash: record (RoundRecord as opened, JSON); for the scripts number, base_version, evaluation, opened_ms,
+        target, quorum and asked; and what changes: phase, deadline_ms, extensions, pinned (client ids separated by
+        spaces).
         """
         return self.prefix + "round"
 
@@ -93,7 +113,12 @@ class JobKeys:
 
     def updates(self, number: int) -> str:
         """hash client -> UpdateRecord (JSON): what round `number` accepted; once in here, an update counts."""
-        return f"{self.prefix}updates:{number}"
+        return f"{self.updates_prefix}{number}"
+
+    @property
+    def updates_prefix(self) -> str:
+        """What the keys of all rounds' updates start with."""
+        return self.prefix + "updates:"
 
     @property
     def versions(self) -> str:
@@ -112,7 +137,9 @@ class JobKeys:
 
     @property
     def memberships(self) -> str:
-        """hash membership version -> MembershipRecord (JSON); the field `latest` holds the latest number."""
+        """hash membership version -> MembershipRecord (JSON), of the last KEPT_MEMBERSHIPS versions; the field `latest`
+        holds the latest number.
+        """
         return self.prefix + "memberships"
 
     def changes(self, topic: Topic) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Mapping
 
-from fedhft.ids import ClientId
-from fedhft.records import AgentRecord
+from fedhft.ids import ClientId, JobId
+from fedhft.records import AgentRecord, Phase, Poll, Topic
 from fedhft.store import keys, refusals
 from fedhft.store.connection import RedisConnection
 
@@ -21,7 +21,13 @@ class RedisAgents:
     ) -> AgentRecord:
         """See Store.enroll."""
         token, now_ms = await self._redis.run(
-            "enroll", (keys.agent(client),), lease_token, secrets.token_hex(16), memory_bytes, agent_version
+            "enroll",
+            (keys.agent(client),),
+            lease_token,
+            secrets.token_hex(16),
+            memory_bytes,
+            agent_version,
+            keys.NEW_AGENT_TTL_MS,
         )
         return AgentRecord(
             client=client,
@@ -45,6 +51,39 @@ class RedisAgents:
             memory_bytes=int(memory_bytes),
             agent_version=agent_version.decode(),
             last_seen_ms=int(now_ms),
+        )
+
+    async def poll(self, job: JobId, client: ClientId, lease_token: str) -> Poll:
+        """See Store.poll."""
+        its = keys.JobKeys(job)
+        outcome, *found = await self._redis.run(
+            "poll",
+            (keys.agent(client), its.clients, its.seen, its.changes(Topic.TASKS), its.round),
+            client,
+            lease_token,
+            its.updates_prefix,
+            keys.SEEN_EVERY_MS,
+            keys.AGENT_TTL_MS,
+        )
+        if outcome == b"not_enrolled":
+            raise refusals.not_enrolled(client)
+        if outcome == b"lease_superseded":
+            raise refusals.lease_superseded(client)
+        memory_bytes, agent_version, now_ms, joined, tasks, number, phase, delivered = found
+        agent = AgentRecord(
+            client=client,
+            lease_token=lease_token,
+            memory_bytes=int(memory_bytes),
+            agent_version=agent_version.decode(),
+            last_seen_ms=int(now_ms),
+        )
+        return Poll(
+            agent=agent,
+            joined=bool(joined),
+            tasks=int(tasks),
+            round=int(number or 0),
+            phase=Phase(phase.decode()) if phase else None,
+            delivered=bool(delivered),
         )
 
     async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:

@@ -6,11 +6,14 @@ import json
 import struct
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
+from fedhft.adapter import Float64
 from fedhft.ids import ClientId, JobId
 from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
 from fedhft.store import refusals
 from fedhft.store.connection import RedisConnection
-from fedhft.store.keys import JOBS, JobKeys
+from fedhft.store.keys import JOBS, KEPT_MEMBERSHIPS, JobKeys
 
 
 class RedisJobs:
@@ -47,7 +50,7 @@ class RedisJobs:
         its = JobKeys(job)
         outcome, *changed = await self._redis.run(
             "set_status",
-            (its.job, its.fence, its.changes(Topic.TASKS), its.changes(Topic.ARRIVALS)),
+            (its.job, its.fence, *(its.changes(topic) for topic in (Topic.TASKS, Topic.ARRIVALS, Topic.PROGRESS))),
             "" if fence is None else fence,
             status.value,
             reason,
@@ -78,7 +81,7 @@ class RedisJobs:
         its = JobKeys(job)
         (outcome,) = await self._redis.run(
             "join",
-            (its.job, its.clients, its.signatures, its.declines, its.changes(Topic.ARRIVALS)),
+            (its.job, its.clients, its.seen, its.signatures, its.declines, its.changes(Topic.ARRIVALS)),
             client.client,
             client.model_dump_json(exclude={"signature"}),
             _packed(client.signature),
@@ -95,25 +98,55 @@ class RedisJobs:
     async def leave(self, job: JobId, client: ClientId) -> bool:
         """See Store.leave."""
         its = JobKeys(job)
-        _, left = await self._redis.run("leave", (its.clients, its.signatures, its.changes(Topic.ARRIVALS)), client)
+        _, left = await self._redis.run(
+            "leave", (its.clients, its.seen, its.signatures, its.changes(Topic.ARRIVALS)), client
+        )
         return bool(left)
 
     async def client(self, job: JobId, client: ClientId) -> ClientRecord | None:
         """See Store.client."""
-        return (await self._clients(job, client)).get(client)
-
-    async def clients(self, job: JobId) -> Mapping[ClientId, ClientRecord]:
-        """See Store.clients."""
-        return await self._clients(job)
-
-    async def _clients(self, job: JobId, *wanted: ClientId) -> dict[ClientId, ClientRecord]:
         its = JobKeys(job)
-        records, signatures = await self._redis.run("read_clients", (its.clients, its.signatures), *wanted)
-        signature_of = dict(zip(signatures[::2], signatures[1::2], strict=True))
-        return {
-            ClientId(raw.decode()): _client_record(record, signature_of.get(raw, b""))
-            for raw, record in sorted(zip(records[::2], records[1::2], strict=True))
-        }
+        outcome, *found = await self._redis.run("read_client", (its.clients, its.signatures), client)
+        if outcome != b"ok":
+            return None
+        record, signature = found
+        return ClientRecord(**json.loads(record), signature=_unpacked(signature))
+
+    async def clients(self, job: JobId, wanted: Collection[ClientId] | None = None) -> Mapping[ClientId, ClientRecord]:
+        """See Store.clients."""
+        key = JobKeys(job).clients
+        if wanted is None:
+            found = await self._redis.call("HGETALL", key)
+            pairs = [(ClientId(raw.decode()), record) for raw, record in sorted(found.items())]
+        else:
+            names = sorted(wanted)
+            records = await self._redis.call("HMGET", key, *names) if names else []
+            pairs = list(zip(names, records, strict=True))
+        return {client: ClientRecord.model_validate_json(record) for client, record in pairs if record is not None}
+
+    async def client_ids(self, job: JobId) -> list[ClientId]:
+        """See Store.client_ids."""
+        return sorted(ClientId(raw.decode()) for raw in await self._redis.call("HKEYS", JobKeys(job).clients))
+
+    async def signatures(self, job: JobId) -> Mapping[ClientId, Float64]:
+        """See Store.signatures."""
+        found = await self._redis.call("HGETALL", JobKeys(job).signatures)
+        return {ClientId(raw.decode()): np.frombuffer(packed, "<f8") for raw, packed in sorted(found.items())}
+
+    async def has_signatures(self, job: JobId) -> bool:
+        """See Store.has_signatures."""
+        return bool(await self._redis.call("HLEN", JobKeys(job).signatures))
+
+    async def live(self, job: JobId, within_ms: int) -> list[ClientId]:
+        """See Store.live."""
+        found = await self._redis.run("live", (JobKeys(job).seen,), within_ms)
+        return sorted(ClientId(raw.decode()) for raw in found)
+
+    async def last_seen(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """See Store.last_seen."""
+        names = sorted(clients)
+        found = await self._redis.call("ZMSCORE", JobKeys(job).seen, *names) if names else []
+        return {client: int(float(score)) for client, score in zip(names, found, strict=True) if score is not None}
 
     async def acquire(self, job: JobId, holder: str, ttl_ms: int) -> int | None:
         """See Store.acquire."""
@@ -141,6 +174,7 @@ class RedisJobs:
             record.version,
             expected_version,
             record.model_dump_json(),
+            KEPT_MEMBERSHIPS,
         )
         return bool(published)
 
@@ -154,10 +188,6 @@ def _job_record(job: JobId, fields: Mapping[bytes, bytes]) -> JobRecord:
         created_ms=int(fields[b"created_ms"]),
         submitted_by=fields.get(b"submitted_by", b"").decode(),
     )
-
-
-def _client_record(record: bytes, signature: bytes) -> ClientRecord:
-    return ClientRecord(**json.loads(record), signature=_unpacked(signature))
 
 
 def _packed(signature: tuple[float, ...]) -> bytes:

@@ -11,7 +11,18 @@ from pydantic import ValidationError
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
-from fedhft.records import AcceptResult, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
+from fedhft.records import (
+    AcceptResult,
+    JobStatus,
+    Look,
+    Phase,
+    RoundHead,
+    RoundRecord,
+    Topic,
+    Traffic,
+    UpdateRecord,
+    VersionRecord,
+)
 from fedhft.rounds import upgrade
 from fedhft.store import keys, refusals
 from fedhft.store.blobs import BlobStore
@@ -26,6 +37,46 @@ class RedisRounds:
     _redis: RedisConnection
     _blobs: BlobStore
 
+    async def look(self, job: JobId, live_within_ms: int) -> Look:
+        """See Store.look."""
+        its = JobKeys(job)
+        outcome, *found = await self._redis.run(
+            "look", (its.job, its.clients, its.seen, its.round), live_within_ms, its.updates_prefix
+        )
+        if outcome != b"ok":
+            raise refusals.unknown_job(job)
+        now_ms, status, reason, created_ms, joined, live, accepted, *at = found
+        return Look(
+            now_ms=int(now_ms),
+            status=JobStatus(status.decode()),
+            reason=reason.decode(),
+            created_ms=int(created_ms),
+            joined=joined,
+            live=live,
+            round=await self._head(job, at),
+            accepted=accepted,
+        )
+
+    async def _head(self, job: JobId, fields: list[bytes]) -> RoundHead | None:
+        if not fields[0]:
+            return None
+        if b"" in fields:  # a round that an earlier release opened
+            current = await self.round(job)
+            return None if current is None else current.head
+        number, phase, evaluation, base_version, opened_ms, deadline_ms, extensions, target, quorum, asked = fields
+        return RoundHead(
+            number=int(number),
+            phase=Phase(phase.decode()),
+            evaluation=evaluation == b"1",
+            base_version=int(base_version),
+            opened_ms=int(opened_ms),
+            deadline_ms=int(deadline_ms),
+            extensions=int(extensions),
+            target=int(target),
+            quorum=int(quorum),
+            asked=int(asked),
+        )
+
     async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
         """See Store.open_round."""
         its = JobKeys(job)
@@ -38,13 +89,18 @@ class RedisRounds:
                 its.participants,
                 its.updates(round_.number - KEPT_UPDATE_ROUNDS),
                 its.changes(Topic.TASKS),
+                its.changes(Topic.PROGRESS),
             ),
             fence,
             round_.number,
-            round_.model_dump_json(),
+            round_.to_json(),
             round_.phase.value,
             round_.base_version,
             round_.deadline_ms,
+            int(round_.evaluation),
+            round_.opened_ms,
+            round_.target,
+            round_.quorum,
             *round_.participants,
         )
         _check(outcome, detail, job, round_.number, fence)
@@ -57,7 +113,7 @@ class RedisRounds:
         if record is None:
             return None
         try:
-            opened = RoundRecord.model_validate_json(record)
+            opened = RoundRecord.from_json(record)
         except ValidationError:
             (spec_json,) = await self._redis.call("HMGET", JobKeys(job).job, "spec")
             opened = upgrade.with_plans(record, load_canonical(spec_json.decode()))
@@ -70,12 +126,17 @@ class RedisRounds:
             }
         )
 
-    async def accept(self, job: JobId, update: UpdateRecord, lease_token: str) -> AcceptResult:
+    async def accept(
+        self, job: JobId, update: UpdateRecord, lease_token: str, data: bytes | None = None
+    ) -> AcceptResult:
         """See Store.accept."""
         if not update.digest:
             blob_state = "present"
         elif isinstance(self._blobs, RedisBlobs):
-            blob_state = "look"
+            blob_state = "look" if data is None else "data"
+        elif data is not None:
+            await self._blobs.put(job, data, update.digest)
+            blob_state = "present"
         else:
             blob_state = "absent" if await self._blobs.size(job, update.digest) is None else "present"
         its = JobKeys(job)
@@ -89,6 +150,7 @@ class RedisRounds:
                 its.participants,
                 its.updates(update.round),
                 its.blob(update.digest),
+                its.blobs,
                 its.changes(Topic.ARRIVALS),
             ),
             client,
@@ -98,6 +160,7 @@ class RedisRounds:
             update.model_dump_json(),
             lease_token,
             blob_state,
+            *((data,) if data is not None and blob_state == "data" else ()),
         )
         match outcome:
             case b"accepted":
@@ -125,6 +188,11 @@ class RedisRounds:
             ClientId(raw.decode()): UpdateRecord.model_validate_json(record) for raw, record in sorted(found.items())
         }
 
+    async def update(self, job: JobId, number: int, client: ClientId) -> UpdateRecord | None:
+        """See Store.update."""
+        found = await self._redis.call("HGET", JobKeys(job).updates(number), client)
+        return None if found is None else UpdateRecord.model_validate_json(found)
+
     async def accepted_count(self, job: JobId, number: int) -> int:
         """See Store.accepted_count."""
         return int(await self._redis.call("HLEN", JobKeys(job).updates(number)))
@@ -143,7 +211,7 @@ class RedisRounds:
         """See Store.begin_fold."""
         its = JobKeys(job)
         outcome, *detail = await self._redis.run(
-            "begin_fold", (its.fence, its.round, its.updates(number), its.changes(Topic.TASKS)), fence, number
+            "begin_fold", (its.fence, its.round, its.updates(number), its.changes(Topic.PROGRESS)), fence, number
         )
         _check(outcome, detail, job, number, fence)
         return _sorted_clients(detail[0])
@@ -161,7 +229,7 @@ class RedisRounds:
         its = JobKeys(job)
         outcome, *detail = await self._redis.run(
             "publish",
-            (its.fence, its.round, its.versions, its.history, its.traffic, its.changes(Topic.TASKS)),
+            (its.fence, its.round, its.versions, its.history, its.traffic, its.changes(Topic.PROGRESS)),
             fence,
             number,
             version.version,

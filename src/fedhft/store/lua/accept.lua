@@ -1,16 +1,18 @@
 -- Record an update durably, or say why not. The order of the checks is the one that Store.accept promises.
--- EVALSHA sha 7 KEYS... ARGV...
+-- EVALSHA sha 8 KEYS... ARGV...
 -- KEYS  job            hash, read: status
 --       agent          hash, read: lease_token
---       round          hash, read: number, phase, base_version
+--       round          hash, read: number, phase, base_version, target
 --       participants   set, read: clients that take part in the round
 --       updates        hash, read and written: accepted updates of the update's round
---       blob           string, read: whether the update's bytes are there
---       arrivals       counter and channel, written when accepted
--- ARGV  blob_state is 'look' (at the key), or 'present' or 'absent' when the caller looked elsewhere or needs none.
+--       blob           string, read: whether the update's bytes are there; written when they are given
+--       blobs          sorted set, written with it: digest -> milliseconds when last stored
+--       arrivals       counter and channel, written when the round has as many updates as it waits for
+-- ARGV  blob_state is 'look' (at the key), 'data' (the bytes follow, as the last argument), or 'present' or 'absent' when
+--       the caller looked elsewhere or needs none.
 -- Returns {'accepted'}, {'repeated'} or {refusal, detail}.
-local job, agent, round, participants, updates, blob, arrivals = unpack(KEYS)
-local client, number, base_version, digest, record, lease_token, blob_state = unpack(ARGV)
+local job, agent, round, participants, updates, blob, blobs, arrivals = unpack(KEYS)
+local client, number, base_version, digest, record, lease_token, blob_state, data = unpack(ARGV)
 
 local status = redis.call('HGET', job, 'status')
 if not status then
@@ -24,7 +26,7 @@ if not token then
 elseif token ~= lease_token then
   return {'lease_superseded'}
 end
-local now = redis.call('HMGET', round, 'number', 'phase', 'base_version')
+local now = redis.call('HMGET', round, 'number', 'phase', 'base_version', 'target')
 if now[1] ~= number then
   return {'round_closed', now[1] and ('round ' .. now[1] .. ' ' .. now[2]) or 'no round yet'}
 end
@@ -47,6 +49,16 @@ end
 if blob_state == 'absent' or (blob_state == 'look' and redis.call('EXISTS', blob) == 0) then
   return {'unknown_blob'}
 end
+if blob_state == 'data' then
+  if redis.call('EXISTS', blob) == 0 then
+    redis.call('SET', blob, data)
+  end
+  local clock = redis.call('TIME')
+  redis.call('ZADD', blobs, string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), digest)
+end
 redis.call('HSET', updates, client, record)
-redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
+-- Until then the coordinator waits for its deadline. (A round that an earlier release opened has no target here.)
+if redis.call('HLEN', updates) >= tonumber(now[4] or 0) then
+  redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
+end
 return {'accepted'}

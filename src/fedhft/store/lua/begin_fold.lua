@@ -3,10 +3,10 @@
 -- KEYS  fence     counter, read: the current fencing token
 --       round     hash, read and written: number, phase, pinned
 --       updates   hash, read: accepted updates of the round
---       tasks     counter and channel, written when pinned: no more work of this round is given out
+--       progress  counter and channel, written when pinned
 -- Returns {'ok', client ids separated by spaces, in no particular order}, {'fenced'} or {'round_closed', state}.
 -- (Sorting is left to the caller: Lua here compares strings by the server's locale.)
-local fence, round, updates, tasks = unpack(KEYS)
+local fence, round, updates, progress = unpack(KEYS)
 local token, number = unpack(ARGV)
 
 if redis.call('GET', fence) ~= token then
@@ -21,5 +21,5 @@ if now[1] ~= number or now[2] ~= 'collecting' then
 end
 local pinned = table.concat(redis.call('HKEYS', updates), ' ')
 redis.call('HSET', round, 'phase', 'folding', 'pinned', pinned)
-redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
+redis.call('PUBLISH', progress, redis.call('INCR', progress))
 return {'ok', pinned}

@@ -1,12 +1,13 @@
 -- Add a client to a job, or replace its record.
--- EVALSHA sha 5 KEYS... ARGV...
+-- EVALSHA sha 6 KEYS... ARGV...
 -- KEYS  job          hash, read: whether the job exists
 --       clients      hash, written: the client's record
+--       seen         sorted set, written: it was heard from now
 --       signatures   hash, written: its signature; '' removes it
 --       declines     hash, written: what it said when it would not join is removed
 --       arrivals     counter and channel, written
 -- Returns {'ok'} or {'unknown_job'}.
-local job, clients, signatures, declines, arrivals = unpack(KEYS)
+local job, clients, seen, signatures, declines, arrivals = unpack(KEYS)
 local client, record, signature = unpack(ARGV)
 
 if redis.call('EXISTS', job) == 0 then
@@ -14,6 +15,8 @@ if redis.call('EXISTS', job) == 0 then
 end
 redis.call('HSET', clients, client, record)
 redis.call('HDEL', declines, client)
+local clock = redis.call('TIME')
+redis.call('ZADD', seen, string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), client)
 if signature == '' then
   redis.call('HDEL', signatures, client)
 else

@@ -1,10 +1,11 @@
 -- Remove a client from a job.
--- EVALSHA sha 3 KEYS... ARGV...
+-- EVALSHA sha 4 KEYS... ARGV...
 -- KEYS  clients      hash, written
+--       seen         sorted set, written
 --       signatures   hash, written
 --       arrivals     counter and channel, written when the client was there
 -- Returns {'ok', 1}, or {'ok', 0} when it was not there.
-local clients, signatures, arrivals = unpack(KEYS)
+local clients, seen, signatures, arrivals = unpack(KEYS)
 local client = ARGV[1]
 
 -- The deletion comes first: out of memory, Redis refuses a script that begins with a write that grows,
@@ -12,6 +13,7 @@ local client = ARGV[1]
 if redis.call('HDEL', clients, client) == 0 then
   return {'ok', 0}
 end
+redis.call('ZREM', seen, client)
 redis.call('HDEL', signatures, client)
 redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
 return {'ok', 1}

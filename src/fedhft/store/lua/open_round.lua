@@ -1,16 +1,18 @@
 -- Open the next round of a job. Repeating the same opening changes nothing.
--- EVALSHA sha 6 KEYS... ARGV...
+-- EVALSHA sha 7 KEYS... ARGV...
 -- KEYS  fence          counter, read: the current fencing token
 --       job            hash, read: status
 --       round          hash, read and replaced: the round
 --       participants   set, replaced: clients that take part
 --       forgotten      hash, deleted: accepted updates of a round too old to keep
 --       tasks          counter and channel, written
--- ARGV  token, number, record, phase, base_version, deadline_ms, then every participant.
+--       progress       counter and channel, written
+-- ARGV  token, number, record, phase, base_version, deadline_ms, evaluation, opened_ms, target, quorum, then every
+--       participant.
 -- Returns {'ok'}, {'fenced'}, {'unknown_job'}, {'job_not_running', status} or {'round_closed', state}.
-local fence, job, round, participants, forgotten, tasks = unpack(KEYS)
-local token, number, record, phase, base_version, deadline_ms = unpack(ARGV, 1, 6)
-local FIRST_PARTICIPANT = 7
+local fence, job, round, participants, forgotten, tasks, progress = unpack(KEYS)
+local token, number, record, phase, base_version, deadline_ms, evaluation, opened_ms, target, quorum = unpack(ARGV, 1, 10)
+local FIRST_PARTICIPANT = 11
 
 if redis.call('GET', fence) ~= token then
   return {'fenced'}
@@ -33,10 +35,12 @@ if tonumber(number) ~= next_number or (last[1] and last[2] ~= 'published') then
   return {'round_closed', last[1] and ('round ' .. last[1] .. ' ' .. last[2]) or 'no round yet'}
 end
 redis.call('HSET', round, 'number', number, 'record', record, 'phase', phase, 'base_version', base_version,
-  'deadline_ms', deadline_ms, 'extensions', 0, 'pinned', '')
+  'deadline_ms', deadline_ms, 'extensions', 0, 'pinned', '', 'evaluation', evaluation, 'opened_ms', opened_ms,
+  'target', target, 'quorum', quorum, 'asked', #ARGV - FIRST_PARTICIPANT + 1)
 redis.call('DEL', participants, forgotten)
 for i = FIRST_PARTICIPANT, #ARGV do
   redis.call('SADD', participants, ARGV[i])
 end
 redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
+redis.call('PUBLISH', progress, redis.call('INCR', progress))
 return {'ok'}

@@ -5,10 +5,10 @@
 --       versions   hash, written: the version's record, and which is the latest
 --       history    list, written: the round's summary
 --       traffic    hash, written: byte counters of the clients that reported
---       tasks      counter and channel, written when published
+--       progress   counter and channel, written when published
 -- ARGV  token, number, version, record, summary; then client and counters, in pairs.
 -- Returns {'ok', 1} when published, {'ok', 0} when it already was, {'fenced'} or {'round_closed', state}.
-local fence, round, versions, history, traffic, tasks = unpack(KEYS)
+local fence, round, versions, history, traffic, progress = unpack(KEYS)
 local token, number, version, record, summary = unpack(ARGV, 1, 5)
 local FIRST_COUNTERS = 6
 
@@ -28,5 +28,5 @@ for i = FIRST_COUNTERS, #ARGV, 2 do
   redis.call('HSET', traffic, ARGV[i], ARGV[i + 1])
 end
 redis.call('HSET', round, 'phase', 'published')
-redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
+redis.call('PUBLISH', progress, redis.call('INCR', progress))
 return {'ok', 1}

@@ -1,12 +1,13 @@
 -- Change a job's status if the present one is expected.
--- EVALSHA sha 4 KEYS... ARGV...
+-- EVALSHA sha 5 KEYS... ARGV...
 -- KEYS  job        hash, read and written: status, reason
 --       fence      counter, read: the current fencing token
 --       tasks      counter and channel, written when changed
 --       arrivals   counter and channel, written when changed
+--       progress   counter and channel, written when changed
 -- ARGV  token ('' when none is required), status, reason, then every expected status.
 -- Returns {'ok', 1} when changed, {'ok', 0} when not, {'unknown_job'}, {'fenced'}.
-local job, fence, tasks, arrivals = unpack(KEYS)
+local job, fence, tasks, arrivals, progress = unpack(KEYS)
 local token, status, reason = ARGV[1], ARGV[2], ARGV[3]
 
 local now = redis.call('HGET', job, 'status')
@@ -21,6 +22,7 @@ for i = 4, #ARGV do
     redis.call('HSET', job, 'status', status, 'reason', reason)
     redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
     redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
+    redis.call('PUBLISH', progress, redis.call('INCR', progress))
     return {'ok', 1}
   end
 end

@@ -1,0 +1,72 @@
+"""Published blobs in memory: read from the store once per process, sent to everybody who asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import JobId
+from fedhft.store.blobs import BlobStore
+from fedhft.store.hashing import sha256
+
+KEPT_BYTES = 64 << 20
+"""Bytes kept in one process; the blobs used least recently go first."""
+LARGEST_KEPT = KEPT_BYTES // 4
+"""A larger blob is read piece by piece for each reader."""
+PIECE_BYTES = 256 * 1024
+
+
+class PublishedBlobs:
+    """A bounded cache over a blob store."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._kept: OrderedDict[tuple[JobId, str], bytes] = OrderedDict()
+        self._held = 0
+        self._reading: dict[tuple[JobId, str], asyncio.Task[bytes]] = {}
+
+    async def pieces(self, job: JobId, digest: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
+        """Pieces from an offset on, as (offset, bytes).
+
+        Raises FedhftError: UNKNOWN_BLOB, WRONG_OFFSET, DIGEST_MISMATCH when the stored bytes are damaged.
+        """
+        kept = self._kept.get((job, digest))
+        size = len(kept) if kept is not None else await self._blobs.size(job, digest)
+        if size is None:
+            raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the store; ask NextTask again")
+        if offset > size:
+            raise FedhftError.field(
+                ErrorCode.WRONG_OFFSET, "offset", offset, f"the blob has {size} bytes", "start where your copy ends"
+            )
+        whole = await self._whole(job, digest) if size <= LARGEST_KEPT else None
+        while offset < size:
+            if whole is None:
+                piece = await self._blobs.get(job, digest, offset, PIECE_BYTES)
+            else:
+                piece = whole[offset : offset + PIECE_BYTES] if size > PIECE_BYTES else whole[offset:]
+            yield offset, piece
+            offset += len(piece)
+
+    async def _whole(self, job: JobId, digest: str) -> bytes:
+        key = (job, digest)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.create_task(self._read(job, digest))
+            reading.add_done_callback(lambda done: self._reading.pop(key, None))
+        return await asyncio.shield(reading)
+
+    async def _read(self, job: JobId, digest: str) -> bytes:
+        data = await self._blobs.get(job, digest)
+        if await sha256(data) != digest:
+            raise FedhftError(ErrorCode.DIGEST_MISMATCH, f"blob {digest[:16]} is damaged in the store; it is not sent")
+        self._kept[job, digest] = data
+        self._held += len(data)
+        while self._held > KEPT_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._held -= len(oldest)
+        return data

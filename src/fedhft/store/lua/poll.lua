@@ -1,0 +1,41 @@
+-- What an agent's call about a job starts from, and a sign of life: lease, membership, the round. Creates no record.
+-- EVALSHA sha 5 KEYS... ARGV...
+-- KEYS  agent     hash with expiry, read and written (last_seen_ms): the agent's record
+--       clients   hash, read: whether the client has joined
+--       seen      sorted set, written: client -> milliseconds when last heard from, if it has joined
+--       tasks     counter, read
+--       round     hash, read: number, phase
+--       and, named by prefix: updates (hash, read): whether the round has the client's update
+-- ARGV  client, lease_token, updates_prefix, seen_every_ms, agent_ttl_ms.
+-- Returns {'ok', memory_bytes, agent_version, now_ms, joined, tasks, number, phase, delivered} ('' before the first
+-- round), {'not_enrolled'} or {'lease_superseded'}.
+local agent, clients, seen, tasks, round = unpack(KEYS)
+local client, shown, updates_prefix, seen_every_ms, agent_ttl_ms = unpack(ARGV)
+
+local found = redis.call('HMGET', agent, 'lease_token', 'memory_bytes', 'agent_version')
+if not found[1] then
+  return {'not_enrolled'}
+end
+if found[1] ~= shown then
+  return {'lease_superseded'}
+end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now_ms = string.format('%.0f', now)
+local joined = redis.call('HEXISTS', clients, client)
+if joined == 1 then
+  local last = tonumber(redis.call('ZSCORE', seen, client) or 0)
+  -- A clock that was set back must not silence everybody until it has caught up.
+  if math.abs(now - last) >= tonumber(seen_every_ms) then
+    -- pcall: a server that is out of memory must still answer, or agents could not even read.
+    redis.pcall('ZADD', seen, now_ms, client)
+    redis.pcall('HSET', agent, 'last_seen_ms', now_ms)
+    redis.pcall('PEXPIRE', agent, agent_ttl_ms)
+  end
+end
+local at = redis.call('HMGET', round, 'number', 'phase')
+local delivered = 0
+if at[1] then
+  delivered = redis.call('HEXISTS', updates_prefix .. at[1], client)
+end
+return {'ok', found[2], found[3], now_ms, joined, redis.call('GET', tasks) or 0, at[1] or '', at[2] or '', delivered}
