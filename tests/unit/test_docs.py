@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 from fedhft_agent import after_refusal, agent, connection, heartbeat, offers, transfers
-from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, uploads
+from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, transfer_places, uploads
 from fedhft_aggregator.settings import AggregatorSettings
 from fedhft_clusterer.settings import ClustererSettings
 
@@ -336,7 +336,11 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
         ("docs/protocol.md", f"in pieces of {intake.PIECE_BYTES // 2**10} KiB"),
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),
-        ("docs/protocol.md", f"{uploads._CHUNK_TIMEOUT_S:g} s without a chunk"),
+        ("docs/protocol.md", f"After {transfer_places.IDLE_S:g} s without a chunk"),
+        (
+            "docs/protocol.md",
+            f"after {transfer_places.CROWDED_IDLE_S:g} s without a chunk or {transfer_places.CROWDED_TURN_S:g} s in all",
+        ),
         ("docs/protocol.md", f"a page of its history ({describe.HISTORY_PAGE} rounds"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
         ("docs/protocol.md", f"Deltas of the last {retention.KEPT_VERSIONS} versions"),
