@@ -216,7 +216,7 @@ class TestKilled:
         await killed_and_back()
         assert await own_store.version(JOB) == version_record(1)
         assert await own_store.updates(JOB, 1) == {ALICE: update}
-        assert await own_store.clients(JOB) == {ALICE: client_record(ALICE, signature=(0.5, 0.5))}
+        assert await own_store.client(JOB, ALICE) == client_record(ALICE, signature=(0.5, 0.5))
         assert await own_store.memberships(JOB) == membership_record(1)
         assert await own_store.acquire(JOB, "another", 1000) is None
 

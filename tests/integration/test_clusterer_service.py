@@ -443,4 +443,4 @@ async def test_an_address_it_cannot_listen_on_ends_it_with_the_errors_exit_code(
     )  # fmt: skip
     _, stderr = await asyncio.wait_for(child.communicate(), 60)
     assert child.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
-    assert "fedhft_clusterer: listen = 'nowhere': is not an address; write host:port" in stderr.decode()
+    assert "fedhft_clusterer: --listen = 'nowhere': is not an address; write host:port" in stderr.decode()

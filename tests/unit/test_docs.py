@@ -339,7 +339,8 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"After {transfer_places.IDLE_S:g} s without a chunk"),
         (
             "docs/protocol.md",
-            f"after {transfer_places.CROWDED_IDLE_S:g} s without a chunk or {transfer_places.CROWDED_TURN_S:g} s in all",
+            f"after {transfer_places.CROWDED_IDLE_S:g} s without a chunk or "
+            f"{transfer_places.CROWDED_TURN_S:g} s in all",
         ),
         ("docs/protocol.md", f"a page of its history ({describe.HISTORY_PAGE} rounds"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
