@@ -68,7 +68,19 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "another agent enrolled under the same client id",
         "stop one of the two, or give each its own id",
     ),
-    ErrorCode.NOT_AUTHORISED: ("the client is not among the job's `clients`", "ask the job's owner to add it"),
+    ErrorCode.NOT_AUTHORISED: (
+        "the client is not among the job's `clients`; or the caller's certificate has another role than the method is "
+        "for, another trust domain, no identity, or has expired",
+        "ask the job's owner to add it; use the certificate of that role",
+    ),
+    ErrorCode.IDENTITY_MISMATCH: (
+        "an agent named a client whose certificate it does not have",
+        "run it as the client of its certificate",
+    ),
+    ErrorCode.CERTIFICATE_REVOKED: (
+        "the caller's certificate is on the deny list",
+        "ask the authority's owner; a new certificate is let in",
+    ),
     ErrorCode.NOT_JOINED: ("the client is not in the job", "none needed: agents join again by themselves"),
     ErrorCode.SCHEMA_MISMATCH: (
         "the agent's model, tokenizer, slots or labels differ from the job's",

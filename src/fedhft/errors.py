@@ -25,6 +25,8 @@ class ErrorCode(StrEnum):
     NOT_ENROLLED = "not_enrolled"
     LEASE_SUPERSEDED = "lease_superseded"
     NOT_AUTHORISED = "not_authorised"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    CERTIFICATE_REVOKED = "certificate_revoked"
     NOT_JOINED = "not_joined"
     SCHEMA_MISMATCH = "schema_mismatch"
     PLAN_TOO_LARGE = "plan_too_large"
@@ -74,6 +76,8 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.NOT_ENROLLED: Outcome("UNAUTHENTICATED", 18, False),
     ErrorCode.LEASE_SUPERSEDED: Outcome("ABORTED", 19, False),
     ErrorCode.NOT_AUTHORISED: Outcome("PERMISSION_DENIED", 20, False),
+    ErrorCode.IDENTITY_MISMATCH: Outcome("PERMISSION_DENIED", 50, False),
+    ErrorCode.CERTIFICATE_REVOKED: Outcome("PERMISSION_DENIED", 51, False),
     ErrorCode.NOT_JOINED: Outcome("FAILED_PRECONDITION", 21, False),
     ErrorCode.SCHEMA_MISMATCH: Outcome("FAILED_PRECONDITION", 22, False),
     ErrorCode.PLAN_TOO_LARGE: Outcome("FAILED_PRECONDITION", 23, False),

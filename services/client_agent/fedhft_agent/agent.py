@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import load_canonical
-from fedhft.process.running import announce, pages
+from fedhft.process.presence import announce, pages
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.telemetry import metrics

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhft.cli import demo, job, model, services, simulate
+from fedhft.cli import certs, demo, job, model, services, simulate
 from fedhft.errors import FedhftError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate_job)
 services.add_to(app)
 app.add_typer(job.app, name="job")
+app.add_typer(certs.app, name="certs")
 app.add_typer(model.app, name="model")
 
 

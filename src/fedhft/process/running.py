@@ -1,19 +1,18 @@
-"""A process while it runs: its pages, the line that says where it listens and, for a service, its server."""
+"""A service while it runs: its pages, its servers, its background work, and the order in which they stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import grpc.aio
 
-from fedhft.process.pages import Readiness, serve_pages
+from fedhft.process.presence import announce, pages
 from fedhft.process.readiness import Check, ReadinessWatch
-from fedhft.process.settings import ProcessSettings, ServiceSettings
+from fedhft.process.settings import ServiceSettings
 from fedhft.process.signals import wait_for_signal
 from fedhft.rpc.address import parse_address
 from fedhft.rpc.server import RunningServer, ServerSettings, start_server
@@ -21,25 +20,6 @@ from fedhft.rpc.sockets import SocketMeter
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
-
-
-def announce(**addresses: str | None) -> None:
-    """Print `{"event": "listening", ...}` as one line on standard output, at once, for a parent process to read."""
-    known = {name: address for name, address in addresses.items() if address is not None}
-    print(json.dumps({"event": "listening", **known}), flush=True)
-
-
-@contextlib.contextmanager
-def pages(settings: ProcessSettings, ready: Readiness) -> Iterator[str | None]:
-    """Serve the pages; yields their host:port, or None when the settings name no port and there are no pages."""
-    if settings.metrics_port is None:
-        yield None
-        return
-    server = serve_pages(settings.metrics_port, ready, settings.metrics_host)
-    try:
-        yield server.address
-    finally:
-        server.stop()
 
 
 @dataclass(frozen=True)

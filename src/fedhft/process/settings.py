@@ -8,6 +8,7 @@ can bound its arenas before gRPC starts a thread.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -16,6 +17,7 @@ from pydantic_core import PydanticKnownError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.identity import parse_trust_domain
 from fedhft.rpc.address import parse_address, parse_host
 from fedhft.telemetry.logs import LogFormat, LogLevel
 
@@ -106,6 +108,9 @@ class ServiceSettings(ProcessSettings):
 
     listen: str
     redis: str = Field("redis://127.0.0.1:6379/0", description="store: redis://host:port/db or unix:///path")
+    trust_domain: str = Field(
+        "", description="SPIFFE trust domain of callers; without it, that of this process's own certificate"
+    )
     insecure: bool = Field(
         False,
         description="serve other machines although callers show no certificate: whoever reaches the port may then do "
@@ -113,6 +118,16 @@ class ServiceSettings(ProcessSettings):
     )
     grace: float = Field(10.0, description="seconds that running calls get when the service is told to stop")
     metrics_port: int
+
+    @property
+    def tls(self) -> TlsSettings | None:
+        """None means no TLS."""
+        return None if (own := super().tls) is None else replace(own, trust_domain=self.trust_domain)
+
+    @field_validator("trust_domain")
+    @classmethod
+    def _is_a_trust_domain(cls, value: str) -> str:
+        return parse_trust_domain(value) if value else value
 
     @field_validator("listen")
     @classmethod

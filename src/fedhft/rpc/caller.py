@@ -1,16 +1,20 @@
 """Who makes a call. Every handler of every service asks here, once, before it does anything else.
 
-Today a caller is an address, and an agent is whoever holds the lease of the client it names. Identity by certificate,
-roles and quotas belong here too, so that they hold for every handler.
+With TLS a caller *is* what its certificate says: the server's `CallersInterceptor` reads it before the handler runs,
+and refuses whoever may not call the method. Without, a caller is an address, and an agent is whoever holds the lease of
+the client it names.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc.aio
 
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.identity import Identity
 from fedhft.ids import ClientId, JobId, parse_client_id
 from fedhft.records import AgentRecord, Poll
 
@@ -47,15 +51,33 @@ class Caller:
 
     peer: str
     """Its address as gRPC has it, e.g. ipv4:127.0.0.1:40302."""
+    identity: Identity | None = None
+    """Of its certificate; None on a server that asks for none."""
+    serial: str = ""
+    """Serial number of its certificate, hexadecimal."""
+
+    @property
+    def name(self) -> str:
+        """For logs: its identity (`operator/alice`), or its address where it has none."""
+        return self.identity.path if self.identity is not None else self.peer
 
     def client(self, claimed: str) -> ClientId:
-        """The client this caller says it is. Raises INVALID_ARGUMENT for what is not an id."""
-        return parse_client_id(claimed)
+        """The client this caller says it is.
+
+        Raises INVALID_ARGUMENT for what is not an id, IDENTITY_MISMATCH when the certificate is another's.
+        """
+        client = parse_client_id(claimed)
+        if self.identity is not None and self.identity.name != client:
+            raise FedhftError.field(
+                ErrorCode.IDENTITY_MISMATCH, "client", client, f"the certificate is {self.identity.uri}",
+                f"run the agent as client {self.identity.name}, or give it the certificate of {client}",
+            )  # fmt: skip
+        return client
 
     async def agent(self, claim: Claim, leases: Leases) -> AgentRecord:
         """The enrolled agent behind this call, which counts as a sign of life.
 
-        Raises INVALID_ARGUMENT, NOT_ENROLLED, LEASE_SUPERSEDED.
+        Raises INVALID_ARGUMENT, IDENTITY_MISMATCH, NOT_ENROLLED, LEASE_SUPERSEDED.
         """
         return await leases.check_lease(self.client(claim.client), claim.lease_token)
 
@@ -67,6 +89,15 @@ class Caller:
         return await leases.poll(job, self.client(claim.client), claim.lease_token)
 
 
+_CURRENT: ContextVar[Caller] = ContextVar("caller")
+"""Of the call that this task serves: gRPC serves every call in a task of its own."""
+
+
+def announce_caller(caller: Caller) -> None:
+    """Say who makes the call that this task serves; for the interceptor."""
+    _CURRENT.set(caller)
+
+
 def authenticate(context: Context) -> Caller:
-    """Who is calling."""
-    return Caller(context.peer())
+    """Who is calling, as the server's interceptor found out."""
+    return _CURRENT.get()

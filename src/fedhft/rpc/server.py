@@ -19,10 +19,12 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.rpc.address import is_loopback, parse_address
 from fedhft.rpc.interceptors.admission import AdmissionInterceptor
 from fedhft.rpc.interceptors.around import ServerInterceptor
+from fedhft.rpc.interceptors.callers import CallersInterceptor, Check
 from fedhft.rpc.interceptors.deadlines import DeadlinesInterceptor
 from fedhft.rpc.interceptors.errors import ErrorsInterceptor
 from fedhft.rpc.interceptors.metrics import MetricsInterceptor
 from fedhft.rpc.keepalive import KeepAlive
+from fedhft.rpc.peer import parse_certificate
 from fedhft.rpc.tls import TlsSettings
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class ServerSettings:
     """Must be what the clients use."""
     longest_call_s: float = 600.0
     """Deadline of a call whose client set none."""
+    check_certificate: Check | None = None
+    """Raises for a caller's certificate that is no longer to be trusted; asked at every call."""
     insecure: bool = False
     """Whether to serve callers that nobody has authenticated on an address that other machines can reach."""
     field_name: str = "listen"
@@ -79,10 +83,14 @@ class RunningServer:
 
 
 def default_interceptors(settings: ServerSettings) -> list[ServerInterceptor]:
-    """Metrics, errors, deadlines and, where a bound is set, admission; the first is outermost."""
+    """Metrics, errors, callers, deadlines and, where a bound is set, admission; the first is outermost.
+
+    Raises FedhftError(INVALID_ARGUMENT) when it is unclear whose certificates to trust.
+    """
     chain: list[ServerInterceptor] = [
         MetricsInterceptor(),
         ErrorsInterceptor(),
+        CallersInterceptor(_trust_domain(settings), settings.check_certificate),
         DeadlinesInterceptor(settings.longest_call_s),
     ]
     if settings.max_concurrent_rpcs is not None:
@@ -146,6 +154,24 @@ def _check_exposure(settings: ServerSettings, host: str) -> None:
         "callers are not authenticated: whoever reaches this address may call every method under every name",
         extra={"listen": settings.listen, "encrypted": settings.tls is not None},
     )
+
+
+def _trust_domain(settings: ServerSettings) -> str | None:
+    """The trust domain of callers; None where they show no certificates."""
+    tls = settings.tls
+    if tls is None or not settings.authenticates:
+        return None
+    if tls.trust_domain:
+        return tls.trust_domain
+    try:
+        return parse_certificate(tls.read().certificate or b"").identity.trust_domain
+    except FedhftError as error:
+        if error.code is not ErrorCode.NOT_AUTHORISED:
+            raise
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--tls-certificate", str(tls.certificate), "names no trust domain",
+            "say whose certificates to trust with --trust-domain, or use a certificate of `fedhft certs issue`",
+        ) from error  # fmt: skip
 
 
 def _arguments(options: Sequence[tuple[str, int | str]]) -> Sequence[tuple[str, Any]]:

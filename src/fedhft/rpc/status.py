@@ -34,7 +34,13 @@ _WITHOUT_CODE: dict[grpc.StatusCode, ErrorCode] = {
 _BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed", "Connection reset")
 """What gRPC says, under INTERNAL or UNKNOWN, when a connection broke or a proxy closed it."""
 
-_HANDSHAKE = ("andshake failed", "SSL_ERROR", "certificate verify failed", "WRONG_VERSION_NUMBER", "Peer name")
+_HANDSHAKE = (
+    "andshake failed",
+    "SSL_ERROR",
+    "certificate verify failed",
+    "WRONG_VERSION_NUMBER",
+    "Hostname Verification",
+)
 """What gRPC says when it spoke TLS and the other side did not, or showed the wrong certificate."""
 
 _MESSAGE_TOO_LARGE = "larger than max"

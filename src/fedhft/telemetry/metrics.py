@@ -48,6 +48,15 @@ QUEUE_WAIT_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+TLS_RELOADS = Counter(
+    "fedhft_tls_reloads",
+    "Times that TLS files were found replaced, by outcome: used, or refused (the old ones stay in use).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+for _outcome in ("used", "refused"):
+    TLS_RELOADS.labels(outcome=_outcome)
+
 # -- bytes
 PAYLOAD_BYTES = Counter(
     "fedhft_payload_bytes",

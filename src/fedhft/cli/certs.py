@@ -1,0 +1,126 @@
+"""`fedhft certs ...`: the certificates of a federation, issued by an authority of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedhft.cli.output import FormatOption, OutputFormat, print_json, print_table
+from fedhft.errors import ErrorCode, FedhftError
+
+if TYPE_CHECKING:
+    from fedhft.certs.authority import Authority
+    from fedhft.certs.index import Entry
+
+app = typer.Typer(help="Issue, renew and revoke certificates of a federation.", no_args_is_help=True)
+
+DirOption = Annotated[
+    Path,
+    typer.Option("--dir", envvar="FEDHFT_CERTS_DIR", help="Folder of the authority; keep it private and backed up."),
+]
+NameArgument = Annotated[str, typer.Argument(help="agent/CLIENT, operator/NAME, aggregator or clusterer.")]
+HostOption = Annotated[
+    list[str] | None,
+    typer.Option("--host", help="Name or address under which the server is reached; repeatable; servers only."),
+]
+DaysOption = Annotated[int, typer.Option(help="Days that the certificate is valid.")]
+_DIR = Path("certs")
+
+
+@app.command()
+def init(
+    trust_domain: Annotated[str, typer.Argument(help="Name of the federation, e.g. clinics.example.")],
+    directory: DirOption = _DIR,
+    days: Annotated[int, typer.Option(help="Days that the authority is valid.")] = 3650,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Make an authority: its key (which never leaves this machine) and its certificate. Repeating changes nothing."""
+    _check_installed()
+    from fedhft.certs.authority import Authority
+
+    authority = Authority.init(directory, trust_domain, days)
+    if format is OutputFormat.JSON:
+        print_json({"trust_domain": authority.trust_domain, "dir": str(directory)})
+    else:
+        typer.echo(f"authority of {authority.trust_domain} in {directory}, valid until {authority.not_after:%Y-%m-%d}")
+
+
+@app.command()
+def issue(
+    name: NameArgument,
+    host: HostOption = None,
+    days: DaysOption = 90,
+    directory: DirOption = _DIR,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Issue a certificate: writes ca.crt, tls.crt and tls.key into the holder's folder. Repeating changes nothing."""
+    authority = _authority(directory)
+    entry = authority.issue(authority.identity(name), host or (), days)
+    _report(authority, [entry], format)
+
+
+@app.command()
+def renew(
+    name: NameArgument,
+    host: HostOption = None,
+    days: DaysOption = 90,
+    directory: DirOption = _DIR,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Replace a holder's certificate and key, for the same identity. Running processes take the new files up."""
+    authority = _authority(directory)
+    entry = authority.renew(authority.identity(name), host or (), days)
+    _report(authority, [entry], format)
+
+
+@app.command("list")
+def list_certificates(directory: DirOption = _DIR, format: FormatOption = OutputFormat.TABLE) -> None:
+    """List every certificate issued: whose, until when, and whether it was revoked."""
+    authority = _authority(directory)
+    _report(authority, authority.index().entries, format)
+
+
+def _authority(directory: Path) -> Authority:
+    _check_installed()
+    from fedhft.certs.authority import Authority
+
+    return Authority(directory)
+
+
+def _report(authority: Authority, entries: Sequence[Entry], format: OutputFormat) -> None:
+    now = datetime.now(UTC)
+    rows = [_row(authority, entry, now) for entry in entries]
+    if format is OutputFormat.JSON:
+        print_json({"trust_domain": authority.trust_domain, "certificates": rows})
+        return
+    heads = ("name", "state", "expires", "days left", "serial", "hosts", "reason")
+    keys = ("name", "state", "not_after", "days_left", "serial", "hosts", "reason")
+    shown = [[", ".join(row[key]) if key == "hosts" else row[key] for key in keys] for row in rows]
+    print_table(heads, shown, f"authority of {authority.trust_domain}, valid until {authority.not_after:%Y-%m-%d}")
+
+
+def _row(authority: Authority, entry: Entry, now: datetime) -> dict[str, Any]:
+    return {
+        "name": entry.identity.path,
+        "identity": entry.identity.uri,
+        "serial": entry.serial,
+        "not_after": entry.not_after.isoformat(),
+        "days_left": max(0, (entry.not_after - now).days),
+        "state": entry.state(now),
+        "hosts": list(entry.hosts),
+        "reason": entry.reason,
+        "dir": str(authority.holder(entry.identity).folder),
+    }
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("cryptography") is None:
+        raise FedhftError(
+            ErrorCode.INVALID_ARGUMENT,
+            'fedhft certs needs cryptography, which is not installed; pip install "fedhft[certs]"',
+        )

@@ -1,0 +1,81 @@
+"""The certificate that the other end of a connection showed, parsed once and remembered.
+
+An aggregator that serves ten thousand agents sees the same certificates again with every call, so what was read of one
+is kept under its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.identity import SCHEME, Identity, parse_identity
+
+REMEMBERED = 16_384
+"""Certificates kept; of any more, the one that was read first is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """What a certificate says. That it is genuine and in date was checked when the connection opened."""
+
+    identity: Identity
+    serial: str
+    """Hexadecimal, as in a deny list."""
+    not_after: float
+    """Seconds since the epoch."""
+
+
+def parse_certificate(pem: bytes) -> PeerCertificate:
+    """Read a certificate. Raises FedhftError(NOT_AUTHORISED) for one without exactly one identity of ours."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise _without_identity("has no subject alternative name") from None
+    except ValueError as error:
+        raise _without_identity(f"cannot be parsed ({error})") from error
+    uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(SCHEME)]
+    if len(uris) != 1:
+        raise _without_identity(f"has {len(uris)} {SCHEME} URIs")
+    try:
+        identity = parse_identity(uris[0])
+    except FedhftError as error:
+        raise _without_identity(error.message) from error
+    return PeerCertificate(
+        identity, format(certificate.serial_number, "x"), certificate.not_valid_after_utc.timestamp()
+    )
+
+
+class PeerCertificates:
+    """Certificates read before, by hash."""
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._most = most
+        self._known: dict[bytes, PeerCertificate] = {}
+
+    def read(self, security: Mapping[str, Iterable[bytes]]) -> PeerCertificate:
+        """The certificate in gRPC's authentication context. Raises FedhftError(NOT_AUTHORISED)."""
+        shown = next(iter(security.get("x509_pem_cert", ())), b"")
+        if not shown:
+            raise _without_identity("was not shown")
+        digest = hashlib.sha256(shown).digest()
+        known = self._known.get(digest)
+        if known is None:
+            known = parse_certificate(shown)
+            if len(self._known) >= self._most:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = known
+        return known
+
+
+def _without_identity(problem: str) -> FedhftError:
+    return FedhftError(
+        ErrorCode.NOT_AUTHORISED,
+        f"the caller's certificate {problem}; it needs one SAN URI such as {SCHEME}<trust domain>/agent/<client id>: "
+        "see `fedhft certs issue`",
+    )

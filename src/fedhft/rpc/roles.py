@@ -1,0 +1,37 @@
+"""Who may call what: one row per method. A method without a row is refused to everybody who has shown a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.identity import Identity, Role
+
+_FEDERATION = ("Enroll", "Join", "Decline", "NextTask", "PullBlob", "PushUpdate", "ReportEvaluation", "Leave")
+_JOBS = ("Submit", "Get", "List", "Clients", "Watch", "Cancel", "Export", "Blob")
+_CLUSTERING = ("UpdateMemberships", "GetMemberships", "Describe")
+
+ROLE_OF_METHOD: Mapping[str, Role] = {
+    **{f"/fedhft.v1.Federation/{name}": Role.AGENT for name in _FEDERATION},
+    **{f"/fedhft.v1.Jobs/{name}": Role.OPERATOR for name in _JOBS},
+    **{f"/fedhft.v1.Clustering/{name}": Role.AGGREGATOR for name in _CLUSTERING},
+}
+"""The one role whose certificates may call a method, by the method's full name."""
+
+_HEALTH = "/grpc.health.v1.Health/"
+
+
+def is_open(method: str) -> bool:
+    """Whether any certificate of the authority will do: health says nothing that its caller could misuse."""
+    return method.startswith(_HEALTH)
+
+
+def check_role(method: str, identity: Identity) -> None:
+    """Raises FedhftError(NOT_AUTHORISED) unless this role may call this method."""
+    wanted = ROLE_OF_METHOD.get(method)
+    if identity.role is not wanted:
+        whom = f"is for the role {wanted}" if wanted else "is for nobody"
+        raise FedhftError.field(
+            ErrorCode.NOT_AUTHORISED, "certificate", identity.uri, f"the method {method} {whom}",
+            "call it with a certificate of that role",
+        )  # fmt: skip
