@@ -119,6 +119,10 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "the job breaks a rule of the agent's owner; the message names every one",
         "change the job, or ask the owner; see [what an owner decides](operations.md#what-an-owner-decides)",
     ),
+    ErrorCode.JOB_RUNNING: (
+        "a job that is not over is to be deleted",
+        "cancel it first, or `fedhft job delete --force`",
+    ),
     ErrorCode.INTERNAL: ("a defect; the message has a number that the server's log explains", "report it"),
 }
 """When each code is seen, and what to do."""

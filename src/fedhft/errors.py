@@ -49,6 +49,7 @@ class ErrorCode(StrEnum):
     SERVER_UNAVAILABLE = "server_unavailable"
     FENCED = "fenced"
     JOB_FAILED = "job_failed"
+    JOB_RUNNING = "job_running"
     DECLINED = "declined"
     INTERNAL = "internal"
 
@@ -100,6 +101,7 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.SERVER_UNAVAILABLE: Outcome("UNAVAILABLE", 40, True),
     ErrorCode.FENCED: Outcome("ABORTED", 41, False),
     ErrorCode.JOB_FAILED: Outcome("FAILED_PRECONDITION", 42, False),
+    ErrorCode.JOB_RUNNING: Outcome("FAILED_PRECONDITION", 43, False),
     ErrorCode.DECLINED: Outcome("FAILED_PRECONDITION", 50, False),
     ErrorCode.INTERNAL: Outcome("INTERNAL", 70, False),
 }

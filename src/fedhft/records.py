@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -83,6 +84,20 @@ class JobRecord(_Record):
     created_ms: int
     submitted_by: str = ""
     """Operator named by the certificate it was submitted with; empty when it came without one."""
+    paused: str = ""
+    """Why the job is paused; empty when it is not. Beside the status: a paused job keeps it."""
+    blocked: str = ""
+    """What in its surroundings (store, volume, memory) the job waits for; empty when for nothing."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a step of a job, counted before it begins."""
+
+    count: int
+    """Attempts at this step so far, this one included."""
+    suspects: Mapping[ClientId, int]
+    """How many of them ended, with their process or by an exception, while a client's update was being folded."""
 
 
 class ClientRecord(_Record):
@@ -222,6 +237,9 @@ class Look:
     round: RoundHead | None
     accepted: int
     """Updates recorded for the round."""
+    paused: bool = False
+    blocked: str = ""
+    """As in JobRecord."""
 
 
 @dataclass(frozen=True)

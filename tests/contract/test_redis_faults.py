@@ -388,7 +388,7 @@ class TestFull:
         await asyncio.sleep(0.05)
         assert await own_store.blobs.sweep(JOB, [digests[1], digest_of(b"committed")], 0.01) == 1
         assert await own_store.transfers.sweep(JOB, 0.01) == 1
-        assert len(await own_store.drop_versions(JOB, 2)) == 1
+        assert len(await own_store.drop_versions(JOB, 2, fence)) == 1
         assert await own_store.leave(JOB, ALICE)
         await own_store.forget_agent(ALICE)
         await own_store.release(JOB, "coordinator")

@@ -350,8 +350,8 @@ class TestClosing:
 
     async def test_versions_are_read_by_number_and_dropped_from_below_but_never_the_latest(self, store: Store) -> None:
         assert await store.version(JOB) is None
-        assert await store.drop_versions(JOB, 5) == []
         fence = await open_first_round(store)
+        assert await store.drop_versions(JOB, 5, fence) == []
         for number in (1, 2, 3):
             if number > 1:
                 await store.open_round(JOB, round_record(number), fence)
@@ -359,9 +359,11 @@ class TestClosing:
             await store.publish(JOB, number, version_record(number), str(number), fence)
         assert await store.version(JOB, 2) == version_record(2)
         assert await store.version(JOB, 4) is None
-        assert await store.drop_versions(JOB, 3) == [version_record(1), version_record(2)]
+        with refused(ErrorCode.FENCED):
+            await store.drop_versions(JOB, 3, fence - 1)
+        assert await store.drop_versions(JOB, 3, fence) == [version_record(1), version_record(2)]
         assert await store.version(JOB, 2) is None
-        assert await store.drop_versions(JOB, 100) == []
+        assert await store.drop_versions(JOB, 100, fence) == []
         assert await store.version(JOB) == version_record(3)
         assert await store.history(JOB) == ["1", "2", "3"]
         listed = ["1", "2", "3"]

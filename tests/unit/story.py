@@ -4,7 +4,8 @@ clients that deliver made-up tensors. Whole jobs take milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,10 @@ class Story:
     clusterer: ScriptedClusterer | None = None
     published: list[RoundHistory] = field(default_factory=list)
     tokens: dict[str, str] = field(default_factory=dict)
+    pauses: list[float] = field(default_factory=list)
+    """How long coordinators paused after failures."""
+    set_by: float = 0.0
+    after_pause: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
 
     @classmethod
     async def begin(cls, clusters: Sequence[int | None] = (), **changes: Any) -> Story:
@@ -107,8 +112,17 @@ class Story:
 
         return Coordinator(
             self.store, JOB, clusterer or self.clusterer, holder, lease_ms=LEASE_MS, reached=reached,
-            observe=self.published.append,
+            observe=self.published.append, monotonic=lambda: self.clock[0] + self.set_by, sleep=self._slept,
         )  # fmt: skip
+
+    async def _slept(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await self.after_pause()
+
+    def set_clock(self, seconds: float) -> None:
+        """Somebody sets the store's clock; no time passes."""
+        self.clock[0] += seconds
+        self.set_by -= seconds
 
     def wait(self, seconds: float) -> None:
         """Time passes."""

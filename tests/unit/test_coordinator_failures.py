@@ -1,15 +1,11 @@
-"""Whole jobs as stories: what a crash, a defect or a store that is away changes."""
+"""Whole jobs as stories: what a crash changes, and another replica."""
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from fedhft.coordination import coordinator as module
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.records import JobStatus
-from fedhft.rounds.patience import MOST_FAILURES
 from tests.unit.story import CLUSTERED, JOB, LEASE_MS, Crash, Story, rules
 
 # -- crashes
@@ -82,59 +78,6 @@ async def test_updates_that_came_after_the_fold_began_are_not_in_it() -> None:
     assert caught.value.code is ErrorCode.ROUND_CLOSED
     await story.settle(story.coordinator("one"))
     assert story.published[0].summary.accepted == 1
-
-
-# -- failures
-
-
-async def test_a_step_that_keeps_failing_ends_the_job_and_one_success_starts_the_count_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_RETRY_S", 0.0)
-    story = await Story.begin(rounds=rules())
-    await story.join("a", "b")
-    one = story.coordinator()
-    await story.settle(one)
-    outcomes = [True] * (MOST_FAILURES - 1) + [False] + [True] * MOST_FAILURES
-    failures = iter(outcomes)
-    real = story.store.look
-
-    async def failing(*arguments: object) -> object:
-        if next(failures, False):
-            raise RuntimeError("a defect")
-        return await real(*arguments)  # type: ignore[arg-type]
-
-    async def no_wait(*arguments: object) -> int:
-        return 0
-
-    story.store.look = failing  # type: ignore[method-assign,assignment]
-    story.store.wait_change = no_wait  # type: ignore[method-assign,assignment]
-    await asyncio.wait_for(one.run(), 10)
-    assert await story.status() is JobStatus.FAILED
-    assert "RuntimeError: a defect" in await story.reason()
-    assert list(failures) == []
-
-
-async def test_a_store_that_is_away_is_waited_for_however_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RETRY_S", 0.0)
-    story = await Story.begin(rounds=rules(total=1))
-    await story.join("a", "b")
-    one = story.coordinator()
-    await story.settle(one)
-    await story.deliver("a", "b")
-    left = 3 * MOST_FAILURES
-    real = story.store.clients
-
-    async def away(*arguments: object) -> object:
-        nonlocal left
-        if left > 0:
-            left -= 1
-            raise FedhftError(ErrorCode.STORE_UNAVAILABLE, "Redis does not answer")
-        return await real(*arguments)  # type: ignore[arg-type]
-
-    story.store.clients = away  # type: ignore[method-assign,assignment]
-    await asyncio.wait_for(one.run(), 10)
-    assert await story.status() is JobStatus.COMPLETED
 
 
 async def test_a_round_that_another_replica_published_meanwhile_is_told_by_that_one_alone() -> None:

@@ -23,6 +23,7 @@ async def test_blobs_stay_as_long_as_somebody_may_need_them() -> None:
         await story.settle(one)
         await story.deliver("a", "b")
         folded += [record.digest for record in (await story.store.updates(JOB, number)).values()]
+        story.wait(1)
         await story.settle(one)
         version = await story.store.version(JOB, number)
         assert version is not None
@@ -43,6 +44,7 @@ async def test_residuals_of_the_last_two_versions_stay_and_older_ones_go() -> No
     versions = []
     for number in range(1, 5):
         await story.play_round(one)
+        story.wait(1)
         version = await story.store.version(JOB, number)
         assert version is not None
         versions.append(version)

@@ -318,7 +318,8 @@ DIMENSIONS = signature.DIMENSIONS
     [
         ("README.md", f"a signature of {DIMENSIONS} numbers"),
         ("docs/concepts.md", f"signature | {DIMENSIONS} numbers"),
-        ("docs/concepts.md", f"goes wrong {patience.MOST_FAILURES} times in a row"),
+        ("docs/concepts.md", f"after {patience.MOST_ATTEMPTS} attempts"),
+        ("docs/concepts.md", f"up to {patience.LONGEST_PAUSE_S:g} s"),
         ("docs/methods.md", f"have {DIMENSIONS} values"),
         ("docs/methods.md", f"blocks of {BLOCK} consecutive clients"),
         (

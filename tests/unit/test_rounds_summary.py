@@ -8,7 +8,7 @@ import pytest
 
 from fedhft.plan import AdapterPlan
 from fedhft.records import Participant, Phase, RoundRecord, Traffic, UpdateRecord
-from fedhft.rounds.summary import ClientReport, pooled, reports_of, results_of, summarise, write_report
+from fedhft.rounds.summary import ClientReport, pooled, readable_reports, results_of, summarise, write_report
 from fedhft.v1 import federation_pb2 as pb
 
 PLAN = AdapterPlan(tier="small", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
@@ -117,7 +117,8 @@ def test_a_report_is_read_back_as_it_was_written() -> None:
     figures = pb.Measurements(steps=3, train_seconds=0.5)
     text = write_report([score(PERSONAL, BEFORE, 0.5)], figures, (0.6, -0.8))
     record = UpdateRecord(client="b", round=3, base_version=2, digest="", size=0, samples=4, report=text)
-    (found,) = reports_of(current("a", "b"), {"b": record})
+    (found,), unreadable = readable_reports(current("a", "b"), {"b": record})
+    assert unreadable == {}
     assert (found.client, found.samples, found.measurements) == ("b", 4, figures)
     assert found.score(PERSONAL, BEFORE) == score(PERSONAL, BEFORE, 0.5)
     assert found.signature == pytest.approx((0.6, -0.8))

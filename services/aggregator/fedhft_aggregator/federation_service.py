@@ -130,7 +130,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
             if cached.round is not None and cached.round.number > poll.round:
                 continue  # the job moved on between the two readings
-            if poll.phase is Phase.COLLECTING and not poll.delivered:
+            if poll.phase is Phase.COLLECTING and not poll.delivered and not cached.record.paused:
                 task = next_task(cached, client, held)
                 if task is not None:
                     return task

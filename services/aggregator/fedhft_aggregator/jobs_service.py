@@ -88,6 +88,36 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         log.info("job cancelled", extra={"job": name, "peer": caller.peer, "reason": request.reason})
         return await describe(self._store, await self._store.job(name))
 
+    async def Pause(self, request: jobs_pb2.PauseJobRequest, context: Context) -> jobs_pb2.Job:
+        """Let a job wait until somebody resumes it."""
+        caller = authenticate(context)
+        name = parse_job_id(request.job)
+        if not await self._store.pause_job(name, request.reason or "paused"):
+            record = await self._store.job(name)
+            state = "paused already" if record.paused else f"already {record.status}"
+            raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is {state}; nothing to pause")
+        log.info("job paused", extra={"job": name, "peer": caller.peer, "reason": request.reason})
+        return await describe(self._store, await self._store.job(name))
+
+    async def Resume(self, request: jobs_pb2.ResumeJobRequest, context: Context) -> jobs_pb2.Job:
+        """Let a paused job go on."""
+        caller = authenticate(context)
+        name = parse_job_id(request.job)
+        if not await self._store.resume_job(name):
+            raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is not paused; nothing to resume")
+        log.info("job resumed", extra={"job": name, "peer": caller.peer})
+        self._loops.start(name)
+        return await describe(self._store, await self._store.job(name))
+
+    async def Delete(self, request: jobs_pb2.DeleteJobRequest, context: Context) -> jobs_pb2.DeleteJobResponse:
+        """Delete everything of a job that is over; of any other only by force."""
+        caller = authenticate(context)
+        name = parse_job_id(request.job)
+        allowed = [status for status in JobStatus if request.force or status.over]
+        await self._store.delete_job(name, allowed)
+        log.info("job deleted", extra={"job": name, "peer": caller.peer, "force": request.force})
+        return jobs_pb2.DeleteJobResponse()
+
     async def Export(self, request: jobs_pb2.ExportJobRequest, context: Context) -> jobs_pb2.ExportJobResponse:
         """References to what is needed to build the adapters of the last version."""
         authenticate(context)

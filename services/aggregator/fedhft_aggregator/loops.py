@@ -44,9 +44,11 @@ class JobLoops:
         """Pick up jobs submitted to other replicas, or before a restart of this one. Runs until cancelled."""
         while True:
             try:
-                for record in await self._store.jobs():
-                    if not record.status.over:
-                        self.start(JobId(record.job))
+                alive = [record for record in await self._store.jobs() if not record.status.over]
+                metrics.JOBS_PAUSED.set(sum(1 for record in alive if record.paused))
+                metrics.JOBS_BLOCKED.set(sum(1 for record in alive if record.blocked))
+                for record in alive:
+                    self.start(JobId(record.job))
             except FedhftError as error:
                 log.warning("cannot look for jobs: %s", error)
             await asyncio.sleep(_DISCOVERY_S)

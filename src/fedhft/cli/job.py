@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Submit and watch jobs on an aggregator.", no_args_is_help=True)
 
+_LISTED = ("job", "status", "reason", "paused", "blocked", "rounds_done", "clients", "open_round", "accepted", "asked")
+"""Fields of a job that `list` shows to programs."""
+
 JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
 
 
@@ -39,10 +42,12 @@ def list_jobs(options: ServerOptions) -> None:
     with options.client() as client:
         jobs = client.list()
     if options.format is OutputFormat.JSON:
-        keep = ("job", "status", "reason", "rounds_done", "clients", "open_round", "accepted", "asked")
-        print_json({"jobs": [{key: full[key] for key in keep} for full in map(_as_dict, jobs)]})
+        print_json({"jobs": [{key: full[key] for key in _LISTED} for full in map(_as_dict, jobs)]})
     else:
-        rows = [(job.job, job.status, job.rounds_done, len(job.clients), job.reason) for job in jobs]
+        rows = []
+        for job in jobs:
+            status, reason = _standing(job)
+            rows.append((job.job, status, job.rounds_done, len(job.clients), reason))
         print_table(("job", "status", "rounds", "clients", "reason"), rows)
 
 
@@ -142,6 +147,42 @@ def cancel(
 
 @app.command()
 @with_server_options
+def pause(
+    options: ServerOptions,
+    job: JobArgument,
+    reason: Annotated[str, typer.Option(help="Why; watchers are told.")] = "paused from the command line",
+) -> None:
+    """Let a job wait: no round opens, closes or runs out of time until it is resumed."""
+    with options.client() as client:
+        _report(client.pause(job, reason), options.format)
+
+
+@app.command()
+@with_server_options
+def resume(options: ServerOptions, job: JobArgument) -> None:
+    """Let a paused job go on."""
+    with options.client() as client:
+        _report(client.resume(job), options.format)
+
+
+@app.command()
+@with_server_options
+def delete(
+    options: ServerOptions,
+    job: JobArgument,
+    force: Annotated[bool, typer.Option("--force", help="Even if it is not over.")] = False,
+) -> None:
+    """Delete everything the server keeps of a job that is over. Export its adapters first."""
+    with options.client() as client:
+        client.delete(job, force)
+    if options.format is OutputFormat.JSON:
+        print_json({"job": job, "deleted": True})
+    else:
+        typer.echo(f"{job}: deleted")
+
+
+@app.command()
+@with_server_options
 def export(
     options: ServerOptions,
     job: JobArgument,
@@ -188,6 +229,15 @@ def _as_dict(job: jobs_pb2.Job) -> dict[str, Any]:
     return {**told, "spec": json.loads(text) if text else None}
 
 
+def _standing(job: jobs_pb2.Job) -> tuple[str, str]:
+    """Where a job stands, and why, for people."""
+    if job.paused:
+        return f"{job.status}, paused", job.paused
+    if job.blocked:
+        return f"{job.status}, blocked", job.blocked
+    return job.status, job.reason
+
+
 def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
     if format is OutputFormat.JSON:
         print_json(_as_dict(job))
@@ -196,7 +246,8 @@ def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
 
     from fedhft.reporting.table import RoundTable
 
-    typer.echo(f"{job.job}: {job.status}{f' ({job.reason})' if job.reason else ''}")
+    status, reason = _standing(job)
+    typer.echo(f"{job.job}: {status}{f' ({reason})' if reason else ''}")
     if job.submitted_by:
         typer.echo(f"submitted by: {job.submitted_by}")
     typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")

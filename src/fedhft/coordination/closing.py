@@ -7,23 +7,31 @@ from collections.abc import Collection, Mapping
 
 from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.driven import Driven
-from fedhft.coordination.folding import fold_figures, fold_round
+from fedhft.coordination.folding import Folded, Note, fold_figures, fold_round
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.state_blobs import save_state
 from fedhft.coordination.tidying import tidy
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, SignatureKind
-from fedhft.records import Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
+from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
+from fedhft.rounds.decision import Extend, Fail, after_setting_aside
 from fedhft.rounds.reclustering import wants_memberships
-from fedhft.rounds.summary import ClientReport, reports_of, results_of, summarise
+from fedhft.rounds.summary import MOST_NAMED, ClientReport, readable_reports, results_of, summarise
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
+_LONGEST_REASON = 200
 
-async def close_round(driven: Driven, spec: JobSpec, seen: RoundHead | None, number: int, fence: int) -> None:
-    """Pin, fold, publish, tidy. `seen`: the round as the decision to close it found it. Repeatable from any point."""
+
+async def close_round(
+    driven: Driven, spec: JobSpec, seen: RoundHead | None, number: int, fence: int, noting: bool = False
+) -> None:
+    """Pin, fold, publish, tidy. `seen`: the round as the decision to close it found it. Repeatable from any point.
+
+    noting: whether to note in the store whose update is being folded, because earlier attempts ended.
+    """
     job, store = driven.job, driven.store
     pinned = await store.begin_fold(job, number, fence)
     folding_since_ms = await store.now_ms()
@@ -34,18 +42,26 @@ async def close_round(driven: Driven, spec: JobSpec, seen: RoundHead | None, num
     if seen is not None and seen.phase is Phase.COLLECTING:  # not when a fold is repeated
         _observe_phase("collecting", current.opened_ms, folding_since_ms)
     accepted = await store.updates(job, number)
-    updates = {str(client): accepted[client] for client in pinned}
-    reports = reports_of(current, updates)
-    before = await _traffic(driven, updates)
+    aside = dict(await store.are_set_aside(job, number))
+    updates = {str(client): accepted[client] for client in pinned if client not in aside}
+    reports, unreadable = readable_reports(current, updates)
     previous = await store.version(job)
+    figures: dict[str, float] = {}
     if current.evaluation:
         version = previous or VersionRecord(version=0, round=0, clusters=current.clusters)
-        figures: dict[str, float] = {}
+        aside |= await _set_aside(driven, number, unreadable, fence)
     else:
         async with driven.renewed_lease():
-            version, figures = await _fold(driven, spec, current, pinned, updates, reports, previous)
+            usable = {client: record for client, record in updates.items() if client not in unreadable}
+            folded = await _fold(driven, spec, current, usable, previous, fence if noting else None)
+            aside |= await _set_aside(driven, number, {**unreadable, **(folded.aside if folded else {})}, fence)
+            if aside and await _goes_another_way(driven, spec, current, len(pinned) - len(aside), fence):
+                return
+            reports = tuple(report for report in reports if report.client not in aside)
+            version, figures = await _version(driven, spec, number, folded, reports)
+    before = await _traffic(driven, updates)
     now_ms = await store.now_ms()
-    entry = _entry(current, reports, before, figures, now_ms)
+    entry = _entry(current, reports, before, figures, aside, now_ms)
     driven.reached("folded")
     moved = {**before, **{report.client: report.traffic for report in reports}}
     first = await store.publish(job, number, version, entry.to_json(), fence, moved)
@@ -56,34 +72,70 @@ async def close_round(driven: Driven, spec: JobSpec, seen: RoundHead | None, num
     driven.observe(entry)
     log.info(
         "round published",
-        extra={"job": job, "round": number, "accepted": len(pinned), "seconds": round(entry.summary.seconds, 3)},
+        extra={"job": job, "round": number, "accepted": len(reports), "seconds": round(entry.summary.seconds, 3)},
     )
-    await tidy(driven, version, updates)
+    await tidy(driven, version.version, accepted.values(), fence)
+
+
+async def _set_aside(driven: Driven, number: int, reasons: Mapping[str, str], fence: int) -> Mapping[str, str]:
+    """Note in the store what this fold leaves out, so that its repetition leaves out the same; returns it."""
+    if reasons:
+        await driven.store.set_aside(driven.job, number, reasons, fence)
+        metrics.UPDATES_SET_ASIDE.inc(len(reasons))
+        for client, reason in sorted(reasons.items()):
+            fields = {"job": driven.job, "round": number, "client": client}
+            log.error("update set aside: %s", reason, extra=fields)
+    return reasons
+
+
+async def _goes_another_way(driven: Driven, spec: JobSpec, current: RoundRecord, left: int, fence: int) -> bool:
+    """Collect again, or end the job, when too few usable updates are left."""
+    match after_setting_aside(spec, current.head, left, await driven.store.now_ms()):
+        case Extend(number, deadline_ms):
+            log.warning("round collected again", extra={"job": driven.job, "round": number, "usable": left})
+            await driven.store.reopen_round(driven.job, number, deadline_ms, fence)
+            return True
+        case Fail(reason):
+            log.error("job failed: %s", reason, extra={"job": driven.job})
+            running = [JobStatus.RUNNING, JobStatus.EVALUATING]
+            await driven.store.set_status(driven.job, JobStatus.FAILED, reason, running, fence)
+            return True
+    return False
 
 
 async def _fold(
     driven: Driven,
     spec: JobSpec,
     current: RoundRecord,
-    pinned: tuple[ClientId, ...],
     updates: Mapping[str, UpdateRecord],
-    reports: tuple[ClientReport, ...],
     previous: VersionRecord | None,
-) -> tuple[VersionRecord, dict[str, float]]:
-    job, store = driven.job, driven.store
-    number = current.number
+    noted_under: int | None,
+) -> Folded | None:
+    """The fold; None for a method that shares nothing. noted_under: the fence to note each update's turn under."""
     if spec.method.combine is Combine.NONE:
+        return None
+
+    return await fold_round(
+        driven.store, driven.job, spec, await driven.schema(), current, sorted(updates), updates, previous,
+        None if noted_under is None else Note(driven.store, driven.job, noted_under), driven.reached,
+    )  # fmt: skip
+
+
+async def _version(
+    driven: Driven, spec: JobSpec, number: int, folded: Folded | None, reports: tuple[ClientReport, ...]
+) -> tuple[VersionRecord, dict[str, float]]:
+    """The version to publish, its blobs stored, with the memberships of the next round."""
+    if folded is None:
         return VersionRecord(version=number, round=number, clusters=1), {}
-    schema = await driven.schema()
-    published = await fold_round(store, job, spec, schema, current, pinned, updates, previous)
-    state = published.state
+    state = folded.published.state
     if spec.method.signature is SignatureKind.UPDATE:
         await _note_signatures(driven, spec, number, reports)
     memberships = await driven.update_memberships(spec, after_round=number)
     if memberships is not None and memberships.clusters > state.state.clusters:
         state = expand_clusters(state, memberships.clusters)
-    version = await save_state(store.blobs, job, schema, state, published.blobs, number)
-    return version, fold_figures(published.report)
+    schema = await driven.schema()
+    version = await save_state(driven.store.blobs, driven.job, schema, state, folded.published.blobs, number)
+    return version, fold_figures(folded.published.report)
 
 
 async def _note_signatures(driven: Driven, spec: JobSpec, number: int, reports: tuple[ClientReport, ...]) -> None:
@@ -105,7 +157,7 @@ async def _traffic(driven: Driven, clients: Collection[str]) -> dict[str, Traffi
 
 
 def _observe_phase(phase: str, since_ms: int, until_ms: int) -> None:
-    metrics.ROUND_PHASE_SECONDS.labels(phase=phase).observe((until_ms - since_ms) / 1000)
+    metrics.ROUND_PHASE_SECONDS.labels(phase=phase).observe(max(0, until_ms - since_ms) / 1000)
 
 
 def _entry(
@@ -113,10 +165,14 @@ def _entry(
     reports: tuple[ClientReport, ...],
     before: Mapping[str, Traffic],
     figures: dict[str, float],
+    aside: Mapping[str, str],
     now_ms: int,
 ) -> RoundHistory:
     summary = summarise(current, reports, before, now_ms)
     for name, value in figures.items():
         setattr(summary, name, value)
+    summary.set_aside_count = len(aside)
+    for client, reason in sorted(aside.items())[:MOST_NAMED]:
+        summary.set_aside.add(client=client, reason=reason[:_LONGEST_REASON])
     results = tuple(results_of(reports)) if current.evaluation else ()
     return RoundHistory(summary, results, current.evaluation)

@@ -7,9 +7,9 @@ token voids what a coordinator writes after losing the lease. The next holder ca
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from fedhft.coordination.closing import close_round
@@ -17,6 +17,7 @@ from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.driven import Driven, Reached
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.opening import open_next
+from fedhft.coordination.trouble import Trouble
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
@@ -39,7 +40,6 @@ from fedhft.rounds.decision import (
     Wait,
     decide,
 )
-from fedhft.rounds.patience import failures_after, gives_up
 from fedhft.rounds.watching import LONGEST_WAIT_MS, Watch, pause_s, watch_of
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
@@ -47,7 +47,6 @@ from fedhft.telemetry import metrics
 log = logging.getLogger(__name__)
 
 LEASE_MS = 15_000
-_RETRY_S = 1.0
 
 _ALIVE = tuple(status for status in JobStatus if not status.over)
 
@@ -65,6 +64,8 @@ class Coordinator:
         lease_ms: int = LEASE_MS,
         reached: Reached = lambda point: None,
         observe: Callable[[RoundHistory], None] = lambda history: None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._driven = Driven(store, job, clusterer, holder, lease_ms, reached, observe)
         self._store = store
@@ -73,7 +74,9 @@ class Coordinator:
         self._lease_ms = lease_ms
         self._spec: JobSpec | None = None
         self._watch: Watch | None = None
-        self._failures = 0
+        self._trouble = Trouble(self._driven)
+        self._monotonic = monotonic
+        self._sleep = sleep
 
     async def run(self) -> None:
         """Run until the job is over or the task is cancelled. Waits for a store that is away."""
@@ -83,30 +86,15 @@ class Coordinator:
                 wait_s = await self.step()
                 if wait_s is None:
                     return
+                await self._trouble.passed()
                 if wait_s > 0:
                     longest = min(wait_s, LONGEST_WAIT_MS / 1000)
                     await self._store.wait_change(self._job, Topic.ARRIVALS, seen, longest)
-                self._failures = 0
-            except FedhftError as error:
-                if error.code is ErrorCode.UNKNOWN_JOB:
+            except Exception as error:  # noqa: BLE001
+                # Whatever it is, it ends neither the job nor this loop: it is waited for, or the job is paused.
+                if isinstance(error, FedhftError) and error.code is ErrorCode.UNKNOWN_JOB:
                     return
-                log.warning("coordinator: %s; trying again", error, extra={"job": self._job, "code": error.code})
-                await self._failed(error)
-            except Exception as error:
-                # Whatever goes wrong with a round's data must end in a failed job with a reason, not a silent loop.
-                log.exception("coordinator: unforeseen failure", extra={"job": self._job})
-                await self._failed(FedhftError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}"))
-
-    async def _failed(self, error: FedhftError) -> None:
-        """Wait a little; fail the job after several failures that retrying cannot fix."""
-        self._failures = failures_after(self._failures, error)
-        if gives_up(self._failures):
-            reason = f"the job cannot go on: {error.message}"
-            with contextlib.suppress(FedhftError):  # the store is away: the next failure tries again
-                fence = await self._store.acquire(self._job, self._holder, self._lease_ms)
-                if fence is not None:
-                    await self._store.set_status(self._job, JobStatus.FAILED, reason, _ALIVE, fence)
-        await asyncio.sleep(_RETRY_S)
+                await self._sleep(await self._trouble.after(error))
 
     async def step(self) -> float | None:
         """Make one decision. Returns seconds until the next is due (0: at once), None when the job is over."""
@@ -116,8 +104,11 @@ class Coordinator:
         spec = await self._spec_of()
         look = await self._store.look(self._job, int(spec.rounds.client_timeout * 1000))
         now = look.now_ms
-        self._watch = watch_of(self._watch, fence, now)
+        self._trouble.seen(look.blocked)
+        self._watch = watch_of(self._watch, fence, now, int(self._monotonic() * 1000))
         situation = self._situation(spec, look, self._watch)
+        if situation.paused:
+            self._watch = None  # a pause is not silence of clients
         decision = decide(situation, now)
         if isinstance(decision, Over):
             await self._store.release(self._job, self._holder)
@@ -142,6 +133,7 @@ class Coordinator:
             live=look.live,
             joined=look.joined,
             watched_since_ms=watch.since_ms,
+            paused=look.paused,
         )
         self._watch = watch.counting(situation.live, situation.wanted, look.now_ms)
         return replace(situation, short_since_ms=self._watch.short_since_ms)
@@ -152,13 +144,19 @@ class Coordinator:
             case Start():
                 await store.set_status(job, JobStatus.RUNNING, "", [JobStatus.WAITING], fence)
             case OpenRound(number, evaluation):
-                await open_next(self._driven, situation.spec, number, evaluation, situation.round, fence)
-            case Extend(number, deadline_ms):
-                log.warning("round extended", extra={"job": job, "round": number})
-                metrics.ROUNDS.labels(outcome="extended").inc()
-                await store.extend_round(job, number, deadline_ms, fence)
+                if await self._trouble.begin("open", number, fence) is not None:
+                    await open_next(self._driven, situation.spec, number, evaluation, situation.round, fence)
+                    await self._trouble.end(fence)
+            case Extend(number, deadline_ms, counted):
+                if counted:
+                    log.warning("round extended", extra={"job": job, "round": number})
+                    metrics.ROUNDS.labels(outcome="extended").inc()
+                await store.extend_round(job, number, deadline_ms, fence, counted)
             case Fold(number):
-                await close_round(self._driven, situation.spec, situation.round, number, fence)
+                noting = await self._trouble.begin("fold", number, fence)
+                if noting is not None:
+                    await close_round(self._driven, situation.spec, situation.round, number, fence, noting)
+                    await self._trouble.end(fence)
             case Evaluate():
                 await store.set_status(job, JobStatus.EVALUATING, "", [JobStatus.RUNNING], fence)
             case Complete():

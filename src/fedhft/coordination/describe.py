@@ -38,6 +38,8 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         job=record.job,
         status=record.status.value,
         reason=record.reason,
+        paused="" if record.status.over else record.paused,
+        blocked="" if record.status.over else record.blocked,
         rounds_done=rounds_done(current),
         clients=await store.client_ids(name),
         submitted_by=record.submitted_by,

@@ -7,21 +7,51 @@ holds the lease may run it, and run it again: the same blobs come out, and the f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.fold import ClientUpdate, FoldReport, Published, fold
 from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.state_blobs import load_state
+from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.records import RoundRecord, UpdateRecord, VersionRecord
+from fedhft.rounds.acceptance import check_update
+from fedhft.rounds.patience import is_at_fault
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode
 
+T = TypeVar("T")
+
 _BLOB_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Note:
+    """Notes in the store whose update is being folded, so that an update that ends attempts is found."""
+
+    store: Store
+    job: JobId
+    fence: int
+
+    async def now(self, client: str) -> None:
+        """The update of this client is next; empty: all are folded. Raises FENCED."""
+        await self.store.note_folding(self.job, client, self.fence)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A fold, and what it had to leave out."""
+
+    published: Published
+    aside: Mapping[str, str]
+    """client -> why its update could not be read."""
 
 
 async def fold_round(
@@ -33,27 +63,49 @@ async def fold_round(
     pinned: Sequence[str],
     updates: Mapping[str, UpdateRecord],
     previous: VersionRecord | None,
-) -> Published:
-    """Fold the pinned updates onto the previous version, in a worker thread, holding one update in memory at a time."""
+    note: Note | None = None,
+    reached: Callable[[str], None] = lambda point: None,
+) -> Folded:
+    """Fold the pinned updates onto the previous version, in a worker thread, holding one update in memory at a time.
+
+    An update that is gone, damaged, or not what was accepted is left out.
+    """
     state = await load_state(store.blobs, job, spec, schema, previous)
     if state.state.clusters < current.clusters:
         state = expand_clusters(state, current.clusters)
     loop = asyncio.get_running_loop()
 
+    aside: dict[str, str] = {}
+
+    def ask(answer: Coroutine[Any, Any, T]) -> T:
+        try:
+            return asyncio.run_coroutine_threadsafe(answer, loop).result(_BLOB_TIMEOUT_S)
+        except (TimeoutError, CancelledError) as error:
+            raise FedhftError(ErrorCode.STORE_UNAVAILABLE, "the store does not answer in time; check it") from error
+
     def fetched() -> Iterator[ClientUpdate]:
         for client in pinned:
-            record = updates[client]
-            waiting = asyncio.run_coroutine_threadsafe(store.blobs.get(job, record.digest), loop)
-            blob = decode(waiting.result(_BLOB_TIMEOUT_S), schema, kind=adapter_pb2.BLOB_KIND_UPDATE)
+            record, part = updates[client], current.participants[client]
+            if note is not None:
+                ask(note.now(client))
+            reached(f"decoding={client}")
+            try:
+                blob = decode(ask(store.blobs.get(job, record.digest)), schema, kind=adapter_pb2.BLOB_KIND_UPDATE)
+                check_update(spec, schema, part.plan, blob.delta)
+            except Exception as error:
+                if not is_at_fault(error):
+                    raise
+                aside[client] = error.message if isinstance(error, FedhftError) else f"{type(error).__name__}: {error}"
+                continue
             yield ClientUpdate(
-                client=client,
-                samples=float(record.samples),
-                memberships=current.participants[client].memberships,
-                delta=blob.delta,
+                client=client, samples=float(record.samples), memberships=part.memberships, delta=blob.delta
             )
+        if note is not None:
+            ask(note.now(""))
 
     with metrics.FOLD_SECONDS.time():
-        return await asyncio.to_thread(fold, spec, schema, state, fetched())
+        published = await asyncio.to_thread(fold, spec, schema, state, fetched())
+    return Folded(published, aside)
 
 
 def fold_figures(report: FoldReport | None) -> dict[str, float]:

@@ -1,22 +1,30 @@
-"""After a round: delete what neither a client nor a restart can still need."""
+"""After a round: delete what neither a client nor a restart can still need.
+
+A coordinator may fall asleep at any line here and wake up rounds later. What it deletes then is still not needed:
+it looks up what is needed after it took a mark, and deletes only what was stored before the mark, while everything that
+others came to need since, they have stored, or stored again, after it. And once another holds the lease, the first step
+here is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from fedhft.coordination.driven import Driven
-from fedhft.records import UpdateRecord, VersionRecord
+from fedhft.records import UpdateRecord
 from fedhft.rounds.retention import oldest_kept, retention
 
 _ORPHAN_AGE_S = 3600.0
 
 
-async def tidy(driven: Driven, version: VersionRecord, updates: Mapping[str, UpdateRecord]) -> None:
-    """Delete what neither a client nor a restart can still need."""
-    store, job, latest = driven.store, driven.job, version.version
-    forgotten = await store.drop_versions(job, below=oldest_kept(latest))
+async def tidy(driven: Driven, latest: int, updates: Iterable[UpdateRecord], fence: int) -> None:
+    """Tidy after version `latest` was published, whose round folded `updates`. Raises FENCED, and the store's."""
+    store, job = driven.store, driven.job
+    mark = await store.blobs.mark(job)
+    driven.reached("tidying")
+    forgotten = await store.drop_versions(job, oldest_kept(latest), fence)
     found = [await store.version(job, number) for number in range(oldest_kept(latest), latest + 1)]
-    verdict = retention(latest, [one for one in found if one is not None], forgotten, updates.values())
-    await store.blobs.delete(job, verdict.dropped)
-    await store.blobs.sweep(job, verdict.kept, _ORPHAN_AGE_S)
+    verdict = retention(latest, [one for one in found if one is not None], forgotten, updates)
+    await store.blobs.delete(job, verdict.dropped, mark)
+    await store.blobs.sweep(job, verdict.kept, _ORPHAN_AGE_S, mark)
     await store.transfers.sweep(job, _ORPHAN_AGE_S)

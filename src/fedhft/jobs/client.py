@@ -87,6 +87,21 @@ class JobsClient:
         request = jobs_pb2.CancelJobRequest(job=job, reason=reason)
         return self._whole(self._call(lambda: self._stub.Cancel(request, timeout=_CALL_S)))
 
+    def pause(self, job: str, reason: str) -> jobs_pb2.Job:
+        """Let a job wait until it is resumed."""
+        request = jobs_pb2.PauseJobRequest(job=job, reason=reason)
+        return self._whole(self._call(lambda: self._stub.Pause(request, timeout=_CALL_S)))
+
+    def resume(self, job: str) -> jobs_pb2.Job:
+        """Let a paused job go on."""
+        request = jobs_pb2.ResumeJobRequest(job=job)
+        return self._whole(self._call(lambda: self._stub.Resume(request, timeout=_CALL_S)))
+
+    def delete(self, job: str, force: bool = False) -> None:
+        """Delete a job that is over, by force any."""
+        request = jobs_pb2.DeleteJobRequest(job=job, force=force)
+        self._call(lambda: self._stub.Delete(request, timeout=_CALL_S))
+
     def export(self, job: str) -> jobs_pb2.ExportJobResponse:
         """References to everything needed to build the adapters of the last version."""
         return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))

@@ -62,6 +62,7 @@ class RoundTable:
                 self._console.print(f"{row[0]} round {row[1]}: {line}", markup=False, highlight=False, soft_wrap=True)
         if self._live is not None:
             waiting = f"{job.accepted} of {job.asked} clients done" if job.open_round else job.reason or job.status
+            waiting = job.paused or job.blocked or waiting
             what = f"round {job.open_round}" if job.open_round else f"{len(job.clients)} clients"
             self._status = f"{run}: {what}, {waiting}"
             self._live.update(self._render())

@@ -2,7 +2,7 @@
 
 A job is waiting -> running -> evaluating -> completed, or failed, or cancelled; a round is collecting -> folding ->
 published. The aggregator and `simulate` both call `decide` and carry out its decision. Otherwise a job changes state
-only when somebody cancels it, or when a step keeps failing (`patience`).
+only when somebody cancels it; a step that keeps failing pauses it (`patience`).
 Every wait is bounded: a round by its deadline and a limited number of extensions, waiting for clients by join_timeout.
 """
 
@@ -29,6 +29,7 @@ class Situation:
     joined: int
     watched_since_ms: int = 0
     """When this coordinator began to watch: time without a coordinator does not count as silence."""
+    paused: bool = False
     short_since_ms: int | None = None
     """Since when this coordinator has seen fewer live clients than wanted; None while there are enough."""
 
@@ -67,10 +68,11 @@ class Fold:
 
 @dataclass(frozen=True)
 class Extend:
-    """The deadline passed without quorum: wait once more."""
+    """Wait until another deadline: the last one passed without quorum, or (not counted) the clock was set back."""
 
     number: int
     deadline_ms: int
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,16 @@ class Over:
 Decision = Wait | Start | OpenRound | Fold | Extend | Evaluate | Complete | Fail | Over
 
 
+_LONGEST_PAUSE_MS = 60_000
+"""How often a paused job is looked at although nobody resumed it."""
+
+
 def decide(situation: Situation, now_ms: int) -> Decision:
     """The next thing to do. Pure: equal arguments give equal decisions."""
     if situation.status.over:
         return Over()
+    if situation.paused:
+        return Wait(now_ms + _LONGEST_PAUSE_MS)
     if situation.status is JobStatus.WAITING:
         return _wait_for_clients(situation, now_ms)
     current = situation.round
@@ -116,7 +124,8 @@ def _wait_for_clients(situation: Situation, now_ms: int) -> Decision:
     rules = situation.spec.rounds
     if situation.live >= rules.min_clients:
         return Start()
-    give_up = max(situation.created_ms, situation.watched_since_ms) + _ms(rules.join_timeout)
+    created_ms = min(situation.created_ms, now_ms)  # later than now when the store's clock was set back
+    give_up = max(created_ms, situation.watched_since_ms) + _ms(rules.join_timeout)
     if now_ms >= give_up:
         return Fail(
             f"{situation.live} of rounds.min_clients = {rules.min_clients} clients joined within rounds.join_timeout = "
@@ -128,17 +137,32 @@ def _wait_for_clients(situation: Situation, now_ms: int) -> Decision:
 def _collect(situation: Situation, current: RoundHead, now_ms: int) -> Decision:
     if situation.accepted >= current.target:
         return Fold(current.number)
+    rules = situation.spec.rounds
+    if current.deadline_ms > now_ms + _ms(rules.deadline):  # the clock was set back
+        return Extend(current.number, now_ms + _ms(rules.deadline), counted=False)
     if now_ms < current.deadline_ms:
         return Wait(current.deadline_ms)
     if situation.accepted >= current.quorum or current.evaluation:
         return Fold(current.number)
-    rules = situation.spec.rounds
     if current.extensions < rules.extensions:
         return Extend(current.number, now_ms + _ms(rules.deadline))
     return Fail(
         f"round {current.number}: {situation.accepted} of {current.asked} participants delivered, "
         f"{current.quorum} needed, after {current.extensions} extensions of rounds.deadline = {rules.deadline:g} s; "
         "lower rounds.quorum or lengthen rounds.deadline"
+    )
+
+
+def after_setting_aside(spec: JobSpec, current: RoundHead, left: int, now_ms: int) -> Extend | Fail | None:
+    """What becomes of a round with `left` usable updates: None to publish it, else collect it again or give up."""
+    if left >= current.quorum:
+        return None
+    rules = spec.rounds
+    if current.extensions < rules.extensions:
+        return Extend(current.number, now_ms + _ms(rules.deadline))
+    return Fail(
+        f"round {current.number}: {left} usable updates, {current.quorum} needed, after {current.extensions} "
+        "extensions of rounds.deadline; the others were set aside, the aggregator's log says why"
     )
 
 

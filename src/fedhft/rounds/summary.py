@@ -12,6 +12,9 @@ from fedhft.aggregation.mixture import strongest
 from fedhft.records import Participant, RoundRecord, Traffic, UpdateRecord
 from fedhft.v1 import federation_pb2, jobs_pb2
 
+MOST_NAMED = 20
+"""Most clients that a round's summary names where it can only name some."""
+
 
 @dataclass(frozen=True)
 class ClientReport:
@@ -53,22 +56,35 @@ def write_report(
     return json_format.MessageToJson(header, indent=None, preserving_proto_field_name=True)
 
 
-def reports_of(current: RoundRecord, updates: Mapping[str, UpdateRecord]) -> tuple[ClientReport, ...]:
-    """Reports of a round's updates, in client order."""
-    reports = []
+def report_of(current: RoundRecord, update: UpdateRecord) -> ClientReport:
+    """What was reported with an update of the round. Raises ParseError, KeyError for what cannot be accepted."""
+    header = json_format.Parse(update.report, federation_pb2.UpdateHeader())
+    return ClientReport(
+        client=update.client,
+        samples=update.samples,
+        participant=current.participants[update.client],
+        scores=tuple(header.scores),
+        measurements=header.measurements,
+        signature=tuple(header.signature),
+    )
+
+
+def readable_reports(
+    current: RoundRecord, updates: Mapping[str, UpdateRecord]
+) -> tuple[tuple[ClientReport, ...], dict[str, str]]:
+    """Reports of a round's updates, in client order; and, client -> reason, those that cannot be summarised."""
+    reports: list[ClientReport] = []
+    unreadable: dict[str, str] = {}
     for client in sorted(updates):
-        header = json_format.Parse(updates[client].report, federation_pb2.UpdateHeader())
-        reports.append(
-            ClientReport(
-                client=client,
-                samples=updates[client].samples,
-                participant=current.participants[client],
-                scores=tuple(header.scores),
-                measurements=header.measurements,
-                signature=tuple(header.signature),
-            )
-        )
-    return tuple(reports)
+        try:
+            report = report_of(current, updates[client])
+            numbers = [x for score in report.scores for x in (score.value, score.loss, score.majority)]
+            if not all(math.isfinite(number) for number in numbers):
+                raise ValueError("scores that are not finite")
+            reports.append(report)
+        except (json_format.ParseError, KeyError, ValueError) as error:
+            unreadable[client] = f"its report cannot be read: {error}"
+    return tuple(reports), unreadable
 
 
 def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
@@ -105,7 +121,7 @@ def summarise(
     score = federation_pb2.Score
     summary = jobs_pb2.RoundSummary(
         round=current.number,
-        seconds=(now_ms - current.opened_ms) / 1000,
+        seconds=max(0, now_ms - current.opened_ms) / 1000,
         asked=len(current.participants),
         accepted=len(reports),
         membership_version=current.membership_version,

@@ -43,13 +43,26 @@ class BlobStore(Protocol):
         """Size in bytes, None when absent."""
         ...
 
-    async def delete(self, job: JobId, digests: Collection[str]) -> None:
-        """Delete blobs; absent ones are ignored."""
+    async def mark(self, job: JobId) -> float:
+        """Now, by the clock that says when blobs were stored, seconds: see `delete` and `sweep`."""
         ...
 
-    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
+    async def delete(self, job: JobId, digests: Collection[str], before: float | None = None) -> None:
+        """Delete blobs; absent ones are ignored.
+
+        before: a mark; what was stored then or later stays. Who looks up what is needed after the mark, and deletes the
+        rest by it, can fall asleep in between: whatever others came to need meanwhile, they stored after the mark.
+        """
+        ...
+
+    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float, before: float | None = None) -> int:
         """Delete blobs not in `keep` that were last stored longer ago than the given age; returns how many.
 
-        What a killed writer left unfinished goes too, and is counted.
+        before: a mark from which the age is counted back; the present for None. What a killed writer left unfinished
+        goes too, and is counted.
         """
+        ...
+
+    async def delete_job(self, job: JobId) -> None:
+        """Delete every blob of a job, a bounded number at a time; repeatable."""
         ...

@@ -11,6 +11,8 @@ from fedhft.store import refusals
 from fedhft.store.directory import Directory, delete_if_older, is_older
 from fedhft.wire.digest import digest_of
 
+_DELETED_AT_ONCE = 256
+
 
 class DirectoryBlobs:
     """BlobStore in files. Closing it closes the directory, for transfers too."""
@@ -86,18 +88,28 @@ class DirectoryBlobs:
 
         return await self._directory.run(work)
 
-    async def delete(self, job: JobId, digests: Collection[str]) -> None:
+    async def mark(self, job: JobId) -> float:
+        """See BlobStore.mark."""
+        return await self._directory.run(self._directory.job(job).now_s)
+
+    async def delete(self, job: JobId, digests: Collection[str], before: float | None = None) -> None:
         """See BlobStore.delete."""
         folder = self._directory.job(job)
         paths = [folder.blob(digest) for digest in digests]
 
         def work() -> None:
             for path in paths:
-                path.unlink(missing_ok=True)
+                if before is None:
+                    path.unlink(missing_ok=True)
+                elif is_older(path, before):
+                    # The age is read again under the lock: another writer may just have stored the same bytes.
+                    with folder.sweeping():
+                        if is_older(path, before, or_as_old=False):
+                            path.unlink(missing_ok=True)
 
         await self._directory.run(work)
 
-    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
+    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float, before: float | None = None) -> int:
         """See BlobStore.sweep."""
         folder = self._directory.job(job)
         kept = frozenset(keep)
@@ -106,7 +118,7 @@ class DirectoryBlobs:
             if not folder.path.is_dir():
                 return 0
             deleted = 0
-            oldest_s = folder.now_s() - older_than_s
+            oldest_s = (folder.now_s() if before is None else before) - older_than_s
             for path in folder.blob_files():
                 # The age is read again under the lock: another writer may just have stored the same bytes.
                 if path.name not in kept and is_older(path, oldest_s):
@@ -117,3 +129,9 @@ class DirectoryBlobs:
             return deleted + sum(delete_if_older(path, oldest_s) for path in folder.new_files())
 
         return await self._directory.run(work)
+
+    async def delete_job(self, job: JobId) -> None:
+        """See BlobStore.delete_job. The transfers beside them go too."""
+        folder = self._directory.job(job)
+        while not await self._directory.run(lambda: folder.delete_some(_DELETED_AT_ONCE)):
+            pass

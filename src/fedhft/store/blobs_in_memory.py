@@ -63,17 +63,27 @@ class InMemoryBlobs:
         data = self._of(job).blobs.get(digest)
         return None if data is None else len(data)
 
-    async def delete(self, job: JobId, digests: Collection[str]) -> None:
+    async def mark(self, job: JobId) -> float:
+        """See BlobStore.mark."""
+        return self._clock()
+
+    async def delete(self, job: JobId, digests: Collection[str], before: float | None = None) -> None:
         """See BlobStore.delete."""
         its = self._of(job)
         for digest in digests:
+            if before is not None and its.stored_s.get(digest, before - 1) >= before:
+                continue
             its.blobs.pop(digest, None)
             its.stored_s.pop(digest, None)
 
-    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
+    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float, before: float | None = None) -> int:
         """See BlobStore.sweep."""
         kept = set(keep)
-        oldest_s = self._clock() - older_than_s
+        oldest_s = (self._clock() if before is None else before) - older_than_s
         old = [digest for digest, at in self._of(job).stored_s.items() if digest not in kept and at <= oldest_s]
         await self.delete(job, old)
         return len(old)
+
+    async def delete_job(self, job: JobId) -> None:
+        """See BlobStore.delete_job."""
+        self._jobs.pop(job, None)

@@ -10,6 +10,8 @@ from fedhft.store.connection import RedisConnection
 from fedhft.store.hashing import sha256
 from fedhft.store.keys import JobKeys
 
+_DELETED_AT_ONCE = 256
+
 
 class RedisBlobs:
     """BlobStore in the same Redis as the round state."""
@@ -48,15 +50,30 @@ class RedisBlobs:
         outcome, *size = await self._redis.run("size_of_blob", (JobKeys(job).blob(digest),))
         return int(size[0]) if outcome == b"ok" else None
 
-    async def delete(self, job: JobId, digests: Collection[str]) -> None:
+    async def mark(self, job: JobId) -> float:
+        """See BlobStore.mark."""
+        seconds, microseconds = await self._redis.call("TIME")
+        return int(seconds) + int(microseconds) // 1000 / 1000
+
+    async def delete(self, job: JobId, digests: Collection[str], before: float | None = None) -> None:
         """See BlobStore.delete."""
         its = JobKeys(job)
-        await self._redis.run("delete_blobs", (its.blobs,), its.blob_prefix, *digests)
+        await self._redis.run("delete_blobs", (its.blobs,), _ms(before), its.blob_prefix, *digests)
 
-    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float) -> int:
+    async def sweep(self, job: JobId, keep: Collection[str], older_than_s: float, before: float | None = None) -> int:
         """See BlobStore.sweep. A put is one script, so a killed writer leaves nothing unfinished."""
         its = JobKeys(job)
         _, deleted = await self._redis.run(
-            "sweep_blobs", (its.blobs,), round(older_than_s * 1000), its.blob_prefix, *keep
+            "sweep_blobs", (its.blobs,), round(older_than_s * 1000), _ms(before), its.blob_prefix, *keep
         )
         return int(deleted)
+
+    async def delete_job(self, job: JobId) -> None:
+        """See BlobStore.delete_job."""
+        its = JobKeys(job)
+        while digests := await self._redis.call("ZRANGE", its.blobs, 0, _DELETED_AT_ONCE - 1):
+            await self.delete(job, [digest.decode() for digest in digests])
+
+
+def _ms(mark: float | None) -> str:
+    return "" if mark is None else str(round(mark * 1000))

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -124,6 +125,19 @@ class JobFolder:
         for folder in (target.parent, self._blobs, self.path):
             _fsync_folder(folder)
 
+    def delete_some(self, most: int) -> bool:
+        """Delete up to `most` files of the job; True when nothing of it is left."""
+        files = [*itertools.islice(itertools.chain(self.blob_files(), self._transfers.glob("*")), most)]
+        for file in files:
+            file.unlink(missing_ok=True)
+        if len(files) == most or not self.path.is_dir():
+            return len(files) < most
+        (self.path / "lock").unlink(missing_ok=True)
+        for folder in (*self._blobs.glob("??"), self._blobs, self._transfers, self.path):
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
+        return True
+
     def now_s(self) -> float:
         """The time that the file system gives to a file written now: all ages are measured from it."""
         probe = self.new_file()
@@ -202,10 +216,11 @@ def _is_at(path: Path, descriptor: int) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def is_older(path: Path, oldest_s: float) -> bool:
-    """Whether a file was last written at or before `oldest_s`; False when it is gone."""
+def is_older(path: Path, oldest_s: float, or_as_old: bool = True) -> bool:
+    """Whether a file was last written before `oldest_s` (or at it); False when it is gone."""
     try:
-        return path.stat().st_mtime <= oldest_s
+        written_s = path.stat().st_mtime
+        return written_s < oldest_s or (or_as_old and written_s == oldest_s)
     except FileNotFoundError:
         return False
 

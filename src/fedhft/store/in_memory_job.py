@@ -21,6 +21,17 @@ from fedhft.records import (
 
 
 @dataclass
+class Attempts:
+    """What was tried of one step; count 0 means nothing."""
+
+    step: str = ""
+    count: int = 0
+    current: str = ""
+    """The client whose update is being folded."""
+    suspects: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
 class KeptJob:
     """Everything about one job; `record` is None until the job is created."""
 
@@ -40,6 +51,9 @@ class KeptJob:
     traffic: dict[str, Traffic] = field(default_factory=dict)
     memberships: dict[int, MembershipRecord] = field(default_factory=dict)
     seen_ms: dict[ClientId, int] = field(default_factory=dict)
+    paused_ms: int | None = None
+    attempts: Attempts = field(default_factory=Attempts)
+    aside: dict[int, dict[str, str]] = field(default_factory=dict)
     counters: dict[Topic, int] = field(default_factory=lambda: defaultdict(int))
     moved: dict[Topic, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 

@@ -24,9 +24,11 @@ class InMemoryRounds(InMemoryTables):
             reason=record.reason,
             created_ms=record.created_ms,
             joined=len(its.clients),
-            live=sum(seen_ms >= now_ms - live_within_ms for seen_ms in its.seen_ms.values()),
+            live=sum(abs(now_ms - seen_ms) <= live_within_ms for seen_ms in its.seen_ms.values()),
             round=now.head if now else None,
             accepted=len(its.updates.get(now.number, {})) if now else 0,
+            paused=bool(record.paused),
+            blocked=record.blocked,
         )
 
     async def open_round(self, job: JobId, round_: RoundRecord, fence: int) -> None:
@@ -96,14 +98,14 @@ class InMemoryRounds(InMemoryTables):
         """See Store.delivered."""
         return client in self._of(job).updates.get(number, {})
 
-    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int, counted: bool = True) -> None:
         """See Store.extend_round."""
         its = self._fenced(job, fence)
         now = its.round
         if now is None or now.number != number or now.phase is not Phase.COLLECTING:
             raise refusals.round_closed(job, number, its.state())
         if now.deadline_ms != deadline_ms:
-            its.round = now.model_copy(update={"deadline_ms": deadline_ms, "extensions": now.extensions + 1})
+            its.round = now.model_copy(update={"deadline_ms": deadline_ms, "extensions": now.extensions + int(counted)})
 
     async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
         """See Store.begin_fold."""
@@ -116,6 +118,24 @@ class InMemoryRounds(InMemoryTables):
             now = its.round = now.model_copy(update={"phase": Phase.FOLDING, "pinned": pinned})
             its.wake(Topic.PROGRESS)
         return tuple(ClientId(client) for client in now.pinned)
+
+    async def reopen_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+        """See Store.reopen_round."""
+        its = self._fenced(job, fence)
+        now = its.round
+        if now is None or now.number != number or now.phase is not Phase.FOLDING:
+            raise refusals.round_closed(job, number, its.state())
+        for client in its.aside.pop(number, {}):
+            its.updates.get(number, {}).pop(ClientId(client), None)
+        its.round = now.model_copy(
+            update={
+                "phase": Phase.COLLECTING,
+                "pinned": (),
+                "deadline_ms": deadline_ms,
+                "extensions": now.extensions + 1,
+            }
+        )
+        its.wake(Topic.TASKS)
 
     async def publish(
         self,
@@ -147,9 +167,9 @@ class InMemoryRounds(InMemoryTables):
         wanted = its.latest_version if number is None else number
         return None if wanted is None else its.versions.get(wanted)
 
-    async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
+    async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
         """See Store.drop_versions."""
-        its = self._of(job)
+        its = self._fenced(job, fence)
         gone = sorted(number for number in its.versions if number < below and number != its.latest_version)
         return [its.versions.pop(number) for number in gone]
 

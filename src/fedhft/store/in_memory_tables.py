@@ -9,12 +9,14 @@ from fedhft.records import AgentRecord, JobRecord, JobStatus
 from fedhft.store import refusals
 from fedhft.store.blobs import BlobStore
 from fedhft.store.in_memory_job import KeptJob
+from fedhft.store.transfers import TransferStore
 
 
 class InMemoryTables:
     """What the parts of InMemoryStore have in common."""
 
     _blobs: BlobStore
+    _transfers: TransferStore
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -16,6 +16,7 @@ from fedhft.ids import ClientId, JobId
 from fedhft.records import (
     AcceptResult,
     AgentRecord,
+    Attempt,
     ClientRecord,
     DeclineRecord,
     JobRecord,
@@ -118,6 +119,58 @@ class Store(Protocol):
         """Change the status if it is one of `expected` now; wakes all topics.
 
         With a fence only its holder may. Raises UNKNOWN_JOB, FENCED.
+        """
+        ...
+
+    # -- what keeps a job from going on
+    async def pause_job(self, job: JobId, reason: str) -> bool:
+        """Pause a job; False when it is paused already, or over. Wakes all topics. Raises UNKNOWN_JOB.
+
+        A paused job still accepts updates of the open round.
+        """
+        ...
+
+    async def resume_job(self, job: JobId) -> bool:
+        """Let a paused job go on; False when it was not paused. Wakes all topics. Raises UNKNOWN_JOB.
+
+        The deadline of an open round moves by the length of the pause; attempts counted so far are forgotten.
+        """
+        ...
+
+    async def set_blocked(self, job: JobId, reason: str) -> bool:
+        """Note what a job waits for, empty for nothing; whether that changed. Wakes PROGRESS if so.
+
+        Works in a store that is out of memory, too.
+        """
+        ...
+
+    async def begin_attempt(self, job: JobId, step: str, fence: int, anew: bool = False) -> Attempt:
+        """Count an attempt at a step before it begins. Another step, or `anew`, starts from 1. Raises FENCED."""
+        ...
+
+    async def note_folding(self, job: JobId, client: str, fence: int) -> None:
+        """Note whose update is folded now, empty when that is over; the next attempt counts it. Raises FENCED."""
+        ...
+
+    async def end_attempts(self, job: JobId, fence: int) -> None:
+        """The step succeeded: forget its attempts. Raises FENCED."""
+        ...
+
+    async def set_aside(self, job: JobId, number: int, reasons: Mapping[str, str], fence: int) -> None:
+        """Note, client -> reason, whose updates the fold of a round leaves out; the first reason stands.
+
+        Kept for SET_ASIDE_TTL_S. Raises FENCED.
+        """
+        ...
+
+    async def are_set_aside(self, job: JobId, number: int) -> Mapping[str, str]:
+        """What `set_aside` noted for a round."""
+        ...
+
+    async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:
+        """Delete a job in one of these states, all it has, in bounded steps; repeat it when it was interrupted.
+
+        From the beginning of it the job does not exist. Wakes all topics. Raises UNKNOWN_JOB, JOB_RUNNING.
         """
         ...
 
@@ -251,8 +304,8 @@ class Store(Protocol):
         """Whether the round holds an accepted update of this client."""
         ...
 
-    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
-        """Move the deadline and count the extension; the same deadline again changes nothing.
+    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int, counted: bool = True) -> None:
+        """Move the deadline and count the extension unless told otherwise; the same deadline again changes nothing.
 
         Raises FENCED, ROUND_CLOSED unless collecting.
         """
@@ -262,6 +315,13 @@ class Store(Protocol):
         """Collecting -> folding; pins and returns the sorted accepted clients, the same again when already folding.
 
         Wakes PROGRESS. Raises FENCED, ROUND_CLOSED when published or another round.
+        """
+        ...
+
+    async def reopen_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+        """Folding -> collecting again, without the updates that were set aside; counts as an extension.
+
+        Wakes TASKS and PROGRESS. Raises FENCED, ROUND_CLOSED unless folding.
         """
         ...
 
@@ -285,8 +345,11 @@ class Store(Protocol):
         """A version, the latest for None; None before the first publish."""
         ...
 
-    async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
-        """Delete version records below a number, never the latest; returns them, so that their blobs can go too."""
+    async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
+        """Delete version records below a number, never the latest; returns them, so that their blobs can go too.
+
+        Raises FENCED.
+        """
         ...
 
     async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:

@@ -40,6 +40,13 @@ TRANSFER_TTL_S = 6 * 3600
 """A half-received transfer to which nothing was added for this long is dropped, so abandoned ones free their memory."""
 
 
+SET_ASIDE_TTL_S = 7 * 24 * 3600
+"""How long is kept whose updates the fold of a round left out, and why; the round's summary keeps it for good."""
+
+REMEMBERED_S = 24 * 3600
+"""How long the counters of a deleted job stay, so that whoever remembers them is not deceived by a new job."""
+
+
 def agent(client: ClientId) -> str:
     """hash: lease_token, memory_bytes, agent_version, last_seen_ms of an enrolled agent; expires after NEW_AGENT_TTL_MS
     from its last enrolment, or AGENT_TTL_MS from its last call about a job it is in.
@@ -60,7 +67,9 @@ class JobKeys:
 
     @property
     def job(self) -> str:
-        """hash: spec (canonical JSON), status, reason, created_ms, submitted_by."""
+        """hash: spec (canonical JSON), status, reason, created_ms, submitted_by; paused (a reason) and paused_ms while
+        the job is paused; blocked (a reason) while its surroundings keep it from going on.
+        """
         return self.prefix + "job"
 
     @property
@@ -95,7 +104,9 @@ class JobKeys:
 
     @property
     def fence(self) -> str:
-        """string, counter: the last fencing token handed out; writes that show another one are refused."""
+        """string, counter: the last fencing token handed out; writes that show another one are refused. That of a
+        deleted job expires after REMEMBERED_S.
+        """
         return self.prefix + "fence"
 
     @property
@@ -121,6 +132,17 @@ class JobKeys:
         return self.prefix + "updates:"
 
     @property
+    def attempts(self) -> str:
+        """hash: attempts at the step that is being tried: step, count; current, the client whose update is being
+        folded; suspect:<client>, how many attempts ended while it was. Deleted when the step succeeds.
+        """
+        return self.prefix + "attempts"
+
+    def set_aside(self, number: int) -> str:
+        """hash client -> reason: updates that the fold of round `number` leaves out; expires after SET_ASIDE_TTL_S."""
+        return f"{self.prefix}set-aside:{number}"
+
+    @property
     def versions(self) -> str:
         """hash version number -> VersionRecord (JSON); the field `latest` holds the latest number."""
         return self.prefix + "versions"
@@ -143,8 +165,15 @@ class JobKeys:
         return self.prefix + "memberships"
 
     def changes(self, topic: Topic) -> str:
-        """string, counter: grows with every change of a topic; also the channel on which its new value is told."""
+        """string, counter: grows with every change of a topic; also the channel on which its new value is told. That
+        of a deleted job expires after REMEMBERED_S.
+        """
         return f"{self.prefix}changes:{topic.value}"
+
+    @property
+    def all_changes(self) -> tuple[str, ...]:
+        """The counters of all topics, in their order."""
+        return tuple(self.changes(topic) for topic in Topic)
 
     def blob(self, digest: str) -> str:
         """string: the bytes whose SHA-256 is `digest` (Redis blobs only, like all keys below)."""

@@ -41,7 +41,8 @@ class RedisJobs:
         if not ids:
             return []
         found = await self._redis.together(*(("HGETALL", JobKeys(job).job) for job in ids))
-        return [_job_record(job, fields) for job, fields in zip(ids, found, strict=True)]
+        # One without fields is being deleted.
+        return [_job_record(job, fields) for job, fields in zip(ids, found, strict=True) if fields]
 
     async def set_status(
         self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
@@ -187,6 +188,8 @@ def _job_record(job: JobId, fields: Mapping[bytes, bytes]) -> JobRecord:
         reason=fields[b"reason"].decode(),
         created_ms=int(fields[b"created_ms"]),
         submitted_by=fields.get(b"submitted_by", b"").decode(),
+        paused=fields.get(b"paused", b"").decode(),
+        blocked=fields.get(b"blocked", b"").decode(),
     )
 
 

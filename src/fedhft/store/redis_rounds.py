@@ -45,7 +45,7 @@ class RedisRounds:
         )
         if outcome != b"ok":
             raise refusals.unknown_job(job)
-        now_ms, status, reason, created_ms, joined, live, accepted, *at = found
+        now_ms, status, reason, created_ms, paused, blocked, joined, live, accepted, *at = found
         return Look(
             now_ms=int(now_ms),
             status=JobStatus(status.decode()),
@@ -55,6 +55,8 @@ class RedisRounds:
             live=live,
             round=await self._head(job, at),
             accepted=accepted,
+            paused=bool(paused),
+            blocked=blocked.decode(),
         )
 
     async def _head(self, job: JobId, fields: list[bytes]) -> RoundHead | None:
@@ -201,10 +203,12 @@ class RedisRounds:
         """See Store.delivered."""
         return bool(await self._redis.call("HEXISTS", JobKeys(job).updates(number), client))
 
-    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+    async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int, counted: bool = True) -> None:
         """See Store.extend_round."""
         its = JobKeys(job)
-        outcome, *detail = await self._redis.run("extend_round", (its.fence, its.round), fence, number, deadline_ms)
+        outcome, *detail = await self._redis.run(
+            "extend_round", (its.fence, its.round), fence, number, deadline_ms, int(counted)
+        )
         _check(outcome, detail, job, number, fence)
 
     async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
@@ -215,6 +219,25 @@ class RedisRounds:
         )
         _check(outcome, detail, job, number, fence)
         return _sorted_clients(detail[0])
+
+    async def reopen_round(self, job: JobId, number: int, deadline_ms: int, fence: int) -> None:
+        """See Store.reopen_round."""
+        its = JobKeys(job)
+        outcome, *detail = await self._redis.run(
+            "reopen_round",
+            (
+                its.fence,
+                its.round,
+                its.updates(number),
+                its.set_aside(number),
+                its.changes(Topic.TASKS),
+                its.changes(Topic.PROGRESS),
+            ),
+            fence,
+            number,
+            deadline_ms,
+        )
+        _check(outcome, detail, job, number, fence)
 
     async def publish(
         self,
@@ -247,9 +270,11 @@ class RedisRounds:
         )
         return VersionRecord.model_validate_json(record[0]) if outcome == b"ok" else None
 
-    async def drop_versions(self, job: JobId, below: int) -> list[VersionRecord]:
+    async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
         """See Store.drop_versions."""
-        _, *dropped = await self._redis.run("drop_versions", (JobKeys(job).versions,), below)
+        its = JobKeys(job)
+        outcome, *dropped = await self._redis.run("drop_versions", (its.fence, its.versions), fence, below)
+        _check(outcome, dropped, job, below, fence)
         records = [VersionRecord.model_validate_json(record) for record in dropped]
         return sorted(records, key=lambda record: record.version)
 

@@ -28,6 +28,13 @@ def job_not_running(job: str, status: str) -> FedhftError:
     )
 
 
+def job_running(job: str, status: str) -> FedhftError:
+    """The job is not over, so it is not deleted."""
+    return FedhftError.field(
+        ErrorCode.JOB_RUNNING, "job", job, f"is {status}", "cancel it first, or delete it with --force"
+    )
+
+
 def not_enrolled(client: str) -> FedhftError:
     """There is no record of the agent."""
     return FedhftError.field(ErrorCode.NOT_ENROLLED, "client", client, "is not enrolled", "enroll first")

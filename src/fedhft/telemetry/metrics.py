@@ -86,6 +86,19 @@ ROUND_PHASE_SECONDS = Histogram(
     registry=REGISTRY,
 )
 UPDATES_ACCEPTED = Counter("fedhft_updates_accepted", "Updates durably recorded, by tier.", ["tier"], registry=REGISTRY)
+UPDATES_SET_ASIDE = Counter(
+    "fedhft_updates_set_aside", "Recorded updates that a fold left out: gone, damaged, or deadly.", registry=REGISTRY
+)
+JOBS_PAUSED = Gauge("fedhft_jobs_paused", "Jobs that are paused until somebody resumes them.", registry=REGISTRY)
+JOBS_BLOCKED = Gauge(
+    "fedhft_jobs_blocked", "Jobs whose surroundings (store, volume, memory) keep them from going on.", registry=REGISTRY
+)
+STEPS_FAILED = Counter(
+    "fedhft_steps_failed",
+    "Steps of jobs that failed and are tried again, by kind: passing, surroundings or defect.",
+    ["kind"],
+    registry=REGISTRY,
+)
 FOLD_SECONDS = Histogram(
     "fedhft_fold_seconds", "Time to fold one round's updates.", buckets=_WORK_BUCKETS, registry=REGISTRY
 )

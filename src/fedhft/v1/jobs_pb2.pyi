@@ -272,6 +272,86 @@ class CancelJobRequest(_message.Message):
 Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
 
 @_typing.final
+class PauseJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    reason: _builtins.str
+    """For those who watch the job."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobRequest: _TypeAlias = PauseJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobRequest: _TypeAlias = ResumeJobRequest  # noqa: Y015
+
+@_typing.final
+class DeleteJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    force: _builtins.bool
+    """Cancel the job first if it is not over."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobRequest: _TypeAlias = DeleteJobRequest  # noqa: Y015
+
+@_typing.final
+class DeleteJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobResponse: _TypeAlias = DeleteJobResponse  # noqa: Y015
+
+@_typing.final
 class ExportJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -390,6 +470,8 @@ class Job(_message.Message):
     FINAL_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     SUBMITTED_BY_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -404,6 +486,10 @@ class Job(_message.Message):
     asked: _builtins.int
     submitted_by: _builtins.str
     """Operator named by the certificate that the job was submitted with; empty when it came without one."""
+    paused: _builtins.str
+    """Why the job is paused; empty when it is not. A paused job keeps its status."""
+    blocked: _builtins.str
+    """What in its surroundings (store, volume, memory) keeps the job from going on; empty when nothing does."""
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that have joined."""
@@ -439,10 +525,12 @@ class Job(_message.Message):
         final: Global___RoundSummary | None = ...,
         results: _abc.Iterable[Global___ClientResult] | None = ...,
         submitted_by: _builtins.str = ...,
+        paused: _builtins.str = ...,
+        blocked: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "memberships", b"memberships"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "clients", b"clients", "final", b"final", "history", b"history", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "final", b"final", "history", b"history", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -479,6 +567,8 @@ class RoundSummary(_message.Message):
     PEAK_RSS_BYTES_MAX_FIELD_NUMBER: _builtins.int
     PEAK_RSS_BYTES_MEAN_FIELD_NUMBER: _builtins.int
     TRAIN_SECONDS_MEAN_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_COUNT_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -511,9 +601,14 @@ class RoundSummary(_message.Message):
     peak_rss_bytes_max: _builtins.int
     peak_rss_bytes_mean: _builtins.float
     train_seconds_mean: _builtins.float
+    set_aside_count: _builtins.int
     @_builtins.property
     def cluster_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clients whose largest membership is each cluster."""
+
+    @_builtins.property
+    def set_aside(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetAside]:
+        """Clients whose recorded updates the fold left out: the first by name, and how many in all."""
 
     def __init__(
         self,
@@ -543,10 +638,12 @@ class RoundSummary(_message.Message):
         peak_rss_bytes_max: _builtins.int = ...,
         peak_rss_bytes_mean: _builtins.float = ...,
         train_seconds_mean: _builtins.float = ...,
+        set_aside: _abc.Iterable[Global___SetAside] | None = ...,
+        set_aside_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "train_seconds_mean", b"train_seconds_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "train_seconds_mean", b"train_seconds_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
@@ -586,6 +683,30 @@ class RoundSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
 
 Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class SetAside(_message.Message):
+    """A recorded update that a fold left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAside: _TypeAlias = SetAside  # noqa: Y015
 
 @_typing.final
 class ClientResult(_message.Message):

@@ -64,6 +64,21 @@ class JobsStub:
                 request_serializer=fedhft_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
                 _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/fedhft.v1.Jobs/Pause',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/fedhft.v1.Jobs/Resume',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/fedhft.v1.Jobs/Delete',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
         self.Export = channel.unary_unary(
                 '/fedhft.v1.Jobs/Export',
                 request_serializer=fedhft_dot_v1_dot_jobs__pb2.ExportJobRequest.SerializeToString,
@@ -119,6 +134,27 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pause(self, request, context):
+        """Let a job wait: no round opens, closes or runs out of time; updates on their way are still accepted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Let a paused job go on; an open round gets the time back that passed meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Delete everything that is kept of a job that is over, or, forced, of any. Repeat it when it was interrupted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Export(self, request, context):
         """References to everything needed to build the adapters of the last version; fetch the blobs with Blob.
         """
@@ -165,6 +201,21 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=fedhft_dot_v1_dot_jobs__pb2.CancelJobRequest.FromString,
                     response_serializer=fedhft_dot_v1_dot_jobs__pb2.Job.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.PauseJobRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.Job.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ResumeJobRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.Job.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.DeleteJobRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.DeleteJobResponse.SerializeToString,
             ),
             'Export': grpc.unary_unary_rpc_method_handler(
                     servicer.Export,
@@ -339,6 +390,87 @@ class Jobs:
             '/fedhft.v1.Jobs/Cancel',
             fedhft_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
             fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/Pause',
+            fedhft_dot_v1_dot_jobs__pb2.PauseJobRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/Resume',
+            fedhft_dot_v1_dot_jobs__pb2.ResumeJobRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/Delete',
+            fedhft_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class JobsStub:
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]
     """End a job; agents are told at their next call."""
+    Pause: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.Job]
+    """Let a job wait: no round opens, closes or runs out of time; updates on their way are still accepted."""
+    Resume: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ResumeJobRequest, _jobs_pb2.Job]
+    """Let a paused job go on; an open round gets the time back that passed meanwhile."""
+    Delete: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobRequest, _jobs_pb2.DeleteJobResponse]
+    """Delete everything that is kept of a job that is over, or, forced, of any. Repeat it when it was interrupted."""
     Export: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExportJobRequest, _jobs_pb2.ExportJobResponse]
     """References to everything needed to build the adapters of the last version; fetch the blobs with Blob."""
     Blob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.JobBlobRequest, _jobs_pb2.JobBlobChunk]
@@ -59,6 +65,12 @@ class JobsAsyncStub(JobsStub):
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """End a job; agents are told at their next call."""
+    Pause: _aio.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
+    """Let a job wait: no round opens, closes or runs out of time; updates on their way are still accepted."""
+    Resume: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ResumeJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
+    """Let a paused job go on; an open round gets the time back that passed meanwhile."""
+    Delete: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobRequest, _jobs_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Delete everything that is kept of a job that is over, or, forced, of any. Repeat it when it was interrupted."""
     Export: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExportJobRequest, _jobs_pb2.ExportJobResponse]  # type: ignore[assignment]
     """References to everything needed to build the adapters of the last version; fetch the blobs with Blob."""
     Blob: _aio.UnaryStreamMultiCallable[_jobs_pb2.JobBlobRequest, _jobs_pb2.JobBlobChunk]  # type: ignore[assignment]
@@ -110,6 +122,30 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.Job, _abc.Awaitable[_jobs_pb2.Job]]:
         """End a job; agents are told at their next call."""
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _jobs_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.Job, _abc.Awaitable[_jobs_pb2.Job]]:
+        """Let a job wait: no round opens, closes or runs out of time; updates on their way are still accepted."""
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _jobs_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.Job, _abc.Awaitable[_jobs_pb2.Job]]:
+        """Let a paused job go on; an open round gets the time back that passed meanwhile."""
+
+    @_abc_1.abstractmethod
+    def Delete(
+        self,
+        request: _jobs_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.DeleteJobResponse, _abc.Awaitable[_jobs_pb2.DeleteJobResponse]]:
+        """Delete everything that is kept of a job that is over, or, forced, of any. Repeat it when it was interrupted."""
 
     @_abc_1.abstractmethod
     def Export(

@@ -1,10 +1,14 @@
 -- Delete the records of versions below a number, but never the latest.
--- EVALSHA sha 1 KEYS... ARGV...
--- KEYS  versions   hash, read and written: number -> record, and `latest` -> number
--- Returns {'ok', every record that was deleted...}, in no particular order.
-local versions = KEYS[1]
-local below = tonumber(ARGV[1])
+-- EVALSHA sha 2 KEYS... ARGV...
+-- KEYS  fence      counter, read: the current fencing token
+--       versions   hash, read and written: number -> record, and `latest` -> number
+-- Returns {'ok', every record that was deleted...}, in no particular order; or {'fenced'}.
+local fence, versions = unpack(KEYS)
+local token, below = ARGV[1], tonumber(ARGV[2])
 
+if redis.call('GET', fence) ~= token then
+  return {'fenced'}
+end
 local latest = redis.call('HGET', versions, 'latest')
 local dropped = {'ok'}
 local all = redis.call('HGETALL', versions)

@@ -1,10 +1,10 @@
--- Move the deadline of a collecting round, and count the extension. The same deadline again changes nothing.
+-- Move the deadline of a collecting round, and count the extension if it is one. The same deadline again changes nothing.
 -- EVALSHA sha 2 KEYS... ARGV...
 -- KEYS  fence   counter, read: the current fencing token
 --       round   hash, read and written: number, phase, deadline_ms, extensions
 -- Returns {'ok'}, {'fenced'} or {'round_closed', state}.
 local fence, round = unpack(KEYS)
-local token, number, deadline_ms = unpack(ARGV)
+local token, number, deadline_ms, counted = unpack(ARGV)
 
 if redis.call('GET', fence) ~= token then
   return {'fenced'}
@@ -15,6 +15,8 @@ if now[1] ~= number or now[2] ~= 'collecting' then
 end
 if now[3] ~= deadline_ms then
   redis.call('HSET', round, 'deadline_ms', deadline_ms)
-  redis.call('HINCRBY', round, 'extensions', 1)
+  if counted == '1' then
+    redis.call('HINCRBY', round, 'extensions', 1)
+  end
 end
 return {'ok'}

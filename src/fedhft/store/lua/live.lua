@@ -8,4 +8,5 @@ local within_ms = ARGV[1]
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-return redis.call('ZRANGEBYSCORE', seen, string.format('%.0f', now - tonumber(within_ms)), '+inf')
+return redis.call('ZRANGEBYSCORE', seen, string.format('%.0f', now - tonumber(within_ms)),
+  string.format('%.0f', now + tonumber(within_ms)))

@@ -2,18 +2,18 @@
 -- EVALSHA sha 1 KEYS... ARGV...
 -- KEYS  blobs   sorted set, read and written: digest -> milliseconds when last stored
 --       and, named by prefix: blob (strings, deleted)
--- ARGV  age_ms, blob_prefix, then every digest to keep.
+-- ARGV  age_ms, now_ms ('' for the clock's: ages are counted back from it), blob_prefix, then every digest to keep.
 -- Returns {'ok', how many were deleted}.
 local blobs = KEYS[1]
-local age_ms, blob_prefix = unpack(ARGV, 1, 2)
-local FIRST_KEPT = 3
+local age_ms, now_ms, blob_prefix = unpack(ARGV, 1, 3)
+local FIRST_KEPT = 4
 
 local keep = {}
 for i = FIRST_KEPT, #ARGV do
   keep[ARGV[i]] = true
 end
 local clock = redis.call('TIME')
-local oldest_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) - tonumber(age_ms)
+local oldest_ms = (tonumber(now_ms) or clock[1] * 1000 + math.floor(clock[2] / 1000)) - tonumber(age_ms)
 local deleted = 0
 for _, digest in ipairs(redis.call('ZRANGEBYSCORE', blobs, '-inf', string.format('%.0f', oldest_ms))) do
   if not keep[digest] then
