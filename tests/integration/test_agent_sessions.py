@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -227,6 +229,68 @@ def test_a_stop_between_two_batches_ends_the_session_and_leaves_no_draft(site: S
         assert restarted.worker.pending() is None
         assert restarted.run().status == "completed"
         assert restarted.trained == [1, 2]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def state_faults(fault: str) -> float:
+    return REGISTRY.get_sample_value("fedhft_agent_state_faults_total", {"fault": fault}) or 0.0
+
+
+def test_on_a_full_disk_updates_are_delivered_from_memory_and_kept_again_once_there_is_room(
+    site: Site, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = site.submit("full-disk", rounds={"total": 3})
+    filler = small_disk / "filler"
+    unwritten = state_faults("unwritten")
+    with InProcessAgent(site, spec, state=small_disk) as agent:
+        with suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while stream.write(bytes(4096)):
+                pass
+
+        def make_room_in_round_three() -> None:
+            if agent.trained == [1, 2, 3]:
+                filler.unlink()
+
+        agent.worker.before_training = make_room_in_round_three
+        assert agent.run().status == "completed"
+        assert agent.trained == [1, 2, 3]
+    assert [entry.accepted for entry in site.get("full-disk").history] == [1, 1, 1]
+    assert state_faults("unwritten") - unwritten == 4  # draft and state of two rounds
+    said = [record for record in caplog.records if record.message.startswith("state file cannot be written")]
+    assert {record.folder for record in said} == {str(small_disk / "full-disk")}  # type: ignore[attr-defined]
+    assert [path.name for path in (small_disk / "full-disk").iterdir()] == ["memory.safetensors"]
+    with InProcessAgent(site, spec, state=small_disk) as restarted:
+        assert restarted.worker._state.round == 3
+
+
+def test_an_agent_whose_files_were_damaged_goes_on_from_the_servers_state(site: Site, tmp_path: Path) -> None:
+    spec = site.submit("damaged", rounds={"total": 3})
+    damaged = state_faults("damaged")
+    with InProcessAgent(site, spec, state=tmp_path) as agent:
+        agent.session._join()
+        agent.session._train(agent.session._next_task().train)
+        agent.worker.train(agent.session._next_task().train)
+    for name in ("memory", "draft"):
+        file = tmp_path / "damaged" / f"{name}.safetensors"
+        whole = bytearray(file.read_bytes())
+        whole[len(whole) // 2] ^= 4
+        file.write_bytes(whole)
+    with InProcessAgent(site, spec, state=tmp_path) as restarted:
+        assert restarted.run().status == "completed"
+        assert restarted.trained == [2, 3]
+    assert state_faults("damaged") - damaged == 2
+    assert [entry.accepted for entry in site.get("damaged").history] == [1, 1, 1]
 
 
 def test_a_later_agent_of_the_same_client_takes_over(site: Site) -> None:

@@ -321,13 +321,15 @@ def test_state_of_another_job_under_the_same_name_is_not_used(spec: JobSpec, mod
     assert other.pending() is None
 
 
-def test_damaged_state_says_so(spec: JobSpec, base: LoadedBase, tmp_path: Path) -> None:
+def test_damaged_state_is_moved_aside_and_the_worker_starts_afresh(
+    spec: JobSpec, base: LoadedBase, tmp_path: Path
+) -> None:
     worker = worker_for(spec, tmp_path, base)
     worker.commit(worker.train(train_task()))
     file = tmp_path / "tiny" / "memory.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(FedhftError, match="is damaged"):
-        worker_for(spec, tmp_path, base)
+    assert worker_for(spec, tmp_path, base)._state.round == 0
+    assert [path.name for path in file.parent.iterdir()] == ["memory.safetensors.damaged"]
 
 
 def test_a_job_begun_anew_under_the_same_name_starts_over(spec: JobSpec, base: LoadedBase, tmp_path: Path) -> None:

@@ -148,6 +148,13 @@ AGENT_UPDATES = Counter(
     registry=REGISTRY,
 )
 
+AGENT_STATE_FAULTS = Counter(
+    "fedhft_agent_state_faults",
+    "State files that were damaged (moved aside, named in the log) or unwritten (no room on the disk, for instance).",
+    ["fault"],
+    registry=REGISTRY,
+)
+
 # -- this process
 ProcessCollector(registry=REGISTRY)
 PROCESS_PEAK_MEMORY_BYTES = Gauge(

@@ -1,36 +1,48 @@
 """What a worker remembers between rounds, in memory and on disk.
 
-Two safetensors files in the worker's folder: `memory.safetensors`, the acknowledged state, and `draft.safetensors`,
-a trained update with the state that becomes valid once the server acknowledges it. Each is replaced in one step
-(write, fsync, rename), so a kill at any moment leaves the old one or the new one. A draft of a round that is already
-committed is ignored.
+Two files in the worker's folder: `memory.safetensors`, the acknowledged state, and `draft.safetensors`, a trained
+update with the state that becomes valid once the server acknowledges it. Each has a checksum and is replaced in one
+step (write, fsync, rename), so a kill at any moment leaves the old one or the new one. A draft of a round that is
+already committed is ignored.
+
+The files are precious, not indispensable: one that is damaged is moved aside, one that cannot be written (a full disk)
+is done without, and the worker goes on from what it has in memory or from the server's state.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from fedhft.adapter import AdapterState, Float32, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.masking.rows import RowState
+from fedhft.telemetry import metrics
+from fedhft.training.checked_file import Arrays, DamagedFileError, read_checked, write_checked
 from fedhft.v1 import federation_pb2 as pb
+from fedhft.wire.digest import digest_of
 
-FORMAT = "1"
+log = logging.getLogger(__name__)
+
 STATE_FILE = "memory.safetensors"
 DRAFT_FILE = "draft.safetensors"
 
-Arrays = dict[str, NDArray[Any]]
+Stored = TypeVar("Stored")
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_UNREADABLE = (DamagedFileError, DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What unpacking can raise on a file without a checksum in which anything may have changed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +93,13 @@ class StateFolder:
 
     def __init__(self, folder: Path | None, job: str, client: str, spec_digest: str) -> None:
         self._folder = None if folder is None else folder / job
-        self._identity = {"format": FORMAT, "client": client, "spec": spec_digest}
+        self._identity = {"client": client, "spec": spec_digest}
         if self._folder is not None:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
+                if error.errno in _NO_ROOM:
+                    return  # said when the first file cannot be written
                 raise FedhftError(
                     ErrorCode.INVALID_ARGUMENT,
                     f"state directory {self._folder}: cannot be created: {error.strerror}; give another --state-dir",
@@ -94,29 +108,27 @@ class StateFolder:
     def read(self) -> tuple[WorkerState, Draft | None]:
         """State and draft as last written; a fresh state when there is none, or it belongs to another job of that name.
 
-        Raises FedhftError(INVALID_ARGUMENT) when the folder belongs to another client or is damaged.
+        A damaged file is moved aside, and counts as not there. Raises FedhftError(INVALID_ARGUMENT) when the folder
+        belongs to another client or cannot be read.
         """
-        stored = self._read_file(STATE_FILE)
-        state = WorkerState() if stored is None else _unpack_state(stored[0], stored[1])
-        waiting = self._read_file(DRAFT_FILE)
-        if waiting is None:
+        state = self._read_file(STATE_FILE, _unpack_state) or WorkerState()
+        draft = self._read_file(DRAFT_FILE, lambda arrays, meta: _unpack_draft(arrays, meta, state))
+        if draft is None:
             return state, None
-        draft = _unpack_draft(waiting[0], waiting[1], state)
         if draft.round <= state.round:
             self.drop_draft()
             return state, None
         return state, draft
 
-    def write_state(self, state: WorkerState) -> None:
-        """Replace the state on disk."""
-        if self._folder is not None:
-            arrays, meta = _pack_state(state)
-            _write(self._folder / STATE_FILE, arrays, {**self._identity, "meta": json.dumps(meta)})
+    def write_state(self, state: WorkerState) -> bool:
+        """Replace the state on disk; False when that was not possible, which is logged."""
+        return self._write(STATE_FILE, *_pack_state(state))
 
-    def write_draft(self, draft: Draft) -> None:
-        """Replace the draft on disk. Adapters are not written with it: they are in the state, or fetched again."""
-        if self._folder is None:
-            return
+    def write_draft(self, draft: Draft) -> bool:
+        """Replace the draft on disk; False when that was not possible, which is logged.
+
+        Adapters are not written with it: they are in the state, or fetched again.
+        """
         arrays, meta = _pack_state(replace(draft.after, adapters=AdapterState(0, 1), held={}))
         report = pb.ReportEvaluationRequest(
             round=draft.round, version=draft.base_version, scores=draft.scores, measurements=draft.measurements
@@ -124,57 +136,71 @@ class StateFolder:
         arrays["blob"] = np.frombuffer(draft.blob, np.uint8)
         arrays["report"] = np.frombuffer(report.SerializeToString(), np.uint8)
         meta["draft"] = {"signature": list(draft.signature), "digest": draft.digest}
-        _write(self._folder / DRAFT_FILE, arrays, {**self._identity, "meta": json.dumps(meta)})
+        return self._write(DRAFT_FILE, arrays, meta)
 
     def drop_draft(self) -> None:
         """Forget the draft on disk."""
         if self._folder is not None:
-            (self._folder / DRAFT_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # one that stays is ignored: its round is committed, or it is delivered and refused
+                (self._folder / DRAFT_FILE).unlink(missing_ok=True)
 
-    def _read_file(self, name: str) -> tuple[Arrays, dict[str, Any]] | None:
-        if self._folder is None or not (self._folder / name).is_file():
+    def _write(self, name: str, arrays: Arrays, meta: dict[str, Any]) -> bool:
+        if self._folder is None:
+            return True
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_checked(self._folder / name, arrays, {**self._identity, "meta": json.dumps(meta)})
+        except OSError as error:
+            metrics.AGENT_STATE_FAULTS.labels(fault="unwritten").inc()
+            log.error(
+                "state file cannot be written; the agent goes on without it: a restart would train again what is not"
+                " on disk; make room in the folder, or give another --state-dir",
+                extra={"file": name, "folder": str(self._folder), "detail": error.strerror or str(error)},
+            )
+            return False
+        return True
+
+    def _read_file(self, name: str, unpack: Callable[[Arrays, dict[str, Any]], Stored]) -> Stored | None:
+        if self._folder is None:
             return None
         path = self._folder / name
         try:
-            with safe_open(str(path), framework="np") as file:
-                header = file.metadata() or {}
-                if header.get("client") != self._identity["client"]:
-                    raise FedhftError.field(
-                        ErrorCode.INVALID_ARGUMENT, "state-dir", str(path),
-                        f"belongs to client {header.get('client')!r}, this is {self._identity['client']!r}",
-                        "give each client a --state-dir of its own",
-                    )  # fmt: skip
-                if {key: header.get(key) for key in self._identity} != self._identity:
+            if not path.is_file():
+                return None
+            arrays, header = read_checked(path)
+            if header.get("client") == self._identity["client"]:
+                if header.get("spec") != self._identity["spec"]:
                     return None  # left by another job of the same name: of no use here
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            return arrays, json.loads(header["meta"])
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise FedhftError(
-                ErrorCode.INVALID_ARGUMENT, f"state file {path}: is damaged: {error}; delete it to start afresh"
-            ) from error
+                return unpack(arrays, json.loads(header["meta"]))
+        except PermissionError as error:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "--state-dir", str(path), f"cannot be read ({error.strerror})",
+                "let this user read it",
+            ) from error  # fmt: skip
+        except (*_UNREADABLE, OSError) as error:
+            self._set_aside(path, f"{type(error).__name__}: {error}")
+            return None
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "state-dir", str(path),
+            f"belongs to client {header.get('client')!r}, this is {self._identity['client']!r}",
+            "give each client a --state-dir of its own",
+        )  # fmt: skip
+
+    def _set_aside(self, path: Path, problem: str) -> None:
+        """Keep a damaged file for people to look at, one of each name, out of the way of its successor."""
+        kept = path.with_name(path.name + ".damaged")
+        with suppress(OSError):  # where nothing can be written, it is found damaged again
+            path.replace(kept)
+        metrics.AGENT_STATE_FAULTS.labels(fault="damaged").inc()
+        log.error(
+            "state file damaged; the agent goes on from the server's state",
+            extra={"file": str(path), "detail": problem[:500], "kept_as": kept.name},
+        )
 
 
 def spec_digest(canonical: str) -> str:
     """Identity of a job's spec, hex."""
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _write(path: Path, arrays: Arrays, header: dict[str, str]) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, str(temporary), metadata=header)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, SafetensorError) as error:
-        raise FedhftError(
-            ErrorCode.INVALID_ARGUMENT, f"state file {path}: cannot be written: {error}; check the disk of --state-dir"
-        ) from error
 
 
 def _name(group: str, key: TensorKey) -> str:
@@ -230,11 +256,14 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
 
 def _unpack_draft(arrays: Arrays, meta: dict[str, Any], state: WorkerState) -> Draft:
     report = pb.ReportEvaluationRequest.FromString(arrays["report"].tobytes())
+    blob, digest = arrays["blob"].tobytes(), str(meta["draft"]["digest"])
+    if digest != (digest_of(blob) if blob else ""):
+        raise DamagedFileError("its update has another digest")
     return Draft(
         round=int(report.round),
         base_version=int(report.version),
-        blob=arrays["blob"].tobytes(),
-        digest=str(meta["draft"]["digest"]),
+        blob=blob,
+        digest=digest,
         scores=list(report.scores),
         measurements=report.measurements,
         signature=tuple(float(value) for value in meta["draft"]["signature"]),

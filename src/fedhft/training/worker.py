@@ -124,7 +124,7 @@ class ClientWorker:
     # -- work
 
     def train(self, task: pb.TrainTask, should_stop: Callable[[], bool] = lambda: False) -> Draft:
-        """Score, train, score again, and code one round's update; the draft is on disk when this returns.
+        """Score, train, score again, and code one round's update; the draft is on disk when this returns, if it can be.
 
         Raises TrainingStopped when `should_stop` returns true, FedhftError(NON_FINITE) when training diverges,
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
@@ -199,10 +199,14 @@ class ClientWorker:
 
     def commit(self, draft: Draft) -> None:
         """The server has the update: the state after it becomes this worker's state. Idempotent."""
+        kept = True
         if draft.round > self._state.round:
             self._state = replace(draft.after, adapters=self._state.adapters, held=self._state.held)
-            self._folder.write_state(self._state)
-        self._forget_draft(draft)
+            kept = self._folder.write_state(self._state)
+        if kept:
+            self._forget_draft(draft)
+        elif self._draft is not None and self._draft.round == draft.round:
+            self._draft = None  # on disk it stays: after a restart it is delivered again, and then committed
 
     def abandon(self, draft: Draft) -> None:
         """The server will never accept this update: forget it, and the state after it."""
