@@ -1,10 +1,23 @@
-"""Contract of every store: clients that will not serve a job, and who submitted it."""
+"""Contract of every store: who submitted a job, who will not serve it, and how often those who do have delivered."""
 
 from __future__ import annotations
 
 from fedhft.errors import ErrorCode
 from fedhft.store.interface import Store
-from tests.contract.federation import ALICE, BOB, CAROL, JOB, SPEC, client_record, refused
+from tests.contract.federation import (
+    ALICE,
+    BOB,
+    CAROL,
+    JOB,
+    SPEC,
+    client_record,
+    open_first_round,
+    refused,
+    round_record,
+    token_of,
+    update_record,
+    version_record,
+)
 
 
 async def test_a_job_keeps_who_submitted_it_first(store: Store) -> None:
@@ -41,3 +54,17 @@ async def test_an_unknown_job_cannot_be_declined(store: Store) -> None:
     with refused(ErrorCode.UNKNOWN_JOB):
         await store.decline(JOB, ALICE, "no")
     assert await store.declined(JOB) == []
+
+
+async def test_accepted_updates_are_counted_by_client_whatever_is_forgotten_of_their_rounds(store: Store) -> None:
+    fence = await open_first_round(store, target=3)
+    token = await token_of(store, ALICE)
+    await store.accept(JOB, update_record(ALICE), token)
+    await store.accept(JOB, update_record(ALICE), token)  # a repeated one counts once
+    assert await store.deliveries(JOB, [ALICE, BOB]) == {ALICE: 1}
+    await store.begin_fold(JOB, 1, fence)
+    await store.publish(JOB, 1, version_record(1), "{}", fence)
+    await store.open_round(JOB, round_record(2, evaluation=True), fence)
+    await store.accept(JOB, update_record(ALICE, 2), token)
+    assert await store.deliveries(JOB, [ALICE]) == {ALICE: 1}
+    assert await store.deliveries(JOB, []) == {}

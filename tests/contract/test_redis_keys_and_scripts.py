@@ -63,7 +63,7 @@ class TestKeys:
             keys.agent(ALICE),
             *(its.job, its.schema, its.clients, its.seen, its.signatures, its.declines, its.lease, its.fence),
             *(its.round, its.participants),
-            *(its.updates(1), its.versions, its.history, its.traffic, its.memberships),
+            *(its.updates(1), its.versions, its.history, its.deliveries, its.traffic, its.memberships),
             *(its.changes(topic) for topic in Topic),
             *(its.blob(digest_of(b"update")), its.blobs, its.transfer("t"), its.transfers),
         }

@@ -102,6 +102,7 @@ async def test_an_agent_is_the_client_of_its_certificate_and_no_other(federation
         impostor.next_task(0),
         impostor.push(impostor.header(task, blob), [(0, blob)]),
         impostor.stub.Leave(federation_pb2.LeaveRequest(client="ash", lease_token=ash.token), timeout=10),
+        impostor.stub.Decline(federation_pb2.DeclineRequest(client="ash", lease_token=ash.token), timeout=10),
     ]
     for attempt in calls:
         assert (await refused(attempt))[0] is ErrorCode.IDENTITY_MISMATCH

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fedhft_agent.owner_rules import OwnerRules
+from fedhft_agent.owner_rules import OwnerRules, check_offer
 from fedhft_aggregator import federation_service
 
+from fedhft import PROTOCOL_VERSION
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
-from fedhft.v1 import jobs_pb2
+from fedhft.v1 import federation_pb2, jobs_pb2
 from tests.agents import InProcessAgent, Site
 from tests.aggregator import Aggregator, serving
-from tests.light import LightClient
+from tests.guarded import guarded
+from tests.light import LightClient, light_job
 from tests.models import tiny_model
 
 RULES = OwnerRules(allow_encodings=("int8",), least_updates=2, largest_share=0.8, most_epochs=2.0, most_rank=16)
@@ -79,6 +81,21 @@ async def test_a_job_that_asks_for_individual_updates_is_declined_before_it_is_j
             assert broken in reason
         assert "base model loaded" not in process.log.read_text(encoding="utf-8")
         assert list((await aggregator.get("greedy")).clients) == []
+
+
+async def test_an_offer_names_the_operator_of_the_certificate_with_which_the_job_was_submitted(
+    fresh_redis_url: str, tmp_path: Path
+) -> None:
+    async with guarded(fresh_redis_url, tmp_path) as federation:
+        spec = light_job("signed")
+        await federation.aggregator.submit(spec)
+        ash = await federation.client("ash", spec)
+        request = federation_pb2.EnrollRequest(client="ash", protocol_version=PROTOCOL_VERSION)
+        (offer,) = (await ash.stub.Enroll(request, timeout=10)).jobs
+        assert offer.submitted_by == "olga"
+        check_offer(OwnerRules(allow_operators=("olga",)), spec, offer.submitted_by)
+        with pytest.raises(FedhftError, match="submitted_by = 'olga' is not in allow_operators"):
+            check_offer(OwnerRules(allow_operators=("clinic-ops",)), spec, offer.submitted_by)
 
 
 async def test_a_task_in_which_an_agent_would_be_nearly_alone_is_declined_before_training(

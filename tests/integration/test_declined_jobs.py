@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -78,6 +79,22 @@ async def test_a_job_is_not_declined_by_whom_it_never_asked(aggregator: Aggregat
     assert not (await clients_of(aggregator, "closed")).clients
 
 
+async def test_a_client_that_was_not_heard_from_is_silent_and_its_deliveries_are_counted(
+    aggregator: Aggregator,
+) -> None:
+    spec = light_job("counted", rounds={"total": 2, "client_timeout": "1s"})
+    await aggregator.submit(spec)
+    one, two = aggregator.client("one", spec), aggregator.client("two", spec)
+    await one.enter()
+    await two.enter()
+    await one.deliver(await one.train_task())
+    await asyncio.sleep(1.5)
+    await one.next_task(wait_ms=0)
+    listed = (await clients_of(aggregator, "counted")).clients
+    assert [(c.state, c.rounds_delivered) for c in listed] == [(STATE.STATE_LIVE, 1), (STATE.STATE_SILENT, 0)]
+    assert listed[1].seen_seconds > 1
+
+
 async def test_the_clients_of_a_large_job_come_in_pages(aggregator: Aggregator) -> None:
     await aggregator.submit(light_job("large"))
     names = [f"client-{i:04d}" for i in range(1500)]
@@ -88,8 +105,7 @@ async def test_the_clients_of_a_large_job_come_in_pages(aggregator: Aggregator) 
         await aggregator.store.decline(JobId("large"), ClientId(name), "no")
     first = await clients_of(aggregator, "large", limit=5000)
     assert ([c.client for c in first.clients], first.more) == (names[:1000], True)
-    assert {c.state for c in first.clients} == {STATE.STATE_SILENT}
-    assert not first.clients[0].HasField("seen_seconds")
+    assert {c.state for c in first.clients} == {STATE.STATE_LIVE}
     last = await clients_of(aggregator, "large", after=first.clients[-1].client)
     assert ([c.client for c in last.clients], last.more) == (names[1000:], False)
     between = await clients_of(aggregator, "large", after="client-0001x", limit=2)

@@ -34,7 +34,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         caller = authenticate(context)
         spec = submitted_job(request.spec_json)
         job = parse_job_id(spec.name)
-        if await self._store.create_job(job, spec.canonical()):
+        if await self._store.create_job(job, spec.canonical(), caller.operator):
             log.info("job submitted", extra={"job": job, "peer": caller.peer})
         self._loops.start(job)
         return await describe(self._store, await self._store.job(job))

@@ -6,7 +6,7 @@ from bisect import bisect_right
 
 from fedhft.ids import JobId
 from fedhft.job import load_canonical
-from fedhft.records import AgentRecord, ClientRecord, DeclineRecord, JobRecord
+from fedhft.records import ClientRecord, DeclineRecord, JobRecord
 from fedhft.store.interface import Store
 from fedhft.v1 import jobs_pb2
 
@@ -20,48 +20,51 @@ async def roster(store: Store, record: JobRecord, after: str, limit: int) -> job
     Names are read for all clients, records only for those of the page.
     """
     job = JobId(record.job)
-    names = sorted({*await store.clients(job), *await store.declined(job)})
+    names = sorted({*await store.client_ids(job), *await store.declined(job)})
     start = bisect_right(names, after)
     stop = start + min(limit or PAGE, PAGE)
     page = names[start:stop]
-    clients = await store.clients(job)
-    declines = await store.declines(job, page)
-    agents = await store.agents(page)
+    clients, declines = await store.clients(job, page), await store.declines(job, page)
+    delivered = await store.deliveries(job, page)
+    enrolled = await store.agents(list(declines))
+    seen_ms = {**{name: agent.last_seen_ms for name, agent in enrolled.items()}, **await store.last_seen(job, page)}
     now_ms = await store.now_ms()
     silent_ms = load_canonical(record.spec_json).rounds.client_timeout * 1000
-    return jobs_pb2.ListClientsResponse(
-        clients=[
-            _joined(clients[name], agents.get(name), now_ms, silent_ms)
-            if name in clients
-            else _declined(declines[name], agents.get(name), now_ms)
-            for name in page
-            if name in clients or name in declines  # one may have left between two readings
-        ],
-        more=stop < len(names),
-    )
+    listed = []
+    for name in page:
+        seen = seen_ms.get(name)
+        if name in clients:
+            listed.append(_joined(clients[name], delivered.get(name, 0), seen, now_ms, silent_ms))
+        elif name in declines:  # in neither: it left between two readings
+            listed.append(_declined(declines[name], delivered.get(name, 0), seen, now_ms))
+    return jobs_pb2.ListClientsResponse(clients=listed, more=stop < len(names))
 
 
-def _joined(client: ClientRecord, agent: AgentRecord | None, now_ms: int, silent_ms: float) -> jobs_pb2.JobClient:
-    live = agent is not None and now_ms - agent.last_seen_ms <= silent_ms
+def _joined(
+    client: ClientRecord, delivered: int, seen_ms: int | None, now_ms: int, silent_ms: float
+) -> jobs_pb2.JobClient:
+    live = seen_ms is not None and now_ms - seen_ms <= silent_ms
     return jobs_pb2.JobClient(
         client=client.client,
         state=jobs_pb2.JobClient.STATE_LIVE if live else jobs_pb2.JobClient.STATE_SILENT,
         tier=client.tier,
         samples=client.samples,
         joined_seconds=_seconds_since(client.joined_ms, now_ms),
-        seen_seconds=None if agent is None else _seconds_since(agent.last_seen_ms, now_ms),
+        seen_seconds=_seconds_since(seen_ms, now_ms),
+        rounds_delivered=delivered,
     )
 
 
-def _declined(decline: DeclineRecord, agent: AgentRecord | None, now_ms: int) -> jobs_pb2.JobClient:
+def _declined(decline: DeclineRecord, delivered: int, seen_ms: int | None, now_ms: int) -> jobs_pb2.JobClient:
     return jobs_pb2.JobClient(
         client=decline.client,
         state=jobs_pb2.JobClient.STATE_DECLINED,
         reason=decline.reason,
         joined_seconds=_seconds_since(decline.declined_ms, now_ms),
-        seen_seconds=None if agent is None else _seconds_since(agent.last_seen_ms, now_ms),
+        seen_seconds=_seconds_since(seen_ms, now_ms),
+        rounds_delivered=delivered,
     )
 
 
-def _seconds_since(then_ms: int, now_ms: int) -> float:
-    return max(0, now_ms - then_ms) / 1000
+def _seconds_since(then_ms: int | None, now_ms: int) -> float | None:
+    return None if then_ms is None else max(0, now_ms - then_ms) / 1000

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import grpc.aio
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.identity import Identity
+from fedhft.identity import Identity, Role
 from fedhft.ids import ClientId, JobId, parse_client_id
 from fedhft.records import AgentRecord, Poll
 
@@ -60,6 +60,11 @@ class Caller:
     def name(self) -> str:
         """For logs: its identity (`operator/alice`), or its address where it has none."""
         return self.identity.path if self.identity is not None else self.peer
+
+    @property
+    def operator(self) -> str:
+        """Name of the operator that its certificate is for; empty for others, and without a certificate."""
+        return self.identity.name if self.identity is not None and self.identity.role is Role.OPERATOR else ""
 
     def client(self, claimed: str) -> ClientId:
         """The client this caller says it is.

@@ -48,6 +48,7 @@ class KeptJob:
     versions: dict[int, VersionRecord] = field(default_factory=dict)
     latest_version: int | None = None
     history: list[str] = field(default_factory=list)
+    deliveries: dict[ClientId, int] = field(default_factory=lambda: defaultdict(int))
     traffic: dict[str, Traffic] = field(default_factory=dict)
     memberships: dict[int, MembershipRecord] = field(default_factory=dict)
     seen_ms: dict[ClientId, int] = field(default_factory=dict)

@@ -78,6 +78,8 @@ class InMemoryRounds(InMemoryTables):
         if missing:
             raise refusals.unknown_blob(job, update.digest)
         recorded[client] = update
+        if not now.evaluation:
+            its.deliveries[client] += 1
         if len(recorded) >= now.target:
             its.wake(Topic.ARRIVALS)
         return AcceptResult.ACCEPTED
@@ -97,6 +99,11 @@ class InMemoryRounds(InMemoryTables):
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """See Store.delivered."""
         return client in self._of(job).updates.get(number, {})
+
+    async def deliveries(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """See Store.deliveries."""
+        counts = self._of(job).deliveries
+        return {client: counts[client] for client in sorted(clients) if client in counts}
 
     async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int, counted: bool = True) -> None:
         """See Store.extend_round."""

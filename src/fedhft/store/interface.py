@@ -304,6 +304,10 @@ class Store(Protocol):
         """Whether the round holds an accepted update of this client."""
         ...
 
+    async def deliveries(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """In how many rounds an update of those among `clients` was accepted, final evaluations not counted."""
+        ...
+
     async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int, counted: bool = True) -> None:
         """Move the deadline and count the extension unless told otherwise; the same deadline again changes nothing.
 

@@ -153,6 +153,11 @@ class JobKeys:
         return self.prefix + "history"
 
     @property
+    def deliveries(self) -> str:
+        """hash client -> number of rounds in which an update of it was accepted."""
+        return self.prefix + "deliveries"
+
+    @property
     def traffic(self) -> str:
         """hash client -> Traffic (JSON): its byte counters as of the last published round in which it reported."""
         return self.prefix + "traffic"

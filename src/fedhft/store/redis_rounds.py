@@ -153,6 +153,7 @@ class RedisRounds:
                 its.updates(update.round),
                 its.blob(update.digest),
                 its.blobs,
+                its.deliveries,
                 its.changes(Topic.ARRIVALS),
             ),
             client,
@@ -202,6 +203,12 @@ class RedisRounds:
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """See Store.delivered."""
         return bool(await self._redis.call("HEXISTS", JobKeys(job).updates(number), client))
+
+    async def deliveries(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """See Store.deliveries."""
+        names = sorted(clients)
+        found = await self._redis.call("HMGET", JobKeys(job).deliveries, *names) if names else []
+        return {client: int(count) for client, count in zip(names, found, strict=True) if count is not None}
 
     async def extend_round(self, job: JobId, number: int, deadline_ms: int, fence: int, counted: bool = True) -> None:
         """See Store.extend_round."""

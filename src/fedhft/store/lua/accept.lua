@@ -1,17 +1,18 @@
 -- Record an update durably, or say why not. The order of the checks is the one that Store.accept promises.
--- EVALSHA sha 8 KEYS... ARGV...
+-- EVALSHA sha 9 KEYS... ARGV...
 -- KEYS  job            hash, read: status
 --       agent          hash, read: lease_token
---       round          hash, read: number, phase, base_version, target
+--       round          hash, read: number, phase, base_version, target, evaluation
 --       participants   set, read: clients that take part in the round
 --       updates        hash, read and written: accepted updates of the update's round
 --       blob           string, read: whether the update's bytes are there; written when they are given
 --       blobs          sorted set, written with it: digest -> milliseconds when last stored
+--       deliveries     hash, written: counts the client's accepted updates, final evaluations not counted
 --       arrivals       counter and channel, written when the round has as many updates as it waits for
 -- ARGV  blob_state is 'look' (at the key), 'data' (the bytes follow, as the last argument), or 'present' or 'absent' when
 --       the caller looked elsewhere or needs none.
 -- Returns {'accepted'}, {'repeated'} or {refusal, detail}.
-local job, agent, round, participants, updates, blob, blobs, arrivals = unpack(KEYS)
+local job, agent, round, participants, updates, blob, blobs, deliveries, arrivals = unpack(KEYS)
 local client, number, base_version, digest, record, lease_token, blob_state, data = unpack(ARGV)
 
 local status = redis.call('HGET', job, 'status')
@@ -26,7 +27,7 @@ if not token then
 elseif token ~= lease_token then
   return {'lease_superseded'}
 end
-local now = redis.call('HMGET', round, 'number', 'phase', 'base_version', 'target')
+local now = redis.call('HMGET', round, 'number', 'phase', 'base_version', 'target', 'evaluation')
 if now[1] ~= number then
   return {'round_closed', now[1] and ('round ' .. now[1] .. ' ' .. now[2]) or 'no round yet'}
 end
@@ -57,6 +58,9 @@ if blob_state == 'data' then
   redis.call('ZADD', blobs, string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), digest)
 end
 redis.call('HSET', updates, client, record)
+if now[5] ~= '1' then
+  redis.call('HINCRBY', deliveries, client, 1)
+end
 -- Until then the coordinator waits for its deadline. (A round that an earlier release opened has no target here.)
 if redis.call('HLEN', updates) >= tonumber(now[4] or 0) then
   redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
