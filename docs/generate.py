@@ -123,6 +123,15 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "a job that is not over is to be deleted",
         "cancel it first, or `fedhft job delete --force`",
     ),
+    ErrorCode.FOLD_TOO_LARGE: (
+        "folding the client's schema could take more than `limits.fold_memory`",
+        "use the job's base model, or submit the job with a larger limit",
+    ),
+    ErrorCode.DAMAGED_BLOB: (
+        "the store holds other bytes under a digest than were stored",
+        "check the disk or memory of the store; restore the blob",
+    ),
+    ErrorCode.DAMAGED_RECORD: ("a record in the store cannot be read", "restore the store"),
     ErrorCode.INTERNAL: ("a defect; the message has a number that the server's log explains", "report it"),
 }
 """When each code is seen, and what to do."""

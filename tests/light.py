@@ -11,6 +11,7 @@ import numpy as np
 
 from fedhft import PROTOCOL_VERSION, seeds
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Slot
+from fedhft.clustering.signature import DIMENSIONS
 from fedhft.errors import ErrorCode
 from fedhft.job import JobSpec, parse_job
 from fedhft.plan import AdapterPlan
@@ -47,6 +48,11 @@ def light_job(name: str, **changes: Any) -> JobSpec:
     for section, value in changes.items():
         raw[section] = {**raw[section], **value} if isinstance(value, dict) and section in raw else value
     return parse_job(raw)
+
+
+def light_signature(place: int = 0) -> tuple[float, ...]:
+    """A signature of norm 1; different places are at right angles."""
+    return tuple(float(index == place) for index in range(DIMENSIONS))
 
 
 def light_delta(

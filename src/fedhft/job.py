@@ -39,6 +39,9 @@ MOST_SPEC_BYTES = 256 << 10
 """Longest job, as a file or as JSON: room for ten thousand names of clients."""
 _MOST_STORED_BYTES = 4 << 20
 """Longest stored form; earlier releases took longer jobs."""
+LATER_FIELDS = (("limits", "samples"), ("limits", "fold_memory"))
+"""Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
+the same digest in its agents' state, and agents of then can read a job that does not use them."""
 _MOST_SENTENCES = 20
 _LONGEST_SHOWN = 120
 _LONGEST_MESSAGE = 500
@@ -130,8 +133,17 @@ class JobSpec(Section):
         return self.training.learning_rate * self.training.learning_rate_decay ** (round_number - 1)
 
     def canonical(self) -> str:
-        """Canonical JSON as stored: sorted keys, no spaces, every default written out."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON as stored: sorted keys, no spaces, every default written out but those of LATER_FIELDS."""
+        raw = self.model_dump(mode="json")
+        for section, field in LATER_FIELDS:
+            if raw[section][field] == _default_of(section, field):
+                del raw[section][field]
+        return json.dumps(raw, sort_keys=True, separators=(",", ":"))
+
+
+def _default_of(section: str, field: str) -> object:
+    kind = JobSpec.model_fields[section].annotation
+    return kind.model_fields[field].default  # type: ignore[union-attr]
 
 
 def parse_job(raw: dict[str, Any]) -> JobSpec:

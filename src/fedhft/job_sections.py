@@ -45,6 +45,11 @@ class TaskSpec(Section):
     text_pair: Name | None = Field(None, description="Column of the second text, for pair tasks.")
     label: Name = Field("label", description="Column of the target: an index, a label name, or a number.")
 
+    @property
+    def least_score(self) -> float:
+        """The worst score there is; the best is 1. An accuracy begins at 0, a correlation at -1."""
+        return 0.0 if self.kind in _KINDS_WITH_LABELS else -1.0
+
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskSpec:
         if self.kind not in _KINDS_WITH_LABELS:
@@ -192,7 +197,17 @@ class EvaluationSpec(Section):
 
 
 class LimitsSpec(Section):
-    """Upper limits on an update."""
+    """Upper limits on what clients send."""
 
     update_bytes: Size = Field(0, description="Largest accepted update; 0 means twice what the plan needs in fp32.")
-    update_norm: float = Field(0.0, ge=0, le=1e30, description="Largest accepted Frobenius norm; 0 means no limit.")
+    update_norm: float = Field(
+        0.0, ge=0, le=1e30, description="Largest accepted Frobenius norm of an update: at most 1e6, which 0 means too."
+    )
+    samples: int = Field(
+        10_000_000, ge=1, le=2**40, description="Most training rows that a client may state; they are its weight."
+    )
+    fold_memory: Size = Field(
+        2**31,
+        description="Most memory that folding a round may take, in bytes; a schema that would need more is refused when"
+        " a client joins with it.",
+    )

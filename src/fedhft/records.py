@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
 
 from fedhft.ids import ClientId
 from fedhft.plan import AdapterPlan
@@ -268,8 +269,19 @@ class UpdateRecord(_Record):
     """Hex SHA-256 of the blob; empty when nothing is shared."""
     size: int
     samples: int
-    report: str
-    """JSON of scores and measurements; opaque to the store."""
+    report: bytes
+    """Scores, measurements and signature as they were accepted (see rounds.reports); opaque to the store."""
+
+    @field_serializer("report", when_used="json")
+    def _as_text(self, report: bytes) -> str:
+        return base64.b64encode(report).decode("ascii")
+
+    @field_validator("report", mode="before")
+    @classmethod
+    def _of_text(cls, report: object) -> object:
+        if not isinstance(report, str):
+            return report
+        return report.encode() if report.startswith("{") else base64.b64decode(report, validate=True)
 
 
 class StoredBlob(_Record):

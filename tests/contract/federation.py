@@ -67,7 +67,13 @@ def round_record(number: int = 1, clients: tuple[ClientId, ...] = (ALICE, BOB), 
 
 def update_record(client: ClientId, number: int = 1, **changes: object) -> UpdateRecord:
     record = UpdateRecord(
-        client=client, round=number, base_version=number - 1, digest="", size=0, samples=60, report='{"loss": 0.5}'
+        client=client,
+        round=number,
+        base_version=number - 1,
+        digest="",
+        size=0,
+        samples=60,
+        report=b"\x00 bytes \xff",
     )
     return record.model_copy(update=changes)
 

@@ -79,7 +79,7 @@ async def test_a_job_that_an_earlier_version_began_is_finished(
     await store.blobs.put(job, data)
     update = UpdateRecord(
         client="d", round=3, base_version=2, digest=digest_of(data), size=len(data),
-        samples=current.participants["d"].samples, report=expected["report"],
+        samples=current.participants["d"].samples, report=expected["report"].encode(),
     )  # fmt: skip
     await store.accept(job, update, tokens["d"])
     coordinator = Coordinator(store, job, LocalClusterer(store), "upgraded")

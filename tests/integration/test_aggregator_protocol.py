@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from fedhft_aggregator.uploads import STREAMS_AT_ONCE
 
+from fedhft.clustering.signature import DIMENSIONS
 from fedhft.errors import ErrorCode
 from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.v1 import federation_pb2, jobs_pb2
 from tests.aggregator import Aggregator, refused, serving
-from tests.light import LightClient, light_job, light_schema
+from tests.light import LightClient, light_job, light_schema, light_signature
 
 RESPONSE = federation_pb2.PushUpdateResponse
 
@@ -220,9 +221,11 @@ async def test_a_clustered_job_needs_finite_signatures(aggregator: Aggregator) -
     await aggregator.submit(spec)
     one = aggregator.client("one", spec)
     await one.enroll()
-    for signature in ((), (float("nan"), 1.0)):
+    for signature in ((), (1.0, 0.0), (1.0,) * DIMENSIONS):
         assert (await refused(one.join(signature=signature)))[0] is ErrorCode.INVALID_ARGUMENT
-    await one.join(signature=(1.0, 0.0))
+    endless = (float("nan"), *light_signature()[1:])
+    assert (await refused(one.join(signature=endless)))[0] is ErrorCode.NON_FINITE
+    await one.join(signature=light_signature())
 
 
 async def test_jobs_are_checked_when_submitted_and_can_be_listed_and_cancelled(aggregator: Aggregator) -> None:
@@ -277,7 +280,7 @@ async def test_figures_that_no_round_can_be_summed_up_with_are_refused(aggregato
     one, _, task = await two_in_a_round(aggregator, "figures")
     blob = one.update(task)
     header = one.header(task, blob)
-    header.scores.add(value=float("nan"), rows=1)
+    header.scores.add(split=1, moment=1, view=1, value=float("nan"), rows=1)
     assert (await refused(one.push(header, [(0, blob)])))[0] is ErrorCode.NON_FINITE
     header = one.header(task, blob)
     header.measurements.steps = 2**64 - 1
@@ -285,13 +288,17 @@ async def test_figures_that_no_round_can_be_summed_up_with_are_refused(aggregato
     assert (await one.push(one.header(task, blob), [(0, blob)])).result == RESPONSE.RESULT_ACCEPTED
 
 
-async def test_a_round_that_cannot_be_folded_pauses_the_job_with_the_reason(aggregator: Aggregator) -> None:
-    one, two, task = await two_in_a_round(aggregator, "unfoldable", wire={"up": "fp32", "down": "fp16"})
-    for client in (one, two):
-        own = task if client is one else await two.train_task()
-        blob = client.update(own, scale=1e6)
-        await client.push(client.header(own, blob), [(0, blob)])
-    for _ in range(200):
+async def test_a_round_that_cannot_be_folded_pauses_the_job_with_the_reason(
+    aggregator: Aggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: Any) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr("fedhft.coordination.folding.fold", defect)
+    one, two, task = await two_in_a_round(aggregator, "unfoldable")
+    await one.deliver(task)
+    await two.deliver(await two.train_task())
+    for _ in range(300):
         job = await aggregator.get("unfoldable")
         if job.paused:
             break
@@ -299,6 +306,18 @@ async def test_a_round_that_cannot_be_folded_pauses_the_job_with_the_reason(aggr
     assert job.status == "running"
     assert "incident" in job.paused
     assert (await aggregator.jobs.Resume(jobs_pb2.ResumeJobRequest(job="unfoldable"), timeout=10)).paused == ""
+
+
+async def test_values_beyond_what_the_published_encoding_holds_wait_in_the_residual(aggregator: Aggregator) -> None:
+    wire, rounds = {"up": "fp32", "down": "fp16"}, {"total": 1}
+    one, two, task = await two_in_a_round(aggregator, "beyond", wire=wire, rounds=rounds)
+    for client in (one, two):
+        own = task if client is one else await two.train_task()
+        blob = client.update(own, scale=9e4)
+        await client.push(client.header(own, blob), [(0, blob)])
+    job = await aggregator.ended("beyond")
+    assert job.status == "completed"
+    assert job.history[0].residual_norm > 0
 
 
 async def test_updates_of_other_clients_cannot_be_pulled(aggregator: Aggregator) -> None:

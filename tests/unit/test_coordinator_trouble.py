@@ -210,7 +210,7 @@ async def damage(story: Story, client: str) -> None:
 
 async def spoil_report(story: Story, client: str) -> None:
     kept = story.store._jobs[JOB].updates[1]
-    kept[ClientId(client)] = kept[ClientId(client)].model_copy(update={"report": "{nonsense"})
+    kept[ClientId(client)] = kept[ClientId(client)].model_copy(update={"report": b"{nonsense"})
 
 
 @pytest.mark.parametrize("spoil", [lose, damage, spoil_report])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import MOST_SPEC_BYTES, JobSpec, load_canonical, parse_job, read_job, submitted_job
+from fedhft.job import LATER_FIELDS, MOST_SPEC_BYTES, JobSpec, load_canonical, parse_job, read_job, submitted_job
 from fedhft.plan import AdapterPlan
 from tests.light import light_job
 
@@ -119,6 +119,13 @@ def test_the_largest_values_a_job_may_state_fit_the_messages_that_carry_them() -
     spec = light_job("large", training={"max_steps": 2**31 - 1, "epochs": 100}, adapter={"rank": 4, "depth": 4096})
     plan = AdapterPlan("t", 4096, 1.0, spec.training.epochs, spec.training.max_steps, True, True)
     assert AdapterPlan.of(plan.message()) == plan
+
+
+def test_the_text_of_a_job_does_not_change_with_fields_that_it_does_not_use() -> None:
+    raw = json.loads(parse_job(RAW).canonical())
+    assert all(field not in raw[section] for section, field in LATER_FIELDS)
+    changed = parse_job(with_value("limits.samples", 5))
+    assert json.loads(changed.canonical())["limits"]["samples"] == 5
 
 
 def test_a_job_comes_back_from_its_stored_form() -> None:

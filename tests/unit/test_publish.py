@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from fedhft.adapter import SHARED, AdapterState, MaskedDelta, MaskedMatrix, Part, TensorKey
 from fedhft.aggregation.fold import ServerState, fold
+from fedhft.aggregation.publish import publish
+from fedhft.aggregation.sums import RowStep
 from fedhft.aggregation.versions import (
     Tensors,
     apply_delta,
@@ -26,6 +28,7 @@ from fedhft.aggregation.versions import (
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.v1 import adapter_pb2, tensor_pb2
 from fedhft.wire.codec import Blob, decode, encode
+from tests.light import light_job, light_schema
 from tests.unit.wire_examples import largest_code
 
 quick = settings(deadline=None, max_examples=30)
@@ -253,3 +256,26 @@ def test_applying_a_blob_never_writes_into_the_state() -> None:
     assert (after.scope("cluster-0")[PRODUCT] == 2).all()
     assert (held[PRODUCT] == 1).all()
     assert (held[HEAD] == 1).all()
+
+
+def test_what_the_encoding_cannot_hold_waits_in_the_residual_and_nothing_is_lost() -> None:
+    spec = light_job("j", method="fedit", wire={"down": "fp16"})
+    schema = light_schema()
+    key = TensorKey("classifier.weight", Part.HEAD)
+    values = np.full(schema.shape(key), 100_000.0)
+    steps = {"cluster-0": {key: RowStep(*schema.shape(key), None, values)}}
+    published = publish(spec, schema, initial_state(spec, 1), steps, np.ones(1), 1)
+    sent, waits = published.state.state.scope("cluster-0")[key], published.state.residual["cluster-0"][key]
+    assert sent.max() == 65504.0
+    assert np.array_equal(sent + waits, values)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e300])
+def test_what_is_not_finite_is_never_published(value: float) -> None:
+    schema, key = light_schema(), TensorKey("classifier.weight", Part.HEAD)
+    for down in ("fp32", "int8", "fp16"):
+        spec = light_job("j", method="fedit", wire={"down": down})
+        steps = {"cluster-0": {key: RowStep(*schema.shape(key), None, np.full(schema.shape(key), value))}}
+        with np.errstate(all="ignore"), pytest.raises(FedhftError) as caught:
+            publish(spec, schema, initial_state(spec, 1), steps, np.ones(1), 1)
+        assert caught.value.code is ErrorCode.NON_FINITE

@@ -8,27 +8,30 @@ from typing import Any
 import pytest
 
 from fedhft.adapter import Parameter, Slot
+from fedhft.clustering.signature import DIMENSIONS
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.records import ClientRecord
 from fedhft.rounds.joining import (
-    MAX_SIGNATURE,
+    MOST_MEMORY_BYTES,
     Application,
+    check_anchor_signature,
     check_application,
     check_authorised,
+    check_enrolment,
     check_same_schema,
-    check_signature,
     client_record,
 )
-from tests.light import light_job, light_schema
+from tests.light import light_job, light_schema, light_signature
 
 SCHEMA = light_schema()
+UNIT = light_signature()
 CLUSTERED = {"method": {"clusters": "auto"}}
 
 
 def application(**changes: Any) -> Application:
     fields: dict[str, Any] = {
-        "client": "a", "memory_bytes": 0, "tier": "", "schema": SCHEMA, "samples": 10, "data_digest": "d",
+        "client": "a", "memory_bytes": 0, "tier": "", "schema": SCHEMA, "samples": 10, "data_digest": "d" * 64,
         "signature": (), "has_shared_validation": True,
     }  # fmt: skip
     return Application(**{**fields, **changes})
@@ -83,15 +86,60 @@ def test_a_schema_that_the_job_pins_or_that_trains_all_weights_is_fine() -> None
     check_application(light_job("j", method="full"), application(schema=whole))
 
 
-@pytest.mark.parametrize("signature", [(), (float("nan"), 1.0), (float("inf"),), (0.0,) * (MAX_SIGNATURE + 1)])
-def test_a_job_that_clusters_by_anchors_refuses_a_signature_it_cannot_use(signature: tuple[float, ...]) -> None:
-    spec = light_job("j", **CLUSTERED)
-    assert refusal(spec, application(signature=signature)).code is ErrorCode.INVALID_ARGUMENT
+@pytest.mark.parametrize(
+    ("signature", "code"),
+    [
+        ((), ErrorCode.INVALID_ARGUMENT),
+        ((1.0,), ErrorCode.INVALID_ARGUMENT),
+        ((0.0,) * (DIMENSIONS + 1), ErrorCode.INVALID_ARGUMENT),
+        ((1.0,) * DIMENSIONS, ErrorCode.INVALID_ARGUMENT),
+        ((3.4e38, *UNIT[1:]), ErrorCode.INVALID_ARGUMENT),
+        ((1.01, *UNIT[1:]), ErrorCode.INVALID_ARGUMENT),
+        ((float("nan"), *UNIT[1:]), ErrorCode.NON_FINITE),
+        ((float("inf"), *UNIT[1:]), ErrorCode.NON_FINITE),
+    ],
+)
+def test_a_job_that_clusters_by_anchors_refuses_a_signature_it_cannot_use(
+    signature: tuple[float, ...], code: ErrorCode
+) -> None:
+    assert refusal(light_job("j", **CLUSTERED), application(signature=signature)).code is code
 
 
-def test_the_longest_signature_is_fine_and_a_job_of_one_cluster_asks_for_none() -> None:
-    check_signature(light_job("j", **CLUSTERED), (0.5,) * MAX_SIGNATURE)
-    check_signature(light_job("j"), (float("nan"),))
+def test_a_signature_is_of_norm_one_or_zero_and_a_job_of_one_cluster_asks_for_none() -> None:
+    check_anchor_signature(light_job("j", **CLUSTERED), UNIT)
+    check_anchor_signature(light_job("j", **CLUSTERED), (0.0,) * DIMENSIONS)
+    check_anchor_signature(light_job("j"), (float("nan"),))
+
+
+def test_samples_are_bounded_by_the_job() -> None:
+    check_application(light_job("j"), application(samples=10_000_000))
+    assert "limits.samples is 10000000" in refusal(light_job("j"), application(samples=10_000_001)).message
+    small = light_job("j", limits={"samples": 50})
+    assert refusal(small, application(samples=10**12)).code is ErrorCode.INVALID_DATA
+
+
+@pytest.mark.parametrize("digest", ["d", "D" * 64, "0" * 65, "x" * 10**6])
+def test_a_data_digest_is_a_sha_256_or_absent(digest: str) -> None:
+    check_application(light_job("j"), application(data_digest=""))
+    assert refusal(light_job("j"), application(data_digest=digest)).code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_schema_whose_fold_would_not_fit_is_refused_with_the_figures() -> None:
+    wide = replace(SCHEMA, slots=(Slot("layer.0.query", 0, 1 << 20, 1 << 20, 4),))
+    error = refusal(light_job("j", limits={"fold_memory": "64MiB"}), application(schema=wide))
+    assert error.code is ErrorCode.FOLD_TOO_LARGE
+    assert f"limits.fold_memory allows {64 << 20}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "version", "token"),
+    [(MOST_MEMORY_BYTES + 1, "1.0", ""), (0, "x" * 65, ""), (0, "1\n2", ""), (0, "1.0", "t" * 129)],
+)
+def test_what_an_agent_says_of_itself_is_bounded(memory_bytes: int, version: str, token: str) -> None:
+    check_enrolment(MOST_MEMORY_BYTES, "1.0", "t" * 64)
+    with pytest.raises(FedhftError) as caught:
+        check_enrolment(memory_bytes, version, token)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
 
 
 def test_a_tier_that_does_not_exist_is_refused_before_anything_is_recorded() -> None:
@@ -109,7 +157,7 @@ def test_the_record_of_a_new_client_is_what_it_presented() -> None:
     spec = light_job("j", **CLUSTERED)
     record = client_record(spec, application(signature=(0.6, 0.8)), None, 77)
     assert record == ClientRecord(
-        client="a", tier="standard", samples=10, data_digest="d", signature=(0.6, 0.8), has_shared_validation=True,
+        client="a", tier="standard", samples=10, data_digest="d" * 64, signature=(0.6, 0.8), has_shared_validation=True,
         joined_ms=77,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ def test_every_failure_is_of_one_kind(error: Exception, kind: Failure) -> None:
     ("error", "at_fault"),
     [
         (FedhftError(ErrorCode.UNKNOWN_BLOB, ""), True),
-        (FedhftError(ErrorCode.DIGEST_MISMATCH, ""), True),
+        (FedhftError(ErrorCode.DAMAGED_BLOB, ""), True),
         (FedhftError(ErrorCode.MALFORMED_UPDATE, ""), True),
         (IndexError(), True),
         (FedhftError(ErrorCode.STORE_UNAVAILABLE, ""), False),

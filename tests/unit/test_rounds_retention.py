@@ -22,7 +22,7 @@ def version(number: int, **changes: dict[str, StoredBlob]) -> VersionRecord:
 
 
 def update(digest: str) -> UpdateRecord:
-    return UpdateRecord(client="a", round=9, base_version=8, digest=digest, size=1, samples=1, report="{}")
+    return UpdateRecord(client="a", round=9, base_version=8, digest=digest, size=1, samples=1, report=b"")
 
 
 @pytest.mark.parametrize(("latest", "oldest"), [(1, 1), (8, 1), (9, 2), (20, 13)])

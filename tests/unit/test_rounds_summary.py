@@ -8,7 +8,8 @@ import pytest
 
 from fedhft.plan import AdapterPlan
 from fedhft.records import Participant, Phase, RoundRecord, Traffic, UpdateRecord
-from fedhft.rounds.summary import ClientReport, pooled, readable_reports, results_of, summarise, write_report
+from fedhft.rounds.reports import write_report
+from fedhft.rounds.summary import ClientReport, pooled, readable_reports, results_of, summarise
 from fedhft.v1 import federation_pb2 as pb
 
 PLAN = AdapterPlan(tier="small", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)

@@ -19,6 +19,7 @@ from fedhft.rounds.joining import (
     Application,
     check_application,
     check_authorised,
+    check_enrolment,
     check_same_schema,
     client_record,
     decline_reason,
@@ -60,6 +61,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 ErrorCode.PROTOCOL_VERSION, "protocol_version", request.protocol_version,
                 f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
             )  # fmt: skip
+        check_enrolment(request.memory_bytes, request.agent_version, request.lease_token)
         agent = await self._store.enroll(client, request.memory_bytes, request.agent_version, request.lease_token)
         if agent.lease_token != request.lease_token:
             log.info("agent enrolled", extra={"client": client, "version": request.agent_version, "peer": caller.peer})
@@ -215,7 +217,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         agent = await caller.agent(request, self._store)
         client = agent.client
         cached = await self._cache.get(job)
-        check_evaluation(cached.round, request)
+        check_evaluation(cached.spec, cached.round, request)
         part = cached.round.participants.get(client) if cached.round else None
         result = await self._store.accept(job, evaluation_record(client, request, part), request.lease_token)
         if part is not None and result is AcceptResult.ACCEPTED:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.store.blobs import BlobStore
-from fedhft.store.hashing import sha256
+from fedhft.store.whole_blob import read_whole
 
 KEPT_BYTES = 64 << 20
 """Bytes kept in one process; the blobs used least recently go first."""
@@ -30,7 +30,7 @@ class PublishedBlobs:
     async def pieces(self, job: JobId, digest: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
         """Pieces from an offset on, as (offset, bytes).
 
-        Raises FedhftError: UNKNOWN_BLOB, WRONG_OFFSET, DIGEST_MISMATCH when the stored bytes are damaged.
+        Raises FedhftError: UNKNOWN_BLOB, WRONG_OFFSET, DAMAGED_BLOB when the stored bytes are damaged.
         """
         kept = self._kept.get((job, digest))
         size = len(kept) if kept is not None else await self._blobs.size(job, digest)
@@ -61,9 +61,7 @@ class PublishedBlobs:
         return await asyncio.shield(reading)
 
     async def _read(self, job: JobId, digest: str) -> bytes:
-        data = await self._blobs.get(job, digest)
-        if await sha256(data) != digest:
-            raise FedhftError(ErrorCode.DIGEST_MISMATCH, f"blob {digest[:16]} is damaged in the store; it is not sent")
+        data = await read_whole(self._blobs, job, digest)
         self._kept[job, digest] = data
         self._held += len(data)
         while self._held > KEPT_BYTES:

@@ -23,16 +23,17 @@ from fedhft.adapter import (
     MaskedDelta,
     MaskedMatrix,
     Part,
-    RowIndex,
     TensorKey,
 )
 from fedhft.aggregation.lowrank import Product
 from fedhft.aggregation.sums import ProductStep, RowStep, Steps
 from fedhft.aggregation.versions import ServerState, Tensors, apply_delta, smaller_dense, with_version
+from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import ServerStep
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode, encode
+from fedhft.wire.values import largest_value
 
 _FLOAT32_ROUNDING = 2.0**-24
 
@@ -82,6 +83,7 @@ def publish(
     """Publish version previous.version + 1.
 
     A scope without a step is untouched: no blob, same tensors, same residual, same momentum.
+    Raises FedhftError(NON_FINITE) rather than publish a value that is not finite, and what `encode` raises.
     """
     version = previous.state.version + 1
     state = previous.state
@@ -116,6 +118,9 @@ def publish(
             published += _published_energy(sent)
         _keep_what_was_dropped(scope, sent, exact=spec.wire.down == "fp32")
         residuals[name], momenta[name] = scope.residual, scope.momentum
+        _check_finite(
+            version, name, {"the state": state.scope(name), "residual": scope.residual, "momentum": scope.momentum}
+        )
     report = FoldReport(
         published_norm=float(np.sqrt(published)),
         residual_norm=float(np.sqrt(sum(_held_energy(tensors) for tensors in residuals.values()))),
@@ -141,7 +146,7 @@ def _aim_rows(scope: _Scope, key: TensorKey, step: RowStep, spec: JobSpec) -> No
     if residual is not None:
         target = target + residual[rows]
     scope.targets[key] = RowStep(step.rows, step.cols, step.index, target)
-    scope.outgoing[key] = MaskedMatrix(step.rows, step.cols, step.index, target.astype(np.float32))
+    scope.outgoing[key] = MaskedMatrix(step.rows, step.cols, step.index, _sendable(target, spec))
 
 
 def _aim_product(scope: _Scope, name: str, step: ProductStep, spec: JobSpec, schema: AdapterSchema) -> None:
@@ -167,11 +172,11 @@ def _aim_product(scope: _Scope, name: str, step: ProductStep, spec: JobSpec, sch
     if left.shape[1] == 0:
         return
     if smaller_dense(*shape, left.shape[1]):
-        scope.outgoing[TensorKey(name, Part.PRODUCT)] = _masked(target.value(), step.index)
+        scope.outgoing[TensorKey(name, Part.PRODUCT)] = MaskedMatrix.of(_sendable(target.value(), spec), step.index)
         return
     scope.dropped += max(0.0, energy - Product(left, right).energy())
-    scope.outgoing[TensorKey(name, Part.LEFT)] = _masked(left, step.index)
-    scope.outgoing[TensorKey(name, Part.RIGHT)] = _masked(right, None)
+    scope.outgoing[TensorKey(name, Part.LEFT)] = MaskedMatrix.of(_sendable(left, spec), step.index)
+    scope.outgoing[TensorKey(name, Part.RIGHT)] = MaskedMatrix.of(_sendable(right, spec), None)
 
 
 def _keep_what_was_dropped(scope: _Scope, sent: Mapping[TensorKey, MaskedMatrix], exact: bool) -> None:
@@ -206,8 +211,29 @@ def _hold(tensors: dict[TensorKey, Float32], name: str, product: Product) -> Non
     tensors.update(product.tensors(name))
 
 
-def _masked(matrix: Float64, index: RowIndex | None) -> MaskedMatrix:
-    return MaskedMatrix.of(matrix.astype(np.float32), index)
+def _sendable(values: Float64, spec: JobSpec) -> Float32:
+    """Values as the encoding can hold them: what is beyond its largest waits in the residual, like all it drops.
+
+    fp32 has no residual, and nothing finite beyond it could be held anywhere: `encode` refuses that.
+    """
+    if spec.wire.down == "fp32":
+        return values.astype(np.float32)
+    largest = largest_value(spec.wire.down)
+    if not (values.max(initial=0.0) <= largest and values.min(initial=0.0) >= -largest):
+        values = np.clip(values, -largest, largest)
+    return values.astype(np.float32)
+
+
+def _check_finite(version: int, scope: str, groups: Mapping[str, Tensors]) -> None:
+    """Nothing that is not finite is ever published: every later version would be, too."""
+    for group, tensors in groups.items():
+        for key, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise FedhftError(
+                    ErrorCode.NON_FINITE,
+                    f"version {version} is not published: {group} of {key.part}:{key.name} in scope {scope} would hold "
+                    "values that are not finite; lower limits.update_norm or server.eta",
+                )
 
 
 def _published_energy(sent: Mapping[TensorKey, MaskedMatrix]) -> float:

@@ -8,7 +8,8 @@ expectation, with a standard deviation of at most about sqrt(2 / dims) for unit 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -18,6 +19,31 @@ from fedhft.errors import ErrorCode, FedhftError
 
 DIMENSIONS = 256
 """Length of a signature: 1 KiB in float32."""
+
+
+_TOLERANCE = 1e-3
+"""How far rounding to float32 may take the norm of a signature from 1."""
+
+
+def check_signature(signature: Sequence[float], dims: int = DIMENSIONS) -> None:
+    """Check that a signature is one that `project` makes: `dims` finite values of norm 1, or zeros.
+
+    Raises FedhftError: NON_FINITE; INVALID_ARGUMENT.
+    """
+    if len(signature) != dims:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "signature", f"{len(signature)} values", f"a signature has {dims}",
+            "send the projection of the gradients",
+        )  # fmt: skip
+    if not all(map(math.isfinite, signature)):
+        raise FedhftError(
+            ErrorCode.NON_FINITE, "signature: has values that are not finite; lower the learning rate or check the data"
+        )
+    norm = math.sqrt(math.fsum(value * value for value in signature))
+    if norm != 0.0 and abs(norm - 1.0) > _TOLERANCE:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "norm of signature", norm, "is neither 1 nor 0", "scale it to unit norm"
+        )
 
 
 def project(tensors: Iterable[tuple[str, Float32]], seed: int, dims: int = DIMENSIONS) -> Float32:

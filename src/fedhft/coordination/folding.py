@@ -23,6 +23,7 @@ from fedhft.records import RoundRecord, UpdateRecord, VersionRecord
 from fedhft.rounds.acceptance import check_update
 from fedhft.rounds.patience import is_at_fault
 from fedhft.store.interface import Store
+from fedhft.store.whole_blob import read_whole
 from fedhft.telemetry import metrics
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode
@@ -90,7 +91,9 @@ async def fold_round(
                 ask(note.now(client))
             reached(f"decoding={client}")
             try:
-                blob = decode(ask(store.blobs.get(job, record.digest)), schema, kind=adapter_pb2.BLOB_KIND_UPDATE)
+                blob = decode(
+                    ask(read_whole(store.blobs, job, record.digest)), schema, kind=adapter_pb2.BLOB_KIND_UPDATE
+                )
                 check_update(spec, schema, part.plan, blob.delta)
             except Exception as error:
                 if not is_at_fault(error):

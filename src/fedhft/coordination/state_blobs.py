@@ -10,6 +10,7 @@ from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.records import StoredBlob, VersionRecord
 from fedhft.store.blobs import BlobStore
+from fedhft.store.whole_blob import read_whole
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode, encode
 
@@ -79,7 +80,7 @@ async def save_state(
 
 
 async def _load(blobs: BlobStore, job: JobId, schema: AdapterSchema, blob: StoredBlob, kind: int) -> Tensors:
-    decoded = decode(await blobs.get(job, blob.digest), schema, kind=kind)
+    decoded = decode(await read_whole(blobs, job, blob.digest), schema, kind=kind)
     return {key: matrix.dense() for key, matrix in decoded.delta}
 
 

@@ -6,21 +6,24 @@ Pure, and used both for agents over sockets and for simulated clients. The store
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema
+from fedhft.clustering.signature import check_signature
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.planning.fold_memory import check_fold_fits
 from fedhft.planning.tiers import tier_of
 from fedhft.records import ClientRecord
 
-MAX_SIGNATURE = 4096
-"""Most values of a signature."""
-
-
 MAX_REASON = 500
 """Most characters of the reason of a decline."""
+MOST_MEMORY_BYTES = 1 << 50
+"""Most memory that an agent may state."""
+_LONGEST_VERSION = 64
+_LONGEST_TOKEN = 128
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,47 @@ class Application:
     has_shared_validation: bool
 
 
+def check_enrolment(memory_bytes: int, agent_version: str, lease_token: str) -> None:
+    """Check what an agent says of itself: it is kept, logged and shown. Raises INVALID_ARGUMENT."""
+    if memory_bytes > MOST_MEMORY_BYTES:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "memory_bytes", memory_bytes, f"is more than {MOST_MEMORY_BYTES}",
+            "state what the agent may use, or 0",
+        )  # fmt: skip
+    for field, text, most in (
+        ("agent_version", agent_version, _LONGEST_VERSION), ("lease_token", lease_token, _LONGEST_TOKEN),
+    ):  # fmt: skip
+        if len(text) > most or not text.isprintable():
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, field, text, f"is not at most {most} printable characters",
+                "send what the agent was built with or the server gave it",
+            )  # fmt: skip
+
+
 def check_application(spec: JobSpec, application: Application) -> None:
     """Check an application against the job alone.
 
-    Raises FedhftError: NOT_AUTHORISED, INVALID_DATA, SCHEMA_MISMATCH, INVALID_ARGUMENT, PLAN_TOO_LARGE.
+    Raises FedhftError: NOT_AUTHORISED, INVALID_DATA, SCHEMA_MISMATCH, FOLD_TOO_LARGE, INVALID_ARGUMENT, NON_FINITE,
+    PLAN_TOO_LARGE.
     """
     check_authorised(spec, application.client)
     if application.samples < 1:
         raise FedhftError.field(
             ErrorCode.INVALID_DATA, "samples", application.samples, "a client needs training rows", "give it data"
         )
+    if application.samples > spec.limits.samples:
+        raise FedhftError.field(
+            ErrorCode.INVALID_DATA, "samples", application.samples, f"limits.samples is {spec.limits.samples}",
+            "state the rows there are, or submit the job with a larger limit",
+        )  # fmt: skip
+    if application.data_digest and not _DIGEST.fullmatch(application.data_digest):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "data_digest", application.data_digest, "is not a SHA-256 in hex",
+            "send 64 characters of 0-9 and a-f, or none",
+        )  # fmt: skip
     check_schema(spec, application.schema)
-    check_signature(spec, application.signature)
+    check_fold_fits(spec, application.schema)
+    check_anchor_signature(spec, application.signature)
     tier_of(spec, application.client, application.memory_bytes, application.tier)
 
 
@@ -102,16 +134,13 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
         refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
 
 
-def check_signature(spec: JobSpec, signature: tuple[float, ...]) -> None:
-    """Check for a finite anchor signature where the job clusters by them. Raises INVALID_ARGUMENT."""
-    if not spec.method.clusters_by_anchors:
-        return
-    if not signature or len(signature) > MAX_SIGNATURE or not all(math.isfinite(x) for x in signature):
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "signature", f"{len(signature)} values",
-            f"the job clusters by anchor signatures of 1 to {MAX_SIGNATURE} finite values",
-            "compute it at the job's starting point",
-        )  # fmt: skip
+def check_anchor_signature(spec: JobSpec, signature: tuple[float, ...]) -> None:
+    """Check for an anchor signature where the job clusters by them; elsewhere it is not looked at, nor kept.
+
+    Raises FedhftError: INVALID_ARGUMENT, NON_FINITE.
+    """
+    if spec.method.clusters_by_anchors:
+        check_signature(signature)
 
 
 def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:

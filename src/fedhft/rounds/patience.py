@@ -39,7 +39,7 @@ class Failure(StrEnum):
 
 _PASSING = frozenset({ErrorCode.FENCED, ErrorCode.ROUND_CLOSED, ErrorCode.JOB_NOT_RUNNING})
 _SURROUNDINGS = frozenset({ErrorCode.STORE_UNAVAILABLE, ErrorCode.STORE_FULL, ErrorCode.SERVER_UNAVAILABLE})
-_MISSING_STATE = frozenset({ErrorCode.UNKNOWN_BLOB, ErrorCode.DIGEST_MISMATCH})
+_MISSING_STATE = frozenset({ErrorCode.UNKNOWN_BLOB, ErrorCode.DAMAGED_BLOB})
 """Of a published version (updates like that are set aside): as long as it is not put back, the job waits for it."""
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from google.protobuf import json_format
-
 from fedhft.aggregation.mixture import strongest
+from fedhft.errors import FedhftError
 from fedhft.records import Participant, RoundRecord, Traffic, UpdateRecord
+from fedhft.rounds.reports import read_report
 from fedhft.v1 import federation_pb2, jobs_pb2
 
 MOST_NAMED = 20
@@ -46,19 +46,9 @@ class ClientReport:
         return None
 
 
-def write_report(
-    scores: Iterable[federation_pb2.Score],
-    measurements: federation_pb2.Measurements,
-    signature: Sequence[float] = (),
-) -> str:
-    """The JSON stored with an update; `reports_of` reads it."""
-    header = federation_pb2.UpdateHeader(scores=scores, measurements=measurements, signature=signature)
-    return json_format.MessageToJson(header, indent=None, preserving_proto_field_name=True)
-
-
 def report_of(current: RoundRecord, update: UpdateRecord) -> ClientReport:
-    """What was reported with an update of the round. Raises ParseError, KeyError for what cannot be accepted."""
-    header = json_format.Parse(update.report, federation_pb2.UpdateHeader())
+    """What was reported with an update of the round. Raises DAMAGED_RECORD; KeyError for a client not asked."""
+    header = read_report(update.report)
     return ClientReport(
         client=update.client,
         samples=update.samples,
@@ -82,7 +72,7 @@ def readable_reports(
             if not all(math.isfinite(number) for number in numbers):
                 raise ValueError("scores that are not finite")
             reports.append(report)
-        except (json_format.ParseError, KeyError, ValueError) as error:
+        except (FedhftError, KeyError, ValueError) as error:
             unreadable[client] = f"its report cannot be read: {error}"
     return tuple(reports), unreadable
 

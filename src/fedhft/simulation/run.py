@@ -165,7 +165,7 @@ class Simulation:
         report = federation_pb2.ReportEvaluationRequest(
             round=task.round, version=task.view.version, scores=scores, measurements=measurements
         )
-        check_evaluation(current, report)
+        check_evaluation(self.spec, current, report)
         record = evaluation_record(name, report, current.participants[name])
         await store.accept(job, record, self._tokens[name])
 

@@ -105,6 +105,17 @@ def unknown_blob(job: str, digest: str) -> FedhftError:
     )
 
 
+def damaged_blob(job: str, digest: str, size: int, found: str) -> FedhftError:
+    """The stored bytes are not the ones that the blob is named after. Reading them again gives them again."""
+    return FedhftError.field(
+        ErrorCode.DAMAGED_BLOB,
+        "digest",
+        digest,
+        f"the {size} bytes that the store of job {job} holds under it have SHA-256 {found}",
+        "check the disk or memory of the store and restore the blob",
+    )
+
+
 def wrong_offset(transfer: str, offset: int, staged: int) -> FedhftError:
     """The chunk does not begin where the staged bytes end."""
     return FedhftError.field(

@@ -79,6 +79,11 @@ def value_bytes(encoding: int) -> int:
         ) from None
 
 
+def largest_value(encoding: str) -> float:
+    """Largest magnitude that an encoding of the job file can hold."""
+    return _LARGEST[ENCODINGS[encoding]]
+
+
 def group_count(sizes: Sequence[int], group: int) -> int:
     """Number of int8 scales of matrices with these numbers of kept values."""
     return sum(-(-size // group) for size in sizes)

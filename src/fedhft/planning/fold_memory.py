@@ -1,0 +1,68 @@
+"""How much memory a round's fold takes at most: bounded by schema and job, before any update has come.
+
+With J clusters, values per state V = sum over scopes of a scope's values: factors A (once if shared, else J times), B
+and head (J times); products J (out x in) per slot, their largest form; weights J times. R is the rows of those tensors,
+N the values of one client's update, and m = 1 with server momentum, else 0:
+
+    sums        16 (V + R)          two partial sums, float64: the running one and a block's
+    held        (8 + 4 m) V         state, residual and momentum of the version before, float32
+    published   (16 + 4 m) V        the targets in float64; state and residual (and momentum) of the version after
+    coded       16 S                the largest scope S while it is encoded: values, codes, streams, the blob
+    update      16 N                an update: its bytes, decoded, and widened to float64
+
+    fold_bytes = sums + held + published + coded + update
+
+An upper bound, not an estimate: factors are smaller than products, and masks leave rows out.
+"""
+
+from __future__ import annotations
+
+from fedhft.adapter import AdapterSchema, Part, TensorKey
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.methods import Combine, ServerStep
+
+
+def most_clusters(spec: JobSpec) -> int:
+    """Largest number of clusters that the job can come to."""
+    wanted = spec.method.clusters
+    return wanted if isinstance(wanted, int) else spec.clustering.maximum
+
+
+def fold_bytes(spec: JobSpec, schema: AdapterSchema) -> int:
+    """Most bytes that folding a round of this job takes (see the module); 0 where nothing is shared."""
+    method = spec.method
+    if method.combine is Combine.NONE:
+        return 0
+    update = _size([schema.shape(key) for key in schema.keys if key.part in (Part.A, Part.B, Part.HEAD, Part.WEIGHT)])
+    shared: list[tuple[int, int]] = []
+    own = [schema.shape(key) for key in schema.keys if key.part in (Part.HEAD, Part.WEIGHT)]
+    for slot in schema.slots:
+        a, b = schema.shape(TensorKey(slot.name, Part.A)), schema.shape(TensorKey(slot.name, Part.B))
+        if method.combine is Combine.PRODUCTS:
+            own.append((slot.out_features, slot.in_features))
+        else:
+            own.append(b)
+            (shared if method.share_a else own).append(a)
+    clusters = most_clusters(spec)
+    values = _size(shared) + clusters * _size(own)
+    rows = sum(rows for rows, _ in shared) + clusters * sum(rows for rows, _ in own)
+    momentum = 8 if method.server is ServerStep.MOMENTUM else 0
+    scope = max(_size(shared), _size(own))
+    return (16 + 8 + 16 + momentum) * values + 16 * rows + 16 * scope + 16 * update
+
+
+def check_fold_fits(spec: JobSpec, schema: AdapterSchema) -> None:
+    """Check that the fold of a schema stays within the job's limit. Raises FOLD_TOO_LARGE, naming the figures."""
+    needed, allowed = fold_bytes(spec, schema), spec.limits.fold_memory
+    if needed > allowed:
+        raise FedhftError(
+            ErrorCode.FOLD_TOO_LARGE,
+            f"schema: folding {len(schema.slots)} slots, {len(schema.head)} head parameters and {len(schema.weights)} "
+            f"weights for up to {most_clusters(spec)} clusters takes up to {needed} bytes, limits.fold_memory allows "
+            f"{allowed}; use the job's base model, or submit the job with a larger limits.fold_memory",
+        )
+
+
+def _size(shapes: list[tuple[int, int]]) -> int:
+    return sum(rows * cols for rows, cols in shapes)
