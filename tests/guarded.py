@@ -14,6 +14,7 @@ from fedhft_aggregator.jobs_service import Jobs
 from fedhft_aggregator.loops import JobLoops
 from fedhft_clusterer.clustering_service import Clustering
 
+from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.job_cache import JobCache
 from fedhft.job import JobSpec
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
@@ -67,12 +68,15 @@ async def guarded(redis_url: str, folder: Path) -> AsyncIterator[Guarded]:
         async def no_fit(fit: Any) -> Any:
             return fit()
 
+        deny_list = DenyList(store)
+        await stack.enter_async_context(deny_list.following())
+
         def register(server: grpc.aio.Server) -> None:
             federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, cache), server)
-            jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
+            jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops, deny_list.refresh), server)
             clustering_pb2_grpc.add_ClusteringServicer_to_server(Clustering(store, no_fit), server)
 
-        settings = ServerSettings("127.0.0.1:0", tls=certificates.of("aggregator"))
+        settings = ServerSettings("127.0.0.1:0", tls=certificates.of("aggregator"), check_certificate=deny_list.check)
         server = await start_server(settings, register, [])
         stack.push_async_callback(server.stop, 0)
         channel = open_aio_channel(

@@ -75,6 +75,16 @@ class AgentRecord(_Record):
     last_seen_ms: int
 
 
+class Revocation(_Record):
+    """A certificate that is no longer trusted."""
+
+    identity: str
+    """URI of its holder."""
+    not_after_ms: int
+    """When it ends anyway."""
+    reason: str = ""
+
+
 class JobRecord(_Record):
     """A job: its canonical spec and where it stands."""
 

@@ -6,7 +6,7 @@ import asyncio
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
-from fedhft.records import JobStatus, Topic
+from fedhft.records import JobStatus, Revocation, Topic
 from fedhft.store.interface import Store
 from fedhft.store.keys import KEPT_MEMBERSHIPS, SEEN_EVERY_MS
 from tests.contract.federation import (
@@ -43,13 +43,29 @@ class TestAgents:
         assert again.lease_token == first.lease_token
         assert (await store.agents([ALICE]))[ALICE].memory_bytes == 2
 
-    async def test_enrolling_without_the_token_supersedes_the_other_agent(self, store: Store) -> None:
+    async def test_enrolling_without_a_token_supersedes_the_other_agent(self, store: Store) -> None:
         first = await store.enroll(ALICE, 1, "0.1.0")
-        second = await store.enroll(ALICE, 1, "0.1.0", "guessed")
-        assert second.lease_token not in (first.lease_token, "guessed")
+        second = await store.enroll(ALICE, 1, "0.1.0")
+        assert second.lease_token not in (first.lease_token, "")
         with refused(ErrorCode.LEASE_SUPERSEDED):
             await store.check_lease(ALICE, first.lease_token)
         await store.check_lease(ALICE, second.lease_token)
+
+    async def test_a_token_that_was_superseded_or_guessed_renews_nothing_and_takes_nothing_back(
+        self, store: Store
+    ) -> None:
+        first = await store.enroll(ALICE, 1, "0.1.0")
+        second = await store.enroll(ALICE, 2, "0.1.0")
+        for token in (first.lease_token, "guessed", second.lease_token + " "):
+            with refused(ErrorCode.LEASE_SUPERSEDED):
+                await store.enroll(ALICE, 3, "0.1.0", token)
+        await store.check_lease(ALICE, second.lease_token)
+        assert (await store.agents([ALICE]))[ALICE].memory_bytes == 2
+
+    async def test_a_token_whose_record_is_gone_is_as_good_as_none(self, store: Store) -> None:
+        first = await store.enroll(ALICE, 1, "0.1.0")
+        await store.forget_agent(ALICE)
+        assert (await store.enroll(ALICE, 1, "0.1.0", first.lease_token)).lease_token != first.lease_token
 
     async def test_a_heartbeat_of_a_stranger_is_refused_and_creates_nothing(self, store: Store) -> None:
         with refused(ErrorCode.NOT_ENROLLED):
@@ -70,6 +86,38 @@ class TestAgents:
         found = await store.agents([CAROL, BOB, ALICE])
         assert {client: record.memory_bytes for client, record in found.items()} == {ALICE: 1, BOB: 2}
         assert await store.agents([]) == {}
+
+
+DAY_MS = 86_400_000
+
+
+class TestRevocations:
+    async def test_a_revoked_certificate_is_on_the_list_and_enrolls_nobody(self, store: Store) -> None:
+        until = await store.now_ms() + DAY_MS
+        revocation = Revocation(identity="spiffe://a/agent/alice", not_after_ms=until, reason="lost")
+        await store.enroll(ALICE, 1, "0.1.0", "", "5e1")
+        for _ in range(2):
+            await store.revoke("5e1", revocation)
+            assert await store.revocations() == {"5e1": revocation}
+        with refused(ErrorCode.CERTIFICATE_REVOKED):
+            await store.enroll(ALICE, 1, "0.1.0", "", "5e1")
+        await store.enroll(ALICE, 1, "0.1.0", "", "5e2")
+        await store.enroll(ALICE, 1, "0.1.0")
+
+    async def test_whoever_follows_the_list_is_told_of_a_change(self, store: Store) -> None:
+        seen = await store.revocation_changes()
+        assert await store.wait_revocation(seen, 0.01) == seen
+        waiting = asyncio.create_task(store.wait_revocation(seen, 20.0))
+        await asyncio.sleep(0.05)
+        until = await store.now_ms() + DAY_MS
+        await store.revoke("1", Revocation(identity="spiffe://a/aggregator", not_after_ms=until))
+        assert await asyncio.wait_for(waiting, 10) == await store.revocation_changes() != seen
+
+    async def test_a_certificate_that_ended_long_ago_leaves_the_list_with_the_next_one(self, store: Store) -> None:
+        now = await store.now_ms()
+        for serial, ended in (("a", now - 2 * DAY_MS), ("b", now - DAY_MS // 2), ("c", now + DAY_MS)):
+            await store.revoke(serial, Revocation(identity="spiffe://a/aggregator", not_after_ms=ended))
+        assert sorted(await store.revocations()) == ["b", "c"]
 
 
 class TestJobs:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from fedhft.errors import ErrorCode
 from fedhft.local.redis import EmbeddedRedis
-from fedhft.records import Topic
+from fedhft.records import Revocation, Topic
 from fedhft.store import keys
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import Argument, RedisConnection
@@ -51,6 +51,7 @@ async def whole_life(store: Store) -> None:
     await store.publish_memberships(JOB, membership_record(1), 0)
     await store.open_round(JOB, round_record(2), fence)
     await store.transfers.stage(JOB, "t", 0, b"half")
+    await store.revoke("5e1", Revocation(identity="spiffe://a/aggregator", not_after_ms=1 << 50))
 
 
 class TestKeys:
@@ -60,6 +61,8 @@ class TestKeys:
         documented = {
             keys.JOBS,
             keys.PROBE,
+            keys.REVOKED,
+            keys.REVOCATIONS,
             keys.agent(ALICE),
             *(its.job, its.schema, its.clients, its.seen, its.signatures, its.declines, its.lease, its.fence),
             *(its.round, its.participants),

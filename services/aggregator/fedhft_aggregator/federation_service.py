@@ -62,7 +62,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
             )  # fmt: skip
         check_enrolment(request.memory_bytes, request.agent_version, request.lease_token)
-        agent = await self._store.enroll(client, request.memory_bytes, request.agent_version, request.lease_token)
+        agent = await self._store.enroll(
+            client, request.memory_bytes, request.agent_version, request.lease_token, caller.serial
+        )
         if agent.lease_token != request.lease_token:
             log.info("agent enrolled", extra={"client": client, "version": request.agent_version, "peer": caller.peer})
         offers = []

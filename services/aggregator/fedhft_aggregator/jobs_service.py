@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fedhft.coordination.describe import describe, memberships_message, outline
 from fedhft.coordination.roster import roster
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.ids import parse_job_id
+from fedhft.identity import Role, parse_identity
+from fedhft.ids import parse_client_id, parse_job_id
 from fedhft.job import submitted_job
 from fedhft.records import JobStatus, Topic
 from fedhft.rpc.caller import Context, authenticate
@@ -16,18 +17,25 @@ from fedhft.store.interface import Store
 from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.published_blobs import PIECE_BYTES
+from fedhft_aggregator.revocations import revocation_of
 
 log = logging.getLogger(__name__)
 
 _WATCH_HEARTBEAT_S = 15.0
 
 
+async def _nothing() -> None:
+    """Nobody follows the deny list."""
+
+
 class Jobs(jobs_pb2_grpc.JobsServicer):
     """Serves people over a store."""
 
-    def __init__(self, store: Store, loops: JobLoops) -> None:
+    def __init__(self, store: Store, loops: JobLoops, on_revoked: Callable[[], Awaitable[None]] = _nothing) -> None:
+        """`on_revoked` is awaited before a revocation is acknowledged."""
         self._store = store
         self._loops = loops
+        self._on_revoked = on_revoked
 
     async def Submit(self, request: jobs_pb2.SubmitJobRequest, context: Context) -> jobs_pb2.Job:
         """Validate strictly, store the canonical form, start driving the job."""
@@ -35,7 +43,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         spec = submitted_job(request.spec_json)
         job = parse_job_id(spec.name)
         if await self._store.create_job(job, spec.canonical(), caller.operator):
-            log.info("job submitted", extra={"job": job, "peer": caller.peer})
+            log.info("job submitted", extra={"job": job, "by": caller.name, "peer": caller.peer})
         self._loops.start(job)
         return await describe(self._store, await self._store.job(job))
 
@@ -85,7 +93,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         if not await self._store.set_status(name, JobStatus.CANCELLED, request.reason or "cancelled", alive):
             record = await self._store.job(name)
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is already {record.status}; nothing to cancel")
-        log.info("job cancelled", extra={"job": name, "peer": caller.peer, "reason": request.reason})
+        log.info("job cancelled", extra={"job": name, "by": caller.name, "peer": caller.peer, "reason": request.reason})
         return await describe(self._store, await self._store.job(name))
 
     async def Pause(self, request: jobs_pb2.PauseJobRequest, context: Context) -> jobs_pb2.Job:
@@ -163,3 +171,18 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             data = await self._store.blobs.get(name, digest, offset, PIECE_BYTES)
             yield jobs_pb2.JobBlobChunk(offset=offset, data=data)
             offset += len(data)
+
+    async def Revoke(self, request: jobs_pb2.RevokeRequest, context: Context) -> jobs_pb2.RevokeResponse:
+        """Put a certificate on the deny list of every service; an agent's lease ends with it."""
+        caller = authenticate(context)
+        serial, revocation = revocation_of(request)
+        await self._store.revoke(serial, revocation)
+        await self._on_revoked()
+        holder = parse_identity(revocation.identity)
+        if holder.role is Role.AGENT:
+            await self._store.forget_agent(parse_client_id(holder.name))
+        log.warning(
+            "certificate revoked",
+            extra={"identity": holder.uri, "serial": serial, "by": caller.name, "reason": revocation.reason},
+        )
+        return jobs_pb2.RevokeResponse(revoked=len(await self._store.revocations()))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import grpc.aio
 
+from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.job_cache import JobCache
 from fedhft.process.running import Admin, Service, run_service
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
@@ -41,11 +42,14 @@ async def serve(settings: AggregatorSettings) -> None:
         jobs = JobCache(store)
         loops = JobLoops(store, jobs, RemoteClusterer(channel) if channel else None, reached)
 
+        deny_list = DenyList(store)
+        await stack.enter_async_context(deny_list.following())
+
         def register(server: grpc.aio.Server) -> None:
             federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, jobs, reached), server)
 
         def register_admin(server: grpc.aio.Server) -> None:
-            jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
+            jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops, deny_list.refresh), server)
 
         service = Service(
             names=("fedhft.v1.Federation",),
@@ -53,6 +57,7 @@ async def serve(settings: AggregatorSettings) -> None:
             check=store.ping,
             work=_driving(loops),
             max_concurrent_rpcs=settings.max_concurrent_rpcs or None,
+            check_certificate=deny_list.check,
             admin=Admin(settings.admin_listen, ("fedhft.v1.Jobs",), register_admin),
         )
         await run_service(settings, service)

@@ -22,12 +22,14 @@ LEAVE_THE_JOB = DECLINE_THE_JOB | frozenset(
 LEAVE_THE_SERVER = frozenset(
     {
         ErrorCode.LEASE_SUPERSEDED,
+        ErrorCode.IDENTITY_MISMATCH,
+        ErrorCode.CERTIFICATE_REVOKED,
         ErrorCode.NOT_ENROLLED,
         ErrorCode.SERVER_UNAVAILABLE,
         ErrorCode.STORE_UNAVAILABLE,
         ErrorCode.STORE_FULL,
     }
 )
-"""Refusals that end the agent: another agent took over, or the server has been away for too long."""
+"""Refusals that end the agent: another took over, its certificate is not good, the server has been away too long."""
 ASK_AGAIN = frozenset({ErrorCode.UNKNOWN_BLOB, ErrorCode.STALE_VERSION})
 """Refusals of an outdated task: the same round may succeed with a fresh task; after any other refusal it would not."""

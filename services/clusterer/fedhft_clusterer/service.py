@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc.aio
 
 from fedhft.clustering.gaussian_mixture import Fitted
+from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.memberships import Fit
 from fedhft.process.running import Service, run_service
 from fedhft.store.open import open_store
@@ -49,4 +50,6 @@ async def serve(settings: ClustererSettings) -> None:
         def register(server: grpc.aio.Server) -> None:
             clustering_pb2_grpc.add_ClusteringServicer_to_server(Clustering(store, fitted), server)
 
-        await run_service(settings, Service(SERVICES, register, store.ping))
+        deny_list = DenyList(store)
+        await stack.enter_async_context(deny_list.following())
+        await run_service(settings, Service(SERVICES, register, store.ping, check_certificate=deny_list.check))

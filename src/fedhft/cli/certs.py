@@ -85,6 +85,44 @@ def list_certificates(directory: DirOption = _DIR, format: FormatOption = Output
     _report(authority, authority.index().entries, format)
 
 
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="agent/CLIENT, operator/NAME, a service, or a serial number.")],
+    reason: Annotated[str, typer.Option(help="Why; it is shown in the list and in the services' log.")] = "",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FEDHFT_ADMIN_SERVER",
+            metavar="HOST:PORT",
+            help="Tell this aggregator (its --admin-listen) too; until then only the index knows.",
+        ),
+    ] = None,
+    tls_authority: Annotated[
+        Path | None, typer.Option(envvar="FEDHFT_TLS_AUTHORITY", help="As for fedhft job: of the server's certificate.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(envvar="FEDHFT_TLS_CERTIFICATE", help="PEM of your certificate, an operator's.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="FEDHFT_TLS_KEY", help="PEM of your private key.")] = None,
+    directory: DirOption = _DIR,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Revoke a holder's certificates. With --server they are refused from their next call on. Repeating is fine."""
+    authority = _authority(directory)
+    entries = authority.revoke(name, reason)
+    if server is not None:
+        from fedhft.cli.server_options import ServerOptions
+
+        options = ServerOptions(server, tls_authority, tls_certificate, tls_key, format)
+        with options.client() as client:
+            for entry in entries:
+                until_ms = int(entry.not_after.timestamp() * 1000)
+                client.revoke(entry.serial, entry.identity.uri, until_ms, entry.reason)
+    _report(authority, entries, format)
+    if server is None:
+        typer.echo("no service was told: repeat with --server HOST:PORT, the aggregator's --admin-listen", err=True)
+
+
 def _authority(directory: Path) -> Authority:
     _check_installed()
     from fedhft.certs.authority import Authority

@@ -102,6 +102,11 @@ class JobsClient:
         request = jobs_pb2.DeleteJobRequest(job=job, force=force)
         self._call(lambda: self._stub.Delete(request, timeout=_CALL_S))
 
+    def revoke(self, serial: str, identity: str, not_after_ms: int, reason: str) -> int:
+        """Put a certificate on the deny list; returns how many are on it."""
+        request = jobs_pb2.RevokeRequest(serial=serial, identity=identity, not_after_ms=not_after_ms, reason=reason)
+        return self._call(lambda: self._stub.Revoke(request, timeout=_CALL_S)).revoked
+
     def export(self, job: str) -> jobs_pb2.ExportJobResponse:
         """References to everything needed to build the adapters of the last version."""
         return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 import grpc.aio
 
 from fedhft.process.presence import announce, pages
-from fedhft.process.readiness import Check, ReadinessWatch
+from fedhft.process.readiness import Check as ReadyCheck
+from fedhft.process.readiness import ReadinessWatch
 from fedhft.process.settings import ServiceSettings
 from fedhft.process.signals import wait_for_signal
 from fedhft.rpc.address import parse_address
+from fedhft.rpc.interceptors.callers import Check
 from fedhft.rpc.server import RunningServer, ServerSettings, start_server
 from fedhft.rpc.sockets import SocketMeter
 from fedhft.telemetry import metrics
@@ -40,12 +42,14 @@ class Service:
     names: Sequence[str]
     """Full names that grpc.health.v1 answers for (`fedhft.v1.Federation`)."""
     register: Callable[[grpc.aio.Server], None]
-    check: Check
+    check: ReadyCheck
     """Whether calls can succeed now (usually: the store answers)."""
     work: contextlib.AbstractAsyncContextManager[object] = field(default_factory=contextlib.nullcontext)
     """Background work: entered before the service is ready, left before running calls get their grace."""
     max_concurrent_rpcs: int | None = None
     """Calls served at once; None: no limit."""
+    check_certificate: Check | None = None
+    """Raises for a caller's certificate that is no longer to be trusted; asked at every call."""
     admin: Admin | None = None
     """What is served on a second address, away from the callers of the first."""
 
@@ -63,6 +67,7 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
             settings.listen,
             tls=settings.tls,
             max_concurrent_rpcs=service.max_concurrent_rpcs,
+            check_certificate=service.check_certificate,
             insecure=settings.insecure,
         )
         server = await start_server(common, service.register, service.names)

@@ -8,7 +8,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Identity, Role
 
 _FEDERATION = ("Enroll", "Join", "Decline", "NextTask", "PullBlob", "PushUpdate", "ReportEvaluation", "Leave")
-_JOBS = ("Submit", "Get", "List", "Clients", "Watch", "Cancel", "Pause", "Resume", "Delete", "Export", "Blob")
+_JOBS = ("Submit", "Get", "List", "Clients", "Watch", "Cancel", "Pause", "Resume", "Delete", "Export", "Blob", "Revoke")
 _CLUSTERING = ("UpdateMemberships", "GetMemberships", "Describe")
 
 ROLE_OF_METHOD: Mapping[str, Role] = {

@@ -18,13 +18,16 @@ from fedhft.store.in_memory_declines import InMemoryDeclines
 from fedhft.store.in_memory_job import KeptJob
 from fedhft.store.in_memory_jobs import InMemoryJobs
 from fedhft.store.in_memory_progress import InMemoryProgress
+from fedhft.store.in_memory_revocations import InMemoryRevocations
 from fedhft.store.in_memory_rounds import InMemoryRounds
 from fedhft.store.interface import BlobBackEnd
 from fedhft.store.transfers import TransferStore
 from fedhft.store.transfers_in_memory import InMemoryTransfers
 
 
-class InMemoryStore(InMemoryAgents, InMemoryJobs, InMemoryDeclines, InMemoryProgress, InMemoryRounds):
+class InMemoryStore(
+    InMemoryAgents, InMemoryJobs, InMemoryDeclines, InMemoryProgress, InMemoryRounds, InMemoryRevocations
+):
     """Store in dictionaries; blobs and transfers there too unless another back end is given."""
 
     def __init__(self, back_end: BlobBackEnd | None = None, clock: Callable[[], float] = time.time) -> None:

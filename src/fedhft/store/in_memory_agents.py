@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
 from fedhft.records import AgentRecord, Poll, Topic
+from fedhft.store import refusals
 from fedhft.store.in_memory_tables import InMemoryTables
 from fedhft.store.keys import SEEN_EVERY_MS
 
@@ -15,10 +16,14 @@ class InMemoryAgents(InMemoryTables):
     """The agent part of InMemoryStore."""
 
     async def enroll(
-        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = ""
+        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = "", serial: str = ""
     ) -> AgentRecord:
         """See Store.enroll."""
+        if serial in self._revoked:
+            raise refusals.certificate_revoked(serial)
         known = self._agents.get(client)
+        if known is not None and lease_token not in ("", known.lease_token):
+            raise refusals.lease_superseded(client)
         kept = known is not None and lease_token != "" and known.lease_token == lease_token
         record = AgentRecord(
             client=client,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AgentRecord, JobRecord, JobStatus
+from fedhft.records import AgentRecord, JobRecord, JobStatus, Revocation
 from fedhft.store import refusals
 from fedhft.store.blobs import BlobStore
 from fedhft.store.in_memory_job import KeptJob
@@ -22,6 +23,9 @@ class InMemoryTables:
         self._clock = clock
         self._agents: dict[ClientId, AgentRecord] = {}
         self._jobs: dict[JobId, KeptJob] = {}
+        self._revoked: dict[str, Revocation] = {}
+        self._revocation_changes = 0
+        self._revocation_moved = asyncio.Event()
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -24,6 +24,7 @@ from fedhft.records import (
     Look,
     MembershipRecord,
     Poll,
+    Revocation,
     RoundRecord,
     Topic,
     Traffic,
@@ -69,9 +70,14 @@ class Store(Protocol):
 
     # -- agents
     async def enroll(
-        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = ""
+        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = "", serial: str = ""
     ) -> AgentRecord:
-        """Record an agent. A current `lease_token` is kept; otherwise a new one supersedes what was there."""
+        """Record an agent. It keeps the current `lease_token`; without one it gets a new one, which supersedes.
+
+        Raises LEASE_SUPERSEDED for a token that is not the current one (it renews nothing), CERTIFICATE_REVOKED when
+        the caller's certificate, named by its serial number, is on the deny list. A token whose record is gone is
+        as good as none.
+        """
         ...
 
     async def check_lease(self, client: ClientId, lease_token: str) -> AgentRecord:
@@ -95,6 +101,23 @@ class Store(Protocol):
 
     async def forget_agent(self, client: ClientId) -> None:
         """Remove an agent; its token is no longer valid."""
+        ...
+
+    # -- certificates
+    async def revoke(self, serial: str, revocation: Revocation) -> None:
+        """Put a certificate on the deny list. Repeating changes nothing; those that expired a day ago are dropped."""
+        ...
+
+    async def revocations(self) -> Mapping[str, Revocation]:
+        """The deny list, by serial number."""
+        ...
+
+    async def revocation_changes(self) -> int:
+        """Counter of changes of the deny list."""
+        ...
+
+    async def wait_revocation(self, seen: int, timeout_s: float) -> int:
+        """Wait until that counter differs from `seen`, at most `timeout_s`; returns it. As `wait_change`."""
         ...
 
     # -- jobs

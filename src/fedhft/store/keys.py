@@ -18,7 +18,16 @@ JOBS = "fedhft:jobs"
 PROBE = "fedhft:probe"
 """string: written by every readiness check to prove that writes work; expires after ten seconds."""
 
-CHANGE_PATTERN = "fedhft:job:*:changes:*"
+REVOKED = "fedhft:revoked"
+"""hash serial number -> Revocation (JSON): certificates that are no longer trusted, until a day after they expired."""
+
+REVOCATIONS = "fedhft:changes:revoked"
+"""string, counter: grows with every change of `fedhft:revoked`; also the channel on which its new value is told."""
+
+REVOCATION_SLACK_MS = 24 * 3600 * 1000
+"""How long a revoked certificate stays on the deny list after its end, for callers and servers with other clocks."""
+
+CHANGE_PATTERN = "fedhft:*changes:*"
 """pub/sub pattern: a change counter's new value is published on the channel that has the name of the counter's key."""
 
 KEPT_UPDATE_ROUNDS = 32

@@ -17,6 +17,7 @@ from fedhft.store.redis_agents import RedisAgents
 from fedhft.store.redis_declines import RedisDeclines
 from fedhft.store.redis_jobs import RedisJobs
 from fedhft.store.redis_progress import RedisProgress
+from fedhft.store.redis_revocations import RedisRevocations
 from fedhft.store.redis_rounds import RedisRounds
 from fedhft.store.transfers import TransferStore
 from fedhft.store.transfers_redis import RedisTransfers
@@ -27,7 +28,7 @@ _PROBE_TTL_MS = 10_000
 _DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
 
-class RedisStore(RedisAgents, RedisJobs, RedisDeclines, RedisProgress, RedisRounds):
+class RedisStore(RedisAgents, RedisJobs, RedisDeclines, RedisProgress, RedisRounds, RedisRevocations):
     """Store over Redis; blobs and transfers there too unless another back end is given. Connects when first used."""
 
     def __init__(self, redis: RedisConnection, back_end: BlobBackEnd | None = None) -> None:

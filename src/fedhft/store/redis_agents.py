@@ -17,18 +17,24 @@ class RedisAgents:
     _redis: RedisConnection
 
     async def enroll(
-        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = ""
+        self, client: ClientId, memory_bytes: int, agent_version: str, lease_token: str = "", serial: str = ""
     ) -> AgentRecord:
         """See Store.enroll."""
-        token, now_ms = await self._redis.run(
+        token, *found = await self._redis.run(
             "enroll",
-            (keys.agent(client),),
+            (keys.agent(client), keys.REVOKED),
             lease_token,
             secrets.token_hex(16),
             memory_bytes,
             agent_version,
             keys.NEW_AGENT_TTL_MS,
+            serial,
         )
+        if token == b"lease_superseded":
+            raise refusals.lease_superseded(client)
+        if token == b"certificate_revoked":
+            raise refusals.certificate_revoked(serial)
+        (now_ms,) = found
         return AgentRecord(
             client=client,
             lease_token=token.decode(),

@@ -51,6 +51,17 @@ def lease_superseded(client: str) -> FedhftError:
     )
 
 
+def certificate_revoked(serial: str) -> FedhftError:
+    """The caller's certificate is on the deny list."""
+    return FedhftError.field(
+        ErrorCode.CERTIFICATE_REVOKED,
+        "certificate",
+        serial,
+        "was revoked",
+        "ask the authority's owner for a new one",
+    )
+
+
 def fenced(job: str, fence: int) -> FedhftError:
     """The caller's coordinator lease has ended."""
     return FedhftError.field(

@@ -89,6 +89,11 @@ class JobsStub:
                 request_serializer=fedhft_dot_v1_dot_jobs__pb2.JobBlobRequest.SerializeToString,
                 response_deserializer=fedhft_dot_v1_dot_jobs__pb2.JobBlobChunk.FromString,
                 _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/fedhft.v1.Jobs/Revoke',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.RevokeResponse.FromString,
+                _registered_method=True)
 
 
 class JobsServicer:
@@ -169,6 +174,13 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Revoke(self, request, context):
+        """No longer trust a certificate: its holder is refused at its next call. Repeating is fine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -226,6 +238,11 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Blob,
                     request_deserializer=fedhft_dot_v1_dot_jobs__pb2.JobBlobRequest.FromString,
                     response_serializer=fedhft_dot_v1_dot_jobs__pb2.JobBlobChunk.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.RevokeRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.RevokeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -525,6 +542,33 @@ class Jobs:
             '/fedhft.v1.Jobs/Blob',
             fedhft_dot_v1_dot_jobs__pb2.JobBlobRequest.SerializeToString,
             fedhft_dot_v1_dot_jobs__pb2.JobBlobChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/Revoke',
+            fedhft_dot_v1_dot_jobs__pb2.RevokeRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.RevokeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class JobsStub:
     """References to everything needed to build the adapters of the last version; fetch the blobs with Blob."""
     Blob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.JobBlobRequest, _jobs_pb2.JobBlobChunk]
     """Bytes of one blob of a job from an offset on."""
+    Revoke: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RevokeRequest, _jobs_pb2.RevokeResponse]
+    """No longer trust a certificate: its holder is refused at its next call. Repeating is fine."""
 
 @_typing.type_check_only
 class JobsAsyncStub(JobsStub):
@@ -75,6 +77,8 @@ class JobsAsyncStub(JobsStub):
     """References to everything needed to build the adapters of the last version; fetch the blobs with Blob."""
     Blob: _aio.UnaryStreamMultiCallable[_jobs_pb2.JobBlobRequest, _jobs_pb2.JobBlobChunk]  # type: ignore[assignment]
     """Bytes of one blob of a job from an offset on."""
+    Revoke: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RevokeRequest, _jobs_pb2.RevokeResponse]  # type: ignore[assignment]
+    """No longer trust a certificate: its holder is refused at its next call. Repeating is fine."""
 
 class JobsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -162,5 +166,13 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.JobBlobChunk], _abc.AsyncIterator[_jobs_pb2.JobBlobChunk]]:
         """Bytes of one blob of a job from an offset on."""
+
+    @_abc_1.abstractmethod
+    def Revoke(
+        self,
+        request: _jobs_pb2.RevokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.RevokeResponse, _abc.Awaitable[_jobs_pb2.RevokeResponse]]:
+        """No longer trust a certificate: its holder is refused at its next call. Repeating is fine."""
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

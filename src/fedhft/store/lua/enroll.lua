@@ -1,15 +1,23 @@
--- Record an agent; keep its lease token if it shows the current one, else issue the new one.
--- EVALSHA sha 1 KEYS... ARGV...
--- KEYS  agent   hash with expiry, written: the agent's record
--- ARGV  shown, fresh, memory_bytes, agent_version, ttl_ms (never shortens what is left).
--- Returns {token, now_ms}.
-local agent = KEYS[1]
-local shown, fresh, memory_bytes, agent_version, ttl_ms = unpack(ARGV)
+-- Record an agent: a new lease token for one that shows none, the same for one that shows the current one.
+-- EVALSHA sha 2 KEYS... ARGV...
+-- KEYS  agent     hash with expiry, written: the agent's record
+--       revoked   hash, read: certificates that are no longer trusted
+-- ARGV  shown, fresh, memory_bytes, agent_version, ttl_ms (never shortens what is left), serial (of the caller's
+--       certificate; '' without one).
+-- Returns {token, now_ms}, {'lease_superseded'} or {'certificate_revoked'}.
+local agent, revoked = unpack(KEYS)
+local shown, fresh, memory_bytes, agent_version, ttl_ms, serial = unpack(ARGV)
 
+if serial ~= '' and redis.call('HEXISTS', revoked, serial) == 1 then
+  return {'certificate_revoked'}
+end
 local clock = redis.call('TIME')
 local now_ms = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))
 local token = redis.call('HGET', agent, 'lease_token')
-if not token or shown == '' or token ~= shown then
+if token and shown ~= '' and token ~= shown then
+  return {'lease_superseded'}
+end
+if not token or shown == '' then
   token = fresh
 end
 redis.call('HSET', agent, 'lease_token', token, 'memory_bytes', memory_bytes,
