@@ -24,6 +24,11 @@ def job(of: str = "fedhft", data: FederatedData | None = None, **changes: Any) -
     return demo_job(DemoSettings(out=OUT, **changes), of, data or small_data(), "some/model")
 
 
+def test_a_simulation_has_no_connections_that_could_use_tls() -> None:
+    with pytest.raises(FedhftError, match="leave out --tls or --simulate"):
+        DemoSettings(out=OUT, tls=True, simulate=True).check()
+
+
 def test_every_hidden_group_has_devices_of_every_tier() -> None:
     assert tier_of_clients(6, 3, 2) == (0, 0, 1, 1, 2, 2)
     assert tier_of_clients(4, 3, 1) == (0, 1, 2, 0)

@@ -12,7 +12,7 @@ import grpc.aio
 from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.job_cache import JobCache
 from fedhft.process.running import Admin, Service, run_service
-from fedhft.rpc.channel import ChannelSettings, open_aio_channel
+from fedhft.rpc.channel import ChannelSettings
 from fedhft.store.open import open_store
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2_grpc
 from fedhft_aggregator.clusterer_client import RemoteClusterer
@@ -35,12 +35,12 @@ async def serve(settings: AggregatorSettings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings.redis, settings.blobs)
         stack.push_async_callback(store.close)
-        channel: grpc.aio.Channel | None = None
+        clusterer: RemoteClusterer | None = None
         if settings.clusterer:
-            channel = open_aio_channel(ChannelSettings(settings.clusterer, tls=settings.tls))
-            stack.push_async_callback(channel.close, None)
+            clusterer = RemoteClusterer(ChannelSettings(settings.clusterer, tls=settings.tls))
+            stack.push_async_callback(clusterer.close)
         jobs = JobCache(store)
-        loops = JobLoops(store, jobs, RemoteClusterer(channel) if channel else None, reached)
+        loops = JobLoops(store, jobs, clusterer, reached)
 
         deny_list = DenyList(store)
         await stack.enter_async_context(deny_list.following())

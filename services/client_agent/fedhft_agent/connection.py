@@ -24,7 +24,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.address import parse_address
-from fedhft.rpc.channel import ChannelSettings, open_channel
+from fedhft.rpc.channel import ChannelSettings, FreshChannel
 from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
 from fedhft.rpc.sockets import SocketMeter
@@ -98,15 +98,14 @@ class Connection:
     def __enter__(self) -> Connection:
         # Its own connection: two agents in one process (tests, tools) must not share sockets or counters.
         settings = ChannelSettings(self._peer.server, tls=self._peer.tls, own_connection=True)
-        self._channel = open_channel(settings)
-        self._stub = federation_pb2_grpc.FederationStub(self._channel)
+        # What an old connection carried is counted before it goes.
+        self._channel = FreshChannel(settings, before_closing=self.meter.sample)
         self._stop.on_request(self._cancel)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.meter.sample()
         self._channel.close()
 
     # -- control calls
@@ -117,7 +116,7 @@ class Connection:
 
     def join(self, request: federation_pb2.JoinRequest) -> federation_pb2.JoinResponse:
         """Enter a job."""
-        return self._unary(self._stub.Join.future, request, CALL_S)
+        return self._unary(lambda: self._stub.Join.future, request, CALL_S)
 
     def next_task(
         self, job: str, held: Sequence[tuple[str, int]], wait_ms: int | None = None
@@ -130,7 +129,7 @@ class Connection:
             wait_ms=wait,
             held=[federation_pb2.HeldScope(scope=scope, version=version) for scope, version in held],
         )
-        return self._unary(self._stub.NextTask.future, request, wait / 1000 + POLL_MARGIN_S)
+        return self._unary(lambda: self._stub.NextTask.future, request, wait / 1000 + POLL_MARGIN_S)
 
     def look(self, job: str, timeout_s: float) -> federation_pb2.NextTaskResponse:
         """The client's task right now: one attempt, and the only call that may come from another thread.
@@ -145,18 +144,18 @@ class Connection:
         self, request: federation_pb2.ReportEvaluationRequest
     ) -> federation_pb2.ReportEvaluationResponse:
         """Deliver the scores of an evaluation task."""
-        return self._unary(self._stub.ReportEvaluation.future, request, CALL_S)
+        return self._unary(lambda: self._stub.ReportEvaluation.future, request, CALL_S)
 
     def leave(self, job: str) -> None:
         """Leave a job, so that its rounds do not wait for this client."""
-        self._unary(self._stub.Leave.future, federation_pb2.LeaveRequest(job=job), CALL_S)
+        self._unary(lambda: self._stub.Leave.future, federation_pb2.LeaveRequest(job=job), CALL_S)
 
     def decline(self, job: str, reason: str) -> None:
         """Leave a job, joined or not, and say why. A reason that is not a short line of text is made one."""
         line = "".join(letter if letter.isprintable() else " " for letter in reason)
         if len(line) > LONGEST_REASON:
             line = line[: LONGEST_REASON - 3] + "..."
-        self._unary(self._stub.Decline.future, federation_pb2.DeclineRequest(job=job, reason=line), CALL_S)
+        self._unary(lambda: self._stub.Decline.future, federation_pb2.DeclineRequest(job=job, reason=line), CALL_S)
 
     # -- one attempt at a stream
 
@@ -237,10 +236,15 @@ class Connection:
         bound = self._peer.backoff.bound_s(attempt)
         self._stop.sleep(random.uniform(bound / 2, bound))
 
-    def _unary(self, start: Callable[..., _Call[T]], request: _Leased, timeout_s: float) -> T:
+    @property
+    def _stub(self) -> federation_pb2_grpc.FederationStub:
+        """Of a channel that uses the TLS files as they are now. Ask for it anew for every attempt."""
+        return federation_pb2_grpc.FederationStub(self._channel.current())
+
+    def _unary(self, method: Callable[[], Callable[..., _Call[T]]], request: _Leased, timeout_s: float) -> T:
         def attempt() -> T:
             request.client, request.lease_token = self._peer.client, self._token
-            call = start(request, timeout=timeout_s)
+            call = method()(request, timeout=timeout_s)
             with self._cancellable(call):
                 return call.result()
 

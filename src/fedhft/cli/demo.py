@@ -107,6 +107,12 @@ def demo(
             rich_help_panel=_RUN,
         ),
     ] = False,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls", help="Mutual TLS on every connection, with certificates made for this run.", rich_help_panel=_RUN
+        ),
+    ] = False,
     keep_logs: Annotated[
         bool, typer.Option("--keep-logs", help="Keep logs, Redis data and agent states.", rich_help_panel=_RUN)
     ] = False,
@@ -148,6 +154,7 @@ def demo(
         overrides=tuple(set_ or ()),
         model=model,
         simulate=simulate,
+        tls=tls,
         keep_logs=keep_logs,
         timeout_s=timeout,
     )

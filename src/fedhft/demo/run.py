@@ -69,7 +69,7 @@ def _run_method(
     for name in ("run", "adapters"):  # an earlier demo's files would mix with this one's
         shutil.rmtree(folder / name, ignore_errors=True)
     large = spec.method.trained is Trained.ALL_WEIGHTS
-    layout = FederationLayout((folder / "run").absolute(), model.path, "directory" if large else "redis")
+    layout = FederationLayout((folder / "run").absolute(), model.path, "directory" if large else "redis", settings.tls)
     started = time.monotonic()
     table.say(f"{method}: starting Redis, the clusterer, the aggregator and {len(files)} agents")
     federation = Federation(layout)

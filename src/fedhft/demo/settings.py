@@ -60,6 +60,8 @@ class DemoSettings:
     """Path or hub id; None uses the packaged MiniLM."""
     simulate: bool = False
     """Run every method in this process, without sockets; bytes on sockets, memory and CPU are then unknown."""
+    tls: bool = False
+    """Mutual TLS between all processes, with an authority made for the run."""
     keep_logs: bool = False
     timeout_s: float = 3600.0
     """Longest time one method may take."""
@@ -84,6 +86,8 @@ class DemoSettings:
             raise refuse("clients", self.clients, "a federation needs at least two", "use 2 or more")
         if not self.tiers or not all(0 < density <= 1 for density in self.tiers):
             raise refuse("tiers", list(self.tiers), "must be densities above 0, at most 1", "write 1.0,0.5,0.25")
+        if self.tls and self.simulate:
+            raise refuse("tls", True, "a simulation has no connections", "leave out --tls or --simulate")
         if self.timeout_s <= 0:
             raise refuse("timeout", self.timeout_s, "must be positive", "give seconds")
 

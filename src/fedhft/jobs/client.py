@@ -14,7 +14,7 @@ import grpc
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.records import JobStatus
-from fedhft.rpc.channel import ChannelSettings, open_channel
+from fedhft.rpc.channel import ChannelSettings, FreshChannel
 from fedhft.rpc.retry import Backoff, call_with_retry
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
@@ -40,8 +40,9 @@ class JobsClient:
     """
 
     def __init__(self, server: str, tls: TlsSettings | None = None, give_up_after_s: float = 10.0) -> None:
-        self._channel = open_channel(ChannelSettings(server, tls=tls))
-        self._stub = jobs_pb2_grpc.JobsStub(self._channel)
+        self.server = server
+        """host:port."""
+        self._channel = FreshChannel(ChannelSettings(server, tls=tls))
         self._give_up_after_s = give_up_after_s
         self._closed = False
 
@@ -57,6 +58,11 @@ class JobsClient:
         """Close the connection; calls in flight, and watches in other threads, end with SERVER_UNAVAILABLE."""
         self._closed = True
         self._channel.close()
+
+    @property
+    def _stub(self) -> jobs_pb2_grpc.JobsStub:
+        """Of a channel that uses the TLS files as they are now: a watch may outlive a certificate."""
+        return jobs_pb2_grpc.JobsStub(self._channel.current())
 
     def submit(self, spec: JobSpec) -> jobs_pb2.Job:
         """Store a job; submitting the identical job again succeeds, so a retry after a lost answer is safe."""

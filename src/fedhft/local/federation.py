@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedhft.datasets.federated import ClientFiles
 from fedhft.errors import ErrorCode, FedhftError
@@ -21,7 +22,11 @@ from fedhft.jobs.client import JobsClient, is_over
 from fedhft.local.processes import ServiceProcess, deaf_to_interrupts, stop_all
 from fedhft.local.redis import EmbeddedRedis
 from fedhft.records import JobStatus
+from fedhft.rpc.tls import TlsSettings
 from fedhft.v1 import jobs_pb2
+
+if TYPE_CHECKING:
+    from fedhft.certs.authority import Authority, Holder
 
 _LISTEN_S = 60.0
 _POLL_S = 0.5
@@ -31,6 +36,8 @@ _HURRIED_GRACE_S = 1.0
 """How long an agent may take to stop when its state will not be used again; one importing torch would take longer."""
 _SCRAPE_S = 10.0
 _THREADS = "1"
+_HOSTS = ("127.0.0.1",)
+"""Where the services of a local federation are reached."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class FederationLayout:
     """Local copy of the base model for the agents; None lets them fetch it by the job's name for it."""
     blobs: str = "redis"
     """"redis", or "directory" for large updates (all weights)."""
+    tls: bool = False
+    """Whether every connection is mutual TLS, with an authority made for this run in its folder."""
 
 
 class Federation:
@@ -55,6 +64,8 @@ class Federation:
         self._client: JobsClient | None = None
         self._metrics = ""
         self._server = ""
+        self.certificates: Authority | None = None
+        """The authority of this run, where it uses TLS."""
 
     @property
     def jobs(self) -> JobsClient:
@@ -62,6 +73,11 @@ class Federation:
         if self._client is None:
             raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, "the federation is not running; start it first")
         return self._client
+
+    @property
+    def metrics(self) -> str:
+        """host:port of the aggregator's pages."""
+        return self._metrics
 
     @property
     def processes(self) -> Mapping[str, int]:
@@ -72,17 +88,23 @@ class Federation:
     def start(self) -> None:
         """Start Redis, the clusterer and the aggregator; returns when they listen. Raises FedhftError."""
         self._redis.start()
+        if self._layout.tls:
+            from fedhft.certs.authority import Authority  # cryptography, which only a run with TLS needs
+
+            self.certificates = Authority.init(self._layout.folder / "certs", "demo.local")
         pages = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--redis", self._redis.url]
-        clusterer = self._start("clusterer", "fedhft_clusterer", pages)
+        clusterer = self._start("clusterer", "fedhft_clusterer", [*pages, *self._tls("clusterer")])
         self._services.append(clusterer)
         blobs = "redis" if self._layout.blobs == "redis" else f"dir:{self._layout.folder / 'blobs'}"
         address = clusterer.wait_listening(_LISTEN_S)["grpc"]
         own = ["--blobs", blobs, "--clusterer", str(address), "--admin-listen", "127.0.0.1:0"]
-        aggregator = self._start("aggregator", "fedhft_aggregator", [*pages, *own])
+        aggregator = self._start("aggregator", "fedhft_aggregator", [*pages, *own, *self._tls("aggregator")])
         self._services.append(aggregator)
         addresses = aggregator.wait_listening(_LISTEN_S)
         self._server, self._metrics = str(addresses["grpc"]), str(addresses["metrics"])
-        self._client = JobsClient(str(addresses["admin"]), give_up_after_s=30.0)
+        holder = self._holder("operator/demo")
+        tls = TlsSettings(holder.certificate, holder.key, holder.authority) if holder is not None else None
+        self._client = JobsClient(str(addresses["admin"]), tls, give_up_after_s=30.0)
 
     def start_agents(self, job: str, files: Sequence[ClientFiles]) -> None:
         """Start one agent per client, each for this one job."""
@@ -90,7 +112,7 @@ class Federation:
             arguments = [
                 "--server", self._server, "--client", own.client, "--job", job, "--once", "--threads", _THREADS,
                 "--data", str(own.train), "--holdout", str(own.holdout), "--shared-validation", str(own.shared),
-                "--state-dir", str(self._layout.folder / "state" / own.client),
+                "--state-dir", str(self._layout.folder / "state" / own.client), *self._tls(f"agent/{own.client}"),
             ]  # fmt: skip
             if self._layout.model is not None:
                 arguments += ["--model", str(self._layout.model)]
@@ -155,6 +177,22 @@ class Federation:
             for process in reversed(self._services):
                 stop_all([process], 0.0, _GRACE_S)
             self._redis.stop()
+
+    def _holder(self, path: str) -> Holder | None:
+        """The files of a process that is to use TLS, issued when first asked for."""
+        if self.certificates is None:
+            return None
+        identity = self.certificates.identity(path)
+        self.certificates.issue(identity, _HOSTS if identity.role.serves else ())
+        return self.certificates.holder(identity)
+
+    def _tls(self, path: str) -> list[str]:
+        """The TLS options of a process."""
+        own = self._holder(path)
+        if own is None:
+            return []
+        flags = ("--tls-certificate", own.certificate), ("--tls-key", own.key), ("--tls-authority", own.authority)
+        return [str(part) for pair in flags for part in pair]
 
     def _start(self, name: str, module: str, arguments: Sequence[str]) -> ServiceProcess:
         environment = {
