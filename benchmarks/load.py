@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import cpu_seconds, peak_bytes, quantile
 from benchmarks.load_clients import Load, Shape
 from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient
@@ -38,7 +38,6 @@ FLOWER_CPU_S = 0.6
 """CPU seconds of Flower's server per client and round at 300 KB in 26 arrays; measured: 0.6 to 1.0."""
 TIMES_LESS = 20
 MEMORY_SPREAD = 0.2
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def measure(clients: int, rounds: int, shape: Shape, blobs_in_directory: bool) -
         aggregator = ServiceProcess(
             "aggregator", "fedhft_aggregator", [*arguments, "--log-level", "warning"], folder / "log", {}
         )
-        stack.callback(aggregator.kill)
+        stack.callback(lambda: (aggregator.terminate(), __import__("time").sleep(2), aggregator.kill()))
         addresses = aggregator.wait_listening(30.0)
         jobs = stack.enter_context(JobsClient(str(addresses["admin"])))
         spec = job_of("load", clients, rounds, shape.rank)
@@ -130,26 +129,6 @@ def measure(clients: int, rounds: int, shape: Shape, blobs_in_directory: bool) -
             aggregator_peak_bytes=peak_bytes(aggregator.pid),
             clients_cpu_seconds=figures["cpu_seconds"],
         )
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def peak_bytes(pid: int) -> int:
-    """Peak resident set of a process (VmHWM)."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"process {pid} has no VmHWM: it has ended")
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the values lie (nearest rank); 0 without values."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(share * len(ranked)))] if ranked else 0.0
 
 
 def verdicts(small: Sequence[Run], large: Sequence[Run]) -> dict[str, bool]:

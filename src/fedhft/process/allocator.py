@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGE_BYTES = 128 << 10
+_LARGE_BYTES = 512 << 10
 _SPARE_BYTES = 8 << 20
 
 

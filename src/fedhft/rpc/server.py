@@ -98,6 +98,20 @@ def default_interceptors(settings: ServerSettings) -> list[ServerInterceptor]:
     return chain
 
 
+def server_options(keepalive: KeepAlive | None = None) -> Sequence[tuple[str, Any]]:
+    """Channel arguments of every server."""
+    return [
+        *(keepalive or KeepAlive()).server_options(),
+        # Otherwise two servers on one port would silently share its connections.
+        ("grpc.so_reuseport", 0),
+        # gRPC's bandwidth probe lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB,
+        # every whole update would be in memory. Without it a stream is ahead by at most this much and the message
+        # being read.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
+    ]
+
+
 async def start_server(
     settings: ServerSettings,
     register: Callable[[grpc.aio.Server], None],
@@ -111,14 +125,9 @@ async def start_server(
     """
     host, port = parse_address(settings.listen, settings.field_name)
     _check_exposure(settings, host)
-    options = settings.keepalive.server_options()
-    # Otherwise two servers on one port would silently share its connections.
-    options.append(("grpc.so_reuseport", 0))
-    # gRPC's bandwidth probe lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB, every
-    # whole update would be in memory. Without it a stream is ahead by at most this much and the message being read.
-    options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES)]
     server = grpc.aio.server(
-        interceptors=[*default_interceptors(settings), *(interceptors or ())], options=_arguments(options)
+        interceptors=[*default_interceptors(settings), *(interceptors or ())],
+        options=server_options(settings.keepalive),
     )
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -172,10 +181,6 @@ def _trust_domain(settings: ServerSettings) -> str | None:
             ErrorCode.INVALID_ARGUMENT, "--tls-certificate", str(tls.certificate), "names no trust domain",
             "say whose certificates to trust with --trust-domain, or use a certificate of `fedhft certs issue`",
         ) from error  # fmt: skip
-
-
-def _arguments(options: Sequence[tuple[str, int | str]]) -> Sequence[tuple[str, Any]]:
-    return options
 
 
 def _unbound(settings: ServerSettings, reason: str) -> FedhftError:
