@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +128,11 @@ class AdapterSchema:
         head = [TensorKey(parameter.name, Part.HEAD) for parameter in self.head]
         weights = [TensorKey(parameter.name, Part.WEIGHT) for parameter in self.weights]
         return tuple(slots + head + weights)
+
+    @cached_property
+    def allowed(self) -> dict[Any, Any]:
+        """Kept by `rounds.acceptance`: what plans for this schema allow, which would take longer than a check of it."""
+        return {}
 
     @cached_property
     def index_of(self) -> Mapping[TensorKey, int]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema
+from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.job_cache import JobCache
 from fedhft.coordination.tasks import next_task
 from fedhft.errors import ErrorCode, FedhftError
@@ -43,10 +44,16 @@ _PULLS_AT_ONCE = 16
 class Federation(federation_pb2_grpc.FederationServicer):
     """Serves agents over a store; keeps no state of its own but a cache."""
 
-    def __init__(self, store: Store, cache: JobCache, reached: Callable[[str], None] = lambda point: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cache: JobCache,
+        reached: Callable[[str], None] = lambda point: None,
+        decoded: DecodedUpdates | None = None,
+    ) -> None:
         self._store = store
         self._cache = cache
-        self._uploads = Uploads(store, reached)
+        self._uploads = Uploads(store, reached, decoded)
         self._waiting = Waiting(store, cache)
         self._published = PublishedBlobs(store.blobs)
         # Blobs in memory are bounded by the streams that send at once, not by the number of clients.
@@ -143,7 +150,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
             left = begun + min(wait_s, cached.spec.rounds.client_timeout / 3) - clock.time()
             if left <= 0:
                 return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
-            await self._waiting.wait(job, client, poll.tasks, left)
+            woken_by = await self._waiting.wait(job, client, poll.tasks, left)
+            if woken_by is not None and (task := next_task(woken_by, client, held)) is not None:
+                return task  # of the round that just opened, so nothing of it can be delivered yet
 
     # gRPC takes a coroutine that writes its answers, too; the generated types know generators only.
     async def PullBlob(  # type: ignore[override]

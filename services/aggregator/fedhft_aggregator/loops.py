@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
+from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import FedhftError
@@ -26,12 +27,18 @@ class JobLoops:
     """Starts, watches and stops the coordinators of one process."""
 
     def __init__(
-        self, store: Store, cache: JobCache, clusterer: Clusterer | None, reached: Callable[[str], None]
+        self,
+        store: Store,
+        cache: JobCache,
+        clusterer: Clusterer | None,
+        reached: Callable[[str], None],
+        decoded: DecodedUpdates | None = None,
     ) -> None:
         self._store = store
         self._cache = cache
         self._clusterer = clusterer
         self._reached = reached
+        self._decoded = decoded
         self._holder = uuid.uuid4().hex
         self._tasks: dict[JobId, asyncio.Task[None]] = {}
 
@@ -66,7 +73,13 @@ class JobLoops:
 
     async def _drive(self, job: JobId) -> None:
         coordinator = Coordinator(
-            self._store, job, self._clusterer, self._holder, reached=self._reached, observe=_observer(job)
+            self._store,
+            job,
+            self._clusterer,
+            self._holder,
+            reached=self._reached,
+            observe=_observer(job),
+            decoded=self._decoded,
         )
         try:
             await coordinator.run()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import grpc.aio
 
+from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.job_cache import JobCache
 from fedhft.process.running import Admin, Service, run_service
@@ -40,13 +41,14 @@ async def serve(settings: AggregatorSettings) -> None:
             clusterer = RemoteClusterer(ChannelSettings(settings.clusterer, tls=settings.tls))
             stack.push_async_callback(clusterer.close)
         jobs = JobCache(store)
-        loops = JobLoops(store, jobs, clusterer, reached)
+        decoded = DecodedUpdates()
+        loops = JobLoops(store, jobs, clusterer, reached, decoded)
 
         deny_list = DenyList(store)
         await stack.enter_async_context(deny_list.following())
 
         def register(server: grpc.aio.Server) -> None:
-            federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, jobs, reached), server)
+            federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, jobs, reached, decoded), server)
 
         def register_admin(server: grpc.aio.Server) -> None:
             jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops, deny_list.refresh), server)

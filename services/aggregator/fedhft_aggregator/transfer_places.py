@@ -23,6 +23,10 @@ CROWDED_TURN_S = 30.0
 """How long a stream keeps its place while others wait."""
 
 
+_NOTED_EVERY_S = 1.0
+"""While nobody waits, progress is noted no more often."""
+
+
 class Place:
     """One stream's place. `moved` is called with every piece that it carried."""
 
@@ -34,8 +38,10 @@ class Place:
 
     def moved(self, crowded: bool) -> None:
         """Note progress, and whether others wait."""
-        self._last_s = asyncio.get_running_loop().time()
-        self.hurry(crowded)
+        now_s = asyncio.get_running_loop().time()
+        if crowded or now_s - self._last_s > _NOTED_EVERY_S:
+            self._last_s = now_s
+            self.hurry(crowded)
 
     def hurry(self, crowded: bool) -> None:
         """Set the limit by whether others wait now."""

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.records import AcceptResult
@@ -55,9 +56,10 @@ class Upload:
 class Uploads:
     """Receives updates for one process."""
 
-    def __init__(self, store: Store, reached: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, reached: Callable[[str], None], decoded: DecodedUpdates | None = None) -> None:
         self._store = store
         self._reached = reached
+        self._decoded = decoded
         self._places = TransferPlaces(STREAMS_AT_ONCE)
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
@@ -118,9 +120,11 @@ class Uploads:
             if data is None:
                 data = await self._store.blobs.get(upload.job, upload.digest)
             if len(data) > _CHECK_IN_THREAD_ABOVE:
-                await asyncio.to_thread(check_blob, upload.awaited, data)
+                delta = await asyncio.to_thread(check_blob, upload.awaited, data)
             else:
-                check_blob(upload.awaited, data)
+                delta = check_blob(upload.awaited, data)
+        if self._decoded is not None:
+            self._decoded.keep(upload.job, upload.digest, delta)
 
     async def _record(self, upload: Upload, data: bytes | None) -> federation_pb2.PushUpdateResponse:
         header, part = upload.header, upload.awaited.part

@@ -27,16 +27,17 @@ class Waiting:
         self._cache = cache
         self._rooms: dict[JobId, _Room] = {}
 
-    async def wait(self, job: JobId, client: ClientId, seen: int, timeout_s: float) -> None:
+    async def wait(self, job: JobId, client: ClientId, seen: int, timeout_s: float) -> CachedJob | None:
         """Until there may be work for the client, the job has ended, or time is up.
 
-        seen: the job's TASKS counter as the caller knows it; when it has moved since, this returns at once.
+        seen: the job's TASKS counter as the caller knows it; when it has moved since, this returns at once. Returns the
+        job as it is now when a round that the client takes part in has just opened.
         """
         room = self._rooms.get(job)
         if room is None:
             room = self._rooms[job] = _Room(self._store, self._cache, job, seen)
         try:
-            await room.wait(client, seen, timeout_s)
+            return await room.wait(client, seen, timeout_s)
         finally:
             if room.is_empty and self._rooms.get(job) is room:
                 del self._rooms[job]
@@ -51,7 +52,7 @@ class _Room:
         self._cache = cache
         self._job = job
         self._seen = seen
-        self._waiting: dict[ClientId, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[ClientId, list[asyncio.Future[CachedJob | None]]] = {}
         self._task = asyncio.create_task(self._follow(), name=f"waiting for {job}")
 
     @property
@@ -59,16 +60,16 @@ class _Room:
         """Whether nobody waits here."""
         return not self._waiting
 
-    async def wait(self, client: ClientId, seen: int, timeout_s: float) -> None:
+    async def wait(self, client: ClientId, seen: int, timeout_s: float) -> CachedJob | None:
         """See Waiting.wait."""
         if self._seen > seen:
-            return
+            return None
         loop = asyncio.get_running_loop()
-        woken: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(max(0.0, timeout_s), _wake, woken)
+        woken: asyncio.Future[CachedJob | None] = loop.create_future()
+        timer = loop.call_later(max(0.0, timeout_s), _wake, woken, None)
         self._waiting.setdefault(client, []).append(woken)
         try:
-            await woken
+            return await woken
         finally:
             timer.cancel()
             mine = self._waiting.get(client, [])
@@ -92,28 +93,28 @@ class _Room:
                 cached = await self._cache.get(self._job, now)
             except FedhftError as error:
                 if error.code is ErrorCode.UNKNOWN_JOB:
-                    self._wake(list(self._waiting))  # they ask again and are told
+                    self._wake(list(self._waiting), None)  # they ask again and are told
                 else:
                     log.warning("cannot follow a job: %s", error, extra={"job": self._job})
                 await asyncio.sleep(_RETRY_S)
                 continue
             self._seen = now
-            self._wake(self._concerned(cached))
+            self._tell(cached)
 
-    def _concerned(self, cached: CachedJob) -> Iterable[ClientId]:
+    def _tell(self, cached: CachedJob) -> None:
+        """Wake those whom the change concerns."""
         current = cached.round
         if cached.record.status.over or current is None:
-            return list(self._waiting)
-        if current.phase is not Phase.COLLECTING:
-            return ()
-        return [client for client in self._waiting if client in current.participants]
+            self._wake(list(self._waiting), None)
+        elif current.phase is Phase.COLLECTING:
+            self._wake([client for client in self._waiting if client in current.participants], cached)
 
-    def _wake(self, clients: Iterable[ClientId]) -> None:
+    def _wake(self, clients: Iterable[ClientId], news: CachedJob | None) -> None:
         for client in clients:
             for woken in self._waiting.pop(client, ()):
-                _wake(woken)
+                _wake(woken, news)
 
 
-def _wake(woken: asyncio.Future[None]) -> None:
+def _wake(woken: asyncio.Future[CachedJob | None], news: CachedJob | None) -> None:
     if not woken.done():
-        woken.set_result(None)
+        woken.set_result(news)

@@ -118,6 +118,7 @@ async def _fold(
     return await fold_round(
         driven.store, driven.job, spec, await driven.schema(), current, sorted(updates), updates, previous,
         None if noted_under is None else Note(driven.store, driven.job, noted_under), driven.reached,
+        driven.decoded,
     )  # fmt: skip
 
 

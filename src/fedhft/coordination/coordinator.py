@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from fedhft.coordination.closing import close_round
 from fedhft.coordination.clusterer import Clusterer
+from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.driven import Driven, Reached
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.opening import open_next
@@ -64,10 +65,11 @@ class Coordinator:
         lease_ms: int = LEASE_MS,
         reached: Reached = lambda point: None,
         observe: Callable[[RoundHistory], None] = lambda history: None,
+        decoded: DecodedUpdates | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._driven = Driven(store, job, clusterer, holder, lease_ms, reached, observe)
+        self._driven = Driven(store, job, clusterer, holder, lease_ms, reached, observe, decoded)
         self._store = store
         self._job = job
         self._holder = holder

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema
 from fedhft.coordination.clusterer import Clusterer
+from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.history import RoundHistory
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
@@ -37,6 +38,8 @@ class Driven:
     reached: Reached
     observe: Callable[[RoundHistory], None]
     """Called with every round that this coordinator published."""
+    decoded: DecodedUpdates | None = None
+    """Updates that this process accepted, in whichever job."""
 
     async def schema(self) -> AdapterSchema:
         """The job's schema. Raises NOT_JOINED before there is one."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.fold import ClientUpdate, FoldReport, Published, fold
 from fedhft.aggregation.versions import expand_clusters
+from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.state_blobs import load_state
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
@@ -66,10 +67,12 @@ async def fold_round(
     previous: VersionRecord | None,
     note: Note | None = None,
     reached: Callable[[str], None] = lambda point: None,
+    decoded: DecodedUpdates | None = None,
 ) -> Folded:
     """Fold the pinned updates onto the previous version, in a worker thread, holding one update in memory at a time.
 
-    An update that is gone, damaged, or not what was accepted is left out.
+    An update that is gone, damaged, or not what was accepted is left out. decoded: updates that this process has
+    decoded and checked already.
     """
     state = await load_state(store.blobs, job, spec, schema, previous)
     if state.state.clusters < current.clusters:
@@ -91,18 +94,17 @@ async def fold_round(
                 ask(note.now(client))
             reached(f"decoding={client}")
             try:
-                blob = decode(
-                    ask(read_whole(store.blobs, job, record.digest)), schema, kind=adapter_pb2.BLOB_KIND_UPDATE
-                )
-                check_update(spec, schema, part.plan, blob.delta)
+                delta = decoded.take(job, record.digest) if decoded is not None else None
+                if delta is None:
+                    data = ask(read_whole(store.blobs, job, record.digest))
+                    delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
+                    check_update(spec, schema, part.plan, delta)
             except Exception as error:
                 if not is_at_fault(error):
                     raise
                 aside[client] = error.message if isinstance(error, FedhftError) else f"{type(error).__name__}: {error}"
                 continue
-            yield ClientUpdate(
-                client=client, samples=float(record.samples), memberships=part.memberships, delta=blob.delta
-            )
+            yield ClientUpdate(client=client, samples=float(record.samples), memberships=part.memberships, delta=delta)
         if note is not None:
             ask(note.now(""))
 

@@ -85,20 +85,27 @@ class JobCache:
 
     async def _read(self, job: JobId, change: int) -> CachedJob:
         record = await self._store.job(job)
+        before = self._jobs.get(job)
+        if before is not None and before.record.created_ms != record.created_ms:
+            before = None  # another job, under the name of one that was deleted
         schema = await self._store.schema(job)
         current = await self._store.round(job)
         versions: dict[int, VersionRecord] = {}
         if current is not None and current.base_version > 0:
             last = current.base_version
             for number in range(oldest_kept(last), last + 1):
-                version = await self._store.version(job, number)
+                # A version's record never changes.
+                version = before.versions.get(number) if before else None
+                version = version or await self._store.version(job, number)
                 if version is not None:
                     versions[number] = version
         return CachedJob(
             change=change,
             record=record,
-            spec=load_canonical(record.spec_json),
-            schema=AdapterSchema.from_json(schema) if schema else None,
+            spec=before.spec
+            if before and before.record.spec_json == record.spec_json
+            else load_canonical(record.spec_json),
+            schema=before.schema if before and before.schema else AdapterSchema.from_json(schema) if schema else None,
             round=current,
             versions=versions,
         )

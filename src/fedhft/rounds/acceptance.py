@@ -9,6 +9,7 @@ the update was sent before, is checked by the store (in one atomic script).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema, MaskedDelta, Part, TensorKey
@@ -28,8 +29,35 @@ _SLACK_BYTES = 4096
 """Allowance for headers, masks of tiny matrices and zstd frames, which even an update without rows has."""
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What an update under a plan may carry.
+
+    rows: most rows of every tensor, in wire order. values: most float values in all.
+    """
+
+    rows: Mapping[TensorKey, int]
+    values: int
+
+
+def allowed(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> Allowed:
+    """What an update under this plan may carry; worked out once per plan and schema."""
+    key = (spec.method.combine, spec.method.uses_adapters, plan)
+    known: Allowed | None = schema.allowed.get(key)
+    if known is None:
+        keys = _expected_keys(spec, schema, plan)
+        rows = {tensor: plan.rows_allowed(tensor, schema) for tensor in keys}
+        known = Allowed(rows, sum(count * schema.shape(tensor)[1] for tensor, count in rows.items()))
+        schema.allowed[key] = known
+    return known
+
+
 def expected_keys(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> tuple[TensorKey, ...]:
     """Every tensor an update under this plan may carry, in wire order."""
+    return tuple(allowed(spec, schema, plan).rows)
+
+
+def _expected_keys(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> tuple[TensorKey, ...]:
     if spec.method.combine is Combine.NONE:
         return ()
     parts = (Part.A, Part.B, Part.HEAD) if spec.method.uses_adapters else (Part.HEAD, Part.WEIGHT)
@@ -38,7 +66,7 @@ def expected_keys(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> tu
 
 def largest_values(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> int:
     """Most float values an update under this plan may carry."""
-    return sum(plan.rows_allowed(key, schema) * schema.shape(key)[1] for key in expected_keys(spec, schema, plan))
+    return allowed(spec, schema, plan).values
 
 
 def largest_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> int:
@@ -148,7 +176,7 @@ def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta:
 
     Raises FedhftError: OUTSIDE_PLAN, WRONG_SHAPE, NON_FINITE, NORM_TOO_LARGE, MALFORMED_UPDATE (no tensors).
     """
-    expected = set(expected_keys(spec, schema, plan))
+    expected = allowed(spec, schema, plan).rows
     if not delta.tensors:
         raise FedhftError(ErrorCode.MALFORMED_UPDATE, "the update carries no tensors; send at least the task head")
     for key, matrix in delta:
@@ -165,12 +193,11 @@ def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta:
                 f"tensor {key.part}:{key.name} is {matrix.rows} x {matrix.cols}, the job has {rows} x {cols}; "
                 "build the adapter from the job's schema",
             )
-        allowed = plan.rows_allowed(key, schema)
-        if matrix.kept > allowed:
+        if matrix.kept > expected[key]:
             raise FedhftError(
                 ErrorCode.OUTSIDE_PLAN,
-                f"tensor {key.part}:{key.name} carries {matrix.kept} rows, density {plan.density:g} allows {allowed}; "
-                "choose fewer rows",
+                f"tensor {key.part}:{key.name} carries {matrix.kept} rows, density {plan.density:g} allows "
+                f"{expected[key]}; choose fewer rows",
             )
     if not delta.finite():
         raise FedhftError(

@@ -75,21 +75,21 @@ class RedisAgents:
             raise refusals.not_enrolled(client)
         if outcome == b"lease_superseded":
             raise refusals.lease_superseded(client)
-        memory_bytes, agent_version, now_ms, joined, tasks, number, phase, delivered = found
+        now_ms, joined, tasks, number, phase, delivered, memory_bytes, agent_version = found[0].decode().split(" ", 7)
         agent = AgentRecord(
             client=client,
             lease_token=lease_token,
             memory_bytes=int(memory_bytes),
-            agent_version=agent_version.decode(),
+            agent_version=agent_version,
             last_seen_ms=int(now_ms),
         )
         return Poll(
             agent=agent,
-            joined=bool(joined),
+            joined=joined == "1",
             tasks=int(tasks),
-            round=int(number or 0),
-            phase=Phase(phase.decode()) if phase else None,
-            delivered=bool(delivered),
+            round=int(number),
+            phase=None if phase == "-" else Phase(phase),
+            delivered=delivered == "1",
         )
 
     async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:

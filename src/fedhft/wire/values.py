@@ -162,10 +162,11 @@ def _byte_planes(bits: Bits) -> tuple[bytes, ...]:
 
 def _from_planes(planes: Sequence[bytes]) -> Bits:
     width = len(planes)
-    rotated = np.empty((len(planes[0]), width), np.uint8)
-    for plane, data in zip(reversed(range(width)), planes, strict=True):
-        rotated[:, plane] = np.frombuffer(data, np.uint8)
-    bits: Bits = rotated.reshape(-1).view(f"<u{width}")
+    # Shifted together, not interleaved byte by byte: whole words are several times faster.
+    bits: Bits = np.frombuffer(planes[0], np.uint8).astype(f"=u{width}")
+    for plane in planes[1:]:
+        bits <<= bits.dtype.type(8)
+        bits |= np.frombuffer(plane, np.uint8)
     one, top = bits.dtype.type(1), bits.dtype.type(8 * width - 1)
     # In place and a block at a time: the reader of a large update holds its values once, not three times.
     for start in range(0, len(bits), _BLOCK):

@@ -7,8 +7,9 @@
 --       round     hash, read: number, phase
 --       and, named by prefix: updates (hash, read): whether the round has the client's update
 -- ARGV  client, lease_token, updates_prefix, seen_every_ms, agent_ttl_ms.
--- Returns {'ok', memory_bytes, agent_version, now_ms, joined, tasks, number, phase, delivered} ('' before the first
--- round), {'not_enrolled'} or {'lease_superseded'}.
+-- Returns {'ok', one text: now_ms, joined, tasks, number (0 before the first round), phase, delivered, memory_bytes,
+-- agent_version, separated by spaces}, {'not_enrolled'} or {'lease_superseded'}. (A client reads one text several times
+-- faster than a list.)
 local agent, clients, seen, tasks, round = unpack(KEYS)
 local client, shown, updates_prefix, seen_every_ms, agent_ttl_ms = unpack(ARGV)
 
@@ -38,4 +39,5 @@ local delivered = 0
 if at[1] then
   delivered = redis.call('HEXISTS', updates_prefix .. at[1], client)
 end
-return {'ok', found[2], found[3], now_ms, joined, redis.call('GET', tasks) or 0, at[1] or '', at[2] or '', delivered}
+return {'ok', table.concat({now_ms, joined, redis.call('GET', tasks) or 0, at[1] or 0, at[2] or '-', delivered,
+  found[2], found[3]}, ' ')}
