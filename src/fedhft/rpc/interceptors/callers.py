@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -39,8 +40,9 @@ class CallersInterceptor(AroundInterceptor):
             announce_caller(Caller(context.peer()))
         else:
             certificate = self._certificates.read(context.auth_context())
-            self._admit(method, certificate, self._trust_domain)
-            announce_caller(Caller(context.peer(), certificate.identity, certificate.serial))
+            check = partial(self._admit, method, certificate, self._trust_domain)
+            check()
+            announce_caller(Caller(context.peer(), certificate.identity, certificate.serial, recheck=check))
         yield
 
     def _admit(self, method: str, certificate: PeerCertificate, trust_domain: str) -> None:
