@@ -117,6 +117,11 @@ bench-load: $(VENV)/.dev ## Measure one aggregator under up to 200 light clients
 	@echo "Measuring the aggregator under load"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load
 
+.PHONY: bench-chaos
+bench-chaos: $(VENV)/.dev ## Kill 200 processes of a federation at random and compare with an undisturbed run
+	@echo "Killing processes at random"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos --kills 200
+
 SCORES_ARGS ?= --clients 8 --per-client 400 --alpha 1.0 --rounds 6 --learning-rate-decay 0.8 \
 	--set training.precision=bf16 --set evaluation.final_shared=sharded --set evaluation.every=3
 
