@@ -131,6 +131,13 @@ bench-scores: $(VENV)/.dev ## Compare methods on real data (DATA=folder)
 	@echo "Comparing methods on $(DATA); runs are kept in out/scores"
 	$(BIN)/python -m benchmarks.scores --data "$(DATA)" -- $(SCORES_ARGS)
 
+SECONDS ?= 600
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Throw damaged and absurd inputs at every decoder (SECONDS=600)
+	@echo "Fuzzing every decoder for $(SECONDS) s"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --seconds $(SECONDS)
+
 .PHONY: clean
 clean: ## Remove build products and caches (the virtual environment stays)
 	@echo "Removing build products and caches"

@@ -113,10 +113,16 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
 }
 
 
+LONGEST_MESSAGE = 4000
+"""Most characters of a message: whatever a stranger sent is quoted in it, and gRPC carries no more than 8 KiB."""
+
+
 class FedhftError(Exception):
     """A refusal with a code. `str(error)` is what a person reads: what is wrong, where, and how to fix it."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
+        if len(message) > LONGEST_MESSAGE:
+            message = message[: LONGEST_MESSAGE - 3] + "..."
         super().__init__(message)
         self.code = code
         self.message = message

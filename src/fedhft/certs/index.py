@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedhft.certs.files import write_file
+from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Identity, parse_identity
 
@@ -75,9 +76,9 @@ def read_index(path: Path) -> Index:
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(_entry(json.loads(line)))
-        except (ValueError, TypeError, KeyError, RecursionError, FedhftError) as error:
-            raise _damaged(path, f"line {number} is not an entry ({error})") from error
+            entries.append(_entry(parse_json(line, "entry", ErrorCode.INVALID_ARGUMENT)))
+        except (ValueError, TypeError, KeyError, OverflowError, FedhftError) as error:
+            raise _damaged(path, f"line {number} is not an entry ({str(error)[:300]})") from error
     return Index(tuple(entries))
 
 

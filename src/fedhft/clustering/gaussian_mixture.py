@@ -24,10 +24,12 @@ from fedhft.clustering.fitting import Covariance, Fit, Gaussians, best_fit, fit,
 from fedhft.clustering.identity import match
 from fedhft.clustering.selection import choose_clusters, confidence, margin
 from fedhft.clustering.subspace import Subspace, principal
+from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_sections import ClusteringSpec
 
 _FORMAT = 1
+_LONGEST = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ class MixtureModel:
     def from_json(cls, text: str) -> MixtureModel:
         """Inverse of to_json. Raises FedhftError(INVALID_ARGUMENT) for anything else."""
         try:
-            raw: dict[str, Any] = json.loads(text)
+            raw: dict[str, Any] = parse_json(text, "mixture", ErrorCode.INVALID_ARGUMENT, most_bytes=_LONGEST)
             kind: Covariance = raw["covariance"]
             if raw["format"] != _FORMAT or kind not in ("diag", "tied"):
                 raise ValueError(f"format {raw['format']}, covariance {kind}")

@@ -37,15 +37,15 @@ def parse_certificate(pem: bytes) -> PeerCertificate:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise _without_identity("has no subject alternative name") from None
-    except ValueError as error:
-        raise _without_identity(f"cannot be parsed ({error})") from error
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise _without_identity(f"cannot be parsed ({str(error)[:200]})") from error
     uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(SCHEME)]
     if len(uris) != 1:
         raise _without_identity(f"has {len(uris)} {SCHEME} URIs")
     try:
         identity = parse_identity(uris[0])
     except FedhftError as error:
-        raise _without_identity(error.message) from error
+        raise _without_identity(error.message[:500]) from error
     return PeerCertificate(
         identity, format(certificate.serial_number, "x"), certificate.not_valid_after_utc.timestamp()
     )

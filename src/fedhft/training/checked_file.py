@@ -91,7 +91,7 @@ def _header(stream: BinaryIO) -> bytes:
     size = int.from_bytes(length, "little")
     if len(length) < 8 or size > _LONGEST_HEADER:
         raise DamagedFileError("it does not begin with the length of a header")
-    return length + stream.read(size)
+    return length + stream.read(min(size, os.fstat(stream.fileno()).st_size))
 
 
 def _checksum_of(header: bytes) -> re.Match[bytes]:

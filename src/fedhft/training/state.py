@@ -41,7 +41,16 @@ DRAFT_FILE = "draft.safetensors"
 Stored = TypeVar("Stored")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_UNREADABLE = (DamagedFileError, DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_UNREADABLE = (
+    DamagedFileError,
+    DecodeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
 """What unpacking can raise on a file without a checksum in which anything may have changed."""
 
 

@@ -1,0 +1,460 @@
+"""What `benchmarks.fuzz` throws inputs at: for every decoder, valid inputs, how they are changed, and the decoder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+from safetensors.numpy import save
+
+from benchmarks.fuzz_mutations import mutate_message, mutated, mutated_json
+from fedhft.adapter import AdapterSchema, AdapterState, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
+from fedhft.aggregation.versions import apply_delta
+from fedhft.certs.index import read_index
+from fedhft.certs.x509 import new_authority, new_certificate
+from fedhft.clustering.gaussian_mixture import MixtureModel
+from fedhft.clustering.signature import DIMENSIONS
+from fedhft.datasets.client_data import load_rows
+from fedhft.documents import parse_toml
+from fedhft.errors import ErrorCode
+from fedhft.identity import Identity, Role, parse_identity
+from fedhft.ids import parse_client_id, parse_job_id
+from fedhft.job import JobSpec, load_canonical, parse_job, submitted_job
+from fedhft.planning.fold_memory import fold_bytes
+from fedhft.records import ClientRecord, JobRecord, JobStatus, RoundRecord, UpdateRecord
+from fedhft.rounds.acceptance import (
+    Awaited,
+    check_blob,
+    check_evaluation,
+    check_header,
+    evaluation_record,
+    expected_keys,
+    largest_update,
+    update_record,
+)
+from fedhft.rounds.joining import Application, check_application, check_enrolment, client_record
+from fedhft.rounds.opening import open_round
+from fedhft.rounds.reports import read_report, write_report
+from fedhft.rounds.summary import readable_reports, results_of, summarise
+from fedhft.rpc.address import parse_address
+from fedhft.rpc.peer import parse_certificate
+from fedhft.training.state import STATE_FILE, StateFolder
+from fedhft.v1 import adapter_pb2, federation_pb2, tensor_pb2
+from fedhft.wire.codec import decode, encode
+from fedhft.wire.entropy import pack, unpack
+from fedhft.wire.rows import decode_subset, encode_subset
+from fedhft.wire.values import ENCODINGS, Streams, decode_values, encode_values
+
+Make = Callable[[random.Random], bytes]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One decoder. `make` draws an input; `run` decodes it, and raises nothing but FedhftError, whatever it is."""
+
+    name: str
+    make: Make
+    run: Callable[[bytes], None]
+
+
+SCHEMA = AdapterSchema(
+    base_digest="0" * 64,
+    tokenizer_digest="1" * 64,
+    architecture="fuzz",
+    labels=("a", "b"),
+    layers=2,
+    slots=tuple(Slot(f"layer.{i}.query", i, 16, 24, 4) for i in range(2)),
+    head=(Parameter("classifier.weight", (2, 16)), Parameter("classifier.bias", (2,))),
+)
+SPEC = parse_job(
+    {
+        "name": "fuzz", "model": {"name": "m"}, "task": {"labels": ["a", "b"]}, "adapter": {"rank": 4},
+        "method": {"preset": "fedhft", "clusters": 2}, "tiers": {"small": {"density": 0.5}, "large": {}},
+    }
+)  # fmt: skip
+UPDATE, DELTA = adapter_pb2.BLOB_KIND_UPDATE, adapter_pb2.BLOB_KIND_DELTA
+_SPLITS = (federation_pb2.Score.SPLIT_PERSONAL, federation_pb2.Score.SPLIT_SHARED)
+_MOMENTS = (federation_pb2.Score.MOMENT_BEFORE, federation_pb2.Score.MOMENT_AFTER)
+SIGNATURE = tuple(float(i == 0) for i in range(DIMENSIONS))
+
+
+def _round() -> RoundRecord:
+    clients = {n: ClientRecord(client=n, tier="small", samples=9, data_digest="", joined_ms=0) for n in ("a", "b")}
+    return open_round(
+        SPEC, SCHEMA, number=2, evaluation=False, base_version=1, memberships=None, clients=clients, asked=("a", "b"),
+        now_ms=0,
+    )  # fmt: skip
+
+
+ROUND = _round()
+AWAITED = Awaited(SPEC, SCHEMA, 1, ROUND.participants["a"])
+JOB = JobRecord(job="fuzz", spec_json=SPEC.canonical(), status=JobStatus.RUNNING, reason="", created_ms=0)
+
+
+def _delta(masked: bool) -> MaskedDelta:
+    rng = np.random.default_rng(3)
+    tensors = {}
+    for key in expected_keys(SPEC, SCHEMA, AWAITED.plan):
+        rows, cols = SCHEMA.shape(key)
+        kept = AWAITED.plan.rows_allowed(key, SCHEMA) if masked else rows
+        index = None if kept == rows else np.sort(rng.permutation(rows)[:kept]).astype(np.int32)
+        tensors[key] = MaskedMatrix(rows, cols, index, rng.standard_normal((kept, cols)).astype(np.float32))
+    return MaskedDelta(tensors)
+
+
+def _products() -> MaskedDelta:
+    rng = np.random.default_rng(4)
+    left, right = rng.standard_normal((24, 3)).astype(np.float32), rng.standard_normal((16, 3)).astype(np.float32)
+    dense = rng.standard_normal((24, 16)).astype(np.float32)
+    return MaskedDelta(
+        {
+            TensorKey("layer.0.query", Part.LEFT): MaskedMatrix.full(left),
+            TensorKey("layer.0.query", Part.RIGHT): MaskedMatrix.full(right),
+            TensorKey("layer.1.query", Part.PRODUCT): MaskedMatrix.full(dense),
+        }
+    )
+
+
+def _from_bytes(seeds: Sequence[bytes]) -> Make:
+    return lambda rng: mutated(rng, rng.choice(seeds), seeds)
+
+
+def _from_messages(kind: type[Message], seeds: Sequence[bytes]) -> Make:
+    """Half by changing fields, half by changing bytes."""
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.5:
+            return mutated(rng, rng.choice(seeds), seeds)
+        message = kind.FromString(rng.choice(seeds))
+        mutate_message(rng, message)
+        return message.SerializeToString()
+
+    return make
+
+
+def _from_json(values: Sequence[Any]) -> Make:
+    """Half by changing values, half by changing characters."""
+    texts = [json.dumps(value).encode() for value in values]
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.5:
+            return mutated(rng, rng.choice(texts), texts)
+        return mutated_json(rng, rng.choice(values)).encode()
+
+    return make
+
+
+def _text(data: bytes) -> str:
+    """As gRPC hands over strings: always UTF-8."""
+    return data.decode("utf-8", "replace")
+
+
+# -- the wire
+
+
+def _blob(data: bytes) -> None:
+    check_blob(AWAITED, data)
+
+
+def _published(data: bytes) -> None:
+    apply_delta(AdapterState(0, 1), decode(data, SCHEMA, kind=DELTA))
+
+
+def _rows(data: bytes) -> None:
+    message = _parsed(tensor_pb2.Subset, data)
+    if message is not None:
+        decode_subset(message, 1000)
+
+
+def _stream(data: bytes) -> None:
+    message = _parsed(tensor_pb2.Stream, data)
+    if message is not None:
+        unpack(message, 3000)
+
+
+_VALUES = np.random.default_rng(5).standard_normal(300).astype(np.float32)
+_SIZES = (100, 200)
+
+
+def _value_seeds() -> list[bytes]:
+    """Encoding, scale base and group, then streams of coded values one after another."""
+    seeds = []
+    for encoding in ENCODINGS.values():
+        streams = encode_values(_VALUES, _SIZES, encoding, 64)
+        head = bytes((encoding, len(streams.scales))) + streams.scale_base.to_bytes(4, "little")
+        seeds.append(head + b"".join(streams.codes) + b"".join(streams.scales))
+    return seeds
+
+
+def _values(data: bytes) -> None:
+    head, rest = data[:6].ljust(6, b"\0"), data[6:]
+    encoding = 1 + head[0] % 4
+    width = {1: 4, 2: 2, 3: 2, 4: 1}[encoding]
+    codes = tuple(rest[i * 300 : (i + 1) * 300].ljust(300, b"\0") for i in range(width))
+    planes = 1 + head[1] % 2
+    scales = tuple(rest[300 + i * 6 : 306 + i * 6].ljust(6, b"\0") for i in range(planes)) if encoding == 4 else ()
+    decode_values(Streams(codes, scales, int.from_bytes(head[2:6], "little")), _SIZES, encoding, 64)
+
+
+def _parsed(kind: type[Message], data: bytes) -> Any:
+    """A message, or None for bytes that gRPC would refuse before we see them."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        return None
+
+
+# -- what agents and people send
+
+
+def _schema(data: bytes) -> None:
+    schema = AdapterSchema.from_json(_text(data))
+    if AdapterSchema.from_json(schema.to_json()) != schema:
+        raise AssertionError("a schema does not come back from its own text")
+    fold_bytes(SPEC, schema)
+    largest_update(SPEC, schema, AWAITED.plan)
+
+
+def _job_json(data: bytes) -> None:
+    _check_job(submitted_job(_text(data)))
+
+
+def _job_toml(data: bytes) -> None:
+    _check_job(parse_job(parse_toml(data, "job", ErrorCode.INVALID_JOB)))
+
+
+def _check_job(spec: JobSpec) -> None:
+    if load_canonical(spec.canonical()) != spec:
+        raise AssertionError("a job does not come back from its stored form")
+    parse_job_id(spec.name)
+
+
+def _join(data: bytes) -> None:
+    request = _parsed(federation_pb2.JoinRequest, data)
+    if request is None:
+        return
+    parse_client_id(request.client)
+    application = Application(
+        client=request.client,
+        memory_bytes=0,
+        tier=request.tier,
+        schema=AdapterSchema.from_json(request.schema_json),
+        samples=request.samples,
+        data_digest=request.data_digest,
+        signature=tuple(request.signature),
+        has_shared_validation=request.has_shared_validation,
+    )
+    check_application(SPEC, application)
+    client_record(SPEC, application, None, 0).model_dump_json()
+
+
+def _enroll(data: bytes) -> None:
+    request = _parsed(federation_pb2.EnrollRequest, data)
+    if request is not None:
+        parse_client_id(request.client)
+        check_enrolment(request.memory_bytes, request.agent_version, request.lease_token)
+
+
+def _push(data: bytes) -> None:
+    header = _parsed(federation_pb2.UpdateHeader, data)
+    if header is None:
+        return
+    awaited = check_header(JOB, SPEC, SCHEMA, ROUND, "a", header)
+    _summarise(update_record("a", header, awaited.part))
+
+
+def _evaluation(data: bytes) -> None:
+    report = _parsed(federation_pb2.ReportEvaluationRequest, data)
+    if report is None:
+        return
+    check_evaluation(SPEC, ROUND.model_copy(update={"evaluation": True}), report)
+    _summarise(evaluation_record("a", report, ROUND.participants["a"]))
+
+
+def _summarise(record: UpdateRecord) -> None:
+    again = UpdateRecord.model_validate_json(record.model_dump_json())
+    reports, unreadable = readable_reports(ROUND, {"a": again, "b": again.model_copy(update={"client": "b"})})
+    if unreadable:
+        raise AssertionError(f"an accepted report cannot be read: {unreadable}")
+    summarise(ROUND, reports, {}, 1000).SerializeToString()
+    results_of(reports)
+
+
+def _stored_report(data: bytes) -> None:
+    read_report(data)
+
+
+def _mixture(data: bytes) -> None:
+    MixtureModel.from_json(_text(data))
+
+
+def _address(data: bytes) -> None:
+    parse_address(_text(data), "server")
+
+
+# -- files and certificates
+
+
+def _file_target(name: str, file: str, folder: Path, seeds: Sequence[bytes], packed: bool = False) -> Target:
+    path = folder / file
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        load_rows(path, SPEC.task)
+
+    inner = _from_bytes(seeds)
+    archives = [gzip.compress(seed, mtime=0) for seed in seeds]
+
+    def make(rng: random.Random) -> bytes:
+        if packed:  # half damaged archives, half archives of damaged text
+            return gzip.compress(inner(rng), 1) if rng.random() < 0.5 else mutated(rng, rng.choice(archives), archives)
+        return inner(rng)
+
+    return Target(name, make, run)
+
+
+_TABLES = {
+    "jsonl": [
+        b'{"text": "fine", "label": 1}\n{"text": "bad \\u00fc", "label": "b"}\n' * 4,
+        b'\xef\xbb\xbf{"text": "x"}',
+    ],
+    "csv": [b'text,label\n"a, ""b""",1\nplain,b\n' * 4, b"text,label\r\nx,0\r\n"],
+}
+
+
+def _state_target(folder: Path) -> Target:
+    """State files of format 1, which have no checksum to stop at."""
+    home = folder / "state"
+    keeper = StateFolder(home, "fuzz", "a", "s")
+    path = home / "fuzz" / STATE_FILE
+    meta = {
+        "round": 1, "version": 1, "clusters": 2, "scopes": ["shared"], "held": {"shared": 1}, "signature": [1.0, 0.0],
+        "data_digest": "d",
+    }  # fmt: skip
+    arrays = {
+        "carried/b/layer.0.query": np.ones((4, 2), np.float32), "score/b/x": np.ones(4, np.float32),
+        "sent/b/x": np.ones(4, np.int64), "state/shared/a/layer.0.query": np.ones((4, 2), np.float32),
+    }  # fmt: skip
+
+    def packed(text: str) -> bytes:
+        return bytes(save(arrays, {"format": "1", "client": "a", "spec": "s", "meta": text}))
+
+    seeds = [packed(json.dumps(meta))]
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.5:
+            return mutated(rng, seeds[0], seeds)
+        return packed(mutated_json(rng, meta))
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        keeper.read()
+
+    return Target("state", make, run)
+
+
+def _certificate_targets(folder: Path) -> list[Target]:
+    now = datetime.now(UTC)
+    authority = new_authority("example.org", now, 30)
+    identity = Identity("example.org", Role.AGENT, "alice")
+    pem = new_certificate(authority, identity, (), now, 9).certificate_pem
+    path = folder / "index"
+    entry = {
+        "serial": "1f", "identity": identity.uri, "not_after": now.isoformat(), "hosts": ["localhost"], "revoked": None,
+        "reason": "",
+    }  # fmt: skip
+
+    def index(data: bytes) -> None:
+        path.write_bytes(data)
+        read_index(path)
+
+    return [
+        Target(
+            "certificate", _from_bytes([pem, authority.certificate_pem]), lambda data: _run(parse_certificate, data)
+        ),
+        Target("identity", _from_bytes([identity.uri.encode()]), lambda data: _run(parse_identity, _text(data))),
+        Target("certificate-index", _from_json([entry]), index),
+    ]
+
+
+def _run(read: Callable[[Any], object], data: Any) -> None:
+    read(data)
+
+
+def targets(folder: Path) -> list[Target]:
+    """Every target. folder: where files are written, best in memory (/dev/shm)."""
+    blobs = [
+        encode(_delta(masked), SCHEMA, kind=UPDATE, encoding=encoding, version=1)
+        for masked in (False, True)
+        for encoding in ENCODINGS
+    ]
+    products = [
+        encode(delta, SCHEMA, kind=DELTA, encoding=encoding, scope="cluster-0", version=1)
+        for delta in (_products(), _delta(True))
+        for encoding in ("fp32", "int8")
+    ]
+    picks = np.sort(np.random.default_rng(6).permutation(1000)[:200]).astype(np.int64)
+    subsets = [encode_subset(pick, 1000).SerializeToString() for pick in (picks, picks[:5], np.arange(1000)[7:])]
+    subsets.append(tensor_pb2.Subset(bitmap=bytes(125)).SerializeToString())
+    raws = [bytes(3000), b"abc" * 1000, np.random.default_rng(7).bytes(3000), bytes(range(250)) * 12]
+    streams = [pack(raw).SerializeToString() for raw in raws]
+    spec_json = json.loads(SPEC.canonical())
+    toml = b'name = "x"\nseed = 1\n[model]\nname = "m"\n[task]\nlabels = ["a", "b"]\n[limits]\nupdate_bytes = "2GiB"\n'
+    join = federation_pb2.JoinRequest(
+        client="a", lease_token="t" * 64, job="fuzz", schema_json=SCHEMA.to_json(), samples=10, signature=SIGNATURE,
+        data_digest="0" * 64,
+    ).SerializeToString()  # fmt: skip
+    enroll = federation_pb2.EnrollRequest(client="a", protocol_version=1, agent_version="1.0", memory_bytes=1 << 30)
+    scores = [
+        federation_pb2.Score(
+            split=s, moment=m, view=federation_pb2.Score.VIEW_OWN, value=0.5, loss=0.7, rows=9, majority=0.5
+        )
+        for s in _SPLITS
+        for m in _MOMENTS
+    ]
+    figures = federation_pb2.Measurements(train_seconds=1.5, steps=3, peak_rss_bytes=1 << 28, socket_bytes_sent=999)
+    push = federation_pb2.UpdateHeader(
+        client="a", lease_token="t" * 64, job="fuzz", round=2, base_version=1, digest=bytes(32), size=100,
+        scores=scores, measurements=figures, signature=SIGNATURE,
+    ).SerializeToString()  # fmt: skip
+    evaluation = federation_pb2.ReportEvaluationRequest(
+        client="a", lease_token="t" * 64, job="fuzz", round=2, version=1, scores=scores, measurements=figures
+    ).SerializeToString()
+    report = write_report(scores, figures, SIGNATURE)
+    mixture = {
+        "format": 1, "confidence": 0.5, "covariance": "diag", "center": "AAAAAAAA8D8=", "basis": "AAAAAAAA8D8=",
+        "weights": "AAAAAAAA8D8=", "means": "AAAAAAAA8D8=", "covariances": "AAAAAAAA8D8=",
+    }  # fmt: skip
+    whole = replace(SCHEMA, slots=(), weights=(Parameter("w", (4, 4)), Parameter("b", ())))
+    return [
+        Target("blob", _from_messages(adapter_pb2.AdapterBlob, blobs), _blob),
+        Target("published", _from_messages(adapter_pb2.AdapterBlob, products), _published),
+        Target("rows", _from_messages(tensor_pb2.Subset, subsets), _rows),
+        Target("entropy", _from_messages(tensor_pb2.Stream, streams), _stream),
+        Target("values", _from_bytes(_value_seeds()), _values),
+        Target("schema", _from_json([json.loads(SCHEMA.to_json()), json.loads(whole.to_json())]), _schema),
+        Target("job-json", _from_json([spec_json, {"name": "x", "model": {"name": "m"}, "task": {}}]), _job_json),
+        Target("job-toml", _from_bytes([toml]), _job_toml),
+        Target("join", _from_messages(federation_pb2.JoinRequest, [join]), _join),
+        Target("enroll", _from_messages(federation_pb2.EnrollRequest, [enroll.SerializeToString()]), _enroll),
+        Target("push", _from_messages(federation_pb2.UpdateHeader, [push]), _push),
+        Target("evaluation", _from_messages(federation_pb2.ReportEvaluationRequest, [evaluation]), _evaluation),
+        Target(
+            "report", _from_bytes([report, b'{"scores": [{"split": "SPLIT_PERSONAL", "value": 0.5}]}']), _stored_report
+        ),
+        Target("mixture", _from_json([mixture]), _mixture),
+        Target("address", _from_bytes([b"127.0.0.1:80", b"[::1]:443", b"unix:/tmp/x", b"host.name:1"]), _address),
+        _file_target("data-jsonl", "train.jsonl", folder, _TABLES["jsonl"]),
+        _file_target("data-csv", "train.csv", folder, _TABLES["csv"]),
+        _file_target("data-gz", "train.jsonl.gz", folder, _TABLES["jsonl"], packed=True),
+        _state_target(folder),
+        *_certificate_targets(folder),
+    ]
