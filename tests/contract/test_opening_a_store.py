@@ -40,6 +40,20 @@ class TestOpening:
             assert type(store) is store_kind
             assert (type(store.blobs), type(store.transfers)) == back_end
 
+    def test_a_password_with_a_character_of_urls_is_never_shown(self) -> None:
+        for character in "#/?[]":
+            with pytest.raises(FedhftError) as caught:
+                open_store(f"redis://:S3cr3t{character}Pa55w0rd@127.0.0.1:6379/0", "redis")
+            assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+            assert "store url = '***@127.0.0.1:6379/0': cannot be read; percent-encode" in caught.value.message
+        for character in "@:":  # these do no harm, and some of today's URLs have them
+            store = open_store(f"redis://:S3cr3t{character}Pa55w0rd@127.0.0.1:6379/0", "redis")
+            assert isinstance(store, RedisStore)
+            assert store._redis.where == "redis://127.0.0.1:6379/0"
+        for digits in ("redis://:12#3@h", "redis://:12?3@h", "redis://u:1/2@h/0"):
+            with pytest.raises(FedhftError, match=r"\*\*\*@h.*percent-encode"):
+                open_store(digits, "redis")
+
     @pytest.mark.parametrize(
         ("url", "blobs"),
         [

@@ -40,7 +40,7 @@ async def test_a_round_runs_and_waiters_are_woken_over_a_unix_socket(socket: Pat
     store = open_store(f"unix://{socket}?db=0", "redis")
     try:
         await store.ping()
-        fence = await open_first_round(store)
+        fence = await open_first_round(store, target=1)
         seen = await store.changes(JOB, Topic.ARRIVALS)
         await store.accept(JOB, update_record(ALICE), await token_of(store, ALICE))
         assert await store.wait_change(JOB, Topic.ARRIVALS, seen, 5.0) > seen

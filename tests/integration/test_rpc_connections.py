@@ -55,6 +55,26 @@ async def test_a_client_that_pings_faster_than_its_server_allows_is_sent_away() 
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
 
 
+async def test_a_proxy_is_not_asked_for_this_machine_and_is_named_where_it_may_be_in_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(request: bytes, context: Any) -> None:
+        return None
+
+    for name in ("no_proxy", "no_grpc_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    async with served(answer) as server:
+        async with open_aio_channel(ChannelSettings(server.address, own_connection=True)) as channel:
+            await call(channel, "unary_unary")
+        async with open_aio_channel(ChannelSettings("server.example:50051", own_connection=True)) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                await call(channel, "unary_unary", timeout=5)
+    message = error_from_rpc(caught.value).message
+    assert "http_proxy is set, so put the server's host into no_proxy" in message
+    assert "secret" not in message
+
+
 async def test_the_meter_counts_what_a_connection_carried_both_ways() -> None:
     async def grow(request: bytes, context: Any) -> None:
         return None

@@ -65,6 +65,18 @@ def test_a_file_can_hold_an_agents_settings_as_numbers_or_as_people_write_them(t
     assert refused("--settings", str(file)).startswith("--threads = 1.5: is not in range")
 
 
+def test_without_a_home_directory_the_state_directory_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert read("--state-dir", "s").state_folder == Path("s")
+    settings = read()
+    with pytest.raises(FedhftError, match="this user has no home directory to keep it in; set --state-dir"):
+        _ = settings.state_folder
+
+
 def test_an_owners_rules_come_as_words_or_as_a_list_and_without_any_nothing_is_bounded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

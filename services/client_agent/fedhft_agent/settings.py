@@ -157,7 +157,10 @@ class AgentSettings(ProcessSettings):
 
     @property
     def state_folder(self) -> Path:
-        """Where unacknowledged work and carried errors survive a restart."""
+        """Where unacknowledged work and carried errors survive a restart.
+
+        Raises FedhftError(INVALID_ARGUMENT) when none is given and the user has no home directory.
+        """
         return self.state_dir or _user_state() / self.client
 
     @property
@@ -168,4 +171,10 @@ class AgentSettings(ProcessSettings):
 
 def _user_state() -> Path:
     root = os.environ.get("XDG_STATE_HOME")
-    return (Path(root) if root else Path.home() / ".local" / "state") / "fedhft"
+    try:
+        return (Path(root) if root else Path.home() / ".local" / "state") / "fedhft"
+    except RuntimeError as error:  # a user id without a home, as containers have
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--state-dir", "", "this user has no home directory to keep it in",
+            "set --state-dir",
+        ) from error  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
+from fedhft.rpc.address import is_loopback
 from fedhft.rpc.bounded import BoundedAioChannel, BoundedChannel
 from fedhft.rpc.keepalive import KeepAlive, Options
 from fedhft.rpc.tls import Pems, TlsSettings, WatchedFiles, channel_credentials
@@ -118,6 +119,8 @@ def _options(settings: ChannelSettings) -> Options:
     options = settings.keepalive.client_options()
     # The default reconnects after up to two minutes, long after a restarted server is back.
     options += [("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 10_000)]
+    if is_loopback(settings.target.rpartition(":")[0]):
+        options.append(("grpc.enable_http_proxy", 0))  # a proxy would look for the server on its own machine
     if settings.own_connection:
         options.append(("grpc.use_local_subchannel_pool", 1))
     return options

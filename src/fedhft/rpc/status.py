@@ -5,6 +5,7 @@ A refusal's code travels in the trailing metadata `fedhft-error-code`; the text 
 
 from __future__ import annotations
 
+import os
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -42,6 +43,9 @@ _HANDSHAKE = (
     "Hostname Verification",
 )
 """What gRPC says when it spoke TLS and the other side did not, or showed the wrong certificate."""
+
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""Variables that gRPC takes a proxy from, in this order."""
 
 _MESSAGE_TOO_LARGE = "larger than max"
 """What gRPC says of a message beyond its limit; a busy proxy or server refuses calls under the same status."""
@@ -96,7 +100,7 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
     if code is ErrorCode.INTERNAL and any(sign in details for sign in _BROKEN_CONNECTION):
         code = ErrorCode.SERVER_UNAVAILABLE
     if code is ErrorCode.SERVER_UNAVAILABLE:
-        fix = "check that it is running, and its address" + _tls_hint(details)
+        fix = "check that it is running, and its address" + _proxy_hint() + _tls_hint(details)
         return FedhftError(code, f"the server does not answer ({status.name}: {details}); {fix}")
     if code is ErrorCode.PROTOCOL_VERSION:
         return FedhftError(
@@ -105,6 +109,12 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
             "--admin-listen; use the same release on both sides",
         )
     return FedhftError(code, f"{status.name}: {details}")
+
+
+def _proxy_hint() -> str:
+    """What to check besides, where gRPC goes through a proxy. Its URL may hold a password: only the name is shown."""
+    name = next((name for name in _PROXIES if os.environ.get(name)), None)
+    return f"; {name} is set, so put the server's host into no_proxy if it is reached without a proxy" if name else ""
 
 
 def _tls_hint(details: str) -> str:

@@ -168,8 +168,25 @@ def _malformed(where: str, problem: str) -> FedhftError:
 
 
 def _without_credentials(url: str) -> str:
+    """The URL for messages: without user, password and query.
+
+    Raises INVALID_ARGUMENT for a URL that cannot be read, without repeating what may be a part of the password.
+    """
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # an IPv6 host whose brackets do not match
-        raise _malformed(url.rpartition("@")[2], str(error)) from error
+        _ = parts.port
+    except ValueError as error:  # brackets that do not match, a port that is not a number
+        if "@" in url:
+            raise _unescaped(url) from None
+        raise _malformed(url, str(error)) from error
+    astray = parts.path + parts.fragment if parts.hostname else parts.path + parts.fragment + parts.query
+    if parts.scheme in ("redis", "rediss") and "@" in astray:
+        raise _unescaped(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def _unescaped(url: str) -> FedhftError:
+    return FedhftError.field(
+        ErrorCode.INVALID_ARGUMENT, "store url", f"***@{url.rpartition('@')[2]}", "cannot be read",
+        "percent-encode user and password: write # as %23, / as %2F, ? as %3F, : as %3A, @ as %40",
+    )  # fmt: skip
