@@ -55,8 +55,11 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarded(redis_url: str, folder: Path) -> AsyncIterator[Guarded]:
-    """Serve Federation, Jobs and Clustering at one address with mutual TLS."""
+async def guarded(redis_url: str, folder: Path, *, following: bool = True) -> AsyncIterator[Guarded]:
+    """Serve Federation, Jobs and Clustering at one address with mutual TLS.
+
+    Unless `following`, no news of the deny list arrives from the store, as when its subscription is lost.
+    """
     certificates = Certificates(folder)
     async with AsyncExitStack() as stack:
         store = open_store(redis_url, "redis")
@@ -69,7 +72,10 @@ async def guarded(redis_url: str, folder: Path) -> AsyncIterator[Guarded]:
             return fit()
 
         deny_list = DenyList(store)
-        await stack.enter_async_context(deny_list.following())
+        if following:
+            await stack.enter_async_context(deny_list.following())
+        else:
+            await deny_list.refresh()
 
         def register(server: grpc.aio.Server) -> None:
             federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, cache), server)

@@ -86,6 +86,16 @@ async def test_a_revoked_operator_can_no_longer_touch_a_job(federation: Guarded)
     assert (await refused(call))[0] is ErrorCode.CERTIFICATE_REVOKED
 
 
+async def test_the_aggregator_that_is_told_refuses_from_then_on_without_waiting_for_news(
+    fresh_redis_url: str, tmp_path: Path
+) -> None:
+    async with guarded(fresh_redis_url, tmp_path, following=False) as federation:
+        await federation.aggregator.submit(light_job("told"))
+        await revoke(federation, "operator/olga")
+        call = federation.aggregator.jobs.List(jobs_pb2.ListJobsRequest(), timeout=10)
+        assert (await refused(call))[0] is ErrorCode.CERTIFICATE_REVOKED
+
+
 async def test_an_open_watch_of_a_revoked_operator_ends_with_the_next_news(federation: Guarded) -> None:
     await federation.aggregator.submit(light_job("watched"))
     watch = federation.aggregator.jobs.Watch(jobs_pb2.WatchJobRequest(job="watched"), timeout=20)

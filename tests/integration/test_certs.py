@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedhft.certs.authority import Authority
 from fedhft.certs.index import Entry, Index, read_index, write_index
+from fedhft.certs.x509 import new_authority, new_certificate
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.identity import parse_path
 from fedhft.rpc.peer import parse_certificate
 from tests.cli_runner import Done, run_cli
 
@@ -153,6 +160,43 @@ def test_a_certificate_without_one_identity_of_ours_is_refused_and_says_what_is_
         with pytest.raises(FedhftError, match="spiffe://<trust domain>/agent/<client id>") as caught:
             parse_certificate(pem)
         assert caught.value.code is ErrorCode.NOT_AUTHORISED
+
+
+@pytest.fixture(scope="module")
+def der() -> bytes:
+    """A server's certificate, with every extension that ours have."""
+    now = datetime.now(UTC)
+    authority = new_authority("clinics.example", now, 10)
+    identity = parse_path("clinics.example", "aggregator")
+    made = new_certificate(authority, identity, ("agg.example", "10.0.0.1"), now, 1)
+    return made.certificate.public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@settings(max_examples=1500, deadline=None)
+@given(
+    edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 9), st.binary(max_size=4)), max_size=8)
+)
+def test_a_damaged_certificate_is_read_or_refused_and_nothing_else(
+    der: bytes, edits: list[tuple[float, int, bytes]]
+) -> None:
+    for place, removed, added in edits:
+        at = int(place * len(der))
+        der = der[:at] + added + der[at + removed :]
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    try:
+        parse_certificate(pem)
+    except FedhftError as error:
+        assert error.code is ErrorCode.NOT_AUTHORISED  # noqa: PT017
+
+
+def test_what_cryptography_raises_beyond_value_errors_is_caught(der: bytes) -> None:
+    version = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    twice = der.index(b"\x06\x03\x55\x1d\x13") + 4  # basic constraints become a second subject alternative name
+    for changed in (der[:version] + b"\x07" + der[version + 1 :], der[:twice] + b"\x11" + der[twice + 1 :]):
+        pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(changed) + b"-----END CERTIFICATE-----\n"
+        with pytest.raises(FedhftError, match="cannot be parsed"):
+            parse_certificate(pem)
 
 
 def test_a_serial_number_is_written_as_openssl_writes_it(folder: Path) -> None:

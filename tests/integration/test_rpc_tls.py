@@ -159,6 +159,16 @@ def test_files_in_the_middle_of_being_replaced_are_looked_at_again(certificates:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
+def test_files_that_change_while_they_are_read_are_read_again_at_the_next_look(certificates: Certificates) -> None:
+    tls = certificates.of("agent/ash")
+    files = WatchedFiles(tls)
+    certificates.renew("agent/ash")
+    now = tls.stamp()
+    with mock.patch.object(TlsSettings, "stamp", side_effect=[now, (None, *now[1:])]):
+        assert files.replaced() is None
+    assert files.replaced() is not None
+
+
 async def shown_serial(address: str) -> str:
     """The serial number of the certificate that a server shows to a new connection."""
     import asyncio

@@ -23,6 +23,7 @@ from fedhft.certs.x509 import Signed, new_authority, new_certificate, read_signe
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import SCHEME, Identity, parse_path, parse_trust_domain
 from fedhft.rpc.address import parse_host
+from fedhft.rpc.peer import DAMAGED
 from fedhft.rpc.tls import check_private
 
 AUTHORITY_DAYS = 3650
@@ -71,7 +72,7 @@ class Authority:
         try:
             self._own = read_signed(read_file(folder / "ca.crt"), read_file(key))
             self.trust_domain = _trust_domain(self._own.certificate)
-        except ValueError as error:
+        except DAMAGED as error:
             raise FedhftError.field(
                 ErrorCode.INVALID_ARGUMENT, "--dir", str(folder), f"has a damaged ca.crt or ca.key ({error})",
                 "restore both from a backup",

@@ -18,6 +18,9 @@ from fedhft.identity import SCHEME, Identity, parse_identity
 REMEMBERED = 16_384
 """Certificates kept; of any more, the one that was read first is forgotten."""
 
+DAMAGED = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What `cryptography` raises for bytes that are not a certificate, or not one that it understands."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerCertificate:
@@ -37,7 +40,7 @@ def parse_certificate(pem: bytes) -> PeerCertificate:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise _without_identity("has no subject alternative name") from None
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except DAMAGED as error:
         raise _without_identity(f"cannot be parsed ({str(error)[:200]})") from error
     uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(SCHEME)]
     if len(uris) != 1:
