@@ -102,7 +102,7 @@ class Client:
         enrolled = await self._stub.Enroll(
             federation_pb2.EnrollRequest(client=self._name, protocol_version=PROTOCOL_VERSION), timeout=CALL_S
         )
-        self._token = enrolled.lease_token
+        self._token, self._inline = enrolled.lease_token, enrolled.max_inline_bytes
         request = federation_pb2.JoinRequest(
             client=self._name,
             lease_token=self._token,
@@ -157,8 +157,10 @@ class Client:
         )
 
         async def messages() -> AsyncIterator[federation_pb2.PushUpdateRequest]:
+            if len(blob) <= self._inline:
+                header.blob = blob
             yield federation_pb2.PushUpdateRequest(header=header)
-            if not is_go_ahead(await call.initial_metadata()):
+            if header.blob or not is_go_ahead(await call.initial_metadata()):
                 return
             for offset, part in chunks(blob, CHUNK_BYTES):
                 yield federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=offset, data=part))

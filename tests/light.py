@@ -80,7 +80,9 @@ class LightClient:
         self.token = ""
         self.held: dict[str, int] = {}
 
-    async def enroll(self, protocol_version: int = PROTOCOL_VERSION, memory_bytes: int = 0) -> None:
+    async def enroll(
+        self, protocol_version: int = PROTOCOL_VERSION, memory_bytes: int = 0
+    ) -> federation_pb2.EnrollResponse:
         response = await self.stub.Enroll(
             federation_pb2.EnrollRequest(
                 client=self.name,
@@ -91,6 +93,7 @@ class LightClient:
             timeout=10,
         )
         self.token = response.lease_token
+        return response
 
     async def join(self, samples: int = 10, signature: Sequence[float] = (), **changes: Any) -> Any:
         request = federation_pb2.JoinRequest(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of the gRPC protocol; an agent of another version is refused at Enroll."""
 
 if TYPE_CHECKING:

@@ -145,6 +145,13 @@ class TestJobs:
             await store.create_job(job, SPEC)
         assert [record.job for record in await store.jobs()] == ids
 
+    async def test_open_jobs_are_those_that_are_not_over(self, store: Store) -> None:
+        ids = [JobId(name) for name in ("zeta", "alpha", "mid")]
+        for job in ids:
+            await store.create_job(job, SPEC)
+        await store.set_status(JobId("alpha"), JobStatus.CANCELLED, "enough", ALIVE)
+        assert await store.open_jobs() == [JobId("zeta"), JobId("mid")]
+
     async def test_an_unknown_job_is_refused_wherever_it_is_needed(self, store: Store) -> None:
         for call in (
             store.job(JOB),

@@ -72,7 +72,7 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
         self.known = True
         return federation_pb2.EnrollResponse(
             lease_token=f"lease-{self.generation}",
-            jobs=[federation_pb2.JobOffer(job="scripted", spec_json="{}")],
+            jobs=[federation_pb2.JobOffer(job="scripted", spec_digest=hashlib.sha256(b"{}").digest())],
             max_wait_ms=5000,
             max_chunk_bytes=self.chunk,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fedhft_aggregator.uploads import STREAMS_AT_ONCE
+from fedhft_aggregator.uploads import MAX_INLINE_BYTES, STREAMS_AT_ONCE
 
 from fedhft.clustering.signature import DIMENSIONS
 from fedhft.errors import ErrorCode
@@ -117,6 +118,45 @@ async def test_a_push_gets_its_go_ahead_when_a_stream_is_free(aggregator: Aggreg
     assert (await last).result == RESPONSE.RESULT_ACCEPTED
     for call in taken:
         call.cancel()
+
+
+async def test_a_small_update_comes_inside_its_header(aggregator: Aggregator) -> None:
+    one, two, task = await two_in_a_round(aggregator, "inline")
+    blob = one.update(task)
+    assert len(blob) <= MAX_INLINE_BYTES
+    header = one.header(task, blob)
+    for wrong, code in (
+        (blob[:-1], ErrorCode.MALFORMED_UPDATE),
+        (bytes(len(blob)), ErrorCode.DIGEST_MISMATCH),
+        (bytes(MAX_INLINE_BYTES + 1), ErrorCode.UPDATE_TOO_LARGE),
+    ):
+        header.blob = wrong
+        assert (await refused(one.push(header)))[0] is code
+    header.blob = blob
+    assert (await one.push(header)).result == RESPONSE.RESULT_ACCEPTED
+    assert (await one.push(header)).result == RESPONSE.RESULT_REPEATED
+    await two.deliver(await two.train_task())
+    await one.train_task()
+    assert (await aggregator.get("inline")).history[0].accepted == 2
+
+
+async def test_offers_come_without_specs_which_are_fetched_by_job(aggregator: Aggregator) -> None:
+    open_to_all, closed = light_job("open"), light_job("closed", clients=["alice", "bob"])
+    await aggregator.submit(open_to_all)
+    await aggregator.submit(closed)
+    eve = aggregator.client("eve", open_to_all)
+    await asyncio.sleep(1.1)  # offers are read from the store once a second
+    enrolled = await eve.enroll()
+    offers = {offer.job: offer for offer in enrolled.jobs}
+    assert (list(offers), offers["open"].spec_json) == (["open"], "")
+    request = federation_pb2.GetOfferRequest(client="eve", lease_token=enrolled.lease_token, job="open")
+    offer = await eve.stub.GetOffer(request, timeout=10)
+    assert offer.spec_json == open_to_all.canonical()
+    assert offer.spec_digest == offers["open"].spec_digest == hashlib.sha256(offer.spec_json.encode()).digest()
+    request.job = "closed"
+    assert (await refused(eve.stub.GetOffer(request, timeout=10)))[0] is ErrorCode.NOT_AUTHORISED
+    request.job = "none"
+    assert (await refused(eve.stub.GetOffer(request, timeout=10)))[0] is ErrorCode.UNKNOWN_JOB
 
 
 async def test_a_chunk_at_the_wrong_offset_or_past_the_size_or_of_the_wrong_bytes_is_refused(

@@ -83,13 +83,13 @@ def test_a_state_directory_serves_one_agent_at_a_time_even_after_one_was_killed(
 
 def test_another_specification_under_the_same_name_has_another_folder(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
-    assert state.job("job", "{}") == state.job("job", "{}")
-    assert state.job("job", "{}") != state.job("job", '{"seed":1}')
+    assert state.job("job", b"\1" * 32) == state.job("job", b"\1" * 32)
+    assert state.job("job", b"\1" * 32) != state.job("job", b"\2" * 32)
 
 
 def test_state_of_jobs_that_ended_unseen_is_removed_after_a_while(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
-    offered, young, old = (state.job(name, "{}") for name in ("offered", "young", "old"))
+    offered, young, old = (state.job(name, b"\1" * 32) for name in ("offered", "young", "old"))
     long_ago = time.time() - 1000
     for folder in (offered, young, old):
         (folder / "job").mkdir(parents=True)

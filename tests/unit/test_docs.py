@@ -335,6 +335,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"| long poll | {federation_service.MAX_WAIT_MS // 1000} s |"),
         ("docs/protocol.md", f"at most {uploads.MAX_CHUNK_BYTES // 2**20} MiB"),
         ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
+        ("docs/protocol.md", f"An update of up to {uploads.MAX_INLINE_BYTES // 2**10} KiB comes inside its header"),
         ("docs/protocol.md", f"in pieces of {intake.PIECE_BYTES // 2**10} KiB"),
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),
         ("docs/protocol.md", f"After {transfer_places.IDLE_S:g} s without a chunk"),

@@ -30,9 +30,10 @@ from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
+from fedhft_aggregator.job_offers import JobOffers
 from fedhft_aggregator.published_blobs import PublishedBlobs
 from fedhft_aggregator.transfer_places import TransferPlaces
-from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, Upload, Uploads, observe_agent
+from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_INLINE_BYTES, Upload, Uploads, observe_agent
 from fedhft_aggregator.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
     ) -> None:
         self._store = store
         self._cache = cache
+        self._offers = JobOffers(store)
         self._uploads = Uploads(store, reached, decoded)
         self._waiting = Waiting(store, cache)
         self._published = PublishedBlobs(store.blobs)
@@ -74,24 +76,19 @@ class Federation(federation_pb2_grpc.FederationServicer):
         )
         if agent.lease_token != request.lease_token:
             log.info("agent enrolled", extra={"client": client, "version": request.agent_version, "peer": caller.peer})
-        offers = []
-        for record in await self._store.jobs():
-            if record.status.over:
-                continue
-            try:
-                allowed = load_canonical(record.spec_json).clients
-            except FedhftError as error:  # e.g. of another release; agents can still serve the other jobs
-                log.warning("job not offered: %s", error, extra={"job": record.job})
-                continue
-            if not allowed or client in allowed:
-                offers.append(
-                    federation_pb2.JobOffer(
-                        job=record.job, spec_json=record.spec_json, submitted_by=record.submitted_by
-                    )
-                )
         return federation_pb2.EnrollResponse(
-            lease_token=agent.lease_token, jobs=offers, max_wait_ms=MAX_WAIT_MS, max_chunk_bytes=MAX_CHUNK_BYTES
+            lease_token=agent.lease_token,
+            jobs=await self._offers.to(client),
+            max_wait_ms=MAX_WAIT_MS,
+            max_chunk_bytes=MAX_CHUNK_BYTES,
+            max_inline_bytes=MAX_INLINE_BYTES,
         )
+
+    async def GetOffer(self, request: federation_pb2.GetOfferRequest, context: Context) -> federation_pb2.JobOffer:
+        """A job that this client may join, with its spec."""
+        caller, job = authenticate(context), parse_job_id(request.job)
+        agent = await caller.agent(request, self._store)
+        return await self._offers.get(job, agent.client)
 
     async def Join(self, request: federation_pb2.JoinRequest, context: Context) -> federation_pb2.JoinResponse:
         """Admit a client whose schema agrees with the job's; the first client's schema becomes the job's."""
@@ -135,6 +132,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             client = poll.agent.client
             cached = await self._cache.get(job, poll.tasks)
             if cached.record.status.over:
+                self._offers.ended(job)
                 finished = federation_pb2.FinishedTask(status=cached.record.status.value, reason=cached.record.reason)
                 return federation_pb2.NextTaskResponse(finished=finished)
             if not poll.joined:
@@ -241,8 +239,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         if request.job:
             await self._store.leave(parse_job_id(request.job), client)
         else:
-            for record in await self._store.jobs():
-                await self._store.leave(JobId(record.job), client)
+            for job in await self._store.open_jobs():
+                await self._store.leave(job, client)
             await self._store.forget_agent(client)
         return federation_pb2.LeaveResponse()
 

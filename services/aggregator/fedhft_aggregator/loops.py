@@ -51,7 +51,7 @@ class JobLoops:
         """Pick up jobs submitted to other replicas, or before a restart of this one. Runs until cancelled."""
         while True:
             try:
-                alive = [record for record in await self._store.jobs() if not record.status.over]
+                alive = [await self._store.job(job) for job in await self._store.open_jobs()]
                 metrics.JOBS_PAUSED.set(sum(1 for record in alive if record.paused))
                 metrics.JOBS_BLOCKED.set(sum(1 for record in alive if record.blocked))
                 for record in alive:

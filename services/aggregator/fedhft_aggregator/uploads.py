@@ -25,6 +25,8 @@ from fedhft_aggregator.intake import Intake
 from fedhft_aggregator.transfer_places import TransferPlaces, Turn
 
 MAX_CHUNK_BYTES = 1 << 20
+MAX_INLINE_BYTES = 64 * 1024
+"""An update up to this size comes inside its header: waiting for a turn would cost more than its bytes."""
 STREAMS_AT_ONCE = 16
 _CHECKS_AT_ONCE = 2
 _CHECK_IN_THREAD_ABOVE = 1 << 19
@@ -78,6 +80,10 @@ class Uploads:
         """
         if not upload.header.size:
             return await self._record(upload, None)
+        if upload.header.blob:
+            inline = _inline(upload.header)
+            await self._check(upload, inline)
+            return await self._record(upload, inline)
         async with self._places.place(upload.client) as turn:
             await go_ahead()
             data = await self._take(upload, chunks, turn)
@@ -97,10 +103,7 @@ class Uploads:
         finally:
             await intake.stage()  # even when the stream broke: the next attempt resumes there
         if (data := intake.whole) is not None:
-            if hashlib.sha256(data).digest() != upload.header.digest:
-                raise FedhftError(
-                    ErrorCode.DIGEST_MISMATCH, "the bytes received do not have the declared SHA-256; send them again"
-                )
+            _check_digest(upload.header, data)
             await self._check(upload, data)
             return data
         received = await self.staged(upload) if intake.received is None else intake.received
@@ -141,6 +144,30 @@ class Uploads:
         metrics.UPDATES_ACCEPTED.labels(tier=tier).inc()
         observe_agent(header.measurements, tier)
         return response(result=response.RESULT_ACCEPTED, staged_bytes=header.size)
+
+
+def _inline(header: federation_pb2.UpdateHeader) -> bytes:
+    """The update that came inside its header. Raises UPDATE_TOO_LARGE, MALFORMED_UPDATE, DIGEST_MISMATCH."""
+    data = bytes(header.blob)
+    if len(data) > MAX_INLINE_BYTES:
+        raise FedhftError.field(
+            ErrorCode.UPDATE_TOO_LARGE, "blob", len(data), f"a header carries at most {MAX_INLINE_BYTES} bytes",
+            "send the update in chunks",
+        )  # fmt: skip
+    if len(data) != header.size:
+        raise FedhftError.field(
+            ErrorCode.MALFORMED_UPDATE, "size", header.size, f"the header carries {len(data)} bytes",
+            "send the whole update in the header, or none of it",
+        )  # fmt: skip
+    _check_digest(header, data)
+    return data
+
+
+def _check_digest(header: federation_pb2.UpdateHeader, data: bytes) -> None:
+    if hashlib.sha256(data).digest() != header.digest:
+        raise FedhftError(
+            ErrorCode.DIGEST_MISMATCH, "the bytes received do not have the declared SHA-256; send them again"
+        )
 
 
 async def _checked(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:

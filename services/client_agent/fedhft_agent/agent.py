@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -95,6 +96,7 @@ class _Agent:
         self._presence = presence
         self._offers = Offers(only=settings.job)
         self._workplace: Workplace | None = None
+        self._specs: dict[str, tuple[bytes, str]] = {}
         self._last = settings.once or settings.job is not None
 
     def serve(self) -> int:
@@ -102,7 +104,7 @@ class _Agent:
         while True:
             offers = self._connection.enroll()
             self._presence.enrolled()
-            self._state.sweep([self._state.job(o.job, o.spec_json) for o in offers], _KEEP_UNSEEN_S)
+            self._state.sweep([self._state.job(o.job, o.spec_digest) for o in offers], _KEEP_UNSEEN_S)
             offer = self._offers.choose(offers)
             if offer is not None:
                 idle = unseen = 0
@@ -125,6 +127,10 @@ class _Agent:
         try:
             finished = self._serve_job(offer)
         except FedhftError as error:
+            if error.code is ErrorCode.JOB_NOT_RUNNING and not self._last:
+                log.info("the job ended before this agent joined it", extra={"job": offer.job})
+                self._offers.failed(offer.job, error.message)
+                return None
             if self._last or error.code in LEAVE_THE_SERVER:
                 self._leave(offer.job, error)
                 raise
@@ -139,22 +145,33 @@ class _Agent:
             self._leave(offer.job, error)
             return None
         self._offers.ended(offer.job)
-        self._state.forget(offer.job, offer.spec_json)
+        self._specs.pop(offer.job, None)
+        self._state.forget(offer.job, offer.spec_digest)
         return self._exit_code(offer.job, finished) if self._last else None
 
     def _serve_job(self, offer: federation_pb2.JobOffer) -> federation_pb2.FinishedTask:
-        spec, settings = load_canonical(offer.spec_json), self._settings
+        spec, settings = load_canonical(self._spec_of(offer)), self._settings
         check_offer(settings.rules, spec, offer.submitted_by)
         log.info("serving a job", extra={"job": offer.job})
         data = _data(settings, spec)
         _check_model_folder(settings.model or spec.model.name)
         if self._workplace is None:
             self._workplace = _workplace(settings)
-        state = self._state.job(offer.job, offer.spec_json)
+        state = self._state.job(offer.job, offer.spec_digest)
         session = self._workplace.session(self._connection, self._stop, spec, data, state)
         finished = session.run()
         log.info("job over", extra={"job": offer.job, "status": finished.status, "reason": finished.reason})
         return finished
+
+    def _spec_of(self, offer: federation_pb2.JobOffer) -> str:
+        """The spec of a job on offer; fetched once, and again when the job under that name is another."""
+        digest, text = self._specs.get(offer.job, (b"", ""))
+        if digest != offer.spec_digest:
+            fetched = self._connection.offer(offer.job)
+            digest, text = self._specs[offer.job] = fetched.spec_digest, fetched.spec_json
+        if hashlib.sha256(text.encode()).digest() != offer.spec_digest:
+            raise FedhftError(ErrorCode.INVALID_JOB, f"job {offer.job}: its spec is not the one on offer; ask again")
+        return text
 
     def _leave(self, job: str, error: FedhftError) -> None:
         if error.code in DECLINE_THE_JOB:

@@ -92,6 +92,7 @@ class Connection:
         self._in_flight: _Cancellable | None = None
         self.max_wait_ms = _DEFAULT_WAIT_MS
         self.max_chunk_bytes = 0
+        self.max_inline_bytes = 0
         self.meter = SocketMeter(remote_ports=[parse_address(peer.server, "--server")[1]])
         """Counts what the connection carried."""
 
@@ -111,8 +112,12 @@ class Connection:
     # -- control calls
 
     def enroll(self) -> Sequence[federation_pb2.JobOffer]:
-        """Identify this agent and get the jobs on offer. Waits for the server."""
+        """Identify this agent and get the jobs on offer, without their specs. Waits for the server."""
         return self.persist(self._enroll)
+
+    def offer(self, job: str) -> federation_pb2.JobOffer:
+        """A job on offer, with its spec."""
+        return self._unary(lambda: self._stub.GetOffer.future, federation_pb2.GetOfferRequest(job=job), CALL_S)
 
     def join(self, request: federation_pb2.JoinRequest) -> federation_pb2.JoinResponse:
         """Enter a job."""
@@ -173,7 +178,8 @@ class Connection:
     ) -> federation_pb2.PushUpdateResponse:
         """Send a header and chunks that add up to `size` bytes; one attempt. Raises FedhftError.
 
-        Chunks follow once the server gives the go-ahead; until then they wait on this side.
+        Chunks follow once the server gives the go-ahead; until then they wait on this side. `size` is 0 where none
+        follow.
         """
         header.client, header.lease_token = self._peer.client, self._token
         started: Future[grpc.Call] = Future()
@@ -266,6 +272,7 @@ class Connection:
         self._token = answer.lease_token
         self.max_wait_ms = answer.max_wait_ms or _DEFAULT_WAIT_MS
         self.max_chunk_bytes = answer.max_chunk_bytes
+        self.max_inline_bytes = answer.max_inline_bytes
         return answer.jobs
 
     @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import time
@@ -45,16 +44,16 @@ class StateDirectory:
     ) -> None:
         os.close(self._lock)
 
-    def job(self, name: str, spec_json: str) -> Path:
+    def job(self, name: str, spec_digest: bytes) -> Path:
         """Folder of a job; its writer creates it.
 
         Named after the job and its exact specification, so that a job that reuses a name never sees the other's state.
         """
-        return self._path / "jobs" / f"{name}-{hashlib.sha256(spec_json.encode()).hexdigest()[:12]}"
+        return self._path / "jobs" / f"{name}-{spec_digest.hex()[:12]}"
 
-    def forget(self, name: str, spec_json: str) -> None:
+    def forget(self, name: str, spec_digest: bytes) -> None:
         """Remove the folder of a job that is over: its content is of no use outside the job."""
-        shutil.rmtree(self.job(name, spec_json), ignore_errors=True)
+        shutil.rmtree(self.job(name, spec_digest), ignore_errors=True)
 
     def sweep(self, keep: Collection[Path], older_than_s: float) -> None:
         """Remove folders not in `keep` that were not written to for so long: their jobs ended unseen by this agent."""

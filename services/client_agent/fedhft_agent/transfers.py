@@ -155,6 +155,11 @@ class _Upload:
         return self._confirmed
 
     def attempt(self) -> None:
+        if 0 < len(self._data) <= self._connection.max_inline_bytes:
+            self._header.blob = self._data
+            self.result = self._connection.push(self._header, iter(()), 0).result
+            self._count.sent += len(self._data)
+            return
         offset = 0
         if self._ask and self._data:
             answer = self._query()

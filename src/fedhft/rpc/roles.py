@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Identity, Role
 
-_FEDERATION = ("Enroll", "Join", "Decline", "NextTask", "PullBlob", "PushUpdate", "ReportEvaluation", "Leave")
+_FEDERATION = (
+    "Enroll", "GetOffer", "Join", "Decline", "NextTask", "PullBlob", "PushUpdate", "ReportEvaluation", "Leave",
+)  # fmt: skip
 _JOBS = ("Submit", "Get", "List", "Clients", "Watch", "Cancel", "Pause", "Resume", "Delete", "Export", "Blob", "Revoke")
 _CLUSTERING = ("UpdateMemberships", "GetMemberships", "Describe")
 

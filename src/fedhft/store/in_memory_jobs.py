@@ -45,6 +45,10 @@ class InMemoryJobs(InMemoryTables):
         """See Store.jobs."""
         return [its.record for its in self._jobs.values() if its.record is not None]
 
+    async def open_jobs(self) -> list[JobId]:
+        """See Store.open_jobs."""
+        return [job for job, its in self._jobs.items() if its.record is not None and not its.record.status.over]
+
     async def set_status(
         self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
     ) -> bool:

@@ -136,6 +136,10 @@ class Store(Protocol):
         """All jobs, oldest first."""
         ...
 
+    async def open_jobs(self) -> list[JobId]:
+        """Jobs that are not over, oldest first."""
+        ...
+
     async def set_status(
         self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
     ) -> bool:

@@ -44,6 +44,12 @@ class RedisJobs:
         # One without fields is being deleted.
         return [_job_record(job, fields) for job, fields in zip(ids, found, strict=True) if fields]
 
+    async def open_jobs(self) -> list[JobId]:
+        """See Store.open_jobs."""
+        prefix, _, suffix = JobKeys(JobId("*")).job.partition("*")
+        over = [status.value for status in JobStatus if status.over]
+        return [JobId(raw.decode()) for raw in await self._redis.run("open_jobs", (JOBS,), prefix, suffix, *over)]
+
     async def set_status(
         self, job: JobId, status: JobStatus, reason: str, expected: Collection[JobStatus], fence: int | None = None
     ) -> bool:

@@ -64,12 +64,15 @@ class EnrollResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     MAX_WAIT_MS_FIELD_NUMBER: _builtins.int
     MAX_CHUNK_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_INLINE_BYTES_FIELD_NUMBER: _builtins.int
     lease_token: _builtins.str
     """Proof of this enrolment; every other call carries it."""
     max_wait_ms: _builtins.int
     """How long NextTask may wait, milliseconds."""
     max_chunk_bytes: _builtins.int
     """Largest chunk the server accepts, bytes."""
+    max_inline_bytes: _builtins.int
+    """Largest update that may come inside its header (UpdateHeader.blob), bytes; 0 where the server takes none."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOffer]: ...
     def __init__(
@@ -79,14 +82,40 @@ class EnrollResponse(_message.Message):
         jobs: _abc.Iterable[Global___JobOffer] | None = ...,
         max_wait_ms: _builtins.int = ...,
         max_chunk_bytes: _builtins.int = ...,
+        max_inline_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "lease_token", b"lease_token", "max_chunk_bytes", b"max_chunk_bytes", "max_wait_ms", b"max_wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "lease_token", b"lease_token", "max_chunk_bytes", b"max_chunk_bytes", "max_inline_bytes", b"max_inline_bytes", "max_wait_ms", b"max_wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnrollResponse: _TypeAlias = EnrollResponse  # noqa: Y015
+
+@_typing.final
+class GetOfferRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    lease_token: _builtins.str
+    job: _builtins.str
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        lease_token: _builtins.str = ...,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "job", b"job", "lease_token", b"lease_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOfferRequest: _TypeAlias = GetOfferRequest  # noqa: Y015
 
 @_typing.final
 class JobOffer(_message.Message):
@@ -97,21 +126,25 @@ class JobOffer(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     SUBMITTED_BY_FIELD_NUMBER: _builtins.int
+    SPEC_DIGEST_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     spec_json: _builtins.str
-    """Canonical JSON of the JobSpec."""
+    """Canonical JSON of the JobSpec; only in the answer to GetOffer."""
     submitted_by: _builtins.str
     """Operator named by the certificate that the job was submitted with; empty when it came without one."""
+    spec_digest: _builtins.bytes
+    """SHA-256 of spec_json, 32 bytes: a job under the same name with another digest is another job."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         spec_json: _builtins.str = ...,
         submitted_by: _builtins.str = ...,
+        spec_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "spec_json", b"spec_json", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "spec_digest", b"spec_digest", "spec_json", b"spec_json", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,6 +626,7 @@ class UpdateHeader(_message.Message):
     MEASUREMENTS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     QUERY_STAGED_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -605,6 +639,8 @@ class UpdateHeader(_message.Message):
     """Size of the update blob, bytes. 0 for methods that share nothing."""
     query_staged: _builtins.bool
     """Only ask how many bytes are staged; no chunk follows."""
+    blob: _builtins.bytes
+    """The whole update, where it is small; no go-ahead is waited for and no chunk follows."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___Score]: ...
     @_builtins.property
@@ -627,10 +663,11 @@ class UpdateHeader(_message.Message):
         measurements: Global___Measurements | None = ...,
         signature: _abc.Iterable[_builtins.float] | None = ...,
         query_staged: _builtins.bool = ...,
+        blob: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["measurements", b"measurements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "client", b"client", "digest", b"digest", "job", b"job", "lease_token", b"lease_token", "measurements", b"measurements", "query_staged", b"query_staged", "round", b"round", "scores", b"scores", "signature", b"signature", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "blob", b"blob", "client", b"client", "digest", b"digest", "job", b"job", "lease_token", b"lease_token", "measurements", b"measurements", "query_staged", b"query_staged", "round", b"round", "scores", b"scores", "signature", b"signature", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

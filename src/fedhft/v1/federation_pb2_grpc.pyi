@@ -37,6 +37,8 @@ class FederationStub:
     def __new__(cls, channel: _aio.Channel) -> FederationAsyncStub: ...
     Enroll: _grpc.UnaryUnaryMultiCallable[_federation_pb2.EnrollRequest, _federation_pb2.EnrollResponse]
     """Identify an agent; returns a lease token and the jobs it may join. A later Enroll of the same client supersedes the token."""
+    GetOffer: _grpc.UnaryUnaryMultiCallable[_federation_pb2.GetOfferRequest, _federation_pb2.JobOffer]
+    """One job on offer, with its spec."""
     Join: _grpc.UnaryUnaryMultiCallable[_federation_pb2.JoinRequest, _federation_pb2.JoinResponse]
     """Enter a job with the schema built from the local base model and data. Idempotent; repeated when local data changes."""
     NextTask: _grpc.UnaryUnaryMultiCallable[_federation_pb2.NextTaskRequest, _federation_pb2.NextTaskResponse]
@@ -63,6 +65,8 @@ class FederationAsyncStub(FederationStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enroll: _aio.UnaryUnaryMultiCallable[_federation_pb2.EnrollRequest, _federation_pb2.EnrollResponse]  # type: ignore[assignment]
     """Identify an agent; returns a lease token and the jobs it may join. A later Enroll of the same client supersedes the token."""
+    GetOffer: _aio.UnaryUnaryMultiCallable[_federation_pb2.GetOfferRequest, _federation_pb2.JobOffer]  # type: ignore[assignment]
+    """One job on offer, with its spec."""
     Join: _aio.UnaryUnaryMultiCallable[_federation_pb2.JoinRequest, _federation_pb2.JoinResponse]  # type: ignore[assignment]
     """Enter a job with the schema built from the local base model and data. Idempotent; repeated when local data changes."""
     NextTask: _aio.UnaryUnaryMultiCallable[_federation_pb2.NextTaskRequest, _federation_pb2.NextTaskResponse]  # type: ignore[assignment]
@@ -92,6 +96,14 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.EnrollResponse, _abc.Awaitable[_federation_pb2.EnrollResponse]]:
         """Identify an agent; returns a lease token and the jobs it may join. A later Enroll of the same client supersedes the token."""
+
+    @_abc_1.abstractmethod
+    def GetOffer(
+        self,
+        request: _federation_pb2.GetOfferRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.JobOffer, _abc.Awaitable[_federation_pb2.JobOffer]]:
+        """One job on offer, with its spec."""
 
     @_abc_1.abstractmethod
     def Join(
