@@ -132,6 +132,19 @@ def wait_until(true: Callable[[], bool], seconds: float, told: Callable[[], obje
         time.sleep(0.05)
 
 
+def test_a_demo_over_mutual_tls_completes_and_leaves_no_key_behind(tmp_path: Path) -> None:
+    model, data = tiny_model(tmp_path / "model"), write_data(tmp_path / "data")
+    done = subprocess.run(
+        demo(tmp_path, "--data", str(data), "--model", str(model), "--clusters", "1", "--rounds", "1", "--tls"),
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(done.stdout)["runs"]
+    assert run["rounds"] == 1
+    assert [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".key", ".crt")] == []
+    assert none_left(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("number", "code", "terminal"),
     [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)],

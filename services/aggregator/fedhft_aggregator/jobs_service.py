@@ -105,7 +105,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
             record = await self._store.job(name)
             state = "paused already" if record.paused else f"already {record.status}"
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is {state}; nothing to pause")
-        log.info("job paused", extra={"job": name, "peer": caller.peer, "reason": request.reason})
+        log.info("job paused", extra={"job": name, "by": caller.name, "peer": caller.peer, "reason": request.reason})
         return await describe(self._store, await self._store.job(name))
 
     async def Resume(self, request: jobs_pb2.ResumeJobRequest, context: Context) -> jobs_pb2.Job:
@@ -114,7 +114,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         name = parse_job_id(request.job)
         if not await self._store.resume_job(name):
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is not paused; nothing to resume")
-        log.info("job resumed", extra={"job": name, "peer": caller.peer})
+        log.info("job resumed", extra={"job": name, "by": caller.name, "peer": caller.peer})
         self._loops.start(name)
         return await describe(self._store, await self._store.job(name))
 
@@ -124,7 +124,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         name = parse_job_id(request.job)
         allowed = [status for status in JobStatus if request.force or status.over]
         await self._store.delete_job(name, allowed)
-        log.info("job deleted", extra={"job": name, "peer": caller.peer, "force": request.force})
+        log.info("job deleted", extra={"job": name, "by": caller.name, "peer": caller.peer, "force": request.force})
         return jobs_pb2.DeleteJobResponse()
 
     async def Export(self, request: jobs_pb2.ExportJobRequest, context: Context) -> jobs_pb2.ExportJobResponse:
