@@ -123,6 +123,10 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "a job that is not over is to be deleted",
         "cancel it first, or `fedhft job delete --force`",
     ),
+    ErrorCode.TOO_MANY_JOBS: (
+        "as many unfinished jobs as the server drives",
+        "wait for one to end, or `fedhft job cancel` or `delete` one",
+    ),
     ErrorCode.FOLD_TOO_LARGE: (
         "folding the client's schema could take more than `limits.fold_memory`",
         "use the job's base model, or submit the job with a larger limit",

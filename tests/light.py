@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -107,6 +107,14 @@ class LightClient:
         for field, value in changes.items():
             setattr(request, field, value)
         return await self.stub.Join(request, timeout=10)
+
+    async def refused(self, call: Awaitable[Any]) -> ErrorCode:
+        """The code with which a call is refused."""
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            return error_from_rpc(error).code
+        raise AssertionError("not refused")
 
     async def enter(self, **changes: Any) -> None:
         await self.enroll()

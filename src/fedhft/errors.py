@@ -51,6 +51,7 @@ class ErrorCode(StrEnum):
     JOB_FAILED = "job_failed"
     JOB_RUNNING = "job_running"
     DECLINED = "declined"
+    TOO_MANY_JOBS = "too_many_jobs"
     FOLD_TOO_LARGE = "fold_too_large"
     DAMAGED_BLOB = "damaged_blob"
     DAMAGED_RECORD = "damaged_record"
@@ -106,6 +107,7 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.JOB_FAILED: Outcome("FAILED_PRECONDITION", 42, False),
     ErrorCode.JOB_RUNNING: Outcome("FAILED_PRECONDITION", 43, False),
     ErrorCode.DECLINED: Outcome("FAILED_PRECONDITION", 50, False),
+    ErrorCode.TOO_MANY_JOBS: Outcome("RESOURCE_EXHAUSTED", 63, True),
     ErrorCode.FOLD_TOO_LARGE: Outcome("FAILED_PRECONDITION", 60, False),
     ErrorCode.DAMAGED_BLOB: Outcome("DATA_LOSS", 61, True),
     ErrorCode.DAMAGED_RECORD: Outcome("DATA_LOSS", 62, False),

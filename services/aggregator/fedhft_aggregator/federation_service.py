@@ -15,6 +15,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
 from fedhft.records import AcceptResult, Phase
+from fedhft.rounds import requests
 from fedhft.rounds.acceptance import check_evaluation, check_header, evaluation_record
 from fedhft.rounds.joining import (
     Application,
@@ -124,7 +125,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
     ) -> federation_pb2.NextTaskResponse:
         """Answer with work as soon as there is some, or with Wait when the client's wait_ms have passed."""
         caller, job = authenticate(context), parse_job_id(request.job)
-        held = {scope.scope: scope.version for scope in request.held}
+        held = requests.held_scopes(request.held)
         clock = asyncio.get_running_loop()
         begun = clock.time()
         while True:
@@ -159,7 +160,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         """Send a published blob from an offset on, to a member of the job. Updates of clients are never served."""
         caller, job = authenticate(context), parse_job_id(request.job)
         poll = await caller.poll(request, job, self._store)
-        client, digest = poll.agent.client, request.digest.hex()
+        client, digest = poll.agent.client, requests.blob_digest(request.digest)
         cached = await self._cache.get(job, poll.tasks)
         if not poll.joined:
             raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
@@ -174,7 +175,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             tier=part.plan.tier if part else "none",
         )
         async with self._pulls.place(client) as turn:
-            async for offset, piece in self._published.pieces(job, digest, request.offset):
+            async for offset, piece in self._published.pieces(job, digest, requests.number("offset", request.offset)):
                 # Written here and not yielded, so that a reader that does not read is bounded in time.
                 await context.write(federation_pb2.BlobChunk(offset=offset, data=piece))
                 moved.inc(len(piece))
@@ -188,6 +189,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         if first is None or first.WhichOneof("message") != "header":
             raise FedhftError(ErrorCode.MALFORMED_UPDATE, "a push begins with its header; send it first")
         header = first.header
+        requests.number("round", header.round)
+        requests.number("base_version", header.base_version)
         caller, job = authenticate(context), parse_job_id(header.job)
         poll = await caller.poll(header, job, self._store)
         client = poll.agent.client

@@ -9,9 +9,10 @@ from fedhft.coordination.describe import describe, memberships_message, outline
 from fedhft.coordination.roster import roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Role, parse_identity
-from fedhft.ids import parse_client_id, parse_job_id
+from fedhft.ids import JobId, parse_client_id, parse_job_id
 from fedhft.job import submitted_job
 from fedhft.records import JobStatus, Topic
+from fedhft.rounds import requests
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
 from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
@@ -21,6 +22,8 @@ from fedhft_aggregator.revocations import revocation_of
 
 log = logging.getLogger(__name__)
 
+MOST_UNFINISHED_JOBS = 200
+"""Every one has a coordinator, and is offered to every agent."""
 _WATCH_HEARTBEAT_S = 15.0
 
 
@@ -42,16 +45,28 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         caller = authenticate(context)
         spec = submitted_job(request.spec_json)
         job = parse_job_id(spec.name)
+        await self._check_room(job)
         if await self._store.create_job(job, spec.canonical(), caller.operator):
             log.info("job submitted", extra={"job": job, "by": caller.name, "peer": caller.peer})
         self._loops.start(job)
         return await describe(self._store, await self._store.job(job))
 
+    async def _check_room(self, job: JobId) -> None:
+        """Refuse a further job where there are as many unfinished ones as there may be. Raises TOO_MANY_JOBS."""
+        unfinished = {record.job for record in await self._store.jobs() if not record.status.over}
+        if job not in unfinished and len(unfinished) >= MOST_UNFINISHED_JOBS:
+            raise FedhftError.field(
+                ErrorCode.TOO_MANY_JOBS, "unfinished jobs", len(unfinished),
+                f"at most {MOST_UNFINISHED_JOBS} are driven", "wait for one to end, or cancel or delete one",
+            )  # fmt: skip
+
     async def Get(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.Job:
         """One job, with a page of its history."""
         authenticate(context)
         record = await self._store.job(parse_job_id(request.job))
-        return await describe(self._store, record, history_after=request.history_after)
+        return await describe(
+            self._store, record, history_after=requests.number("history_after", request.history_after)
+        )
 
     async def List(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
         """Every job, oldest first, without specs and histories."""
@@ -66,7 +81,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
     async def Watch(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
         """The job now and after every change, until it ends; every round of its history once, in pages."""
         caller = authenticate(context)
-        name, sent = parse_job_id(request.job), request.history_after
+        name, sent = parse_job_id(request.job), requests.number("history_after", request.history_after)
         while True:
             caller.recheck()  # a watch may outlast what its caller is allowed
             seen = await self._store.changes(name, Topic.PROGRESS)
@@ -90,8 +105,9 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         """End a job that has not ended."""
         caller = authenticate(context)
         name = parse_job_id(request.job)
+        reason = requests.reason(request.reason, "cancelled")
         alive = [status for status in JobStatus if not status.over]
-        if not await self._store.set_status(name, JobStatus.CANCELLED, request.reason or "cancelled", alive):
+        if not await self._store.set_status(name, JobStatus.CANCELLED, reason, alive):
             record = await self._store.job(name)
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is already {record.status}; nothing to cancel")
         log.info("job cancelled", extra={"job": name, "by": caller.name, "peer": caller.peer, "reason": request.reason})
@@ -101,7 +117,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         """Let a job wait until somebody resumes it."""
         caller = authenticate(context)
         name = parse_job_id(request.job)
-        if not await self._store.pause_job(name, request.reason or "paused"):
+        if not await self._store.pause_job(name, requests.reason(request.reason, "paused")):
             record = await self._store.job(name)
             state = "paused already" if record.paused else f"already {record.status}"
             raise FedhftError(ErrorCode.JOB_NOT_RUNNING, f"job {name} is {state}; nothing to pause")
@@ -163,11 +179,11 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         name = parse_job_id(request.job)
         version = await self._store.version(name)
         offered = {blob.digest for blob in version.snapshots.values()} if version else set()
-        digest = request.digest.hex()
+        digest = requests.blob_digest(request.digest)
         size = await self._store.blobs.size(name, digest) if digest in offered else None
         if size is None:
             raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the last version; export again")
-        offset = request.offset
+        offset = requests.number("offset", request.offset)
         while offset < size:
             data = await self._store.blobs.get(name, digest, offset, PIECE_BYTES)
             yield jobs_pb2.JobBlobChunk(offset=offset, data=data)

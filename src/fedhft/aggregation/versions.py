@@ -31,7 +31,8 @@ from fedhft.wire.codec import MOST_COLUMNS, Blob
 
 Tensors = Mapping[TensorKey, Float32]
 
-_SCOPE = re.compile(r"shared|cluster-(0|[1-9][0-9]{0,3})")
+SCOPE = re.compile(r"shared|cluster-(0|[1-9][0-9]{0,3})")
+"""Names of scopes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ def apply_delta(state: AdapterState, blob: Blob) -> AdapterState:
     """
     if blob.kind not in (adapter_pb2.BLOB_KIND_DELTA, adapter_pb2.BLOB_KIND_SNAPSHOT):
         raise _malformed(f"kind = {blob.kind} is neither a delta nor a snapshot")
-    if not _SCOPE.fullmatch(blob.scope):
+    if not SCOPE.fullmatch(blob.scope):
         raise _malformed(f'scope = {blob.scope!r} is neither "{SHARED}" nor a cluster')
     adds = blob.kind == adapter_pb2.BLOB_KIND_DELTA
     tensors: dict[TensorKey, Float32] = dict(state.scope(blob.scope)) if adds else {}
