@@ -14,6 +14,7 @@ from fedhft_aggregator.federation_service import Federation
 from fedhft_aggregator.jobs_service import Jobs
 from fedhft_aggregator.loops import JobLoops
 
+from fedhft.adapter import AdapterSchema
 from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.job import JobSpec
@@ -34,8 +35,11 @@ class Aggregator:
     channel: grpc.aio.Channel
     jobs: Any
 
-    async def submit(self, spec: JobSpec) -> jobs_pb2.Job:
-        return await self.jobs.Submit(jobs_pb2.SubmitJobRequest(spec_json=spec.canonical()), timeout=10)
+    async def submit(self, spec: JobSpec, schema: AdapterSchema | None = None) -> jobs_pb2.Job:
+        text = "" if schema is None else schema.to_json()
+        return await self.jobs.Submit(
+            jobs_pb2.SubmitJobRequest(spec_json=spec.canonical(), schema_json=text), timeout=10
+        )
 
     async def get(self, name: str) -> jobs_pb2.Job:
         return await self.jobs.Get(jobs_pb2.GetJobRequest(job=name), timeout=10)

@@ -95,6 +95,8 @@ class JobRecord(_Record):
     created_ms: int
     submitted_by: str = ""
     """Operator named by the certificate it was submitted with; empty when it came without one."""
+    schema_pinned: bool = False
+    """Whether it was created with its schema."""
     paused: str = ""
     """Why the job is paused; empty when it is not. Beside the status: a paused job keeps it."""
     blocked: str = ""

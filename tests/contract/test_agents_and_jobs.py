@@ -139,6 +139,25 @@ class TestJobs:
             await store.create_job(JOB, '{"id": "other"}')
         assert (await store.job(JOB)).spec_json == SPEC
 
+    async def test_a_job_may_be_created_with_its_schema_which_no_client_replaces(self, store: Store) -> None:
+        assert await store.create_job(JOB, SPEC, "ops", "pinned")
+        assert (await store.job(JOB)).schema_pinned
+        assert await store.schema(JOB) == "pinned"
+        assert await store.fix_schema(JOB, "of a client") == "pinned"
+        assert not await store.create_job(JOB, SPEC, "ops", "pinned")
+        assert not await store.create_job(JOB, SPEC)
+        with refused(ErrorCode.JOB_EXISTS):
+            await store.create_job(JOB, SPEC, "ops", "another")
+        assert await store.schema(JOB) == "pinned"
+
+    async def test_a_job_without_a_pinned_schema_takes_the_first_clients(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        assert not (await store.job(JOB)).schema_pinned
+        assert await store.fix_schema(JOB, "of a client") == "of a client"
+        assert not await store.create_job(JOB, SPEC, "", "of a client")
+        with refused(ErrorCode.JOB_EXISTS):
+            await store.create_job(JOB, SPEC, "", "another")
+
     async def test_jobs_are_listed_oldest_first(self, store: Store) -> None:
         ids = [JobId(name) for name in ("zeta", "alpha", "mid")]
         for job in ids:

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fedhft.adapter import AdapterSchema
 from fedhft.job import JobSpec
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.v1 import jobs_pb2
@@ -51,15 +52,17 @@ class Attacked:
 
 
 @asynccontextmanager
-async def attacked(redis_url: str, name: str, **changes: Any) -> AsyncIterator[Attacked]:
-    """An aggregator with one submitted job; `changes` as in `light_job`.
+async def attacked(
+    redis_url: str, name: str, *, pinned: AdapterSchema | None = None, **changes: Any
+) -> AsyncIterator[Attacked]:
+    """An aggregator with one submitted job; `changes` as in `light_job`. pinned: the schema it is submitted with.
 
     Rounds close 2 s after they opened, so a client that takes part and never delivers delays a job by that much each.
     """
     changes["rounds"] = {"total": 2, "min_clients": 2, "deadline": "2s", **changes.get("rounds", {})}
     spec = light_job(name, **changes)
     async with serving(redis_url) as aggregator:
-        await aggregator.submit(spec)
+        await aggregator.submit(spec, pinned)
         own = open_aio_channel(ChannelSettings(aggregator.address, own_connection=True))
         try:
             alice, bob = (aggregator.client(name, spec) for name in HONEST)

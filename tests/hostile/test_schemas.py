@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from fedhft.errors import ErrorCode
+from fedhft.v1 import jobs_pb2
+from tests.aggregator import refused
 from tests.hostile.federation import attacked
-from tests.light import light_schema
+from tests.light import light_job, light_schema
 
 SCHEMA = json.loads(light_schema().to_json())
 ABSURD: dict[str, tuple[str, ErrorCode]] = {
@@ -58,3 +60,52 @@ async def test_the_memory_of_a_fold_is_bounded_by_the_job_whatever_the_schema_sa
         await mallory.enroll()
         assert await mallory.refused(mallory.join(signature=[0.0] * 256)) is ErrorCode.FOLD_TOO_LARGE
         await federation.honest_complete(signature=[0.0] * 256)
+
+
+async def test_a_hostile_first_joiner_cannot_change_the_width_of_a_pinned_schema(fresh_redis_url: str) -> None:
+    pinned = light_schema()
+    async with attacked(fresh_redis_url, "pinned", pinned=pinned, rounds={"total": 1}) as federation:
+        assert (await federation.aggregator.get("pinned")).schema_pinned
+        mallory = federation.mallory
+        mallory.schema = light_schema(width=17)
+        await mallory.enroll()
+        assert await mallory.refused(mallory.join()) is ErrorCode.SCHEMA_MISMATCH
+        await federation.honest_complete()
+
+
+async def test_without_one_a_first_joiner_of_another_width_keeps_the_others_out_and_the_job_can_be_pinned_anew(
+    fresh_redis_url: str,
+) -> None:
+    async with attacked(fresh_redis_url, "unpinned", rounds={"total": 1}) as federation:
+        mallory, jobs = federation.mallory, federation.aggregator.jobs
+        mallory.schema = light_schema(width=17)
+        await mallory.enter()
+        await federation.alice.enroll()
+        assert await federation.alice.refused(federation.alice.join()) is ErrorCode.SCHEMA_MISMATCH
+        assert not (await federation.aggregator.get("unpinned")).schema_pinned
+        await jobs.Delete(jobs_pb2.DeleteJobRequest(job="unpinned", force=True), timeout=10)
+        request = jobs_pb2.SubmitJobRequest(
+            spec_json=federation.spec.canonical(), schema_json=federation.alice.schema.to_json()
+        )
+        assert (await jobs.Submit(request, timeout=10)).schema_pinned
+        await federation.honest_complete()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("[" * 100_000, ErrorCode.SCHEMA_MISMATCH),
+        (light_schema(labels=("b", "a")).to_json(), ErrorCode.SCHEMA_MISMATCH),
+        (light_schema(rank=8).to_json(), ErrorCode.SCHEMA_MISMATCH),
+        (light_schema(layers=40, width=1 << 18).to_json(), ErrorCode.FOLD_TOO_LARGE),
+    ],
+)
+async def test_a_schema_that_does_not_fit_the_job_is_not_pinned(
+    fresh_redis_url: str, text: str, code: ErrorCode
+) -> None:
+    async with attacked(fresh_redis_url, "beside-unfit", rounds={"total": 1}) as federation:
+        spec = light_job("unfit")
+        request = jobs_pb2.SubmitJobRequest(spec_json=spec.canonical(), schema_json=text)
+        assert (await refused(federation.aggregator.jobs.Submit(request, timeout=10)))[0] is code
+        assert (await refused(federation.aggregator.get("unfit")))[0] is ErrorCode.UNKNOWN_JOB
+        await federation.honest_complete()

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from fedhft.errors import ErrorCode, FedhftError
+from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
 from fedhft.export.published import fetch_adapters
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.local.redis import EmbeddedRedis
 from fedhft.v1 import adapter_pb2
 from tests.cli_runner import Done, run_cli
+from tests.models import tiny_model
 
 JOB = """
 name = "{name}"
@@ -143,3 +144,17 @@ def test_a_watch_whose_client_is_closed_ends(server: str, tmp_path: Path) -> Non
         with pytest.raises(FedhftError) as caught:
             next(watch)
         assert caught.value.code is ErrorCode.SERVER_UNAVAILABLE
+
+
+def test_a_model_pins_what_is_trained_exactly_as_an_agent_would_have_it(server: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    file = write_job(tmp_path, "pinned")
+    told = job(server, "submit", file, "--model", str(model), "--format", "json")
+    assert json.loads(told.stdout)["schema_pinned"] is True
+    assert job(server, "submit", file, "--model", str(model)).returncode == 0
+    assert job(server, "submit", file).returncode == 0
+    assert "schema: pinned at submission" in job(server, "get", "pinned").stdout
+    other = tiny_model(tmp_path / "other", layers=2)
+    refused = job(server, "submit", file, "--model", str(other))
+    assert refused.returncode == OUTCOMES[ErrorCode.JOB_EXISTS].exit_code
+    assert "first client" in job(server, "submit", write_job(tmp_path, "unpinned")).stdout

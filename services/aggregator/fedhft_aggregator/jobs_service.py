@@ -13,6 +13,7 @@ from fedhft.ids import JobId, parse_client_id, parse_job_id
 from fedhft.job import submitted_job
 from fedhft.records import JobStatus, Topic
 from fedhft.rounds import requests
+from fedhft.rounds.joining import pinned_schema
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
 from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
@@ -46,7 +47,8 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         spec = submitted_job(request.spec_json)
         job = parse_job_id(spec.name)
         await self._check_room(job)
-        if await self._store.create_job(job, spec.canonical(), caller.operator):
+        pinned = pinned_schema(spec, request.schema_json)
+        if await self._store.create_job(job, spec.canonical(), caller.operator, pinned):
             log.info("job submitted", extra={"job": job, "by": caller.name, "peer": caller.peer})
         self._loops.start(job)
         return await describe(self._store, await self._store.job(job))

@@ -16,6 +16,7 @@ LEAVE_THE_JOB = DECLINE_THE_JOB | frozenset(
         ErrorCode.PROTOCOL_VERSION,
         ErrorCode.NOT_AUTHORISED,
         ErrorCode.UNKNOWN_JOB,
+        ErrorCode.FOLD_TOO_LARGE,
     }
 )
 """Refusals that would be the same next round, until a person fixes something."""

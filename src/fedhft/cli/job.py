@@ -26,13 +26,25 @@ JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
 def submit(
     options: ServerOptions,
     file: Annotated[Path, typer.Argument(help="Job file, TOML; `fedhft job schema` describes it.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the base model: pins what is trained, so that no client decides it. Needs `fedhft[agent]`.",
+            show_default="the first client to join decides",
+        ),
+    ] = None,
 ) -> None:
     """Check a job file and store the job. Submitting the identical job again is fine."""
     from fedhft.job import read_job
 
-    spec = read_job(file)
+    spec, schema = read_job(file), None
+    if model is not None:
+        from fedhft.training.base import load_base
+        from fedhft.training.schema import build_schema
+
+        schema = build_schema(load_base(spec, model), spec)
     with options.client() as client:
-        _report(client.submit(spec), options.format)
+        _report(client.submit(spec, schema), options.format)
 
 
 @app.command("list")
@@ -250,6 +262,7 @@ def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
     typer.echo(f"{job.job}: {status}{f' ({reason})' if reason else ''}")
     if job.submitted_by:
         typer.echo(f"submitted by: {job.submitted_by}")
+    typer.echo(f"schema: {'pinned at submission' if job.schema_pinned else 'as the first client to join has it'}")
     typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")
     if job.open_round:
         typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")

@@ -43,6 +43,7 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         rounds_done=rounds_done(current),
         clients=await store.client_ids(name),
         submitted_by=record.submitted_by,
+        schema_pinned=record.schema_pinned,
     )
     if current is None:
         return job

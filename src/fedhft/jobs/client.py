@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.records import JobStatus
@@ -64,9 +65,14 @@ class JobsClient:
         """Of a channel that uses the TLS files as they are now: a watch may outlive a certificate."""
         return jobs_pb2_grpc.JobsStub(self._channel.current())
 
-    def submit(self, spec: JobSpec) -> jobs_pb2.Job:
-        """Store a job; submitting the identical job again succeeds, so a retry after a lost answer is safe."""
-        request = jobs_pb2.SubmitJobRequest(spec_json=spec.canonical())
+    def submit(self, spec: JobSpec, schema: AdapterSchema | None = None) -> jobs_pb2.Job:
+        """Store a job; submitting the identical job again succeeds, so a retry after a lost answer is safe.
+
+        schema: pins what is trained; None leaves it to the first client that joins.
+        """
+        request = jobs_pb2.SubmitJobRequest(
+            spec_json=spec.canonical(), schema_json="" if schema is None else schema.to_json()
+        )
         return self._whole(self._call(lambda: self._stub.Submit(request, timeout=_CALL_S)))
 
     def get(self, job: str) -> jobs_pb2.Job:

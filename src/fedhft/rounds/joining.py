@@ -112,6 +112,19 @@ def decline_reason(text: str) -> str:
     return text
 
 
+def pinned_schema(spec: JobSpec, text: str) -> str:
+    """The schema with which a job is submitted, in canonical form; empty for none.
+
+    Raises FedhftError: SCHEMA_MISMATCH, FOLD_TOO_LARGE.
+    """
+    if not text:
+        return ""
+    schema = AdapterSchema.from_json(text)
+    check_schema(spec, schema)
+    check_fold_fits(spec, schema)
+    return schema.to_json()
+
+
 def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
     """Check a schema against the job itself. Raises SCHEMA_MISMATCH."""
 

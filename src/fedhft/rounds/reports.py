@@ -25,7 +25,8 @@ MOST_SCORES = 8
 MOST_COUNT = 1 << 47
 """Largest count of a measurement (bytes, steps): the sum over a hundred thousand clients still fits 64 bits."""
 MOST_SECONDS = 1e8
-MOST_LOSS = 1e30
+MOST_LOSS = 3.5e38
+"""A squared error in float32 can be as large."""
 _ROUNDING = 1e-9
 """How far rounding may take a score past its range."""
 

@@ -18,11 +18,11 @@ from fedhft.store.keys import KEPT_MEMBERSHIPS
 class InMemoryJobs(InMemoryTables):
     """The job part of InMemoryStore."""
 
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "") -> bool:
+    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
         """See Store.create_job."""
         its = self._jobs.setdefault(job, KeptJob())
         if its.record is not None:
-            if its.record.spec_json == spec_json:
+            if its.record.spec_json == spec_json and schema_json in ("", its.schema):
                 return False
             raise refusals.job_exists(job)
         # Re-inserting puts the job at the end of the order of creation.
@@ -34,7 +34,9 @@ class InMemoryJobs(InMemoryTables):
             reason="",
             created_ms=self._now_ms(),
             submitted_by=submitted_by,
+            schema_pinned=bool(schema_json),
         )
+        its.schema = schema_json or None
         return True
 
     async def job(self, job: JobId) -> JobRecord:

@@ -121,10 +121,11 @@ class Store(Protocol):
         ...
 
     # -- jobs
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "") -> bool:
+    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
         """True when created (status waiting), False when the identical job exists, whoever submitted it.
 
-        Raises JOB_EXISTS for another spec.
+        schema_json: the schema it is created with; empty leaves it to the first client that joins.
+        Raises JOB_EXISTS for another spec, or a schema that is not the job's.
         """
         ...
 

@@ -76,14 +76,15 @@ class JobKeys:
 
     @property
     def job(self) -> str:
-        """hash: spec (canonical JSON), status, reason, created_ms, submitted_by; paused (a reason) and paused_ms while
-        the job is paused; blocked (a reason) while its surroundings keep it from going on.
+        """hash: spec (canonical JSON), status, reason, created_ms, submitted_by, schema_pinned (1 when it was created
+        with its schema); paused (a reason) and paused_ms while the job is paused; blocked (a reason) while its
+        surroundings keep it from going on.
         """
         return self.prefix + "job"
 
     @property
     def schema(self) -> str:
-        """string: the adapter schema (JSON), as the first agent to join had it."""
+        """string: the adapter schema (JSON), pinned at submission or as the first agent to join had it."""
         return self.prefix + "schema"
 
     @property

@@ -21,9 +21,12 @@ class RedisJobs:
 
     _redis: RedisConnection
 
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "") -> bool:
+    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
         """See Store.create_job."""
-        outcome, *created = await self._redis.run("create_job", (JobKeys(job).job, JOBS), job, spec_json, submitted_by)
+        its = JobKeys(job)
+        outcome, *created = await self._redis.run(
+            "create_job", (its.job, JOBS, its.schema), job, spec_json, submitted_by, schema_json
+        )
         if outcome == b"job_exists":
             raise refusals.job_exists(job)
         return bool(created[0])
@@ -194,6 +197,7 @@ def _job_record(job: JobId, fields: Mapping[bytes, bytes]) -> JobRecord:
         reason=fields[b"reason"].decode(),
         created_ms=int(fields[b"created_ms"]),
         submitted_by=fields.get(b"submitted_by", b"").decode(),
+        schema_pinned=fields.get(b"schema_pinned") == b"1",
         paused=fields.get(b"paused", b"").decode(),
         blocked=fields.get(b"blocked", b"").decode(),
     )

@@ -77,16 +77,22 @@ class SubmitJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPEC_JSON_FIELD_NUMBER: _builtins.int
+    SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     spec_json: _builtins.str
     """JobSpec as JSON (strict: unknown keys are refused)."""
+    schema_json: _builtins.str
+    """AdapterSchema as JSON, to pin it: built from the base model, as an agent does it. Empty: the first client to join
+    decides it.
+    """
     def __init__(
         self,
         *,
         spec_json: _builtins.str = ...,
+        schema_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec_json", b"spec_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schema_json", b"schema_json", "spec_json", b"spec_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,6 +529,7 @@ class Job(_message.Message):
     SUBMITTED_BY_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
+    SCHEMA_PINNED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -541,6 +548,8 @@ class Job(_message.Message):
     """Why the job is paused; empty when it is not. A paused job keeps its status."""
     blocked: _builtins.str
     """What in its surroundings (store, volume, memory) keeps the job from going on; empty when nothing does."""
+    schema_pinned: _builtins.bool
+    """Whether the schema was pinned when the job was submitted."""
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that have joined."""
@@ -578,10 +587,11 @@ class Job(_message.Message):
         submitted_by: _builtins.str = ...,
         paused: _builtins.str = ...,
         blocked: _builtins.str = ...,
+        schema_pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "memberships", b"memberships"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "final", b"final", "history", b"history", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "final", b"final", "history", b"history", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
