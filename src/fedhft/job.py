@@ -179,6 +179,8 @@ def load_canonical(text: str) -> JobSpec:
             f"this build reads version {SPEC_VERSION}",
             "upgrade fedhft",
         )
+    if isinstance(raw.get("limits"), dict):  # a job that an earlier release stored goes on without bounds of influence
+        raw["limits"] = {"sample_cap": 0.0, "clip": 0.0, **raw["limits"]}
     return parse_job(raw)
 
 

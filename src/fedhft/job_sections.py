@@ -197,7 +197,7 @@ class EvaluationSpec(Section):
 
 
 class LimitsSpec(Section):
-    """Upper limits on what clients send."""
+    """Upper limits on what clients send, and on how far one client can move a round."""
 
     update_bytes: Size = Field(0, description="Largest accepted update; 0 means twice what the plan needs in fp32.")
     update_norm: float = Field(
@@ -210,4 +210,18 @@ class LimitsSpec(Section):
         2**31,
         description="Most memory that folding a round may take, in bytes; a schema that would need more is refused when"
         " a client joins with it.",
+    )
+    sample_cap: float = Field(
+        2.0,
+        ge=0,
+        le=1e9,
+        description="A client weighs as many samples as it has, but at most this many times the median of the round's "
+        "clients; 0 means no cap.",
+    )
+    clip: float = Field(
+        1.5,
+        ge=0,
+        le=1e9,
+        description="An update is scaled down to at most this many times the median size (root mean square over its "
+        "plan's values) of the round's updates; 0 means never.",
     )

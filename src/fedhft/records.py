@@ -142,6 +142,14 @@ class Participant(_Record):
     """Everything that the client trains; none of it is recomputed while the round is open."""
     memberships: tuple[float, ...]
     """Weights over clusters as pinned; the fold uses these (not the served ones)."""
+    mass: float | None = None
+    """q_i, its samples within `limits.sample_cap`; None in rounds that an earlier release opened."""
+
+    @property
+    def weight(self) -> float:
+        """q_i: what the client weighs wherever clients are averaged by their data."""
+        return float(self.samples) if self.mass is None else self.mass
+
     shard: int | None = None
     """Its share of the shared validation rows, of as many as there are; None where it has no such rows."""
 
@@ -191,7 +199,7 @@ class RoundRecord(_Record):
         kept = self.model_dump(mode="json", exclude={"participants"})
         places: dict[AdapterPlan, int] = {}
         participants = {
-            client: [part.samples, places.setdefault(part.plan, len(places)), part.memberships, part.shard]
+            client: [part.samples, places.setdefault(part.plan, len(places)), part.memberships, part.shard, part.mass]
             for client, part in self.participants.items()
         }
         kept["plans"] = [asdict(plan) for plan in places]
@@ -213,9 +221,13 @@ class RoundRecord(_Record):
         # Our own writing: validated field by field it would take a tenth of a second for ten thousand.
         participants = {
             client: Participant.model_construct(
-                samples=samples, plan=plans[place], memberships=tuple(memberships), shard=shard
+                samples=samples,
+                plan=plans[place],
+                memberships=tuple(memberships),
+                shard=shard,
+                mass=mass[0] if mass else None,
             )
-            for client, (samples, place, memberships, shard) in compact.items()
+            for client, (samples, place, memberships, shard, *mass) in compact.items()
         }
         return record.model_copy(update={"participants": participants})
 
@@ -281,6 +293,8 @@ class UpdateRecord(_Record):
     """Hex SHA-256 of the blob; empty when nothing is shared."""
     size: int
     samples: int
+    norm: float | None = None
+    """Frobenius norm of the update, measured when it was accepted; None in records of earlier releases."""
     report: bytes
     """Scores, measurements and signature as they were accepted (see rounds.reports); opaque to the store."""
 

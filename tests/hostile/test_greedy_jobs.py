@@ -40,7 +40,7 @@ async def reason_of(aggregator: Aggregator, job: str) -> str:
 
 async def declined_task(site: Site, aggregator: Aggregator, name: str, other_samples: int) -> tuple[str, list[int]]:
     """Offer a fair job whose tasks are not; what the agent said, and which rounds it trained."""
-    spec = site.job(name, **FAIR)
+    spec = site.job(name, **FAIR, limits={"sample_cap": 0})
     await aggregator.submit(spec)
 
     def serve() -> tuple[str, list[int]]:

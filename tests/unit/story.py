@@ -181,6 +181,7 @@ class Story:
         await self.be_heard(*clients)
         for client in clients:
             part = current.participants[client]
+            norm = 0.0
             header = federation_pb2.UpdateHeader(
                 round=current.number, base_version=current.base_version, measurements=figures, signature=signature
             )
@@ -190,9 +191,10 @@ class Story:
                     delta, self.schema, kind=adapter_pb2.BLOB_KIND_UPDATE, encoding="fp32",
                     version=current.base_version,
                 )  # fmt: skip
+                norm = delta.norm()
                 await self.store.blobs.put(JOB, data)
                 header.digest, header.size = bytes.fromhex(digest_of(data)), len(data)
-            await self.store.accept(JOB, update_record(client, header, part), self.tokens[client])
+            await self.store.accept(JOB, update_record(client, header, part, norm), self.tokens[client])
 
     async def play_round(self, coordinator: Coordinator, *clients: str, **how: Any) -> None:
         """Open a round if none is open, deliver for `clients` (all by default), and close it."""

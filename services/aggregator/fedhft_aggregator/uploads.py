@@ -79,18 +79,17 @@ class Uploads:
         `go_ahead` is called when it is this stream's turn; its client sends no chunk before that.
         """
         if not upload.header.size:
-            return await self._record(upload, None)
+            return await self._record(upload, None, 0.0)
         if upload.header.blob:
             inline = _inline(upload.header)
-            await self._check(upload, inline)
-            return await self._record(upload, inline)
+            return await self._record(upload, inline, await self._check(upload, inline))
         async with self._places.place(upload.client) as turn:
             await go_ahead()
-            data = await self._take(upload, chunks, turn)
-        return await self._record(upload, data)
+            data, norm = await self._take(upload, chunks, turn)
+        return await self._record(upload, data, norm)
 
-    async def _take(self, upload: Upload, chunks: Chunks, turn: Turn) -> bytes | None:
-        """Receive and check the update; its bytes, or None when they are stored under their digest already.
+    async def _take(self, upload: Upload, chunks: Chunks, turn: Turn) -> tuple[bytes | None, float]:
+        """Receive and check the update; its bytes (None when they are stored under their digest already) and its norm.
 
         A refused update's bytes are left to the sweep: the same bytes may be another client's accepted update.
         """
@@ -104,8 +103,7 @@ class Uploads:
             await intake.stage()  # even when the stream broke: the next attempt resumes there
         if (data := intake.whole) is not None:
             _check_digest(upload.header, data)
-            await self._check(upload, data)
-            return data
+            return data, await self._check(upload, data)
         received = await self.staged(upload) if intake.received is None else intake.received
         if received != size:
             raise FedhftError(
@@ -114,11 +112,13 @@ class Uploads:
             )
         if await blobs.size(upload.job, upload.digest) is None:
             await transfers.commit(upload.job, upload.transfer, upload.digest)
-        await self._check(upload, None)
-        return None
+        return None, await self._check(upload, None)
 
-    async def _check(self, upload: Upload, data: bytes | None) -> None:
-        """Decode and check. None: read the stored blob, only when it is this update's turn, to keep few in memory."""
+    async def _check(self, upload: Upload, data: bytes | None) -> float:
+        """Decode and check; returns the update's norm.
+
+        data: None to read the stored blob, only when it is this update's turn, to keep few in memory.
+        """
         async with self._checks:
             if data is None:
                 data = await self._store.blobs.get(upload.job, upload.digest)
@@ -128,10 +128,11 @@ class Uploads:
                 delta = check_blob(upload.awaited, data)
         if self._decoded is not None:
             self._decoded.keep(upload.job, upload.digest, delta)
+        return delta.norm()
 
-    async def _record(self, upload: Upload, data: bytes | None) -> federation_pb2.PushUpdateResponse:
+    async def _record(self, upload: Upload, data: bytes | None, norm: float) -> federation_pb2.PushUpdateResponse:
         header, part = upload.header, upload.awaited.part
-        record = update_record(str(upload.client), header, part)
+        record = update_record(str(upload.client), header, part, norm)
         result = await self._store.accept(upload.job, record, upload.lease_token, data)
         self._reached("accepted")
         response = federation_pb2.PushUpdateResponse

@@ -1,13 +1,15 @@
 """Partial sums over clients: accumulate, merge, finish, all in float64. FedHFT's masked mean (arXiv 2510.14054).
 
-With q_i samples of client i, p_ij its membership in cluster j as pinned when the round opened, w_ij = q_i p_ij:
+With q_i the weight of client i (its samples, capped), p_ij its membership in cluster j as pinned when the round opened,
+w_ij = q_i p_ij:
 
     rows      mean_j[d] = sum_{i sent d} w_ij x_i[d] / max( sum_{i sent d} w_ij , tau sum_{i sent x} w_ij )
     products  mean_j[d] = sum_{i sent d} w_ij (W B_i A_i)[d] / (the same divisor),   W = alpha / r
 
-Tensors that all clusters share weigh q_i instead of w_ij. A row nobody sent is absent from the mean, not zero. tau
-damps rows that few of the clients holding the tensor sent; a tensor below a client's depth is not held by it. The
-row divisor acts on the left factor, so a mean of products stays low-rank.
+An update that was clipped comes as x_i times its scale; its weight stays. Tensors that all clusters share weigh q_i
+instead of w_ij. A row nobody sent is absent from the mean, not zero. tau damps rows that few of the clients holding the
+tensor sent; a tensor below a client's depth is not held by it. The row divisor acts on the left factor, so a mean of
+products stays low-rank.
 
 Partials can be computed anywhere and merged; equal bits need merging over a fixed tree (`fold.fold`).
 """
@@ -50,7 +52,7 @@ _SENT = {
 class ClientUpdate:
     """One accepted update.
 
-    samples: q_i, training rows, >= 0. memberships: p_ij as pinned, one weight >= 0 per cluster.
+    samples: q_i, training rows (capped), >= 0. memberships: p_ij as pinned, one weight >= 0 per cluster.
     delta: masked differences from where the client's round began.
     """
 
@@ -58,6 +60,8 @@ class ClientUpdate:
     samples: float
     memberships: tuple[float, ...]
     delta: MaskedDelta
+    scale: float = 1.0
+    """Factor in (0, 1] on the differences, not on the weight: how far the update was clipped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,18 +138,18 @@ class RowSums:
         """Nothing added yet."""
         return cls(np.zeros((scopes, rows, cols)), np.zeros((scopes, rows)), np.zeros(scopes))
 
-    def add(self, weights: tuple[float, ...], matrix: MaskedMatrix) -> None:
-        """Add one client's rows with one weight per scope."""
+    def add(self, weights: tuple[float, ...], matrix: MaskedMatrix, scale: float = 1.0) -> None:
+        """Add one client's rows, times `scale`, with one weight per scope."""
         values = matrix.values.astype(np.float64)
         for scope, weight in enumerate(weights):
             if weight == 0.0:
                 continue
             self.total[scope] += weight
             if matrix.index is None:
-                self.numerator[scope] += weight * values
+                self.numerator[scope] += (weight * scale) * values
                 self.row_mass[scope] += weight
             else:
-                self.numerator[scope][matrix.index] += weight * values
+                self.numerator[scope][matrix.index] += (weight * scale) * values
                 self.row_mass[scope][matrix.index] += weight
 
     def absorb(self, other: RowSums) -> None:
@@ -252,9 +256,9 @@ def accumulate(partial: Partial, update: ClientUpdate, rules: FoldRules) -> Part
         sums = partial.rows.get(key)
         if sums is None:
             sums = partial.rows[key] = RowSums.zero(len(weights), matrix.rows, matrix.cols)
-        sums.add(weights, matrix)
+        sums.add(weights, matrix, update.scale)
     if rules.combine is Combine.PRODUCTS:
-        _accumulate_products(partial, update.delta, per_cluster, rules)
+        _accumulate_products(partial, update, per_cluster, rules)
     return partial
 
 
@@ -320,8 +324,9 @@ def _product_step(sums: ProductSums, scope: int, tau: float) -> ProductStep | No
 
 
 def _accumulate_products(
-    partial: Partial, delta: MaskedDelta, per_cluster: tuple[float, ...], rules: FoldRules
+    partial: Partial, update: ClientUpdate, per_cluster: tuple[float, ...], rules: FoldRules
 ) -> None:
+    delta = update.delta
     for key, matrix in delta:
         if key.part is not Part.B:
             continue  # with B = 0 at the start of a restart round, A alone moves nothing
@@ -330,11 +335,11 @@ def _accumulate_products(
         if sums is None:
             sums = partial.products[key.name] = ProductSums(RowSums.zero(rules.clusters, matrix.rows, 0))
         sums.rows.add(per_cluster, MaskedMatrix(matrix.rows, 0, matrix.index, matrix.values[:, :0]))
-        left = (rules.alpha / slot.rank) * matrix.dense().astype(np.float64)
+        left = (update.scale * rules.alpha / slot.rank) * matrix.dense().astype(np.float64)
         right = rules.start_of_a(key.name)
         moved = delta.tensors.get(TensorKey(key.name, Part.A))
         if moved is not None:
-            right = right + moved.dense()
+            right = right + (moved.dense() if update.scale == 1.0 else update.scale * moved.dense().astype(np.float64))
         weights = np.repeat(np.asarray(per_cluster, np.float64)[:, None], left.shape[1], axis=1)
         sums.add(weights, left, right)
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 from fedhft.aggregation.versions import expand_clusters
+from fedhft.coordination.bounded import Bounded
 from fedhft.coordination.driven import Driven
 from fedhft.coordination.folding import Folded, Note, fold_figures, fold_round
 from fedhft.coordination.history import RoundHistory
@@ -17,12 +18,10 @@ from fedhft.methods import Combine, SignatureKind
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds.decision import Extend, Fail, after_setting_aside
 from fedhft.rounds.reclustering import wants_memberships
-from fedhft.rounds.summary import MOST_NAMED, ClientReport, readable_reports, results_of, summarise
+from fedhft.rounds.summary import ClientReport, readable_reports, results_of, summarise
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
-
-_LONGEST_REASON = 200
 
 
 async def close_round(
@@ -47,6 +46,7 @@ async def close_round(
     reports, unreadable = readable_reports(current, updates)
     previous = await store.version(job)
     figures: dict[str, float] = {}
+    folded: Folded | None = None
     if current.evaluation:
         version = previous or VersionRecord(version=0, round=0, clusters=current.clusters)
         aside |= await _set_aside(driven, number, unreadable, fence)
@@ -61,7 +61,7 @@ async def close_round(
             version, figures = await _version(driven, spec, number, folded, reports)
     before = await _traffic(driven, updates)
     now_ms = await store.now_ms()
-    entry = _entry(current, reports, before, figures, aside, now_ms)
+    entry = _entry(current, reports, before, figures, Bounded(aside, folded.clipped if folded else {}), now_ms)
     driven.reached("folded")
     moved = {**before, **{report.client: report.traffic for report in reports}}
     first = await store.publish(job, number, version, entry.to_json(), fence, moved)
@@ -166,14 +166,12 @@ def _entry(
     reports: tuple[ClientReport, ...],
     before: Mapping[str, Traffic],
     figures: dict[str, float],
-    aside: Mapping[str, str],
+    bounded: Bounded,
     now_ms: int,
 ) -> RoundHistory:
     summary = summarise(current, reports, before, now_ms)
     for name, value in figures.items():
         setattr(summary, name, value)
-    summary.set_aside_count = len(aside)
-    for client, reason in sorted(aside.items())[:MOST_NAMED]:
-        summary.set_aside.add(client=client, reason=reason[:_LONGEST_REASON])
+    bounded.tell(current, summary)
     results = tuple(results_of(reports)) if current.evaluation else ()
     return RoundHistory(summary, results, current.evaluation)

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fedhft.adapter import AdapterSchema
+from fedhft.adapter import AdapterSchema, MaskedDelta
 from fedhft.aggregation.fold import ClientUpdate, FoldReport, Published, fold
 from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.decoded import DecodedUpdates
@@ -21,7 +21,8 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.records import RoundRecord, UpdateRecord, VersionRecord
-from fedhft.rounds.acceptance import check_update
+from fedhft.rounds.acceptance import check_update, largest_values
+from fedhft.rounds.influence import Magnitude, scales
 from fedhft.rounds.patience import is_at_fault
 from fedhft.store.interface import Store
 from fedhft.store.whole_blob import read_whole
@@ -54,6 +55,8 @@ class Folded:
     published: Published
     aside: Mapping[str, str]
     """client -> why its update could not be read."""
+    clipped: Mapping[str, float]
+    """client -> factor < 1 by which its update was scaled down."""
 
 
 async def fold_round(
@@ -71,8 +74,8 @@ async def fold_round(
 ) -> Folded:
     """Fold the pinned updates onto the previous version, in a worker thread, holding one update in memory at a time.
 
-    An update that is gone, damaged, or not what was accepted is left out. decoded: updates that this process has
-    decoded and checked already.
+    An update that is gone, damaged, or not what was accepted is left out; a large one is scaled down (`influence`).
+    decoded: updates that this process has decoded and checked already.
     """
     state = await load_state(store.blobs, job, spec, schema, previous)
     if state.state.clusters < current.clusters:
@@ -80,6 +83,7 @@ async def fold_round(
     loop = asyncio.get_running_loop()
 
     aside: dict[str, str] = {}
+    clipped: dict[str, float] = {}
 
     def ask(answer: Coroutine[Any, Any, T]) -> T:
         try:
@@ -88,29 +92,48 @@ async def fold_round(
             raise FedhftError(ErrorCode.STORE_UNAVAILABLE, "the store does not answer in time; check it") from error
 
     def fetched() -> Iterator[ClientUpdate]:
+        factors = scales(magnitudes(), spec.limits.clip)
         for client in pinned:
-            record, part = updates[client], current.participants[client]
-            if note is not None:
-                ask(note.now(client))
-            reached(f"decoding={client}")
-            try:
-                delta = decoded.take(job, record.digest) if decoded is not None else None
-                if delta is None:
-                    data = ask(read_whole(store.blobs, job, record.digest))
-                    delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
-                    check_update(spec, schema, part.plan, delta)
-            except Exception as error:
-                if not is_at_fault(error):
-                    raise
-                aside[client] = error.message if isinstance(error, FedhftError) else f"{type(error).__name__}: {error}"
+            delta = read(client)
+            if delta is None:
                 continue
-            yield ClientUpdate(client=client, samples=float(record.samples), memberships=part.memberships, delta=delta)
+            part, scale = current.participants[client], factors[client]
+            if scale < 1.0:
+                clipped[client] = scale
+            yield ClientUpdate(client, part.weight, part.memberships, delta, scale)
         if note is not None:
             ask(note.now(""))
 
+    def read(client: str) -> MaskedDelta | None:
+        if note is not None:
+            ask(note.now(client))
+        reached(f"decoding={client}")
+        try:
+            delta = decoded.take(job, updates[client].digest) if decoded is not None else None
+            if delta is None:
+                data = ask(read_whole(store.blobs, job, updates[client].digest))
+                delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
+                check_update(spec, schema, current.participants[client].plan, delta)
+        except Exception as error:
+            if not is_at_fault(error):
+                raise
+            aside[client] = error.message if isinstance(error, FedhftError) else f"{type(error).__name__}: {error}"
+            return None
+        return delta
+
+    def magnitudes() -> dict[str, Magnitude]:
+        found: dict[str, Magnitude] = {}
+        for client in pinned:
+            norm = updates[client].norm
+            if norm is None:  # recorded by an earlier release
+                delta = read(client)
+                norm = 0.0 if delta is None else delta.norm()
+            found[client] = Magnitude(norm, largest_values(spec, schema, current.participants[client].plan))
+        return found
+
     with metrics.FOLD_SECONDS.time():
         published = await asyncio.to_thread(fold, spec, schema, state, fetched())
-    return Folded(published, aside)
+    return Folded(published, aside, clipped)
 
 
 def fold_figures(report: FoldReport | None) -> dict[str, float]:

@@ -39,7 +39,7 @@ class CachedJob:
     @cached_property
     def mass_memberships(self) -> tuple[float, ...]:
         """sum_i q_i p_i / sum_i q_i over the round's participants: the mass-weighted mixture; () without a round."""
-        total = float(sum(part.samples for part in self.round.participants.values())) if self.round else 0.0
+        total = float(sum(part.weight for part in self.round.participants.values())) if self.round else 0.0
         return tuple(mass / (total or 1.0) for mass in self.cluster_masses)
 
     @cached_property

@@ -212,8 +212,10 @@ def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta:
         )
 
 
-def update_record(client: str, header: federation_pb2.UpdateHeader, part: Participant) -> UpdateRecord:
-    """The record of a checked update. Its weight is the sample count that was pinned with the plan."""
+def update_record(
+    client: str, header: federation_pb2.UpdateHeader, part: Participant, norm: float = 0.0
+) -> UpdateRecord:
+    """The record of a checked update of this Frobenius norm. Its sample count is the one pinned with the plan."""
     return UpdateRecord(
         client=client,
         round=header.round,
@@ -221,6 +223,7 @@ def update_record(client: str, header: federation_pb2.UpdateHeader, part: Partic
         digest=header.digest.hex(),
         size=header.size,
         samples=part.samples,
+        norm=norm,
         report=write_report(header.scores, header.measurements, header.signature),
     )
 

@@ -13,6 +13,7 @@ from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
 from fedhft.planning.tiers import plans
 from fedhft.records import ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
+from fedhft.rounds.influence import masses
 
 
 def asked_of(spec: JobSpec, live: Sequence[str], number: int, evaluation: bool) -> tuple[str, ...]:
@@ -53,12 +54,14 @@ def open_round(
     allocated = plans(spec, schema, {client: clients[client].tier for client in asked})
     holders = sorted(client for client in asked if clients[client].has_shared_validation)
     shards = {client: shard for shard, client in enumerate(holders)}
+    weights = masses({client: clients[client].samples for client in asked}, spec.limits.sample_cap)
     participants = {
         client: Participant(
             samples=clients[client].samples,
             plan=for_round(plan, spec, number, evaluation),
             memberships=membership_row(memberships, client),
             shard=shards.get(client),
+            mass=weights[client],
         )
         for client, plan in allocated.items()
     }

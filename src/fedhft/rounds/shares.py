@@ -10,7 +10,7 @@ from fedhft.records import Participant, RoundRecord
 def cluster_masses(current: RoundRecord) -> tuple[float, ...]:
     """sum_k q_k p_kj over the round's participants, for every cluster j."""
     parts = current.participants.values()
-    return tuple(float(sum(part.samples * part.memberships[j] for part in parts)) for j in range(current.clusters))
+    return tuple(float(sum(part.weight * part.memberships[j] for part in parts)) for j in range(current.clusters))
 
 
 def largest_share(part: Participant, masses: Sequence[float]) -> float:
@@ -19,5 +19,5 @@ def largest_share(part: Participant, masses: Sequence[float]) -> float:
     masses: as `cluster_masses` gives them. Participants that will not deliver are counted, so the share in what is
     published can be larger, by at most participants / quorum when samples are equal.
     """
-    shares = [part.samples * weight / mass for weight, mass in zip(part.memberships, masses, strict=True) if mass > 0]
+    shares = [part.weight * weight / mass for weight, mass in zip(part.memberships, masses, strict=True) if mass > 0]
     return max(shares, default=0.0)

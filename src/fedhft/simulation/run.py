@@ -59,6 +59,8 @@ class Simulation:
     clients: Mapping[str, ClientData]
     base: LoadedBase
     observe: Callable[[jobs_pb2.Job], None] = lambda job: None
+    worker_of: Callable[..., ClientWorker] = ClientWorker
+    """Makes a client's worker; benchmarks let one of them misbehave."""
     _workers: dict[str, ClientWorker] = field(default_factory=dict, init=False)
     _traffic: dict[str, _Traffic] = field(default_factory=dict, init=False)
     _tokens: dict[str, str] = field(default_factory=dict, init=False)
@@ -92,7 +94,7 @@ class Simulation:
 
     async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec) -> None:
         for name, data in sorted(self.clients.items()):
-            worker = ClientWorker(spec, name, self.base, data, None)
+            worker = self.worker_of(spec, name, self.base, data, None)
             agent = await store.enroll(ClientId(name), 0, "simulation")
             self._workers[name], self._traffic[name] = worker, _Traffic()
             self._tokens[name] = agent.lease_token
@@ -151,10 +153,11 @@ class Simulation:
             signature=draft.signature,
         )
         awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, name, header)
+        norm = 0.0
         if draft.blob:
-            check_blob(awaited, draft.blob)
+            norm = check_blob(awaited, draft.blob).norm()
             await store.blobs.put(job, draft.blob)
-        await store.accept(job, update_record(name, header, awaited.part), self._tokens[name])
+        await store.accept(job, update_record(name, header, awaited.part, norm), self._tokens[name])
         worker.commit(draft)
 
     async def _evaluate(

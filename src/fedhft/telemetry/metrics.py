@@ -89,6 +89,7 @@ UPDATES_ACCEPTED = Counter("fedhft_updates_accepted", "Updates durably recorded,
 UPDATES_SET_ASIDE = Counter(
     "fedhft_updates_set_aside", "Recorded updates that a fold left out: gone, damaged, or deadly.", registry=REGISTRY
 )
+UPDATES_CLIPPED = Counter("fedhft_updates_clipped", "Updates that a fold scaled down (limits.clip).", registry=REGISTRY)
 JOBS_PAUSED = Gauge("fedhft_jobs_paused", "Jobs that are paused until somebody resumes them.", registry=REGISTRY)
 JOBS_BLOCKED = Gauge(
     "fedhft_jobs_blocked", "Jobs whose surroundings (store, volume, memory) keep them from going on.", registry=REGISTRY

@@ -207,9 +207,14 @@ class StateFolder:
         )
 
 
+_SERVER_ONLY = ("samples", "fold_memory", "sample_cap", "clip")
+
+
 def spec_digest(canonical: str) -> str:
-    """Identity of a job's spec, hex."""
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    """Identity of a job's spec, hex, without limits for the server alone, which jobs of the first release lack."""
+    spec = json.loads(canonical)
+    spec["limits"] = {name: value for name, value in spec["limits"].items() if name not in _SERVER_ONLY}
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _name(group: str, key: TensorKey) -> str:

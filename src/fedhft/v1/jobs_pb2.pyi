@@ -630,6 +630,10 @@ class RoundSummary(_message.Message):
     TRAIN_SECONDS_MEAN_FIELD_NUMBER: _builtins.int
     SET_ASIDE_FIELD_NUMBER: _builtins.int
     SET_ASIDE_COUNT_FIELD_NUMBER: _builtins.int
+    CLIPPED_FIELD_NUMBER: _builtins.int
+    CLIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    CAPPED_FIELD_NUMBER: _builtins.int
+    CAPPED_COUNT_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -663,6 +667,8 @@ class RoundSummary(_message.Message):
     peak_rss_bytes_mean: _builtins.float
     train_seconds_mean: _builtins.float
     set_aside_count: _builtins.int
+    clipped_count: _builtins.int
+    capped_count: _builtins.int
     @_builtins.property
     def cluster_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clients whose largest membership is each cluster."""
@@ -671,6 +677,14 @@ class RoundSummary(_message.Message):
     def set_aside(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetAside]:
         """Clients whose recorded updates the fold left out: the first by name, and how many in all."""
 
+    @_builtins.property
+    def clipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scaled]:
+        """Clients whose updates were scaled down (limits.clip), and those that weighed less than their samples
+        (limits.sample_cap): the most bounded by name, and how many in all.
+        """
+
+    @_builtins.property
+    def capped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scaled]: ...
     def __init__(
         self,
         *,
@@ -701,10 +715,14 @@ class RoundSummary(_message.Message):
         train_seconds_mean: _builtins.float = ...,
         set_aside: _abc.Iterable[Global___SetAside] | None = ...,
         set_aside_count: _builtins.int = ...,
+        clipped: _abc.Iterable[Global___Scaled] | None = ...,
+        clipped_count: _builtins.int = ...,
+        capped: _abc.Iterable[Global___Scaled] | None = ...,
+        capped_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "train_seconds_mean", b"train_seconds_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "train_seconds_mean", b"train_seconds_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
@@ -744,6 +762,31 @@ class RoundSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
 
 Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class Scaled(_message.Message):
+    """A client's part in a round, made smaller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    factor: _builtins.float
+    """In (0, 1): what is left of the update's size, or of the client's weight."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        factor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "factor", b"factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scaled: _TypeAlias = Scaled  # noqa: Y015
 
 @_typing.final
 class SetAside(_message.Message):

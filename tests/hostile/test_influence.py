@@ -1,0 +1,57 @@
+"""One client tries to move the model further than the others: by what it sends, and by what it says it has."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.hostile.federation import Attacked, attacked
+from tests.light import LightClient
+
+
+async def push_scaled(mallory: LightClient, factor: float) -> None:
+    """Take part in every round with updates of so many times the size, flipped."""
+    await mallory.enter(samples=10_000_000)
+    while True:
+        answer = await mallory.next_task(2_000)
+        match answer.WhichOneof("task"):
+            case "finished":
+                return
+            case "train":
+                blob = mallory.update(answer.train, scale=-0.01 * factor)
+                await mallory.push(mallory.header(answer.train, blob), [(0, blob)])
+
+
+async def attack(federation: Attacked, factor: float) -> Any:
+    attacking = asyncio.create_task(push_scaled(federation.mallory, factor))
+    job = await federation.honest_complete(samples=10)
+    await asyncio.wait_for(attacking, 20)
+    return job
+
+
+async def test_a_flipped_update_of_a_hundred_times_the_size_is_scaled_down_and_named(fresh_redis_url: str) -> None:
+    async with attacked(fresh_redis_url, "scaled", rounds={"min_clients": 3}) as federation:
+        job = await attack(federation, 100)
+        for entry in job.history:
+            (clipped,) = entry.clipped
+            assert (clipped.client, entry.clipped_count) == ("mallory", 1)
+            assert clipped.factor < 0.02
+            assert entry.published_norm < 1.0  # one honest update has a norm of about 0.6
+
+
+async def test_ten_million_claimed_samples_weigh_like_two_clients(fresh_redis_url: str) -> None:
+    async with attacked(fresh_redis_url, "claims", rounds={"min_clients": 3}) as federation:
+        job = await attack(federation, 1)
+        for entry in job.history:
+            (capped,) = entry.capped
+            assert (capped.client, capped.factor) == ("mallory", pytest.approx(2 * 10 / 10_000_000))
+
+
+async def test_the_bounds_can_be_turned_off_by_name(fresh_redis_url: str) -> None:
+    off = {"clip": 0, "sample_cap": 0}
+    async with attacked(fresh_redis_url, "unbounded", rounds={"min_clients": 3}, limits=off) as federation:
+        job = await attack(federation, 100)
+        assert [(entry.clipped_count, entry.capped_count) for entry in job.history] == [(0, 0), (0, 0)]
+        assert job.history[0].published_norm > 5
