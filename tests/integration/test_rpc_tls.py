@@ -114,6 +114,18 @@ async def test_a_server_shows_its_new_certificate_to_new_connections_and_keeps_t
     assert reloads("used") - used == 1
 
 
+async def test_the_page_shows_when_the_certificate_in_use_ends(certificates: Certificates) -> None:
+    own = certificates.of("aggregator")
+    identity = certificates.authority.identity("aggregator")
+    name = "fedhft_certificate_expiry_seconds"
+    async with served(tls=TlsSettings(own.certificate, own.key)) as server:
+        (first,) = certificates.authority.index().of(identity)
+        assert REGISTRY.get_sample_value(name) == first.not_after.timestamp()
+        renewed = certificates.authority.renew(identity, days=7)
+        await shown_serial(server.address)
+        assert REGISTRY.get_sample_value(name) == renewed.not_after.timestamp() < first.not_after.timestamp()
+
+
 async def test_broken_new_files_change_nothing_but_a_log_line_and_a_counter(
     certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,12 +23,12 @@ def add_to(app: typer.Typer) -> None:
 
 def aggregator(context: typer.Context) -> None:
     """Serve agents and people, drive jobs. Options: fedhft aggregator --help."""
-    become("fedhft_aggregator", context.args, needs=("redis",), extra="server")
+    become("fedhft_aggregator", context.args, needs=("redis", "cryptography"), extra="server")
 
 
 def clusterer(context: typer.Context) -> None:
     """Compute memberships for an aggregator. Options: fedhft clusterer --help."""
-    become("fedhft_clusterer", context.args, needs=("redis", "scipy"), extra="server")
+    become("fedhft_clusterer", context.args, needs=("redis", "scipy", "cryptography"), extra="server")
 
 
 def agent(context: typer.Context) -> None:

@@ -69,6 +69,7 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
             max_concurrent_rpcs=service.max_concurrent_rpcs,
             check_certificate=service.check_certificate,
             insecure=settings.insecure,
+            field_name="--listen",
         )
         server = await start_server(common, service.register, service.names)
         servers = [server]
@@ -76,7 +77,7 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
         admin_address: str | None = None
         if service.admin is not None:
             admin = await start_server(
-                replace(common, listen=service.admin.listen, field_name="admin_listen"),
+                replace(common, listen=service.admin.listen, field_name="--admin-listen"),
                 service.admin.register,
                 service.admin.names,
             )

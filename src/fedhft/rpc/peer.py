@@ -54,6 +54,11 @@ def parse_certificate(pem: bytes) -> PeerCertificate:
     )
 
 
+def expiry_of(pem: bytes) -> float:
+    """When the first certificate of a chain ends, seconds since the epoch. Raises one of DAMAGED."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+
+
 class PeerCertificates:
     """Certificates read before, by hash."""
 

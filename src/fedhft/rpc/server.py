@@ -5,6 +5,7 @@ gRPC's own limits on message size apply, since tensors travel in chunks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ from fedhft.rpc.interceptors.deadlines import DeadlinesInterceptor
 from fedhft.rpc.interceptors.errors import ErrorsInterceptor
 from fedhft.rpc.interceptors.metrics import MetricsInterceptor
 from fedhft.rpc.keepalive import KeepAlive
-from fedhft.rpc.peer import parse_certificate
-from fedhft.rpc.tls import TlsSettings
+from fedhft.rpc.peer import DAMAGED, expiry_of, parse_certificate
+from fedhft.rpc.tls import Pems, TlsSettings
+from fedhft.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +139,7 @@ async def start_server(
         if settings.tls is None:
             bound = server.add_insecure_port(address)
         else:
-            bound = server.add_secure_port(address, settings.tls.server_credentials())
+            bound = server.add_secure_port(address, settings.tls.server_credentials(_show_expiry))
     except RuntimeError as error:
         raise _unbound(settings, str(error)) from error
     if bound == 0:
@@ -181,6 +183,11 @@ def _trust_domain(settings: ServerSettings) -> str | None:
             ErrorCode.INVALID_ARGUMENT, "--tls-certificate", str(tls.certificate), "names no trust domain",
             "say whose certificates to trust with --trust-domain, or use a certificate of `fedhft certs issue`",
         ) from error  # fmt: skip
+
+
+def _show_expiry(pems: Pems) -> None:
+    with contextlib.suppress(*DAMAGED):  # the files were checked by another parser, which may know more
+        metrics.CERTIFICATE_EXPIRY_SECONDS.set(expiry_of(pems.certificate or b""))
 
 
 def _unbound(settings: ServerSettings, reason: str) -> FedhftError:

@@ -7,6 +7,7 @@ import os
 import ssl
 import stat
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,19 +78,24 @@ class TlsSettings:
                 raise _unfit(self.certificate, f"does not go with the key {self.key} ({reason})") from error
         return pems
 
-    def server_credentials(self) -> grpc.ServerCredentials:
+    def server_credentials(self, on_use: Callable[[Pems], None] = lambda pems: None) -> grpc.ServerCredentials:
         """Credentials of a server; with an authority, clients must show a certificate it signed.
 
-        Every handshake looks whether the files were replaced, and uses the new ones if they are sound.
+        Every handshake looks whether the files were replaced, and uses the new ones if they are sound; `on_use` is told
+        of the first ones and of each replacement, in whatever thread noticed it.
         Raises FedhftError(INVALID_ARGUMENT).
         """
         if self.certificate is None or self.key is None:
             raise FedhftError(ErrorCode.INVALID_ARGUMENT, "TLS: a server needs a certificate and a key; give both")
         files = WatchedFiles(self)
+        on_use(files.pems)
 
         def renewed() -> Any:  # None, which the stubs leave out, keeps what is in use
             pems = files.replaced()
-            return None if pems is None else _configuration(pems)
+            if pems is None:
+                return None
+            on_use(pems)
+            return _configuration(pems)
 
         return grpc.dynamic_ssl_server_credentials(
             _configuration(files.pems), renewed, require_client_authentication=self.authority is not None

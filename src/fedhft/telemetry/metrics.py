@@ -57,6 +57,12 @@ TLS_RELOADS = Counter(
 for _outcome in ("used", "refused"):
     TLS_RELOADS.labels(outcome=_outcome)
 
+CERTIFICATE_EXPIRY_SECONDS = Gauge(
+    "fedhft_certificate_expiry_seconds",
+    "When the certificate that this service shows ends, seconds since the epoch; 0 without TLS.",
+    registry=REGISTRY,
+)
+
 # -- bytes
 PAYLOAD_BYTES = Counter(
     "fedhft_payload_bytes",
