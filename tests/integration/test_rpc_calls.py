@@ -104,11 +104,14 @@ async def test_a_long_refusal_arrives_cut_instead_of_breaking_the_call(misbehavi
     assert error.message.endswith("...")
 
 
+@pytest.mark.parametrize("timeout", [None, 3600.0])
 @pytest.mark.parametrize("arity", EVERY_METHOD)
-async def test_a_call_without_a_deadline_is_given_the_servers(misbehaving: grpc.aio.Channel, arity: str) -> None:
+async def test_a_call_is_bounded_by_the_server_whatever_deadline_its_client_set(
+    misbehaving: grpc.aio.Channel, arity: str, timeout: float | None
+) -> None:
     bare = misbehaving._inner  # type: ignore[attr-defined]  # our channels set a deadline themselves
     with pytest.raises(grpc.RpcError) as caught:
-        await asyncio.wait_for(call(bare, arity, b"slow", timeout=None), timeout=10)
+        await asyncio.wait_for(call(bare, arity, b"slow", timeout=timeout), timeout=10)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
     assert error_from_rpc(caught.value).code is ErrorCode.SERVER_UNAVAILABLE
 

@@ -128,16 +128,22 @@ def test_peak_memory_is_of_this_process_alone_and_stays_when_memory_is_freed() -
     assert after > 0.95 * grown  # the kernel adds up batches, so the last few hundred KiB come and go
 
 
-def test_silent_connections_are_bounded_and_closed(switch: Switch) -> None:
+def test_silent_connections_are_closed_and_one_too_many_takes_the_place_of_the_oldest(switch: Switch) -> None:
     pages = serve_pages(0, switch, idle_s=1.5)
-    silent = [connect(pages) for _ in range(MAX_CONNECTIONS)]
-    time.sleep(0.3)
-    with connect(pages) as one_more:
-        one_more.settimeout(0.8)
-        assert one_more.recv(1) == b""  # closed at once, without a thread of its own
-    for connection in silent:
+    silent = []
+    for _ in range(MAX_CONNECTIONS):
+        silent.append(connect(pages))
+        time.sleep(0.02)
+    assert get(pages, "/healthz")[0] == 200
+    silent[0].settimeout(0.5)
+    assert silent[0].recv(1) == b""  # made way; the others were silent for less than 1.5 s
+    silent[1].settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        silent[1].recv(1)
+    for connection in silent[1:]:
+        connection.settimeout(5)
         with connection:
-            assert connection.recv(1) == b""  # closed for its silence; the socket's own timeout is longer
+            assert connection.recv(1) == b""  # closed for its silence
     assert get(pages, "/healthz")[0] == 200
     pages.stop()
 

@@ -40,7 +40,7 @@ from fedhft_aggregator.waiting import Waiting
 log = logging.getLogger(__name__)
 
 MAX_WAIT_MS = 30_000
-_PULLS_AT_ONCE = 16
+PULLS_AT_ONCE = 16
 
 
 class Federation(federation_pb2_grpc.FederationServicer):
@@ -60,7 +60,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self._waiting = Waiting(store, cache)
         self._published = PublishedBlobs(store.blobs)
         # Blobs in memory are bounded by the streams that send at once, not by the number of clients.
-        self._pulls = TransferPlaces(_PULLS_AT_ONCE)
+        self._pulls = TransferPlaces(PULLS_AT_ONCE)
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
         """Check identity and protocol; return a lease token and the jobs on offer."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -25,7 +26,8 @@ Readiness = Callable[[], tuple[bool, str]]
 """Answers at once: (ready, reason when not)."""
 
 MAX_CONNECTIONS = 16
-"""Connections served at once; any more are closed."""
+"""Connections served at once; for any more the one that has been served longest is closed."""
+_HANDOVER_SECONDS = 1.0
 IDLE_SECONDS = 5.0
 """How long a connection may stay silent."""
 
@@ -77,16 +79,24 @@ class _Server(ThreadingHTTPServer):
         self.ready = ready
         self.idle_s = idle_s
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: dict[Any, None] = {}
+        """Connections being served, in the order in which they came."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Pages)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._slots.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            # An answer takes milliseconds. What has been here longest is slow on purpose, or lost.
+            with contextlib.suppress(OSError, StopIteration):
+                next(iter(self._open)).shutdown(socket.SHUT_RDWR)
+            if not self._slots.acquire(timeout=_HANDOVER_SECONDS):
+                self.shutdown_request(request)
+                return
+        self._open[request] = None
         try:
             super().process_request(request, client_address)
         except BaseException:
+            self._open.pop(request, None)
             self._slots.release()
             raise
 
@@ -94,6 +104,7 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.pop(request, None)
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -47,7 +47,7 @@ class ServerSettings:
     keepalive: KeepAlive = field(default_factory=KeepAlive)
     """Must be what the clients use."""
     longest_call_s: float = 600.0
-    """Deadline of a call whose client set none."""
+    """No call lasts longer, whatever deadline its client set."""
     check_certificate: Check | None = None
     """Raises for a caller's certificate that is no longer to be trusted; asked at every call."""
     insecure: bool = False

@@ -1,4 +1,4 @@
-"""Bounds every served call: one without a deadline gets the server's."""
+"""Bounds every served call by the server's own limit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from fedhft.rpc.bounded import WATCH_SECONDS, WATCHES
 from fedhft.rpc.interceptors.around import AroundInterceptor
 
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
@@ -17,9 +18,10 @@ HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 
 
 class DeadlinesInterceptor(AroundInterceptor):
-    """Ends calls without a deadline of their own after `longest_s` with DEADLINE_EXCEEDED.
+    """Ends every call after `longest_s` with DEADLINE_EXCEEDED, whatever deadline its client set.
 
-    gRPC ends the others itself. A handler's own TimeoutError is not touched.
+    gRPC ends those that run past their own. Watches are meant to stay open and last up to WATCH_SECONDS. A handler's
+    own TimeoutError is not touched.
     """
 
     def __init__(self, longest_s: float, exempt: Collection[str] = (HEALTH_WATCH,)) -> None:
@@ -29,10 +31,12 @@ class DeadlinesInterceptor(AroundInterceptor):
     @asynccontextmanager
     async def around(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
         """Bound the call."""
-        if method in self._exempt or context.time_remaining() is not None:
+        longest_s = WATCH_SECONDS if method in WATCHES else self._longest_s
+        left_s = context.time_remaining()
+        if method in self._exempt or (left_s is not None and left_s <= longest_s):
             yield
             return
-        limit = asyncio.timeout(self._longest_s)
+        limit = asyncio.timeout(longest_s)
         try:
             async with limit:
                 yield
@@ -41,5 +45,5 @@ class DeadlinesInterceptor(AroundInterceptor):
                 raise
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"the call had no deadline and took longer than {self._longest_s:g} s; set a deadline",
+                f"the call took longer than {longest_s:g} s, which is as long as this server serves one; call again",
             )

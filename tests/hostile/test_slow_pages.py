@@ -1,0 +1,37 @@
+"""Connections to the pages that send a byte now and then, and read nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.request
+
+from fedhft.process.pages import MAX_CONNECTIONS, serve_pages
+
+
+def test_pages_are_answered_whatever_slow_connections_do() -> None:
+    server = serve_pages(0, lambda: (True, ""))
+    host, _, port = server.address.rpartition(":")
+    slow = [socket.create_connection((host, int(port)), timeout=5) for _ in range(3 * MAX_CONNECTIONS)]
+    done = threading.Event()
+
+    def trickle() -> None:
+        while not done.wait(0.05):
+            for number, connection in enumerate(slow):
+                try:
+                    connection.send(b"G")
+                except OSError:
+                    slow[number] = socket.create_connection((host, int(port)), timeout=5)
+
+    thread = threading.Thread(target=trickle, daemon=True)
+    thread.start()
+    try:
+        for path in ("/metrics", "/healthz", "/readyz") * 5:
+            with urllib.request.urlopen(f"http://{server.address}{path}", timeout=3) as answer:
+                assert answer.status == 200
+    finally:
+        done.set()
+        thread.join(5)
+        for connection in slow:
+            connection.close()
+        server.stop()
