@@ -129,6 +129,7 @@ def main() -> None:
             continue
         raw = demo_job(settings, arguments.method, data, model.name).model_dump(mode="json")
         raw["limits"] = {**{k: v for k, v in raw["limits"].items() if k not in row.limits}, **row.limits}
+        raw["limits"]["samples"] = CLAIMED_SAMPLES  # by default a job refuses such a claim
         spec = parse_job(raw)
         with tempfile.TemporaryDirectory() as folder:
             held = {

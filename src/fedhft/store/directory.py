@@ -2,6 +2,7 @@
 
 It is on a disk, or on a volume shared by several replicas.
 
+    <root>/fedhft-store                                whose it is (see blob_root)
     <root>/<job>/blobs/<first two digits>/<digest>     complete blobs; a file here is whole and on disk
     <root>/<job>/transfers/<SHA-256 of the name>       half-received transfers (names never become paths)
     <root>/<job>/transfers/new-<random>                blobs being written
@@ -30,6 +31,7 @@ from typing import TypeVar
 
 from fedhft.ids import JobId, parse_job_id
 from fedhft.store import refusals
+from fedhft.store.blob_root import StoreIdentity, check, mark
 
 Answer = TypeVar("Answer")
 
@@ -45,8 +47,10 @@ _NEW = "new-"
 class Directory:
     """The root folder, and the few threads in which work on its files runs, each call bounded in time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, identity: StoreIdentity | None = None) -> None:
         self.root = root
+        self._identity = identity
+        self._store: str | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="fedhft-blobs")
 
     def job(self, job: JobId) -> JobFolder:
@@ -54,7 +58,24 @@ class Directory:
         return JobFolder(self.root / parse_job_id(job))
 
     async def run(self, work: Callable[[], Answer]) -> Answer:
-        """Run file work in a thread. Raises STORE_UNAVAILABLE, STORE_FULL."""
+        """Run file work in a thread, on the root that carries the store's id. Raises STORE_UNAVAILABLE, STORE_FULL."""
+        if self._identity is not None and self._store is None:
+            store, marked = await self._identity.read()
+            if not marked:
+                await self._run(lambda: mark(self.root, store))
+                await self._identity.marked()
+            self._store = store
+        return await self._run(lambda: self._on_the_right_root(work))
+
+    def _on_the_right_root(self, work: Callable[[], Answer]) -> Answer:
+        if self._store is None:
+            return work()
+        check(self.root, self._store)
+        answer = work()
+        check(self.root, self._store)  # what was written meanwhile into an empty mount point is not acknowledged
+        return answer
+
+    async def _run(self, work: Callable[[], Answer]) -> Answer:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -15,6 +15,9 @@ from fedhft.records import Topic
 JOBS = "fedhft:jobs"
 """list: ids of all jobs, in the order in which they were created."""
 
+STORE = "fedhft:store"
+"""hash: id, a random name of this store; blob_root, set once its directory of blobs carries the id (only with one)."""
+
 PROBE = "fedhft:probe"
 """string: written by every readiness check to prove that writes work; expires after ten seconds."""
 
