@@ -403,3 +403,19 @@ async def test_clients_gone_when_the_clock_is_set_forward_are_waited_for_as_long
     assert await story.status() is JobStatus.RUNNING
     await story.go_on(one, 150)
     assert await story.status() is JobStatus.FAILED
+
+
+@pytest.mark.parametrize("spec", ["[" * 100_000, '{"version":7}', "{", '{"version":1,"name":"x","name":"y"}'])
+async def test_a_job_whose_stored_spec_cannot_be_read_is_shown_as_such_and_ends_nothing(spec: str) -> None:
+    story = await Story.begin(rounds=rules())
+    its = story.store._jobs[JOB]
+    assert its.record is not None
+    its.record = its.record.model_copy(update={"spec_json": spec})
+
+    async def paused() -> bool:
+        return bool((await story.store.job(JOB)).paused)
+
+    await run_until(story, story.coordinator(), paused)
+    record = await story.store.job(JOB)
+    assert "stored job" in record.paused or "version = 7" in record.paused
+    assert not record.status.over

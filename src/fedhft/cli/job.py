@@ -232,13 +232,17 @@ def schema() -> None:
 
 def _as_dict(job: jobs_pb2.Job) -> dict[str, Any]:
     """A job for programs; its spec as an object."""
-    import json
-
+    from fedhft.documents import parse_json
+    from fedhft.errors import ErrorCode, FedhftError
     from fedhft.jobs.messages import as_dict
 
     told = as_dict(job)
     text = told.pop("spec_json")
-    return {**told, "spec": json.loads(text) if text else None}
+    try:
+        spec = parse_json(text, "spec", ErrorCode.INVALID_JOB, most_bytes=len(text)) if text else None
+    except FedhftError:  # damaged in the store; shown as it is
+        spec = text
+    return {**told, "spec": spec}
 
 
 def _standing(job: jobs_pb2.Job) -> tuple[str, str]:

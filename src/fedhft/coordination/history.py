@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from google.protobuf import json_format
 
 from fedhft.records import Traffic
+from fedhft.store.reading import reading
 from fedhft.v1 import jobs_pb2
 
 
@@ -36,11 +37,12 @@ class RoundHistory:
 
     @classmethod
     def from_json(cls, text: str) -> RoundHistory:
-        """Inverse of to_json."""
-        raw = json.loads(text)
-        return cls(
-            summary=json_format.ParseDict(raw["summary"], jobs_pb2.RoundSummary()),
-            results=tuple(json_format.ParseDict(r, jobs_pb2.ClientResult()) for r in raw["results"]),
-            evaluation=bool(raw["evaluation"]),
-            earlier_traffic={client: (t[0], t[1], t[2], t[3]) for client, t in raw.get("traffic", {}).items()},
-        )
+        """Inverse of to_json. Raises FedhftError(DAMAGED_RECORD)."""
+        with reading("an entry of a job's history"):
+            raw = json.loads(text)
+            return cls(
+                summary=json_format.ParseDict(raw["summary"], jobs_pb2.RoundSummary()),
+                results=tuple(json_format.ParseDict(r, jobs_pb2.ClientResult()) for r in raw["results"]),
+                evaluation=bool(raw["evaluation"]),
+                earlier_traffic={client: (t[0], t[1], t[2], t[3]) for client, t in raw.get("traffic", {}).items()},
+            )

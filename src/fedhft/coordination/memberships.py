@@ -25,6 +25,7 @@ from fedhft.records import MembershipRecord
 from fedhft.rounds.reclustering import wanted_clusters
 from fedhft.rounds.summary import cluster_sizes
 from fedhft.store.interface import Store
+from fedhft.store.reading import reading
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -125,19 +126,19 @@ def checked_signatures(signatures: Mapping[ClientId, Float64], joined: int) -> d
 
 def model_of(record: MembershipRecord) -> gaussian_mixture.MixtureModel | None:
     """The fitted mixture kept with memberships; None when they came without one."""
-    return (
-        gaussian_mixture.MixtureModel.from_json(json.dumps(json.loads(record.model)["mixture"]))
-        if record.model
-        else None
-    )
+    if not record.model:
+        return None
+    with reading("the mixture of a job's memberships"):
+        return gaussian_mixture.MixtureModel.from_json(json.dumps(json.loads(record.model)["mixture"]))
 
 
 def figures_of(record: MembershipRecord) -> FitFigures:
     """How the fit behind memberships went; zeros when there was none."""
     if not record.model:
         return FitFigures(0.0, 0)
-    kept = json.loads(record.model)
-    return FitFigures(float(kept["log_likelihood"]), int(kept["dimensions"]))
+    with reading("the mixture of a job's memberships"):
+        kept = json.loads(record.model)
+        return FitFigures(float(kept["log_likelihood"]), int(kept["dimensions"]))
 
 
 def sizes_of(record: MembershipRecord) -> list[int]:

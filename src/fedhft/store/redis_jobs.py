@@ -14,6 +14,7 @@ from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord,
 from fedhft.store import refusals
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import JOBS, KEPT_MEMBERSHIPS, JobKeys
+from fedhft.store.reading import reading
 
 
 class RedisJobs:
@@ -120,7 +121,8 @@ class RedisJobs:
         if outcome != b"ok":
             return None
         record, signature = found
-        return ClientRecord(**json.loads(record), signature=_unpacked(signature))
+        with reading(f"client {client} of job {job}"):
+            return ClientRecord(**json.loads(record), signature=_unpacked(signature))
 
     async def clients(self, job: JobId, wanted: Collection[ClientId] | None = None) -> Mapping[ClientId, ClientRecord]:
         """See Store.clients."""
@@ -132,7 +134,8 @@ class RedisJobs:
             names = sorted(wanted)
             records = await self._redis.call("HMGET", key, *names) if names else []
             pairs = list(zip(names, records, strict=True))
-        return {client: ClientRecord.model_validate_json(record) for client, record in pairs if record is not None}
+        with reading(f"a client of job {job}"):
+            return {client: ClientRecord.model_validate_json(record) for client, record in pairs if record is not None}
 
     async def client_ids(self, job: JobId) -> list[ClientId]:
         """See Store.client_ids."""
@@ -172,7 +175,8 @@ class RedisJobs:
     async def memberships(self, job: JobId, version: int = 0) -> MembershipRecord | None:
         """See Store.memberships."""
         outcome, *record = await self._redis.run("read_latest", (JobKeys(job).memberships,), version or "latest")
-        return MembershipRecord.model_validate_json(record[0]) if outcome == b"ok" else None
+        with reading(f"the memberships of job {job}"):
+            return MembershipRecord.model_validate_json(record[0]) if outcome == b"ok" else None
 
     async def publish_memberships(self, job: JobId, record: MembershipRecord, expected_version: int) -> bool:
         """See Store.publish_memberships."""
@@ -190,12 +194,19 @@ class RedisJobs:
 
 
 def _job_record(job: JobId, fields: Mapping[bytes, bytes]) -> JobRecord:
+    """A job's fields as a record; a damaged job is shown as one that failed, and hides no other."""
+    try:
+        status, created_ms = JobStatus(fields[b"status"].decode()), int(fields[b"created_ms"])
+        spec_json, reason = fields[b"spec"].decode(), fields[b"reason"].decode()
+    except (KeyError, ValueError) as error:
+        damage = f"its record in the store is damaged ({type(error).__name__}: {error}); delete the job"
+        return JobRecord(job=job, spec_json="", status=JobStatus.FAILED, reason=damage, created_ms=0)
     return JobRecord(
         job=job,
-        spec_json=fields[b"spec"].decode(),
-        status=JobStatus(fields[b"status"].decode()),
-        reason=fields[b"reason"].decode(),
-        created_ms=int(fields[b"created_ms"]),
+        spec_json=spec_json,
+        status=status,
+        reason=reason,
+        created_ms=created_ms,
         submitted_by=fields.get(b"submitted_by", b"").decode(),
         schema_pinned=fields.get(b"schema_pinned") == b"1",
         paused=fields.get(b"paused", b"").decode(),

@@ -29,6 +29,7 @@ from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS, JobKeys
+from fedhft.store.reading import reading
 
 
 class RedisRounds:
@@ -114,19 +115,20 @@ class RedisRounds:
         )
         if record is None:
             return None
-        try:
-            opened = RoundRecord.from_json(record)
-        except ValidationError:
-            (spec_json,) = await self._redis.call("HMGET", JobKeys(job).job, "spec")
-            opened = upgrade.with_plans(record, load_canonical(spec_json.decode()))
-        return opened.model_copy(
-            update={
-                "phase": Phase(phase.decode()),
-                "deadline_ms": int(deadline_ms),
-                "extensions": int(extensions),
-                "pinned": _sorted_clients(pinned),
-            }
-        )
+        with reading(f"the round of job {job}"):
+            try:
+                opened = RoundRecord.from_json(record)
+            except ValidationError:
+                (spec_json,) = await self._redis.call("HMGET", JobKeys(job).job, "spec")
+                opened = upgrade.with_plans(record, load_canonical(spec_json.decode()))
+            return opened.model_copy(
+                update={
+                    "phase": Phase(phase.decode()),
+                    "deadline_ms": int(deadline_ms),
+                    "extensions": int(extensions),
+                    "pinned": _sorted_clients(pinned),
+                }
+            )
 
     async def accept(
         self, job: JobId, update: UpdateRecord, lease_token: str, data: bytes | None = None
@@ -187,14 +189,17 @@ class RedisRounds:
     async def updates(self, job: JobId, number: int) -> Mapping[ClientId, UpdateRecord]:
         """See Store.updates."""
         found = await self._redis.call("HGETALL", JobKeys(job).updates(number))
-        return {
-            ClientId(raw.decode()): UpdateRecord.model_validate_json(record) for raw, record in sorted(found.items())
-        }
+        with reading(f"an update of round {number} of job {job}"):
+            return {
+                ClientId(raw.decode()): UpdateRecord.model_validate_json(record)
+                for raw, record in sorted(found.items())
+            }
 
     async def update(self, job: JobId, number: int, client: ClientId) -> UpdateRecord | None:
         """See Store.update."""
         found = await self._redis.call("HGET", JobKeys(job).updates(number), client)
-        return None if found is None else UpdateRecord.model_validate_json(found)
+        with reading(f"the update of {client} in round {number} of job {job}"):
+            return None if found is None else UpdateRecord.model_validate_json(found)
 
     async def accepted_count(self, job: JobId, number: int) -> int:
         """See Store.accepted_count."""
@@ -275,14 +280,16 @@ class RedisRounds:
         outcome, *record = await self._redis.run(
             "read_latest", (JobKeys(job).versions,), "latest" if number is None else number
         )
-        return VersionRecord.model_validate_json(record[0]) if outcome == b"ok" else None
+        with reading(f"a version of job {job}"):
+            return VersionRecord.model_validate_json(record[0]) if outcome == b"ok" else None
 
     async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
         """See Store.drop_versions."""
         its = JobKeys(job)
         outcome, *dropped = await self._redis.run("drop_versions", (its.fence, its.versions), fence, below)
         _check(outcome, dropped, job, below, fence)
-        records = [VersionRecord.model_validate_json(record) for record in dropped]
+        with reading(f"a version of job {job}"):
+            records = [VersionRecord.model_validate_json(record) for record in dropped]
         return sorted(records, key=lambda record: record.version)
 
     async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
@@ -298,7 +305,8 @@ class RedisRounds:
             return {}
         names = list(clients)
         found = await self._redis.call("HMGET", JobKeys(job).traffic, *names)
-        return {name: _traffic(text) for name, text in zip(names, found, strict=True) if text is not None}
+        with reading(f"the traffic of job {job}"):
+            return {name: _traffic(text) for name, text in zip(names, found, strict=True) if text is not None}
 
 
 def _traffic(text: bytes) -> Traffic:

@@ -127,6 +127,15 @@ def damaged_blob(job: str, digest: str, size: int, found: str) -> FedhftError:
     )
 
 
+def damaged_record(what: str, error: Exception) -> FedhftError:
+    """What the store holds is not what any release writes."""
+    problem = f"{type(error).__name__}: {str(error)[:300]}"
+    return FedhftError(
+        ErrorCode.DAMAGED_RECORD,
+        f"{what} in the store cannot be read ({problem}); restore the store, or delete the job",
+    )
+
+
 def wrong_offset(transfer: str, offset: int, staged: int) -> FedhftError:
     """The chunk does not begin where the staged bytes end."""
     return FedhftError.field(
