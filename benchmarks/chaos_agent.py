@@ -22,6 +22,7 @@ from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 from benchmarks.load_clients import Shape
 from fedhft import seeds
 from fedhft.adapter import MaskedDelta, MaskedMatrix
+from fedhft.clustering.signature import DIMENSIONS
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec, load_canonical
@@ -39,7 +40,6 @@ from fedhft.wire.digest import digest_of
 
 SHAPE = Shape(layers=4, width=256, rank=8)
 WAIT_MS = 5_000
-SIGNATURE = 32
 NAMES = tuple(f"client-{number}" for number in range(6))
 """The clients of every job."""
 
@@ -64,7 +64,7 @@ class LightAgent:
         while True:
             for offer in self._connection.enroll():
                 try:
-                    self._serve(load_canonical(offer.spec_json))
+                    self._serve(load_canonical(self._connection.offer(offer.job).spec_json))
                 except FedhftError as error:
                     if not _is_end(error):
                         raise
@@ -159,7 +159,7 @@ class LightAgent:
 def _signature(client: str) -> list[float]:
     """Unit vectors in two groups, by whether the client's number is even."""
     group = NAMES.index(client) % 2
-    values = np.random.default_rng(NAMES.index(client)).standard_normal(SIGNATURE) * 0.05
+    values = np.random.default_rng(NAMES.index(client)).standard_normal(DIMENSIONS) * 0.02
     values[group] += 1.0
     return [float(value) for value in (values / np.linalg.norm(values)).astype(np.float32)]
 

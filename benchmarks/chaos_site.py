@@ -26,6 +26,7 @@ KINDS = ("redis", "aggregator", "clusterer", "agent")
 _WEIGHTS = {"redis": 3, "aggregator": 6, "clusterer": 2, "agent": 9}
 """How often a kind is killed, compared with the others."""
 _LISTEN_S = 60.0
+_MANY = 10
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -49,7 +50,7 @@ def job_of(seed: int, number: int, size: Size) -> JobSpec:
             "model": {"name": "light"},
             "task": {"labels": ["a", "b"]},
             "adapter": {"rank": 8},
-            "method": {"preset": "fedhft", "clusters": 1 + number % 2},
+            "method": {"preset": "fedhft", "clusters": 1 + (seed + number) % 2},
             "rounds": {
                 "total": size.rounds,
                 "min_clients": size.clients,
@@ -104,7 +105,7 @@ class Site:
         self._starts = 0
         for name in ("clusterer", *AGGREGATORS, *self._agents):
             self.start(name)
-        for name in AGGREGATORS:
+        for name in ("clusterer", *AGGREGATORS):
             self._processes[name].wait_listening(_LISTEN_S)
         return self
 
@@ -235,7 +236,10 @@ class Reaper:
         self._pause_s = pause_s
 
     def run(self, kills: int, over: Callable[[], bool]) -> None:
-        """Kill so many processes, one after another, or fewer when it is over before; all run when this returns."""
+        """Kill so many processes, one after another; all run when this returns.
+
+        Fewer, when it is over before, or when several have ended by themselves.
+        """
         dead: dict[str, float] = {}
         done, following = 0, time.monotonic() + self._pause_s
         while dead or (done < kills and not over()):
@@ -251,6 +255,8 @@ class Reaper:
                 following = time.monotonic() + self._random.uniform(0.2, 2.0) * self._pause_s
             if not dead:
                 self._site.check()
+            if len(self._site.ended) >= _MANY:
+                done = kills  # something is wrong, and killing goes on hiding it
             time.sleep(0.02)
 
     def _victim(self, dead: Mapping[str, float]) -> str:

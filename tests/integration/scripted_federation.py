@@ -55,6 +55,8 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
         self.pulled_from: list[int] = []
         self.pushed: list[tuple[int, int]] = []
         self.calls: list[str] = []
+        self.offers: dict[str, federation_pb2.JobOffer] = {}
+        self.declined: list[tuple[str, str]] = []
         self.generation = 0
         self.known = False
         self.superseded = False
@@ -85,6 +87,15 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
         if request.wait_ms:
             await asyncio.sleep(request.wait_ms / 1000)
         return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask())
+
+    async def GetOffer(self, request: federation_pb2.GetOfferRequest, context: Any) -> federation_pb2.JobOffer:
+        self._check(request.lease_token)
+        return self.offers[request.job]
+
+    async def Decline(self, request: federation_pb2.DeclineRequest, context: Any) -> federation_pb2.DeclineResponse:
+        self._check(request.lease_token)
+        self.declined.append((request.job, request.reason))
+        return federation_pb2.DeclineResponse()
 
     async def PullBlob(
         self, request: federation_pb2.PullBlobRequest, context: Any

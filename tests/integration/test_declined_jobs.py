@@ -115,7 +115,7 @@ async def test_the_clients_of_a_large_job_come_in_pages(aggregator: Aggregator) 
 async def test_a_task_says_how_few_updates_make_a_version_and_how_much_of_a_cluster_one_is(
     aggregator: Aggregator,
 ) -> None:
-    spec = light_job("told", rounds={"quorum": 0.6})
+    spec = light_job("told", rounds={"quorum": 0.6}, limits={"sample_cap": 0})
     await aggregator.submit(spec)
     one, two = aggregator.client("one", spec), aggregator.client("two", spec)
     await one.enter(samples=30)

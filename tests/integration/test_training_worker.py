@@ -321,6 +321,22 @@ def test_state_of_another_job_under_the_same_name_is_not_used(spec: JobSpec, mod
     assert other.pending() is None
 
 
+def test_a_draft_outlives_a_commit_that_could_not_be_written(spec: JobSpec, base: LoadedBase, tmp_path: Path) -> None:
+    worker = worker_for(spec, tmp_path, base)
+    draft = worker.train(train_task())
+    in_the_way = tmp_path / "tiny" / "memory.tmp"
+    in_the_way.mkdir()
+    worker.commit(draft)
+    assert (worker.pending(), worker._state.round) == (None, 1)
+    in_the_way.rmdir()
+    restarted = worker_for(spec, tmp_path, base)
+    again = restarted.pending()
+    assert again is not None
+    assert (again.round, again.blob) == (1, draft.blob)  # delivered again, it is acknowledged as repeated
+    restarted.commit(again)
+    assert worker_for(spec, tmp_path, base)._state.round == 1
+
+
 def test_damaged_state_is_moved_aside_and_the_worker_starts_afresh(
     spec: JobSpec, base: LoadedBase, tmp_path: Path
 ) -> None:

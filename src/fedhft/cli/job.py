@@ -131,7 +131,7 @@ def clients(options: ServerOptions, job: JobArgument) -> None:
             one.rounds_delivered,
             _ago(one.joined_seconds, one.HasField("joined_seconds")),
             _ago(one.seen_seconds, one.HasField("seen_seconds")),
-            one.reason,
+            one.reason or (f"set aside: {one.set_aside}" if one.set_aside else ""),
         )
         for one, state in told
     ]

@@ -6,7 +6,7 @@ from bisect import bisect_right
 
 from fedhft.ids import JobId
 from fedhft.job import load_canonical
-from fedhft.records import ClientRecord, DeclineRecord, JobRecord
+from fedhft.records import ClientRecord, DeclineRecord, JobRecord, Phase, RoundHead
 from fedhft.store.interface import Store
 from fedhft.v1 import jobs_pb2
 
@@ -28,20 +28,26 @@ async def roster(store: Store, record: JobRecord, after: str, limit: int) -> job
     delivered = await store.deliveries(job, page)
     enrolled = await store.agents(list(declines))
     seen_ms = {**{name: agent.last_seen_ms for name, agent in enrolled.items()}, **await store.last_seen(job, page)}
-    now_ms = await store.now_ms()
-    silent_ms = load_canonical(record.spec_json).rounds.client_timeout * 1000
+    silent_ms = int(load_canonical(record.spec_json).rounds.client_timeout * 1000)
+    look = await store.look(job, silent_ms)
+    aside = await store.are_set_aside(job, _last_folded(look.round)) if look.round is not None else {}
     listed = []
     for name in page:
         seen = seen_ms.get(name)
         if name in clients:
-            listed.append(_joined(clients[name], delivered.get(name, 0), seen, now_ms, silent_ms))
+            listed.append(_joined(clients[name], delivered.get(name, 0), seen, look.now_ms, silent_ms))
+            listed[-1].set_aside = aside.get(name, "")
         elif name in declines:  # in neither: it left between two readings
-            listed.append(_declined(declines[name], delivered.get(name, 0), seen, now_ms))
+            listed.append(_declined(declines[name], delivered.get(name, 0), seen, look.now_ms))
     return jobs_pb2.ListClientsResponse(clients=listed, more=stop < len(names))
 
 
+def _last_folded(head: RoundHead) -> int:
+    return head.number - 1 if head.phase is Phase.COLLECTING else head.number
+
+
 def _joined(
-    client: ClientRecord, delivered: int, seen_ms: int | None, now_ms: int, silent_ms: float
+    client: ClientRecord, delivered: int, seen_ms: int | None, now_ms: int, silent_ms: int
 ) -> jobs_pb2.JobClient:
     live = seen_ms is not None and now_ms - seen_ms <= silent_ms
     return jobs_pb2.JobClient(

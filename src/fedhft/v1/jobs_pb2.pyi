@@ -267,6 +267,7 @@ class JobClient(_message.Message):
     JOINED_SECONDS_FIELD_NUMBER: _builtins.int
     SEEN_SECONDS_FIELD_NUMBER: _builtins.int
     ROUNDS_DELIVERED_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     state: Global___JobClient.State.ValueType
     reason: _builtins.str
@@ -279,6 +280,8 @@ class JobClient(_message.Message):
     seen_seconds: _builtins.float
     rounds_delivered: _builtins.int
     """Rounds whose update of this client was accepted."""
+    set_aside: _builtins.str
+    """Why the last fold left its update out; empty when it did not, or no longer known."""
     def __init__(
         self,
         *,
@@ -290,10 +293,11 @@ class JobClient(_message.Message):
         joined_seconds: _builtins.float | None = ...,
         seen_seconds: _builtins.float | None = ...,
         rounds_delivered: _builtins.int = ...,
+        set_aside: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "joined_seconds", b"joined_seconds", "seen_seconds", b"seen_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "joined_seconds", b"joined_seconds", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "joined_seconds", b"joined_seconds", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__joined_seconds: _TypeAlias = _typing.Literal["joined_seconds"]  # noqa: Y015
     _WhichOneofArgType__joined_seconds: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds"]  # noqa: Y015

@@ -1,0 +1,69 @@
+"""The list of a job's clients, over the in-memory store."""
+
+from __future__ import annotations
+
+import json
+
+from fedhft.coordination.roster import roster
+from fedhft.ids import ClientId
+from fedhft.records import JobStatus
+from fedhft.store.in_memory import InMemoryStore
+from fedhft.v1 import jobs_pb2
+from tests.contract.federation import (
+    ALICE,
+    BOB,
+    CAROL,
+    JOB,
+    client_record,
+    round_record,
+    token_of,
+    update_record,
+    version_record,
+)
+from tests.light import light_job
+
+STATE = jobs_pb2.JobClient
+
+
+async def listed(store: InMemoryStore, after: str = "", limit: int = 0) -> list[jobs_pb2.JobClient]:
+    return list((await roster(store, await store.job(JOB), after, limit)).clients)
+
+
+async def test_what_is_known_of_each_client_is_shown() -> None:
+    now = [1000.0]
+    store = InMemoryStore(clock=lambda: now[0])
+    spec = light_job(str(JOB), rounds={"client_timeout": "60s"})
+    await store.create_job(JOB, spec.canonical())
+    await store.set_status(JOB, JobStatus.RUNNING, "", [JobStatus.WAITING])
+    for client in (ALICE, BOB):
+        await store.join(JOB, client_record(client, joined_ms=400_000))
+    token = await token_of(store, ALICE)
+    await token_of(store, CAROL)
+    await store.decline(JOB, CAROL, "too many epochs")
+    now[0] = 1061.0
+    await store.poll(JOB, ALICE, token)
+    fence = await store.acquire(JOB, "here", 10_000)
+    assert fence is not None
+    await store.open_round(JOB, round_record(), fence)
+    await store.accept(JOB, update_record(ALICE), token)
+    await store.begin_fold(JOB, 1, fence)
+    await store.set_aside(JOB, 1, {"alice": "its blob is damaged"}, fence)
+    alice, bob, carol = await listed(store)
+    assert (alice.client, alice.state, alice.rounds_delivered) == ("alice", STATE.STATE_LIVE, 1)
+    assert (alice.seen_seconds, alice.joined_seconds, alice.samples, alice.tier) == (0.0, 661.0, 60, "full")
+    assert alice.set_aside == "its blob is damaged"
+    assert (bob.client, bob.state, bob.seen_seconds, bob.set_aside) == ("bob", STATE.STATE_SILENT, 61.0, "")
+    assert (carol.state, carol.reason, carol.joined_seconds) == (STATE.STATE_DECLINED, "too many epochs", 61.0)
+    assert carol.seen_seconds == 61.0
+    await store.publish(JOB, 1, version_record(), json.dumps({}), fence)
+    await store.open_round(JOB, round_record(2), fence)
+    assert (await listed(store))[0].set_aside == "its blob is damaged"  # until the open round is folded
+    assert [one.client for one in await listed(store, after="alice", limit=1)] == ["bob"]
+
+
+async def test_a_client_that_never_enrolled_here_has_no_time_of_its_own() -> None:
+    store = InMemoryStore()
+    await store.create_job(JOB, light_job(str(JOB)).canonical())
+    await store.decline(JOB, ClientId("gone"), "no")
+    (gone,) = await listed(store)
+    assert not gone.HasField("seen_seconds")
