@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -164,6 +166,19 @@ async def test_a_participant_s_certificate_is_no_good_for_posing_as_the_server(t
         async with open_aio_channel(settings) as channel:
             code, text = await refused_transport(channel)
     assert (code, "TLS handshake failed" in text) == (ErrorCode.SERVER_UNAVAILABLE, True)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"], ids=["nothing", "half a hello"])
+async def test_a_connection_that_never_shakes_hands_is_closed(tmp_path: Path, sent: bytes) -> None:
+    certificates = Certificates(tmp_path)
+    async with served(tls=certificates.of("aggregator"), handshake_s=0.5) as server:
+        host, _, port = server.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read(1) == b""
+        writer.close()
 
 
 async def refused_transport(channel: grpc.aio.Channel) -> tuple[ErrorCode, str]:

@@ -32,6 +32,8 @@ from fedhft.telemetry import metrics
 logger = logging.getLogger(__name__)
 
 _LOOKAHEAD_BYTES = 8 * 1024
+HANDSHAKE_S = 20.0
+"""gRPC's own two minutes would let strangers hold sockets."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ServerSettings:
     """Must be what the clients use."""
     longest_call_s: float = 600.0
     """No call lasts longer, whatever deadline its client set."""
+    handshake_s: float = HANDSHAKE_S
+    """How long a new connection may take to shake hands."""
     check_certificate: Check | None = None
     """Raises for a caller's certificate that is no longer to be trusted; asked at every call."""
     insecure: bool = False
@@ -100,10 +104,11 @@ def default_interceptors(settings: ServerSettings) -> list[ServerInterceptor]:
     return chain
 
 
-def server_options(keepalive: KeepAlive | None = None) -> Sequence[tuple[str, Any]]:
+def server_options(keepalive: KeepAlive | None = None, handshake_s: float = HANDSHAKE_S) -> Sequence[tuple[str, Any]]:
     """Channel arguments of every server."""
     return [
         *(keepalive or KeepAlive()).server_options(),
+        ("grpc.server_handshake_timeout_ms", round(handshake_s * 1000)),
         # Otherwise two servers on one port would silently share its connections.
         ("grpc.so_reuseport", 0),
         # gRPC's bandwidth probe lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB,
@@ -129,7 +134,7 @@ async def start_server(
     _check_exposure(settings, host)
     server = grpc.aio.server(
         interceptors=[*default_interceptors(settings), *(interceptors or ())],
-        options=server_options(settings.keepalive),
+        options=server_options(settings.keepalive, settings.handshake_s),
     )
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
