@@ -38,7 +38,10 @@ from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.codec import encode
 from fedhft.wire.digest import digest_of
 
-SHAPE = Shape(layers=4, width=256, rank=8)
+SMALL = Shape(layers=4, width=256, rank=8)
+"""Updates of about 16 KB, which travel inside their headers."""
+LARGE = Shape(layers=6, width=1024, rank=8)
+"""Updates of about 100 KB, which come in chunks and are resumed when a stream broke."""
 WAIT_MS = 5_000
 NAMES = tuple(f"client-{number}" for number in range(6))
 """The clients of every job."""
@@ -56,7 +59,6 @@ class LightAgent:
         self._connection = connection
         self._client = client
         self._folder = folder
-        self._schema = SHAPE.schema()
         self._acknowledged = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def serve(self) -> None:
@@ -71,6 +73,7 @@ class LightAgent:
             time.sleep(random.uniform(0.1, 0.3))
 
     def _serve(self, spec: JobSpec) -> None:
+        self._schema = (LARGE if spec.method.is_clustered else SMALL).schema()
         files = StateFolder(self._folder, spec.name, self._client, spec_digest(spec.canonical()))
         self._join(spec)
         state, draft = files.read()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.roster import roster
 from fedhft.ids import ClientId
 from fedhft.records import JobStatus
@@ -55,9 +54,12 @@ async def test_what_is_known_of_each_client_is_shown() -> None:
     assert (bob.client, bob.state, bob.seen_seconds, bob.set_aside) == ("bob", STATE.STATE_SILENT, 61.0, "")
     assert (carol.state, carol.reason, carol.joined_seconds) == (STATE.STATE_DECLINED, "too many epochs", 61.0)
     assert carol.seen_seconds == 61.0
-    await store.publish(JOB, 1, version_record(), json.dumps({}), fence)
-    await store.open_round(JOB, round_record(2), fence)
-    assert (await listed(store))[0].set_aside == "its blob is damaged"  # until the open round is folded
+    summary = jobs_pb2.RoundSummary(round=1, clipped=[jobs_pb2.Scaled(client="bob", factor=0.25)])
+    await store.publish(JOB, 1, version_record(), RoundHistory(summary).to_json(), fence)
+    await store.open_round(JOB, round_record(2, evaluation=True), fence)
+    alice, bob, _ = await listed(store)  # the final evaluation folds nothing
+    assert (alice.set_aside, alice.HasField("clipped")) == ("its blob is damaged", False)
+    assert bob.clipped == 0.25
     assert [one.client for one in await listed(store, after="alice", limit=1)] == ["bob"]
 
 

@@ -131,7 +131,7 @@ def clients(options: ServerOptions, job: JobArgument) -> None:
             one.rounds_delivered,
             _ago(one.joined_seconds, one.HasField("joined_seconds")),
             _ago(one.seen_seconds, one.HasField("seen_seconds")),
-            one.reason or (f"set aside: {one.set_aside}" if one.set_aside else ""),
+            one.reason or _treated(one),
         )
         for one, state in told
     ]
@@ -139,6 +139,13 @@ def clients(options: ServerOptions, job: JobArgument) -> None:
 
 
 _STATES = {1: "live", 2: "silent", 3: "declined"}
+
+
+def _treated(client: jobs_pb2.JobClient) -> str:
+    """What the last fold made of its update, if anything."""
+    if client.set_aside:
+        return f"set aside: {client.set_aside}"
+    return f"clipped to {client.clipped:.2f} of its size" if client.HasField("clipped") else ""
 
 
 def _ago(seconds: float, known: bool) -> str:

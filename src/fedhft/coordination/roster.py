@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
 from fedhft.job import load_canonical
 from fedhft.records import ClientRecord, DeclineRecord, JobRecord, Phase, RoundHead
@@ -30,20 +31,28 @@ async def roster(store: Store, record: JobRecord, after: str, limit: int) -> job
     seen_ms = {**{name: agent.last_seen_ms for name, agent in enrolled.items()}, **await store.last_seen(job, page)}
     silent_ms = int(load_canonical(record.spec_json).rounds.client_timeout * 1000)
     look = await store.look(job, silent_ms)
-    aside = await store.are_set_aside(job, _last_folded(look.round)) if look.round is not None else {}
+    folded = _last_folded(look.round)
+    aside = await store.are_set_aside(job, folded) if folded else {}
+    entry = await store.history(job, folded - 1, folded) if folded else []
+    clipped = {one.client: one.factor for text in entry for one in RoundHistory.from_json(text).summary.clipped}
     listed = []
     for name in page:
         seen = seen_ms.get(name)
         if name in clients:
             listed.append(_joined(clients[name], delivered.get(name, 0), seen, look.now_ms, silent_ms))
             listed[-1].set_aside = aside.get(name, "")
+            if name in clipped:
+                listed[-1].clipped = clipped[name]
         elif name in declines:  # in neither: it left between two readings
             listed.append(_declined(declines[name], delivered.get(name, 0), seen, look.now_ms))
     return jobs_pb2.ListClientsResponse(clients=listed, more=stop < len(names))
 
 
-def _last_folded(head: RoundHead) -> int:
-    return head.number - 1 if head.phase is Phase.COLLECTING else head.number
+def _last_folded(head: RoundHead | None) -> int:
+    """The last round whose updates were folded, or are being folded; 0 before the first."""
+    if head is None:
+        return 0
+    return head.number - 1 if head.evaluation or head.phase is Phase.COLLECTING else head.number
 
 
 def _joined(

@@ -268,6 +268,7 @@ class JobClient(_message.Message):
     SEEN_SECONDS_FIELD_NUMBER: _builtins.int
     ROUNDS_DELIVERED_FIELD_NUMBER: _builtins.int
     SET_ASIDE_FIELD_NUMBER: _builtins.int
+    CLIPPED_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     state: Global___JobClient.State.ValueType
     reason: _builtins.str
@@ -282,6 +283,8 @@ class JobClient(_message.Message):
     """Rounds whose update of this client was accepted."""
     set_aside: _builtins.str
     """Why the last fold left its update out; empty when it did not, or no longer known."""
+    clipped: _builtins.float
+    """Factor below 1 by which the last fold scaled its update down; unset when it did not, or does not name the client."""
     def __init__(
         self,
         *,
@@ -294,15 +297,20 @@ class JobClient(_message.Message):
         seen_seconds: _builtins.float | None = ...,
         rounds_delivered: _builtins.int = ...,
         set_aside: _builtins.str = ...,
+        clipped: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "joined_seconds", b"joined_seconds", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "seen_seconds", b"seen_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "joined_seconds", b"joined_seconds", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clipped: _TypeAlias = _typing.Literal["clipped"]  # noqa: Y015
+    _WhichOneofArgType__clipped: _TypeAlias = _typing.Literal["_clipped", b"_clipped"]  # noqa: Y015
     _WhichOneofReturnType__joined_seconds: _TypeAlias = _typing.Literal["joined_seconds"]  # noqa: Y015
     _WhichOneofArgType__joined_seconds: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds"]  # noqa: Y015
     _WhichOneofReturnType__seen_seconds: _TypeAlias = _typing.Literal["seen_seconds"]  # noqa: Y015
     _WhichOneofArgType__seen_seconds: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clipped) -> _WhichOneofReturnType__clipped | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__joined_seconds) -> _WhichOneofReturnType__joined_seconds | None: ...
     @_typing.overload
