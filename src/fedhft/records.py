@@ -104,6 +104,15 @@ class JobRecord(_Record):
 
 
 @dataclass(frozen=True)
+class Missed:
+    """Rounds in a row in which a client took part and did not deliver."""
+
+    in_a_row: int
+    last: int
+    """Number of the last of them."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at a step of a job, counted before it begins."""
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
-from fedhft.records import Attempt, JobStatus, Phase, Topic
+from fedhft.records import Attempt, JobStatus, Missed, Phase, Topic
 from fedhft.store import keys
 from fedhft.store.interface import Store
 from fedhft.store.keys import JobKeys
@@ -127,6 +127,20 @@ class TestAttempts:
         ):
             with refused(ErrorCode.FENCED):
                 await call
+
+
+class TestAttendance:
+    async def test_rounds_missed_in_a_row_are_counted_once_each(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        assert await store.missed(JOB) == {}
+        for number in (1, 1, 2):
+            await store.note_attendance(JOB, number, ["bob", "carol"], ["alice"], fence)
+        assert await store.missed(JOB) == {"bob": Missed(2, 2), "carol": Missed(2, 2)}
+        await store.note_attendance(JOB, 3, ["carol", "alice"], ["bob"], fence)
+        assert await store.missed(JOB) == {"alice": Missed(1, 3), "carol": Missed(3, 3)}
+        await store.note_attendance(JOB, 4, [], [], fence)
+        with refused(ErrorCode.FENCED):
+            await store.note_attendance(JOB, 5, ["alice"], [], fence - 1)
 
 
 class TestSettingAside:

@@ -98,7 +98,7 @@ def test_a_round_closes_early_at_its_target_and_at_its_deadline_with_quorum() ->
 
 def test_without_quorum_a_round_is_extended_a_bounded_number_of_times_then_the_job_fails() -> None:
     assert decide(situation(round=round_record(), accepted=1), 11_000) == Extend(1, 21_000)
-    failed = decide(situation(round=round_record(extensions=1), accepted=1), 21_000)
+    failed = decide(situation(round=round_record(2, extensions=1), accepted=1), 21_000)
     assert isinstance(failed, Fail)
     assert "1 of 4 participants delivered, 2 needed" in failed.reason
 

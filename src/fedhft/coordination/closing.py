@@ -68,6 +68,9 @@ async def close_round(
     driven.reached("published")
     if not first:
         return
+    if not current.evaluation:
+        absent = [client for client in current.participants if client not in accepted]
+        await store.note_attendance(job, number, absent, list(accepted), fence)
     _observe_phase("folding", folding_since_ms, now_ms)
     driven.observe(entry)
     log.info(

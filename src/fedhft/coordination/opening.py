@@ -8,6 +8,7 @@ from fedhft.coordination.driven import Driven
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec
 from fedhft.records import RoundHead
+from fedhft.rounds.attendance import attending
 from fedhft.rounds.opening import asked_of, open_round
 from fedhft.rounds.reclustering import usable_memberships
 
@@ -25,7 +26,9 @@ async def open_next(
     base = await driven.store.version(driven.job)
     memberships = usable_memberships(await driven.store.memberships(driven.job), base)
     live = await driven.store.live(driven.job, int(spec.rounds.client_timeout * 1000))
-    asked = asked_of(spec, live, number, evaluation)
+    missed = await driven.store.missed(driven.job)
+    present = live if evaluation else attending(live, missed, number, spec.rounds.min_clients)
+    asked = asked_of(spec, present, number, evaluation)
     clients = await driven.store.clients(driven.job, [ClientId(client) for client in asked])
     now = await driven.store.now_ms()
     record = open_round(
@@ -38,6 +41,7 @@ async def open_next(
         clients={str(client): value for client, value in clients.items()},
         asked=tuple(client for client in asked if client in clients),
         now_ms=now,
+        proven=len(await driven.store.deliveries(driven.job, list(clients))),
     )
     if not record.participants:
         return  # the last live client fell silent meanwhile; look again

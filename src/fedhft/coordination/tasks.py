@@ -9,6 +9,7 @@ from fedhft.aggregation.mixture import served
 from fedhft.coordination.job_cache import CachedJob
 from fedhft.records import Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
+from fedhft.rounds.attendance import least_of
 from fedhft.rounds.fetching import fetches, scopes_needed
 from fedhft.rounds.shares import largest_share
 from fedhft.v1 import adapter_pb2, federation_pb2
@@ -51,7 +52,7 @@ def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federa
             evaluate=evaluate,
             shared=_shard(cached, current, client) if evaluate else None,
             max_update_bytes=largest_update(cached.spec, cached.schema, plan),
-            quorum=current.quorum,
+            quorum=least_of(cached.spec.rounds, current.head),
             share=largest_share(current.participants[client], cached.cluster_masses),
         )
     )

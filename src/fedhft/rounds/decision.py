@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fedhft.job import JobSpec
 from fedhft.records import JobStatus, Phase, RoundHead
+from fedhft.rounds.attendance import needed
 
 
 @dataclass(frozen=True)
@@ -142,26 +143,26 @@ def _collect(situation: Situation, current: RoundHead, now_ms: int) -> Decision:
         return Extend(current.number, now_ms + _ms(rules.deadline), counted=False)
     if now_ms < current.deadline_ms:
         return Wait(current.deadline_ms)
-    if situation.accepted >= current.quorum or current.evaluation:
+    if situation.accepted >= needed(rules, current) or current.evaluation:
         return Fold(current.number)
     if current.extensions < rules.extensions:
         return Extend(current.number, now_ms + _ms(rules.deadline))
     return Fail(
         f"round {current.number}: {situation.accepted} of {current.asked} participants delivered, "
-        f"{current.quorum} needed, after {current.extensions} extensions of rounds.deadline = {rules.deadline:g} s; "
-        "lower rounds.quorum or lengthen rounds.deadline"
+        f"{needed(rules, current)} needed, after {current.extensions} extensions of rounds.deadline = "
+        f"{rules.deadline:g} s; lower rounds.quorum or lengthen rounds.deadline"
     )
 
 
 def after_setting_aside(spec: JobSpec, current: RoundHead, left: int, now_ms: int) -> Extend | Fail | None:
     """What becomes of a round with `left` usable updates: None to publish it, else collect it again or give up."""
-    if left >= current.quorum:
-        return None
     rules = spec.rounds
+    if left >= needed(rules, current):
+        return None
     if current.extensions < rules.extensions:
         return Extend(current.number, now_ms + _ms(rules.deadline))
     return Fail(
-        f"round {current.number}: {left} usable updates, {current.quorum} needed, after {current.extensions} "
+        f"round {current.number}: {left} usable updates, {needed(rules, current)} needed, after {current.extensions} "
         "extensions of rounds.deadline; the others were set aside, the aggregator's log says why"
     )
 

@@ -13,6 +13,7 @@ from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
 from fedhft.planning.tiers import plans
 from fedhft.records import ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
+from fedhft.rounds.attendance import quorum_of, share
 from fedhft.rounds.influence import masses
 
 
@@ -49,8 +50,12 @@ def open_round(
     clients: Mapping[str, ClientRecord],
     asked: tuple[str, ...],
     now_ms: int,
+    proven: int = 0,
 ) -> RoundRecord:
-    """The record of a new round of the clients `asked`, with everything its result depends on."""
+    """The record of a new round of the clients `asked`, with everything its result depends on.
+
+    proven: how many of them have delivered in this job before.
+    """
     allocated = plans(spec, schema, {client: clients[client].tier for client in asked})
     holders = sorted(client for client in asked if clients[client].has_shared_validation)
     shards = {client: shard for shard, client in enumerate(holders)}
@@ -74,8 +79,8 @@ def open_round(
         clusters=memberships.clusters if memberships else 1,
         opened_ms=now_ms,
         deadline_ms=now_ms + int(spec.rounds.deadline * 1000),
-        target=len(asked) if evaluation else _share(spec.rounds.target, len(asked)),
-        quorum=_share(spec.rounds.quorum, len(asked)),
+        target=len(asked) if evaluation else share(spec.rounds.target, len(asked)),
+        quorum=quorum_of(spec.rounds, len(asked), proven),
         participants=participants,
     )
 
@@ -91,7 +96,3 @@ def for_round(plan: AdapterPlan, spec: JobSpec, number: int, evaluation: bool) -
         train_a=both or spec.method.trains_a(number),
         train_b=both or spec.method.trains_b(number),
     )
-
-
-def _share(fraction: float, count: int) -> int:
-    return max(1, math.ceil(fraction * count - 1e-9))

@@ -12,6 +12,7 @@ from fedhft.records import (
     DeclineRecord,
     JobRecord,
     MembershipRecord,
+    Missed,
     RoundRecord,
     Topic,
     Traffic,
@@ -52,6 +53,7 @@ class KeptJob:
     traffic: dict[str, Traffic] = field(default_factory=dict)
     memberships: dict[int, MembershipRecord] = field(default_factory=dict)
     seen_ms: dict[ClientId, int] = field(default_factory=dict)
+    missed: dict[str, Missed] = field(default_factory=dict)
     paused_ms: int | None = None
     attempts: Attempts = field(default_factory=Attempts)
     aside: dict[int, dict[str, str]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import Attempt, JobStatus, Phase, Topic
+from fedhft.records import Attempt, JobStatus, Missed, Phase, Topic
 from fedhft.store import refusals
 from fedhft.store.in_memory_job import Attempts, KeptJob
 from fedhft.store.in_memory_tables import InMemoryTables
@@ -13,6 +13,22 @@ from fedhft.store.in_memory_tables import InMemoryTables
 
 class InMemoryProgress(InMemoryTables):
     """The part of InMemoryStore about jobs that do not go on."""
+
+    async def note_attendance(
+        self, job: JobId, number: int, absent: Collection[str], delivered: Collection[str], fence: int
+    ) -> None:
+        """See Store.note_attendance."""
+        missed = self._fenced(job, fence).missed
+        for client in absent:
+            before = missed.get(client, Missed(0, 0))
+            if before.last != number:
+                missed[client] = Missed(before.in_a_row + 1, number)
+        for client in delivered:
+            missed.pop(client, None)
+
+    async def missed(self, job: JobId) -> Mapping[str, Missed]:
+        """See Store.missed."""
+        return dict(sorted(self._of(job).missed.items()))
 
     async def pause_job(self, job: JobId, reason: str) -> bool:
         """See Store.pause_job."""

@@ -16,7 +16,6 @@ from fedhft.ids import ClientId, JobId
 from fedhft.records import (
     AcceptResult,
     AgentRecord,
-    Attempt,
     ClientRecord,
     DeclineRecord,
     JobRecord,
@@ -32,6 +31,7 @@ from fedhft.records import (
     VersionRecord,
 )
 from fedhft.store.blobs import BlobStore
+from fedhft.store.progress import ProgressStore
 from fedhft.store.transfers import TransferStore
 
 
@@ -43,7 +43,7 @@ class BlobBackEnd:
     transfers: TransferStore
 
 
-class Store(Protocol):
+class Store(ProgressStore, Protocol):
     """Round state, agents, jobs and memberships."""
 
     @property
@@ -147,58 +147,6 @@ class Store(Protocol):
         """Change the status if it is one of `expected` now; wakes all topics.
 
         With a fence only its holder may. Raises UNKNOWN_JOB, FENCED.
-        """
-        ...
-
-    # -- what keeps a job from going on
-    async def pause_job(self, job: JobId, reason: str) -> bool:
-        """Pause a job; False when it is paused already, or over. Wakes all topics. Raises UNKNOWN_JOB.
-
-        A paused job still accepts updates of the open round.
-        """
-        ...
-
-    async def resume_job(self, job: JobId) -> bool:
-        """Let a paused job go on; False when it was not paused. Wakes all topics. Raises UNKNOWN_JOB.
-
-        The deadline of an open round moves by the length of the pause; attempts counted so far are forgotten.
-        """
-        ...
-
-    async def set_blocked(self, job: JobId, reason: str) -> bool:
-        """Note what a job waits for, empty for nothing; whether that changed. Wakes PROGRESS if so.
-
-        Works in a store that is out of memory, too.
-        """
-        ...
-
-    async def begin_attempt(self, job: JobId, step: str, fence: int, anew: bool = False) -> Attempt:
-        """Count an attempt at a step before it begins. Another step, or `anew`, starts from 1. Raises FENCED."""
-        ...
-
-    async def note_folding(self, job: JobId, client: str, fence: int) -> None:
-        """Note whose update is folded now, empty when that is over; the next attempt counts it. Raises FENCED."""
-        ...
-
-    async def end_attempts(self, job: JobId, fence: int) -> None:
-        """The step succeeded: forget its attempts. Raises FENCED."""
-        ...
-
-    async def set_aside(self, job: JobId, number: int, reasons: Mapping[str, str], fence: int) -> None:
-        """Note, client -> reason, whose updates the fold of a round leaves out; the first reason stands.
-
-        Kept for SET_ASIDE_TTL_S. Raises FENCED.
-        """
-        ...
-
-    async def are_set_aside(self, job: JobId, number: int) -> Mapping[str, str]:
-        """What `set_aside` noted for a round."""
-        ...
-
-    async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:
-        """Delete a job in one of these states, all it has, in bounded steps; repeat it when it was interrupted.
-
-        From the beginning of it the job does not exist. Wakes all topics. Raises UNKNOWN_JOB, JOB_RUNNING.
         """
         ...
 

@@ -145,6 +145,11 @@ class JobKeys:
         return self.prefix + "updates:"
 
     @property
+    def missed(self) -> str:
+        """hash client -> "<rounds in a row> <number of the last>": clients that took part and did not deliver."""
+        return self.prefix + "missed"
+
+    @property
     def attempts(self) -> str:
         """hash: attempts at the step that is being tried: step, count; current, the client whose update is being
         folded; suspect:<client>, how many attempts ended while it was. Deleted when the step succeeds.

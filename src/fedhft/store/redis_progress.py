@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import Attempt, JobStatus, Topic
+from fedhft.records import Attempt, JobStatus, Missed, Topic
 from fedhft.store import refusals
 from fedhft.store.blobs import BlobStore
 from fedhft.store.connection import RedisConnection
@@ -19,6 +19,22 @@ class RedisProgress:
 
     _redis: RedisConnection
     _blobs: BlobStore
+
+    async def note_attendance(
+        self, job: JobId, number: int, absent: Collection[str], delivered: Collection[str], fence: int
+    ) -> None:
+        """See Store.note_attendance."""
+        its = JobKeys(job)
+        (outcome,) = await self._redis.run(
+            "note_attendance", (its.fence, its.missed), fence, number, len(absent), *absent, *delivered
+        )
+        if outcome == b"fenced":
+            raise refusals.fenced(job, fence)
+
+    async def missed(self, job: JobId) -> Mapping[str, Missed]:
+        """See Store.missed."""
+        found = await self._redis.call("HGETALL", JobKeys(job).missed)
+        return {client.decode(): _missed(counts) for client, counts in sorted(found.items())}
 
     async def pause_job(self, job: JobId, reason: str) -> bool:
         """See Store.pause_job."""
@@ -108,3 +124,8 @@ class RedisProgress:
             if cursor == 0:
                 break
         await self._redis.call("LREM", JOBS, 0, job)
+
+
+def _missed(counts: bytes) -> Missed:
+    in_a_row, last = counts.split()
+    return Missed(int(in_a_row), int(last))
