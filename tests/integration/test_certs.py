@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import stat
 import subprocess
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhft.certs.authority import Authority
+from fedhft.certs.files import locked
 from fedhft.certs.index import Entry, Index, read_index, write_index
 from fedhft.certs.x509 import new_authority, new_certificate
 from fedhft.errors import ErrorCode, FedhftError
@@ -160,6 +162,63 @@ def test_a_certificate_without_one_identity_of_ours_is_refused_and_says_what_is_
         with pytest.raises(FedhftError, match="spiffe://<trust domain>/agent/<client id>") as caught:
             parse_certificate(pem)
         assert caught.value.code is ErrorCode.NOT_AUTHORISED
+
+
+def test_revoking_by_name_takes_all_valid_certificates_and_by_serial_number_one(folder: Path) -> None:
+    (first,) = told(folder, "issue", "agent/a")
+    (second,) = told(folder, "renew", "agent/a")
+    told(folder, "issue", "agent/b")
+    assert [row["serial"] for row in told(folder, "revoke", first["serial"], "--reason", "old laptop")] == [
+        first["serial"]
+    ]
+    assert [row["state"] for row in told(folder, "list")] == ["revoked", "valid", "valid"]
+    again = told(folder, "revoke", "agent/a", "--reason", "all of it")
+    assert [(row["serial"], row["reason"]) for row in again] == [
+        (first["serial"], "old laptop"),
+        (second["serial"], "all of it"),
+    ]
+    assert told(folder, "revoke", "agent/a", "--reason", "once more") == again
+    assert [row["state"] for row in told(folder, "list")] == ["revoked", "revoked", "valid"]
+    refused = certs(folder, "renew", "agent/a")
+    assert (refused.returncode, "was revoked" in refused.stderr) == (14, True)
+    (third,) = told(folder, "issue", "agent/a")
+    assert third["state"] == "valid"
+    assert "no certificate was issued under it" in certs(folder, "revoke", "agent/nobody").stderr
+
+
+def test_without_a_server_a_revocation_says_that_no_service_knows_it(folder: Path) -> None:
+    told(folder, "issue", "agent/a")
+    assert "no service was told" in certs(folder, "revoke", "agent/a").stderr
+
+
+def test_files_lost_on_the_way_are_made_again(folder: Path) -> None:
+    (first,) = told(folder, "issue", "agent/a")
+    shutil.rmtree(folder / "agent/a")
+    (second,) = told(folder, "issue", "agent/a")
+    assert second["serial"] != first["serial"]
+    openssl("verify", "-CAfile", folder / "ca.crt", folder / "agent/a/tls.crt")
+
+
+def test_an_authority_that_lost_its_certificate_is_made_anew_only_if_it_never_issued_one(folder: Path) -> None:
+    (folder / "ca.crt").unlink()  # as after a crash between the authority's key and its certificate
+    assert certs(folder, "init", "clinics.example").returncode == 0
+    told(folder, "issue", "agent/b")
+    openssl("verify", "-CAfile", folder / "ca.crt", folder / "agent/b/tls.crt")
+    key = (folder / "ca.key").read_bytes()
+    (folder / "ca.crt").unlink()
+    refused = certs(folder, "init", "clinics.example")
+    assert (refused.returncode, "copy it back from the folder of any holder" in refused.stderr) == (14, True)
+    assert (folder / "ca.key").read_bytes() == key
+    shutil.copy(folder / "agent/b/ca.crt", folder)
+    told(folder, "issue", "agent/c")
+    openssl("verify", "-CAfile", folder / "ca.crt", folder / "agent/c/tls.crt")
+
+
+def test_two_commands_do_not_change_one_authority_at_the_same_time(folder: Path) -> None:
+    with locked(folder):
+        refused = certs(folder, "issue", "agent/a")
+    assert (refused.returncode, "is in use by another command" in refused.stderr) == (14, True)
+    told(folder, "issue", "agent/a")
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,11 @@ class Authority:
             ) from error
         with locked(folder):
             if not (folder / "ca.crt").exists():
+                if read_index(folder / "index.jsonl").entries:
+                    raise FedhftError.field(
+                        ErrorCode.INVALID_ARGUMENT, "--dir", str(folder), "has issued certificates and lost its ca.crt",
+                        "copy it back from the folder of any holder",
+                    )  # fmt: skip
                 made = new_authority(trust_domain, _now(), days)
                 # A key without a certificate, which a crash may leave, has signed nothing: it may be replaced.
                 write_file(folder / "ca.key", made.key_pem, private=True, replace=True)
