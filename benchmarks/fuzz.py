@@ -129,7 +129,7 @@ def _report(runs: Sequence[Run]) -> None:
             run.target.name, f"{run.inputs:,}", f"{run.rate:,.0f}", f"{100 * run.refused / max(1, run.inputs):.0f}",
             f"{1000 * run.slowest_s:.0f}", f"{run.peak_bytes >> 10:,}", str(len(run.failures)),
         )  # fmt: skip
-    console = Console()
+    console = Console(width=110)
     console.print(table)
     console.print(f"{sum(run.inputs for run in runs):,} inputs")
     for run in runs:

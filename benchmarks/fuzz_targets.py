@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -22,8 +23,9 @@ from fedhft.certs.index import read_index
 from fedhft.certs.x509 import new_authority, new_certificate
 from fedhft.clustering.gaussian_mixture import MixtureModel
 from fedhft.clustering.signature import DIMENSIONS
+from fedhft.coordination.history import RoundHistory
 from fedhft.datasets.client_data import load_rows
-from fedhft.documents import parse_toml
+from fedhft.documents import parse_toml, read_toml
 from fedhft.errors import ErrorCode
 from fedhft.identity import Identity, Role, parse_identity
 from fedhft.ids import parse_client_id, parse_job_id
@@ -46,6 +48,8 @@ from fedhft.rounds.reports import read_report, write_report
 from fedhft.rounds.summary import readable_reports, results_of, summarise
 from fedhft.rpc.address import parse_address
 from fedhft.rpc.peer import parse_certificate
+from fedhft.store.reading import reading
+from fedhft.training.digest import read_config
 from fedhft.training.state import STATE_FILE, StateFolder
 from fedhft.v1 import adapter_pb2, federation_pb2, tensor_pb2
 from fedhft.wire.codec import decode, encode
@@ -300,7 +304,39 @@ def _address(data: bytes) -> None:
     parse_address(_text(data), "server")
 
 
+# -- what the store holds
+
+
+def _stored_round(data: bytes) -> None:
+    with reading("the round"):
+        RoundRecord.from_json(data)
+
+
+def _stored_history(data: bytes) -> None:
+    RoundHistory.from_json(_text(data))
+
+
 # -- files and certificates
+
+
+def _config_reader(folder: Path) -> Callable[[bytes], None]:
+    path = folder / "config.json"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        read_config(folder)
+
+    return run
+
+
+def _settings_reader(folder: Path) -> Callable[[bytes], None]:
+    path = folder / "settings.toml"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        read_toml(path, "settings", ErrorCode.INVALID_ARGUMENT)
+
+    return run
 
 
 def _file_target(name: str, file: str, folder: Path, seeds: Sequence[bytes], packed: bool = False) -> Target:
@@ -359,6 +395,22 @@ def _state_target(folder: Path) -> Target:
         keeper.read()
 
     return Target("state", make, run)
+
+
+def _parquet_targets(folder: Path) -> list[Target]:
+    """Parquet files, where pyarrow is installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        return []
+    import pyarrow
+    import pyarrow.parquet
+
+    path = folder / "seed.parquet"
+    columns = {"text": ["fine", "ü", "x" * 100] * 5, "label": [0, 1, 0] * 5}
+    seeds = []
+    for compression in ("none", "snappy"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, compression=compression)
+        seeds.append(path.read_bytes())
+    return [_file_target("data-parquet", "train.parquet", folder, seeds)]
 
 
 def _certificate_targets(folder: Path) -> list[Target]:
@@ -433,6 +485,7 @@ def targets(folder: Path) -> list[Target]:
         "format": 1, "confidence": 0.5, "covariance": "diag", "center": "AAAAAAAA8D8=", "basis": "AAAAAAAA8D8=",
         "weights": "AAAAAAAA8D8=", "means": "AAAAAAAA8D8=", "covariances": "AAAAAAAA8D8=",
     }  # fmt: skip
+    history = {"summary": {"round": 1, "seconds": 1.5}, "results": [{"client": "a"}], "evaluation": False}
     whole = replace(SCHEMA, slots=(), weights=(Parameter("w", (4, 4)), Parameter("b", ())))
     return [
         Target("blob", _from_messages(adapter_pb2.AdapterBlob, blobs), _blob),
@@ -455,6 +508,11 @@ def targets(folder: Path) -> list[Target]:
         _file_target("data-jsonl", "train.jsonl", folder, _TABLES["jsonl"]),
         _file_target("data-csv", "train.csv", folder, _TABLES["csv"]),
         _file_target("data-gz", "train.jsonl.gz", folder, _TABLES["jsonl"], packed=True),
+        *_parquet_targets(folder),
         _state_target(folder),
+        Target("model-config", _from_json([{"model_type": "bert", "hidden_size": 32}]), _config_reader(folder)),
+        Target("settings", _from_bytes([b'listen = "127.0.0.1:0"\ngrace = "5s"\n']), _settings_reader(folder)),
+        Target("stored-round", _from_json([json.loads(ROUND.to_json())]), _stored_round),
+        Target("stored-history", _from_json([history]), _stored_history),
         *_certificate_targets(folder),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from safetensors.numpy import save
 from fedhft.certs.index import read_index
 from fedhft.certs.x509 import new_authority, new_certificate
 from fedhft.clustering.gaussian_mixture import MixtureModel
+from fedhft.coordination.history import RoundHistory
 from fedhft.errors import LONGEST_MESSAGE, ErrorCode, FedhftError
 from fedhft.identity import Identity, Role
+from fedhft.rounds.reports import read_report
 from fedhft.rpc.peer import parse_certificate
 from fedhft.training.state import STATE_FILE, StateFolder
 
@@ -66,3 +69,15 @@ def test_a_state_file_without_checksum_that_counts_to_infinity_is_set_aside(tmp_
     state, draft = StateFolder(tmp_path, "job", "a", "s").read()
     assert (state.round, draft) == (0, None)
     assert (tmp_path / "job" / f"{STATE_FILE}.damaged").is_file()
+
+
+@pytest.mark.parametrize("name", ["ro\\ud800d", "\\udfff"])
+def test_half_of_a_pair_in_a_stored_document_is_damage_and_not_a_defect(name: str) -> None:
+    texts: dict[str, Callable[[str], object]] = {
+        f'{{"summary": {{"{name}": 1}}, "results": [], "evaluation": false}}': RoundHistory.from_json,
+        f'{{"{name}": 1}}': lambda text: read_report(text.encode()),
+    }
+    for text, read in texts.items():
+        with pytest.raises(FedhftError) as caught:
+            read(text)
+        assert caught.value.code is ErrorCode.DAMAGED_RECORD

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 
 from google.protobuf import json_format
 
+from fedhft.documents import parse_json
+from fedhft.errors import ErrorCode
 from fedhft.records import Traffic
 from fedhft.store.reading import reading
 from fedhft.v1 import jobs_pb2
+
+_LONGEST = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class RoundHistory:
     def from_json(cls, text: str) -> RoundHistory:
         """Inverse of to_json. Raises FedhftError(DAMAGED_RECORD)."""
         with reading("an entry of a job's history"):
-            raw = json.loads(text)
+            raw = parse_json(text, "an entry of a job's history", ErrorCode.DAMAGED_RECORD, most_bytes=_LONGEST)
             return cls(
                 summary=json_format.ParseDict(raw["summary"], jobs_pb2.RoundSummary()),
                 results=tuple(json_format.ParseDict(r, jobs_pb2.ClientResult()) for r in raw["results"]),

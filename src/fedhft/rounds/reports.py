@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from fedhft.clustering.signature import check_signature
-from fedhft.documents import DEEPEST
+from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.v1 import federation_pb2
@@ -108,7 +108,8 @@ def read_report(data: bytes) -> federation_pb2.UpdateHeader:
     """Inverse of write_report; also reads the JSON that earlier releases stored. Raises FedhftError(DAMAGED_RECORD)."""
     try:
         if data.startswith(b"{"):  # no field of ours begins a message with this byte
-            return json_format.Parse(data, federation_pb2.UpdateHeader(), max_recursion_depth=DEEPEST)
+            raw = parse_json(data, "a stored report", ErrorCode.DAMAGED_RECORD)
+            return json_format.ParseDict(raw, federation_pb2.UpdateHeader())
         return federation_pb2.UpdateHeader.FromString(data)
     except (DecodeError, json_format.ParseError, ValueError) as error:
         raise FedhftError(
