@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from fedhft.errors import ErrorCode
 from fedhft.store.interface import Store
-from fedhft.store.keys import JobKeys
 from fedhft.store.whole_blob import read_whole
 from tests.contract.federation import JOB, digest_of, refused
+from tests.damage import replace_blob
 
 DATA = bytes(range(256)) * 1200
-
-
-async def flip(store: Store, digest: str, damaged: bytes) -> None:
-    """Replace what the store holds under a digest, behind its back."""
-    blobs: Any = store.blobs
-    if hasattr(blobs, "_directory"):
-        path: Path = blobs._directory.job(JOB).blob(digest)
-        path.write_bytes(damaged)  # noqa: ASYNC240 - a file of a test
-    elif hasattr(blobs, "_redis"):
-        await blobs._redis.call("SET", JobKeys(JOB).blob(digest), damaged)
-    else:
-        blobs._jobs[JOB].blobs[digest] = damaged
 
 
 @pytest.mark.parametrize("place", [0, 100_000, len(DATA) - 1])
@@ -34,14 +19,14 @@ async def test_a_flipped_bit_is_named_with_the_digest(store: Store, place: int) 
     assert await read_whole(store.blobs, JOB, digest) == DATA
     damaged = bytearray(DATA)
     damaged[place] ^= 4
-    await flip(store, digest, bytes(damaged))
+    await replace_blob(store, JOB, digest, bytes(damaged))
     with refused(ErrorCode.DAMAGED_BLOB):
         await read_whole(store.blobs, JOB, digest)
 
 
 async def test_a_blob_that_lost_its_end_is_damaged_and_one_that_is_gone_is_unknown(store: Store) -> None:
     digest = await store.blobs.put(JOB, DATA)
-    await flip(store, digest, DATA[:1000])
+    await replace_blob(store, JOB, digest, DATA[:1000])
     with refused(ErrorCode.DAMAGED_BLOB):
         await read_whole(store.blobs, JOB, digest)
     with refused(ErrorCode.UNKNOWN_BLOB):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedhft.datasets.partition import Partition
     from fedhft.reporting.result import DemoResult
 
+_MOST_DIGITS = 4
 _DATA, _TRAINING, _RUN = "Data", "Training", "Run"
 
 
@@ -203,7 +204,7 @@ def parse_clusters(text: str) -> int | str | None:
     """`auto`, a number, or nothing. Raises FedhftError(INVALID_ARGUMENT)."""
     if text in ("", "auto"):
         return text or None
-    if not text.isdecimal() or int(text) < 1:
+    if len(text) > _MOST_DIGITS or not text.isdecimal() or int(text) < 1:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "clusters", text, "is not a number", "write auto, 1, 2, ..."
         )
