@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fedhft_agent.owner_rules import OwnerRules
 from fedhft_agent.transfers import PayloadCount, push_update
 
 from fedhft.errors import ErrorCode, FedhftError
@@ -291,6 +292,21 @@ def test_an_agent_whose_files_were_damaged_goes_on_from_the_servers_state(site: 
         assert restarted.trained == [2, 3]
     assert state_faults("damaged") - damaged == 2
     assert [entry.accepted for entry in site.get("damaged").history] == [1, 1, 1]
+
+
+def test_a_draft_is_not_delivered_once_its_owner_has_forbidden_it(site: Site, tmp_path: Path) -> None:
+    spec = site.submit("forbidden")
+    with InProcessAgent(site, spec, state=tmp_path) as agent:
+        agent.session._join()
+        agent.worker.train(agent.session._next_task().train)
+    rules = OwnerRules(least_updates=2)
+    said = r"task\.quorum = 1 is below least_updates = 2"
+    with InProcessAgent(site, spec, state=tmp_path, rules=rules) as restarted, pytest.raises(FedhftError, match=said):
+        restarted.run()
+    assert site.get("forbidden").accepted == 0
+    with InProcessAgent(site, spec, state=tmp_path) as allowed:
+        assert allowed.run().status == "completed"
+        assert allowed.trained == [2]
 
 
 def test_a_later_agent_of_the_same_client_takes_over(site: Site) -> None:

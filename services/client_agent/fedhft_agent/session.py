@@ -91,6 +91,7 @@ class Session:
                 raise  # if the job ended meanwhile, its next task says so
         draft = self._worker.pending()
         if draft is not None:
+            self._check_draft(draft)
             log.info("delivering an update trained before the restart", extra={"round": draft.round})
             self._deliver(draft, resume=True)
         while True:
@@ -104,6 +105,21 @@ class Session:
                     self._guarded(answer.evaluate.round, partial(self._evaluate, answer.evaluate))
                 case _:
                     self._stop.sleep(answer.wait.retry_after_ms / 1000)
+
+    def _check_draft(self, draft: Draft) -> None:
+        """Hold a draft against the rules of now: its owner may have changed them before the restart.
+
+        Only while its round is open: of a closed one the server takes nothing, and is asked before anything is sent.
+        """
+        try:
+            answer = self._connection.next_task(self._spec.name, self._worker.held(), wait_ms=0)
+        except FedhftError as error:
+            if error.code in (ErrorCode.NOT_JOINED, ErrorCode.JOB_NOT_RUNNING):
+                return
+            raise
+        task = answer.train
+        if answer.WhichOneof("task") == "train" and task.round == draft.round:
+            self._check_plan(task.plan, task.round, task.quorum, task.share)
 
     # -- joining and asking
 

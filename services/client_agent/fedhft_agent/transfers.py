@@ -155,7 +155,8 @@ class _Upload:
         return self._confirmed
 
     def attempt(self) -> None:
-        if 0 < len(self._data) <= self._connection.max_inline_bytes:
+        # After a restart the server is asked first: it may have the update, or take none of its round any more.
+        if not self._ask and 0 < len(self._data) <= self._connection.max_inline_bytes:
             self._header.blob = self._data
             self.result = self._connection.push(self._header, iter(()), 0).result
             self._count.sent += len(self._data)
