@@ -23,6 +23,14 @@ def peak_bytes(pid: int) -> int:
     raise RuntimeError(f"process {pid} has no VmHWM: it has ended")
 
 
+def resident_bytes(pid: int) -> int:
+    """Resident set of a process now (VmRSS)."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"process {pid} has no VmRSS: it has ended")
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of the values lie (nearest rank); 0 without values."""
     ranked = sorted(values)

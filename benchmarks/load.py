@@ -96,7 +96,7 @@ def measure(clients: int, rounds: int, shape: Shape, blobs_in_directory: bool) -
         aggregator = ServiceProcess(
             "aggregator", "fedhft_aggregator", [*arguments, "--log-level", "warning"], folder / "log", {}
         )
-        stack.callback(lambda: (aggregator.terminate(), __import__("time").sleep(2), aggregator.kill()))
+        stack.callback(aggregator.kill)
         addresses = aggregator.wait_listening(30.0)
         jobs = stack.enter_context(JobsClient(str(addresses["admin"])))
         spec = job_of("load", clients, rounds, shape.rank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from fedhft.process.allocator import bound_arenas
+from fedhft.process.open_files import allow_many_connections
 from fedhft.process.program import run_program
 from fedhft_aggregator.settings import AggregatorSettings
 
@@ -12,6 +13,7 @@ from fedhft_aggregator.settings import AggregatorSettings
 def main() -> int:
     """Entry point; returns the exit code."""
     bound_arenas()
+    allow_many_connections()
     return run_program(AggregatorSettings, _run)
 
 
