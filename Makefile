@@ -113,9 +113,14 @@ bench-wire: $(VENV)/.dev ## Measure bytes on the wire against the limit, and cod
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.wire
 
 .PHONY: bench-load
-bench-load: $(VENV)/.dev ## Measure one aggregator under up to 200 light clients
+bench-load: $(VENV)/.dev ## Measure one aggregator under up to 200 light clients, beside a bare gRPC server
 	@echo "Measuring the aggregator under load"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load
+
+.PHONY: bench-scale
+bench-scale: $(VENV)/.dev ## Measure one aggregator with ten thousand agents
+	@echo "Measuring ten thousand agents"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scale
 
 .PHONY: bench-chaos
 bench-chaos: $(VENV)/.dev ## Kill 200 processes of a federation at random and compare with an undisturbed run

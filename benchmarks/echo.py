@@ -26,8 +26,8 @@ from fedhft.v1 import federation_pb2, federation_pb2_grpc
 from fedhft.wire.digest import chunks
 
 
-class Echo(federation_pb2_grpc.FederationServicer):
-    """Drains pushes, answers pulls."""
+class Echo(federation_pb2_grpc.FederationServicer):  # type: ignore[misc]
+    """Drains pushes, answers pulls; knows no other call."""
 
     def __init__(self, size: int) -> None:
         self._data = bytes(size)

@@ -30,6 +30,7 @@ from redis.exceptions import (
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.store import refusals
+from fedhft.telemetry import metrics
 
 Argument = str | bytes | int
 """One argument of a command."""
@@ -104,6 +105,7 @@ class RedisConnection:
 
     async def call(self, *command: Argument) -> Any:
         """Run one command. Raises STORE_UNAVAILABLE, STORE_FULL."""
+        metrics.STORE_ROUND_TRIPS.inc()
         try:
             async with self.bounded():
                 return await self._execute(*command)
@@ -115,6 +117,7 @@ class RedisConnection:
 
         (Not MULTI: a server that is out of memory refuses even reads and deletions inside one.)
         """
+        metrics.STORE_ROUND_TRIPS.inc()
         try:
             async with self.bounded(), self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
@@ -126,6 +129,7 @@ class RedisConnection:
     async def run(self, name: str, keys: tuple[str, ...], *arguments: Argument) -> list[Any]:
         """Run the script `lua/<name>.lua` in one round trip (a second one when the server does not know it yet)."""
         wanted = script(name)
+        metrics.STORE_ROUND_TRIPS.inc()
         try:
             async with self.bounded():
                 try:

@@ -110,6 +110,11 @@ FOLD_SECONDS = Histogram(
     "fedhft_fold_seconds", "Time to fold one round's updates.", buckets=_WORK_BUCKETS, registry=REGISTRY
 )
 
+# -- the store
+STORE_ROUND_TRIPS = Counter(
+    "fedhft_store_round_trips", "Commands and scripts sent to Redis by this process.", registry=REGISTRY
+)
+
 # -- clusters
 CLUSTER_CLIENTS = Gauge(
     "fedhft_cluster_clients",
