@@ -55,7 +55,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 
     async def _check_room(self, job: JobId) -> None:
         """Refuse a further job where there are as many unfinished ones as there may be. Raises TOO_MANY_JOBS."""
-        unfinished = {record.job for record in await self._store.jobs() if not record.status.over}
+        unfinished = await self._store.open_jobs()
         if job not in unfinished and len(unfinished) >= MOST_UNFINISHED_JOBS:
             raise FedhftError.field(
                 ErrorCode.TOO_MANY_JOBS, "unfinished jobs", len(unfinished),
