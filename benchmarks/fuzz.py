@@ -31,7 +31,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fuzz_targets import Target, targets
+from benchmarks.fuzz_inputs import Target
+from benchmarks.fuzz_targets import targets
 from fedhft.errors import FedhftError
 
 MEMORY_BYTES = 64 << 20

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
 import json
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
-from safetensors.numpy import save
 
-from benchmarks.fuzz_mutations import mutate_message, mutated, mutated_json
+from benchmarks.fuzz_files import (
+    TABLES,
+    certificate_targets,
+    config_reader,
+    file_target,
+    parquet_targets,
+    settings_reader,
+    state_target,
+)
+from benchmarks.fuzz_inputs import Target, as_text, from_bytes, from_json, from_messages
 from fedhft.adapter import AdapterSchema, AdapterState, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
 from fedhft.aggregation.versions import apply_delta
-from fedhft.certs.index import read_index
-from fedhft.certs.x509 import new_authority, new_certificate
 from fedhft.clustering.gaussian_mixture import MixtureModel
 from fedhft.clustering.signature import DIMENSIONS
 from fedhft.coordination.history import RoundHistory
-from fedhft.datasets.client_data import load_rows
-from fedhft.documents import parse_toml, read_toml
+from fedhft.documents import parse_toml
 from fedhft.errors import ErrorCode
-from fedhft.identity import Identity, Role, parse_identity
 from fedhft.ids import parse_client_id, parse_job_id
 from fedhft.job import JobSpec, load_canonical, parse_job, submitted_job
 from fedhft.planning.fold_memory import fold_bytes
@@ -47,27 +46,12 @@ from fedhft.rounds.opening import open_round
 from fedhft.rounds.reports import read_report, write_report
 from fedhft.rounds.summary import readable_reports, results_of, summarise
 from fedhft.rpc.address import parse_address
-from fedhft.rpc.peer import parse_certificate
 from fedhft.store.reading import reading
-from fedhft.training.digest import read_config
-from fedhft.training.state import STATE_FILE, StateFolder
 from fedhft.v1 import adapter_pb2, federation_pb2, tensor_pb2
 from fedhft.wire.codec import decode, encode
 from fedhft.wire.entropy import pack, unpack
 from fedhft.wire.rows import decode_subset, encode_subset
 from fedhft.wire.values import ENCODINGS, Streams, decode_values, encode_values
-
-Make = Callable[[random.Random], bytes]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One decoder. `make` draws an input; `run` decodes it, and raises nothing but FedhftError, whatever it is."""
-
-    name: str
-    make: Make
-    run: Callable[[bytes], None]
-
 
 SCHEMA = AdapterSchema(
     base_digest="0" * 64,
@@ -125,40 +109,6 @@ def _products() -> MaskedDelta:
             TensorKey("layer.1.query", Part.PRODUCT): MaskedMatrix.full(dense),
         }
     )
-
-
-def _from_bytes(seeds: Sequence[bytes]) -> Make:
-    return lambda rng: mutated(rng, rng.choice(seeds), seeds)
-
-
-def _from_messages(kind: type[Message], seeds: Sequence[bytes]) -> Make:
-    """Half by changing fields, half by changing bytes."""
-
-    def make(rng: random.Random) -> bytes:
-        if rng.random() < 0.5:
-            return mutated(rng, rng.choice(seeds), seeds)
-        message = kind.FromString(rng.choice(seeds))
-        mutate_message(rng, message)
-        return message.SerializeToString()
-
-    return make
-
-
-def _from_json(values: Sequence[Any]) -> Make:
-    """Half by changing values, half by changing characters."""
-    texts = [json.dumps(value).encode() for value in values]
-
-    def make(rng: random.Random) -> bytes:
-        if rng.random() < 0.5:
-            return mutated(rng, rng.choice(texts), texts)
-        return mutated_json(rng, rng.choice(values)).encode()
-
-    return make
-
-
-def _text(data: bytes) -> str:
-    """As gRPC hands over strings: always UTF-8."""
-    return data.decode("utf-8", "replace")
 
 
 # -- the wire
@@ -220,7 +170,7 @@ def _parsed(kind: type[Message], data: bytes) -> Any:
 
 
 def _schema(data: bytes) -> None:
-    schema = AdapterSchema.from_json(_text(data))
+    schema = AdapterSchema.from_json(as_text(data))
     if AdapterSchema.from_json(schema.to_json()) != schema:
         raise AssertionError("a schema does not come back from its own text")
     fold_bytes(SPEC, schema)
@@ -228,7 +178,7 @@ def _schema(data: bytes) -> None:
 
 
 def _job_json(data: bytes) -> None:
-    _check_job(submitted_job(_text(data)))
+    _check_job(submitted_job(as_text(data)))
 
 
 def _job_toml(data: bytes) -> None:
@@ -297,11 +247,11 @@ def _stored_report(data: bytes) -> None:
 
 
 def _mixture(data: bytes) -> None:
-    MixtureModel.from_json(_text(data))
+    MixtureModel.from_json(as_text(data))
 
 
 def _address(data: bytes) -> None:
-    parse_address(_text(data), "server")
+    parse_address(as_text(data), "server")
 
 
 # -- what the store holds
@@ -313,132 +263,7 @@ def _stored_round(data: bytes) -> None:
 
 
 def _stored_history(data: bytes) -> None:
-    RoundHistory.from_json(_text(data))
-
-
-# -- files and certificates
-
-
-def _config_reader(folder: Path) -> Callable[[bytes], None]:
-    path = folder / "config.json"
-
-    def run(data: bytes) -> None:
-        path.write_bytes(data)
-        read_config(folder)
-
-    return run
-
-
-def _settings_reader(folder: Path) -> Callable[[bytes], None]:
-    path = folder / "settings.toml"
-
-    def run(data: bytes) -> None:
-        path.write_bytes(data)
-        read_toml(path, "settings", ErrorCode.INVALID_ARGUMENT)
-
-    return run
-
-
-def _file_target(name: str, file: str, folder: Path, seeds: Sequence[bytes], packed: bool = False) -> Target:
-    path = folder / file
-
-    def run(data: bytes) -> None:
-        path.write_bytes(data)
-        load_rows(path, SPEC.task)
-
-    inner = _from_bytes(seeds)
-    archives = [gzip.compress(seed, mtime=0) for seed in seeds]
-
-    def make(rng: random.Random) -> bytes:
-        if packed:  # half damaged archives, half archives of damaged text
-            return gzip.compress(inner(rng), 1) if rng.random() < 0.5 else mutated(rng, rng.choice(archives), archives)
-        return inner(rng)
-
-    return Target(name, make, run)
-
-
-_TABLES = {
-    "jsonl": [
-        b'{"text": "fine", "label": 1}\n{"text": "bad \\u00fc", "label": "b"}\n' * 4,
-        b'\xef\xbb\xbf{"text": "x"}',
-    ],
-    "csv": [b'text,label\n"a, ""b""",1\nplain,b\n' * 4, b"text,label\r\nx,0\r\n"],
-}
-
-
-def _state_target(folder: Path) -> Target:
-    """State files of format 1, which have no checksum to stop at."""
-    home = folder / "state"
-    keeper = StateFolder(home, "fuzz", "a", "s")
-    path = home / "fuzz" / STATE_FILE
-    meta = {
-        "round": 1, "version": 1, "clusters": 2, "scopes": ["shared"], "held": {"shared": 1}, "signature": [1.0, 0.0],
-        "data_digest": "d",
-    }  # fmt: skip
-    arrays = {
-        "carried/b/layer.0.query": np.ones((4, 2), np.float32), "score/b/x": np.ones(4, np.float32),
-        "sent/b/x": np.ones(4, np.int64), "state/shared/a/layer.0.query": np.ones((4, 2), np.float32),
-    }  # fmt: skip
-
-    def packed(text: str) -> bytes:
-        return bytes(save(arrays, {"format": "1", "client": "a", "spec": "s", "meta": text}))
-
-    seeds = [packed(json.dumps(meta))]
-
-    def make(rng: random.Random) -> bytes:
-        if rng.random() < 0.5:
-            return mutated(rng, seeds[0], seeds)
-        return packed(mutated_json(rng, meta))
-
-    def run(data: bytes) -> None:
-        path.write_bytes(data)
-        keeper.read()
-
-    return Target("state", make, run)
-
-
-def _parquet_targets(folder: Path) -> list[Target]:
-    """Parquet files, where pyarrow is installed."""
-    if importlib.util.find_spec("pyarrow") is None:
-        return []
-    import pyarrow
-    import pyarrow.parquet
-
-    path = folder / "seed.parquet"
-    columns = {"text": ["fine", "ü", "x" * 100] * 5, "label": [0, 1, 0] * 5}
-    seeds = []
-    for compression in ("none", "snappy"):
-        pyarrow.parquet.write_table(pyarrow.table(columns), path, compression=compression)
-        seeds.append(path.read_bytes())
-    return [_file_target("data-parquet", "train.parquet", folder, seeds)]
-
-
-def _certificate_targets(folder: Path) -> list[Target]:
-    now = datetime.now(UTC)
-    authority = new_authority("example.org", now, 30)
-    identity = Identity("example.org", Role.AGENT, "alice")
-    pem = new_certificate(authority, identity, (), now, 9).certificate_pem
-    path = folder / "index"
-    entry = {
-        "serial": "1f", "identity": identity.uri, "not_after": now.isoformat(), "hosts": ["localhost"], "revoked": None,
-        "reason": "",
-    }  # fmt: skip
-
-    def index(data: bytes) -> None:
-        path.write_bytes(data)
-        read_index(path)
-
-    return [
-        Target(
-            "certificate", _from_bytes([pem, authority.certificate_pem]), lambda data: _run(parse_certificate, data)
-        ),
-        Target("identity", _from_bytes([identity.uri.encode()]), lambda data: _run(parse_identity, _text(data))),
-        Target("certificate-index", _from_json([entry]), index),
-    ]
-
-
-def _run(read: Callable[[Any], object], data: Any) -> None:
-    read(data)
+    RoundHistory.from_json(as_text(data))
 
 
 def targets(folder: Path) -> list[Target]:
@@ -488,31 +313,31 @@ def targets(folder: Path) -> list[Target]:
     history = {"summary": {"round": 1, "seconds": 1.5}, "results": [{"client": "a"}], "evaluation": False}
     whole = replace(SCHEMA, slots=(), weights=(Parameter("w", (4, 4)), Parameter("b", ())))
     return [
-        Target("blob", _from_messages(adapter_pb2.AdapterBlob, blobs), _blob),
-        Target("published", _from_messages(adapter_pb2.AdapterBlob, products), _published),
-        Target("rows", _from_messages(tensor_pb2.Subset, subsets), _rows),
-        Target("entropy", _from_messages(tensor_pb2.Stream, streams), _stream),
-        Target("values", _from_bytes(_value_seeds()), _values),
-        Target("schema", _from_json([json.loads(SCHEMA.to_json()), json.loads(whole.to_json())]), _schema),
-        Target("job-json", _from_json([spec_json, {"name": "x", "model": {"name": "m"}, "task": {}}]), _job_json),
-        Target("job-toml", _from_bytes([toml]), _job_toml),
-        Target("join", _from_messages(federation_pb2.JoinRequest, [join]), _join),
-        Target("enroll", _from_messages(federation_pb2.EnrollRequest, [enroll.SerializeToString()]), _enroll),
-        Target("push", _from_messages(federation_pb2.UpdateHeader, [push]), _push),
-        Target("evaluation", _from_messages(federation_pb2.ReportEvaluationRequest, [evaluation]), _evaluation),
+        Target("blob", from_messages(adapter_pb2.AdapterBlob, blobs), _blob),
+        Target("published", from_messages(adapter_pb2.AdapterBlob, products), _published),
+        Target("rows", from_messages(tensor_pb2.Subset, subsets), _rows),
+        Target("entropy", from_messages(tensor_pb2.Stream, streams), _stream),
+        Target("values", from_bytes(_value_seeds()), _values),
+        Target("schema", from_json([json.loads(SCHEMA.to_json()), json.loads(whole.to_json())]), _schema),
+        Target("job-json", from_json([spec_json, {"name": "x", "model": {"name": "m"}, "task": {}}]), _job_json),
+        Target("job-toml", from_bytes([toml]), _job_toml),
+        Target("join", from_messages(federation_pb2.JoinRequest, [join]), _join),
+        Target("enroll", from_messages(federation_pb2.EnrollRequest, [enroll.SerializeToString()]), _enroll),
+        Target("push", from_messages(federation_pb2.UpdateHeader, [push]), _push),
+        Target("evaluation", from_messages(federation_pb2.ReportEvaluationRequest, [evaluation]), _evaluation),
         Target(
-            "report", _from_bytes([report, b'{"scores": [{"split": "SPLIT_PERSONAL", "value": 0.5}]}']), _stored_report
+            "report", from_bytes([report, b'{"scores": [{"split": "SPLIT_PERSONAL", "value": 0.5}]}']), _stored_report
         ),
-        Target("mixture", _from_json([mixture]), _mixture),
-        Target("address", _from_bytes([b"127.0.0.1:80", b"[::1]:443", b"unix:/tmp/x", b"host.name:1"]), _address),
-        _file_target("data-jsonl", "train.jsonl", folder, _TABLES["jsonl"]),
-        _file_target("data-csv", "train.csv", folder, _TABLES["csv"]),
-        _file_target("data-gz", "train.jsonl.gz", folder, _TABLES["jsonl"], packed=True),
-        *_parquet_targets(folder),
-        _state_target(folder),
-        Target("model-config", _from_json([{"model_type": "bert", "hidden_size": 32}]), _config_reader(folder)),
-        Target("settings", _from_bytes([b'listen = "127.0.0.1:0"\ngrace = "5s"\n']), _settings_reader(folder)),
-        Target("stored-round", _from_json([json.loads(ROUND.to_json())]), _stored_round),
-        Target("stored-history", _from_json([history]), _stored_history),
-        *_certificate_targets(folder),
+        Target("mixture", from_json([mixture]), _mixture),
+        Target("address", from_bytes([b"127.0.0.1:80", b"[::1]:443", b"unix:/tmp/x", b"host.name:1"]), _address),
+        file_target("data-jsonl", "train.jsonl", folder, TABLES["jsonl"]),
+        file_target("data-csv", "train.csv", folder, TABLES["csv"]),
+        file_target("data-gz", "train.jsonl.gz", folder, TABLES["jsonl"], packed=True),
+        *parquet_targets(folder),
+        state_target(folder),
+        Target("model-config", from_json([{"model_type": "bert", "hidden_size": 32}]), config_reader(folder)),
+        Target("settings", from_bytes([b'listen = "127.0.0.1:0"\ngrace = "5s"\n']), settings_reader(folder)),
+        Target("stored-round", from_json([json.loads(ROUND.to_json())]), _stored_round),
+        Target("stored-history", from_json([history]), _stored_history),
+        *certificate_targets(folder),
     ]

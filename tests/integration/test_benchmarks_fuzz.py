@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fuzz import Run, fuzz, main
-from benchmarks.fuzz_targets import Target, targets
+from benchmarks.fuzz_inputs import Target
+from benchmarks.fuzz_targets import targets
 from fedhft.errors import ErrorCode, FedhftError
 
 

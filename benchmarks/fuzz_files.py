@@ -1,0 +1,154 @@
+"""Targets of `benchmarks.fuzz` that are files and certificates: data, state, settings, models, an authority's index."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import random
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from benchmarks.fuzz_inputs import Target, as_text, from_bytes, from_json
+from benchmarks.fuzz_mutations import mutated, mutated_json
+from fedhft.certs.index import read_index
+from fedhft.certs.x509 import new_authority, new_certificate
+from fedhft.datasets.client_data import load_rows
+from fedhft.documents import read_toml
+from fedhft.errors import ErrorCode
+from fedhft.identity import Identity, Role, parse_identity
+from fedhft.job_sections import TaskSpec
+from fedhft.rpc.peer import parse_certificate
+from fedhft.training.digest import read_config
+from fedhft.training.state import STATE_FILE, StateFolder
+
+TASK = TaskSpec(labels=("a", "b"))
+
+
+def config_reader(folder: Path) -> Callable[[bytes], None]:
+    """Reads config.json of a model."""
+    path = folder / "config.json"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        read_config(folder)
+
+    return run
+
+
+def settings_reader(folder: Path) -> Callable[[bytes], None]:
+    """Reads a settings file."""
+    path = folder / "settings.toml"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        read_toml(path, "settings", ErrorCode.INVALID_ARGUMENT)
+
+    return run
+
+
+def file_target(name: str, file: str, folder: Path, seeds: Sequence[bytes], packed: bool = False) -> Target:
+    """Reads a client's rows. packed: from a gzip archive."""
+    path = folder / file
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        load_rows(path, TASK)
+
+    inner = from_bytes(seeds)
+    archives = [gzip.compress(seed, mtime=0) for seed in seeds]
+
+    def make(rng: random.Random) -> bytes:
+        if packed:  # half damaged archives, half archives of damaged text
+            return gzip.compress(inner(rng), 1) if rng.random() < 0.5 else mutated(rng, rng.choice(archives), archives)
+        return inner(rng)
+
+    return Target(name, make, run)
+
+
+TABLES = {
+    "jsonl": [
+        b'{"text": "fine", "label": 1}\n{"text": "bad \\u00fc", "label": "b"}\n' * 4,
+        b'\xef\xbb\xbf{"text": "x"}',
+    ],
+    "csv": [b'text,label\n"a, ""b""",1\nplain,b\n' * 4, b"text,label\r\nx,0\r\n"],
+}
+
+
+def state_target(folder: Path) -> Target:
+    """State files of format 1, which have no checksum to stop at."""
+    home = folder / "state"
+    keeper = StateFolder(home, "fuzz", "a", "s")
+    path = home / "fuzz" / STATE_FILE
+    meta = {
+        "round": 1, "version": 1, "clusters": 2, "scopes": ["shared"], "held": {"shared": 1}, "signature": [1.0, 0.0],
+        "data_digest": "d",
+    }  # fmt: skip
+    arrays = {
+        "carried/b/layer.0.query": np.ones((4, 2), np.float32), "score/b/x": np.ones(4, np.float32),
+        "sent/b/x": np.ones(4, np.int64), "state/shared/a/layer.0.query": np.ones((4, 2), np.float32),
+    }  # fmt: skip
+
+    def packed(text: str) -> bytes:
+        return bytes(save(arrays, {"format": "1", "client": "a", "spec": "s", "meta": text}))
+
+    seeds = [packed(json.dumps(meta))]
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.5:
+            return mutated(rng, seeds[0], seeds)
+        return packed(mutated_json(rng, meta))
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        keeper.read()
+
+    return Target("state", make, run)
+
+
+def parquet_targets(folder: Path) -> list[Target]:
+    """Parquet files, where pyarrow is installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        return []
+    import pyarrow
+    import pyarrow.parquet
+
+    path = folder / "seed.parquet"
+    columns = {"text": ["fine", "ü", "x" * 100] * 5, "label": [0, 1, 0] * 5}
+    seeds = []
+    for compression in ("none", "snappy"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, compression=compression)
+        seeds.append(path.read_bytes())
+    return [file_target("data-parquet", "train.parquet", folder, seeds)]
+
+
+def certificate_targets(folder: Path) -> list[Target]:
+    """What a peer shows, and the index of an authority."""
+    now = datetime.now(UTC)
+    authority = new_authority("example.org", now, 30)
+    identity = Identity("example.org", Role.AGENT, "alice")
+    pem = new_certificate(authority, identity, (), now, 9).certificate_pem
+    path = folder / "index"
+    entry = {
+        "serial": "1f", "identity": identity.uri, "not_after": now.isoformat(), "hosts": ["localhost"], "revoked": None,
+        "reason": "",
+    }  # fmt: skip
+
+    def index(data: bytes) -> None:
+        path.write_bytes(data)
+        read_index(path)
+
+    return [
+        Target("certificate", from_bytes([pem, authority.certificate_pem]), lambda data: _run(parse_certificate, data)),
+        Target("identity", from_bytes([identity.uri.encode()]), lambda data: _run(parse_identity, as_text(data))),
+        Target("certificate-index", from_json([entry]), index),
+    ]
+
+
+def _run(read: Callable[[Any], object], data: Any) -> None:
+    read(data)
