@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("--large-clients", default="20,200", help="client counts of the 4 MiB runs; empty: none")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every run")
     parser.add_argument("--runs", type=int, default=5, help="runs of 30 clients whose median counts; 0: none")
-    parser.add_argument("--typical-rounds", type=int, default=10, help="rounds of each of them")
+    parser.add_argument("--typical-rounds", type=int, default=20, help="rounds of each of them")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="for people or for programs")
     options = parser.parse_args()
     medians = []

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import grpc.aio
 
+from fedhft.process.collector import spare_the_long_lived
 from fedhft.process.presence import announce, pages
 from fedhft.process.readiness import Check as ReadyCheck
 from fedhft.process.readiness import ReadinessWatch
@@ -93,6 +94,7 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
                 await running.set_ready(ready)
 
         await watch.start(tell)
+        spare_the_long_lived()
         announce(grpc=server.address, admin=admin_address, metrics=page_address)
         signal = await wait_for_signal()
         log.info("stopping", extra={"signal": signal.name})

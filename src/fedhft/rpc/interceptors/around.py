@@ -38,7 +38,12 @@ class AroundInterceptor(ServerInterceptor):
         if handler is None:
             return handler
         method = handler_call_details.method
-        return _surrounded(handler, method, lambda context: self.around(method, context))
+        known: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = self.__dict__.setdefault("_known", {})
+        inner, surrounded = known.get(method, (None, None))
+        if surrounded is None or inner is not handler:  # a server's handlers do not change: wrapped once
+            surrounded = _surrounded(handler, method, lambda context: self.around(method, context))
+            known[method] = (handler, surrounded)
+        return surrounded
 
 
 def _surrounded(handler: Any, method: str, enter: Enter) -> grpc.RpcMethodHandler[Any, Any]:
