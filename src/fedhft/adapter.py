@@ -339,7 +339,11 @@ class MaskedDelta:
         return sum(matrix.values.size for matrix in self.tensors.values())
 
     def norm(self) -> float:
-        """Frobenius norm over all tensors, in float64."""
+        """Frobenius norm over all tensors, in float64; worked out once."""
+        return self._norm
+
+    @cached_property
+    def _norm(self) -> float:
         return float(np.sqrt(sum(float(np.square(m.values, dtype=np.float64).sum()) for m in self.tensors.values())))
 
     def finite(self) -> bool:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from fedhft.adapter import MaskedDelta
 from fedhft.ids import JobId
 
-KEPT_BYTES = 16 << 20
+KEPT_BYTES = 8 << 20
 """Bytes of values kept in one process; an update that finds no room is decoded again when it is folded."""
 
 
