@@ -15,6 +15,7 @@ Failing inputs are printed in hex, to become unit tests; longer ones are written
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import random
 import resource
@@ -24,7 +25,7 @@ import time
 import traceback
 import tracemalloc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,6 +146,18 @@ def _report(runs: Sequence[Run]) -> None:
             console.print(f"{len(data)} bytes, in {path}", markup=False, highlight=False)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without logs and warnings: damaged files are logged, a thousand times a second."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the fuzzing; 1 when something failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.fuzz", description=(__doc__ or "").split("\n", 1)[0])
@@ -153,10 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the random changes (default: another each time)")
     given = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(2**31) if given.seed is None else given.seed
-    logging.disable(logging.CRITICAL)  # damaged files are logged, a thousand times a second
-    warnings.simplefilter("ignore")
     memory = Path("/dev/shm")  # noqa: S108 - only a place in memory; the folder in it is private
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+    with _quiet(), tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         known = targets(Path(folder))
         names = [target.name for target in known]
         if unknown := sorted(set(given.target) - set(names)):

@@ -13,11 +13,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import JobSpec
 from fedhft.methods import Combine
-from fedhft.plan import AdapterPlan
+
+if TYPE_CHECKING:  # settings are read before anything heavy is imported
+    from fedhft.job import JobSpec
+    from fedhft.plan import AdapterPlan
 
 
 @dataclass(frozen=True)
