@@ -29,7 +29,7 @@ from fedhft.wire.codec import decode, encode
 
 CLAIMED_SAMPLES = 10**9
 
-UNDEFENDED: Mapping[str, Any] = {"sample_cap": 0, "clip": 0}
+UNDEFENDED: Mapping[str, Any] = {"sample_cap": 0, "clip": 0, "opposed": 0}
 
 
 class HostileWorker(ClientWorker):
@@ -123,7 +123,7 @@ def main() -> None:
             key: float(value) if value[0].isdigit() else value for key, value in (p.split("=") for p in text.split(","))
         }
         rows += [Row(f"no attack, {text}", limits, attacked=False), Row(f"attack, {text}", limits, attacked=True)]
-    print(f"{'':34s} {'before':>8s} {'after':>8s} {'shared':>8s}  clipped, capped by round")
+    print(f"{'':34s} {'before':>8s} {'after':>8s} {'shared':>8s}  clipped/capped/opposed by round")
     for row in rows:
         if arguments.only not in row.name:
             continue
@@ -139,7 +139,7 @@ def main() -> None:
             victim = sorted(held)[0]
             ended = run(spec, held, load_base(spec, str(model.path)), victim if row.attacked else None)
         before, after, shared = scores_of(ended.job, victim)
-        told = " ".join(f"{e.clipped_count}+{e.set_aside_count}" for e in ended.job.history)
+        told = " ".join(f"{e.clipped_count}/{e.capped_count}/{e.opposed_count}" for e in ended.job.history)
         print(f"{row.name:34s} {before:8.3f} {after:8.3f} {shared:8.3f}  {told}", flush=True)
 
 

@@ -180,7 +180,7 @@ def load_canonical(text: str) -> JobSpec:
             "upgrade fedhft",
         )
     if isinstance(raw.get("limits"), dict):  # a job that an earlier release stored goes on without bounds of influence
-        raw["limits"] = {"sample_cap": 0.0, "clip": 0.0, **raw["limits"]}
+        raw["limits"] = {"sample_cap": 0.0, "clip": 0.0, "opposed": 0.0, **raw["limits"]}
     return parse_job(raw)
 
 

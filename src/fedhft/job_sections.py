@@ -225,3 +225,10 @@ class LimitsSpec(Section):
         description="An update is scaled down to at most this many times the median size (root mean square over its "
         "plan's values) of the round's updates; 0 means never.",
     )
+    opposed: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="An update is left out when its direction has a cosine under minus this with the others of its "
+        "clusters, unless that would leave out more than a third; 0 means never.",
+    )

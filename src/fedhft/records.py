@@ -304,6 +304,8 @@ class UpdateRecord(_Record):
     samples: int
     norm: float | None = None
     """Frobenius norm of the update, measured when it was accepted; None in records of earlier releases."""
+    sketch: str = ""
+    """Direction of the update (see aggregation.direction); empty where it moves nothing, or was not measured."""
     report: bytes
     """Scores, measurements and signature as they were accepted (see rounds.reports); opaque to the store."""
 

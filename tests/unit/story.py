@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedhft.adapter import AdapterSchema
+from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix
+from fedhft.aggregation.direction import NOTHING, Measured
 from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.history import RoundHistory
@@ -174,6 +175,7 @@ class Story:
         scale: float = 0.01,
         moved: Mapping[str, int] | None = None,
         signature: Sequence[float] = (),
+        alike: float = 0.0,
     ) -> None:
         """Updates (or, in the final evaluation, scores) of clients as the open round asks for them."""
         current = await self.round()
@@ -181,20 +183,28 @@ class Story:
         await self.be_heard(*clients)
         for client in clients:
             part = current.participants[client]
-            norm = 0.0
+            measured = NOTHING
             header = federation_pb2.UpdateHeader(
                 round=current.number, base_version=current.base_version, measurements=figures, signature=signature
             )
             if not current.evaluation and self.spec.method.combine is not Combine.NONE:
                 delta = light_delta(self.spec, self.schema, part.plan, f"{client} {current.number}", scale)
+                if alike:
+                    common = light_delta(self.spec, self.schema, part.plan, "common", scale * alike)
+                    delta = MaskedDelta(
+                        {
+                            key: MaskedMatrix(m.rows, m.cols, m.index, m.values + common.tensors[key].values)
+                            for key, m in delta
+                        }
+                    )
                 data = encode(
                     delta, self.schema, kind=adapter_pb2.BLOB_KIND_UPDATE, encoding="fp32",
                     version=current.base_version,
                 )  # fmt: skip
-                norm = delta.norm()
+                measured = Measured.of(delta)
                 await self.store.blobs.put(JOB, data)
                 header.digest, header.size = bytes.fromhex(digest_of(data)), len(data)
-            await self.store.accept(JOB, update_record(client, header, part, norm), self.tokens[client])
+            await self.store.accept(JOB, update_record(client, header, part, measured), self.tokens[client])
 
     async def play_round(self, coordinator: Coordinator, *clients: str, **how: Any) -> None:
         """Open a round if none is open, deliver for `clients` (all by default), and close it."""

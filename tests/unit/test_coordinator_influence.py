@@ -10,7 +10,7 @@ from fedhft.coordination.state_blobs import load_state
 from fedhft.ids import ClientId
 from tests.unit.story import JOB, Story, rules
 
-UNBOUNDED = {"sample_cap": 0, "clip": 0}
+UNBOUNDED = {"sample_cap": 0, "clip": 0, "opposed": 0}
 
 
 async def one_round(scale: float, samples: int = 10, **limits: Any) -> Story:
@@ -78,3 +78,27 @@ async def test_records_without_a_norm_are_measured_when_they_are_folded() -> Non
         kept[ClientId(client)] = kept[ClientId(client)].model_copy(update={"norm": None})
     await story.settle(one)
     assert [one.client for one in story.published[0].summary.clipped] == ["c"]
+
+
+async def test_an_update_that_points_against_the_others_is_left_out_and_named() -> None:
+    story = await Story.begin(rounds=rules())
+    honest = list("abcde")
+    await story.join(*honest, "z")
+    one = story.coordinator()
+    await story.settle(one)
+    await story.deliver(*honest, alike=1.0)
+    await story.deliver("z", scale=-0.01, alike=1.0)
+    await story.settle(one)
+    summary = story.published[0].summary
+    assert (list(summary.opposed), summary.opposed_count) == (["z"], 1)
+    assert (summary.accepted, summary.set_aside_count) == (6, 0)
+
+    calm = await Story.begin(rounds=rules(target=0.8))
+    await calm.join(*honest, "z")
+    other = calm.coordinator()
+    await calm.settle(other)
+    await calm.deliver(*honest, alike=1.0)
+    await calm.settle(other)
+    versions = [await one.store.version(JOB, 1) for one in (story, calm)]
+    assert versions[0] is not None
+    assert versions[0] == versions[1]

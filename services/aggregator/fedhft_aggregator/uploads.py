@@ -13,6 +13,8 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from fedhft.adapter import MaskedDelta
+from fedhft.aggregation.direction import NOTHING, Measured
 from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
@@ -79,17 +81,17 @@ class Uploads:
         `go_ahead` is called when it is this stream's turn; its client sends no chunk before that.
         """
         if not upload.header.size:
-            return await self._record(upload, None, 0.0)
+            return await self._record(upload, None, NOTHING)
         if upload.header.blob:
             inline = _inline(upload.header)
             return await self._record(upload, inline, await self._check(upload, inline))
         async with self._places.place(upload.client) as turn:
             await go_ahead()
-            data, norm = await self._take(upload, chunks, turn)
-        return await self._record(upload, data, norm)
+            data, measured = await self._take(upload, chunks, turn)
+        return await self._record(upload, data, measured)
 
-    async def _take(self, upload: Upload, chunks: Chunks, turn: Turn) -> tuple[bytes | None, float]:
-        """Receive and check the update; its bytes (None when they are stored under their digest already) and its norm.
+    async def _take(self, upload: Upload, chunks: Chunks, turn: Turn) -> tuple[bytes | None, Measured]:
+        """Receive and check the update; its bytes (None when they are stored under their digest already) and figures.
 
         A refused update's bytes are left to the sweep: the same bytes may be another client's accepted update.
         """
@@ -114,8 +116,8 @@ class Uploads:
             await transfers.commit(upload.job, upload.transfer, upload.digest)
         return None, await self._check(upload, None)
 
-    async def _check(self, upload: Upload, data: bytes | None) -> float:
-        """Decode and check; returns the update's norm.
+    async def _check(self, upload: Upload, data: bytes | None) -> Measured:
+        """Decode and check; returns the update's figures.
 
         data: None to read the stored blob, only when it is this update's turn, to keep few in memory.
         """
@@ -123,16 +125,18 @@ class Uploads:
             if data is None:
                 data = await self._store.blobs.get(upload.job, upload.digest)
             if len(data) > _CHECK_IN_THREAD_ABOVE:
-                delta = await asyncio.to_thread(check_blob, upload.awaited, data)
+                delta, measured = await asyncio.to_thread(_measured, upload.awaited, data)
             else:
-                delta = check_blob(upload.awaited, data)
+                delta, measured = _measured(upload.awaited, data)
         if self._decoded is not None:
             self._decoded.keep(upload.job, upload.digest, delta)
-        return delta.norm()
+        return measured
 
-    async def _record(self, upload: Upload, data: bytes | None, norm: float) -> federation_pb2.PushUpdateResponse:
+    async def _record(
+        self, upload: Upload, data: bytes | None, measured: Measured
+    ) -> federation_pb2.PushUpdateResponse:
         header, part = upload.header, upload.awaited.part
-        record = update_record(str(upload.client), header, part, norm)
+        record = update_record(str(upload.client), header, part, measured)
         result = await self._store.accept(upload.job, record, upload.lease_token, data)
         self._reached("accepted")
         response = federation_pb2.PushUpdateResponse
@@ -182,6 +186,11 @@ async def _checked(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
                 "split the update into smaller chunks",
             )  # fmt: skip
         yield message.chunk
+
+
+def _measured(awaited: Awaited, data: bytes) -> tuple[MaskedDelta, Measured]:
+    delta = check_blob(awaited, data)
+    return delta, Measured.of(delta)
 
 
 def observe_agent(figures: federation_pb2.Measurements, tier: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedhft.records import RoundRecord
@@ -22,6 +22,9 @@ class Bounded:
     clipped: Mapping[str, float]
     """client -> factor < 1 by which its update was scaled down."""
 
+    opposed: Sequence[str]
+    """Clients whose updates were left out because they point against the others'."""
+
     def tell(self, current: RoundRecord, summary: jobs_pb2.RoundSummary) -> None:
         """Fill in a round's summary: counts of all, names of some, those most bounded first."""
         summary.set_aside_count = len(self.aside)
@@ -38,4 +41,7 @@ class Bounded:
         summary.capped_count = len(capped)
         for client, factor in sorted(capped.items(), key=lambda item: (item[1], item[0]))[:MOST_NAMED]:
             summary.capped.add(client=client, factor=factor)
+        summary.opposed_count = len(self.opposed)
+        summary.opposed.extend(sorted(self.opposed)[:MOST_NAMED])
+        metrics.UPDATES_OPPOSED.inc(len(self.opposed))
         metrics.UPDATES_CLIPPED.inc(len(self.clipped))

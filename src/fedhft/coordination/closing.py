@@ -61,7 +61,15 @@ async def close_round(
             version, figures = await _version(driven, spec, number, folded, reports)
     before = await _traffic(driven, updates)
     now_ms = await store.now_ms()
-    entry = _entry(current, reports, before, figures, Bounded(aside, folded.clipped if folded else {}), now_ms)
+    bounded = Bounded(aside, folded.clipped if folded else {}, folded.opposed if folded else ())
+    entry = _entry(
+        current,
+        reports,
+        before,
+        figures,
+        bounded,
+        now_ms,
+    )
     driven.reached("folded")
     moved = {**before, **{report.client: report.traffic for report in reports}}
     first = await store.publish(job, number, version, entry.to_json(), fence, moved)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fedhft.adapter import AdapterSchema, MaskedDelta
+from fedhft.aggregation.direction import opposed
 from fedhft.aggregation.fold import ClientUpdate, FoldReport, Published, fold
 from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.decoded import DecodedUpdates
@@ -57,6 +58,8 @@ class Folded:
     """client -> why its update could not be read."""
     clipped: Mapping[str, float]
     """client -> factor < 1 by which its update was scaled down."""
+    opposed: tuple[str, ...]
+    """Clients whose updates were left out because they point against the others'."""
 
 
 async def fold_round(
@@ -84,6 +87,8 @@ async def fold_round(
 
     aside: dict[str, str] = {}
     clipped: dict[str, float] = {}
+    against: list[str] = []
+    memberships = {client: current.participants[client].memberships for client in pinned}
 
     def ask(answer: Coroutine[Any, Any, T]) -> T:
         try:
@@ -93,7 +98,11 @@ async def fold_round(
 
     def fetched() -> Iterator[ClientUpdate]:
         factors = scales(magnitudes(), spec.limits.clip)
+        sketches = {client: updates[client].sketch for client in pinned}
+        against.extend(opposed(sketches, memberships, spec.limits.opposed))
         for client in pinned:
+            if client in against:
+                continue
             delta = read(client)
             if delta is None:
                 continue
@@ -133,7 +142,7 @@ async def fold_round(
 
     with metrics.FOLD_SECONDS.time():
         published = await asyncio.to_thread(fold, spec, schema, state, fetched())
-    return Folded(published, aside, clipped)
+    return Folded(published, aside, clipped, tuple(against))
 
 
 def fold_figures(report: FoldReport | None) -> dict[str, float]:

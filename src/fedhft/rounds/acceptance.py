@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema, MaskedDelta, Part, TensorKey
+from fedhft.aggregation.direction import NOTHING, Measured
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
@@ -213,9 +214,9 @@ def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta:
 
 
 def update_record(
-    client: str, header: federation_pb2.UpdateHeader, part: Participant, norm: float = 0.0
+    client: str, header: federation_pb2.UpdateHeader, part: Participant, measured: Measured = NOTHING
 ) -> UpdateRecord:
-    """The record of a checked update of this Frobenius norm. Its sample count is the one pinned with the plan."""
+    """The record of a checked update. Its sample count is the one pinned with the plan."""
     return UpdateRecord(
         client=client,
         round=header.round,
@@ -223,7 +224,8 @@ def update_record(
         digest=header.digest.hex(),
         size=header.size,
         samples=part.samples,
-        norm=norm,
+        norm=measured.norm,
+        sketch=measured.sketch,
         report=write_report(header.scores, header.measurements, header.signature),
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedhft.adapter import AdapterSchema
+from fedhft.aggregation.direction import NOTHING, Measured
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.describe import describe
 from fedhft.coordination.history import RoundHistory
@@ -153,11 +154,11 @@ class Simulation:
             signature=draft.signature,
         )
         awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, name, header)
-        norm = 0.0
+        measured = NOTHING
         if draft.blob:
-            norm = check_blob(awaited, draft.blob).norm()
+            measured = Measured.of(check_blob(awaited, draft.blob))
             await store.blobs.put(job, draft.blob)
-        await store.accept(job, update_record(name, header, awaited.part, norm), self._tokens[name])
+        await store.accept(job, update_record(name, header, awaited.part, measured), self._tokens[name])
         worker.commit(draft)
 
     async def _evaluate(

@@ -96,6 +96,9 @@ UPDATES_SET_ASIDE = Counter(
     "fedhft_updates_set_aside", "Recorded updates that a fold left out: gone, damaged, or deadly.", registry=REGISTRY
 )
 UPDATES_CLIPPED = Counter("fedhft_updates_clipped", "Updates that a fold scaled down (limits.clip).", registry=REGISTRY)
+UPDATES_OPPOSED = Counter(
+    "fedhft_updates_opposed", "Updates left out for pointing against the others' (limits.opposed).", registry=REGISTRY
+)
 JOBS_PAUSED = Gauge("fedhft_jobs_paused", "Jobs that are paused until somebody resumes them.", registry=REGISTRY)
 JOBS_BLOCKED = Gauge(
     "fedhft_jobs_blocked", "Jobs whose surroundings (store, volume, memory) keep them from going on.", registry=REGISTRY

@@ -207,7 +207,7 @@ class StateFolder:
         )
 
 
-_SERVER_ONLY = ("samples", "fold_memory", "sample_cap", "clip")
+_SERVER_ONLY = ("samples", "fold_memory", "sample_cap", "clip", "opposed")
 
 
 def spec_digest(canonical: str) -> str:

@@ -646,6 +646,8 @@ class RoundSummary(_message.Message):
     CLIPPED_COUNT_FIELD_NUMBER: _builtins.int
     CAPPED_FIELD_NUMBER: _builtins.int
     CAPPED_COUNT_FIELD_NUMBER: _builtins.int
+    OPPOSED_FIELD_NUMBER: _builtins.int
+    OPPOSED_COUNT_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -681,6 +683,7 @@ class RoundSummary(_message.Message):
     set_aside_count: _builtins.int
     clipped_count: _builtins.int
     capped_count: _builtins.int
+    opposed_count: _builtins.int
     @_builtins.property
     def cluster_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clients whose largest membership is each cluster."""
@@ -697,6 +700,12 @@ class RoundSummary(_message.Message):
 
     @_builtins.property
     def capped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scaled]: ...
+    @_builtins.property
+    def opposed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Clients whose updates were left out because they point against the others of their clusters (limits.opposed): the
+        first by name, and how many in all.
+        """
+
     def __init__(
         self,
         *,
@@ -731,10 +740,12 @@ class RoundSummary(_message.Message):
         clipped_count: _builtins.int = ...,
         capped: _abc.Iterable[Global___Scaled] | None = ...,
         capped_count: _builtins.int = ...,
+        opposed: _abc.Iterable[_builtins.str] | None = ...,
+        opposed_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "train_seconds_mean", b"train_seconds_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "train_seconds_mean", b"train_seconds_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
