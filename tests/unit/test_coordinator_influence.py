@@ -21,8 +21,8 @@ async def one_round(scale: float, samples: int = 10, **limits: Any) -> Story:
     await story.join("z", samples=samples)
     one = story.coordinator()
     await story.settle(one)
-    await story.deliver(*honest)
-    await story.deliver("z", scale=0.01 * scale)
+    await story.deliver(*honest, alike=0.5)
+    await story.deliver("z", scale=0.01 * scale, alike=0.5)
     await story.settle(one)
     return story
 

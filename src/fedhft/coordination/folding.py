@@ -100,8 +100,9 @@ async def fold_round(
         factors = scales(magnitudes(), spec.limits.clip)
         sketches = {client: updates[client].sketch for client in pinned}
         against.extend(opposed(sketches, memberships, spec.limits.opposed))
+        left_out = frozenset(against)
         for client in pinned:
-            if client in against:
+            if client in left_out:
                 continue
             delta = read(client)
             if delta is None:
