@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhft import seeds
-from fedhft.adapter import Float64, MaskedDelta, TensorKey
+from fedhft.adapter import Float32, Float64, MaskedDelta, TensorKey
 
 BUCKETS = 1024
 _MOST_OPPOSED = 1 / 3
+_LARGEST_KEPT = 1 << 14
+"""Values of a tensor whose places are kept: 200 KB."""
 _FEWEST = 3
 """Of two updates that disagree nobody knows which one is wrong."""
 
@@ -79,13 +81,26 @@ def _hashes(key: TensorKey, axis: int, size: int) -> NDArray[np.uint16]:
     return (seeds.integers(seed, size) % np.uint64(2 * BUCKETS)).astype(np.uint16)
 
 
+def _places(key: TensorKey, rows: int, cols: int) -> tuple[NDArray[np.intp], Float32]:
+    """Bucket and sign of every value of a tensor, (rows x cols) each."""
+    mixed = _hashes(key, 0, rows)[:, None] ^ _hashes(key, 1, cols)[None, :]
+    return (mixed & (BUCKETS - 1)).astype(np.intp), np.where(mixed & BUCKETS, np.float32(-1), np.float32(1))
+
+
+@lru_cache(maxsize=128)
+def _kept_places(key: TensorKey, rows: int, cols: int) -> tuple[NDArray[np.intp], Float32]:
+    return _places(key, rows, cols)
+
+
 def _sums(delta: MaskedDelta) -> Float64:
     sums = np.zeros(BUCKETS)
     for key, matrix in delta:
-        rows = _hashes(key, 0, matrix.rows)
-        mixed = (rows if matrix.index is None else rows[matrix.index])[:, None] ^ _hashes(key, 1, matrix.cols)[None, :]
-        signed = np.where(mixed & BUCKETS, -matrix.values, matrix.values)
-        sums += np.bincount((mixed & (BUCKETS - 1)).ravel(), signed.ravel(), BUCKETS)
+        # Working the places out takes longer than using them; those of a large tensor would take too much memory.
+        find = _kept_places if matrix.rows * matrix.cols <= _LARGEST_KEPT else _places
+        buckets, signs = find(key, matrix.rows, matrix.cols)
+        if matrix.index is not None:
+            buckets, signs = buckets[matrix.index], signs[matrix.index]
+        sums += np.bincount(buckets.ravel(), (matrix.values * signs).ravel(), BUCKETS)
     return sums
 
 
