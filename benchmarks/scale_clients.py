@@ -22,6 +22,7 @@ from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Part
 from fedhft.errors import ErrorCode
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
+from fedhft.rpc.keepalive import KeepAlive
 from fedhft.rpc.status import error_from_rpc
 from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 from fedhft.wire.codec import encode
@@ -31,7 +32,7 @@ SHAPE = Shape(layers=1, width=64, rank=2)
 """Updates of about a kilobyte: what is measured is the number of clients, not their bytes."""
 _CALL_S = 120.0
 _WAIT_MS = 30_000
-_JOINING_AT_ONCE = 24
+_JOINING_AT_ONCE = 6
 _SAID_EVERY_S = 0.1
 
 
@@ -71,7 +72,9 @@ class Client:
 
     async def run(self, joining: asyncio.Semaphore) -> None:
         """Until the job is over."""
-        settings = ChannelSettings(self._crowd.server, own_connection=True)
+        # Thousands of clients share two cores here, so an answer to a ping may take long on their side.
+        patient = KeepAlive(answer_s=120.0)
+        settings = ChannelSettings(self._crowd.server, own_connection=True, keepalive=patient)
         async with open_aio_channel(settings) as channel:
             self._stub = federation_pb2_grpc.FederationStub(channel)
             async with joining:

@@ -102,3 +102,9 @@ def test_a_malformed_redis_url_is_refused_by_name(url: str) -> None:
 
 def test_a_bracketed_metrics_host_is_the_same_host() -> None:
     assert ClustererSettings(metrics_host="[::1]").metrics_host == "::1"
+
+
+def test_a_port_of_thousands_of_digits_is_refused_like_any_other() -> None:
+    for port in ("0" * 5003, "9" * 5003):
+        with pytest.raises(FedhftError, match="is not an address"):
+            parse_address(f"host:{port}", "server")

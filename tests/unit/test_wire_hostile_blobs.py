@@ -277,3 +277,12 @@ def test_a_corrupted_blob_is_refused_or_read_but_never_breaks_the_reader(
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_refused(data: bytes) -> None:
     assert refusal_of(data, SMALL) in (ErrorCode.MALFORMED_UPDATE, ErrorCode.SCHEMA_MISMATCH)
+
+
+def test_a_list_of_masked_tensors_without_any_is_refused() -> None:
+    blob = blob_of(SMALL, MaskedDelta({A: ones(6, 2)}))
+    blob.tensors.masked.bitmap = b"\0"
+    blob.tensors.rows.bitmap = b""
+    assert refusal_of(blob, SMALL) is ErrorCode.MALFORMED_UPDATE
+    blob.tensors.rows.all = True
+    assert refusal_of(blob, SMALL) is ErrorCode.MALFORMED_UPDATE

@@ -19,7 +19,7 @@ def parse_address(text: str, field_name: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1])
     plain = _NAME.fullmatch(host) is not None
-    if not (bracketed or plain) or not (port.isascii() and port.isdecimal()) or int(port[:6]) > 65535:
+    if not (bracketed or plain) or not (port.isascii() and port.isdecimal()) or len(port) > 5 or int(port) > 65535:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT,
             field_name,

@@ -226,6 +226,8 @@ def _decode_rows(block: pb.TensorBlock, keys: Sequence[TensorKey], counts: Seque
             raise _malformed("rows of no masked tensor")
         return indices
     masked = rows.decode_subset(block.masked, len(keys)).tolist()
+    if not masked:
+        raise _malformed("a list of masked tensors without any")
     masked_counts = [counts[place] for place in masked]
     if block.rows.WhichOneof("form") == "seeded":
         pieces = rows.decode_seeded(block.rows.seeded, [keys[place] for place in masked], masked_counts)
