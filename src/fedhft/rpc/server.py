@@ -32,6 +32,8 @@ from fedhft.telemetry import metrics
 logger = logging.getLogger(__name__)
 
 _LOOKAHEAD_BYTES = 8 * 1024
+_PENDING_CALLS = 20_000
+_PENDING_S = 120
 HANDSHAKE_S = 20.0
 """gRPC's own two minutes would let strangers hold sockets."""
 
@@ -111,6 +113,11 @@ def server_options(keepalive: KeepAlive | None = None, handshake_s: float = HAND
         ("grpc.server_handshake_timeout_ms", round(handshake_s * 1000)),
         # Otherwise two servers on one port would silently share its connections.
         ("grpc.so_reuseport", 0),
+        # Calls wait here while the event loop is busy; by default gRPC cancels some beyond a thousand, and every one
+        # after half a minute. Ten thousand agents may call at once, and each has one call open.
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
+        ("grpc.server_max_unrequested_time_in_server", _PENDING_S),
         # gRPC's bandwidth probe lets each stream run megabytes ahead of its reader: with 200 clients pushing 4 MiB,
         # every whole update would be in memory. Without it a stream is ahead by at most this much and the message
         # being read.
