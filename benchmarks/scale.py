@@ -148,6 +148,7 @@ def idle_and_opening(figures: Figures, idle_s: float) -> None:
         time.sleep(idle_s)
         core = (cpu_seconds(pid) - before) / (time.monotonic() - began)
         mib = resident_bytes(pid) / 2**20
+        figures.values["polls repeated until then"] = crowds.total("repeated")
         figures.values["idle: cores"] = core
         figures.values["idle: MiB"] = mib
         figures.held[f"idle agents cost at most {IDLE_CORE} cores"] = core <= IDLE_CORE

@@ -57,6 +57,8 @@ class Progress:
     tasks: int = 0
     delivered: int = 0
     ended: int = 0
+    repeated: int = 0
+    """Polls that were refused for the moment and made again."""
     pushes: list[float] = field(default_factory=list)
 
 
@@ -113,7 +115,14 @@ class Client:
         request = federation_pb2.NextTaskRequest(
             client=self._name, lease_token=self._token, job=self._crowd.job, wait_ms=_WAIT_MS
         )
-        return await self._stub.NextTask(request, timeout=_CALL_S)
+        while True:
+            try:
+                return await self._stub.NextTask(request, timeout=_CALL_S)
+            except grpc.aio.AioRpcError as error:
+                if not error_from_rpc(error).outcome.retryable:
+                    raise
+                self._progress.repeated += 1
+                await asyncio.sleep(1.0)  # as an agent does
 
     async def _push(self, task: federation_pb2.TrainTask) -> None:
         tensors = {}
