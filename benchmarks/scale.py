@@ -143,7 +143,7 @@ def idle_and_opening(figures: Figures, idle_s: float) -> None:
         before = cpu_seconds(pid)
         crowds.wait("joined", clients)
         figures.values["CPU ms of an agent's enrolment and join"] = 1000 * (cpu_seconds(pid) - before) / clients
-        time.sleep(35.0)  # every client's first long poll is over: polls are spread out from now on
+        time.sleep(80.0)  # every client's first long poll is over: polls are spread out from now on
         before, began = cpu_seconds(pid), time.monotonic()
         time.sleep(idle_s)
         core = (cpu_seconds(pid) - before) / (time.monotonic() - began)
@@ -166,10 +166,10 @@ def idle_and_opening(figures: Figures, idle_s: float) -> None:
 
         _until(lambda: received() >= asked, f"{asked} tasks")
         used, wall = cpu_seconds(pid) - before, time.monotonic() - began
-        figures.values["opening: CPU s until all have their tasks"] = used
-        figures.values["opening: CPU s less the idle share"] = used - core * wall
+        figures.values["opening: CPU s until all have their tasks, idle agents included"] = used
+        figures.values["opening: CPU s less what the idle agents cost meanwhile"] = used - core * wall
         figures.values["opening: participants"] = asked
-        figures.held[f"a round reaches its participants within {OPEN_CPU_S} CPU s"] = used <= OPEN_CPU_S
+        figures.held[f"a round reaches its participants within {OPEN_CPU_S} CPU s"] = used - core * wall <= OPEN_CPU_S
 
 
 def cost_per_client_round(joined: int, asked: int, rounds: int) -> tuple[float, float]:
@@ -180,7 +180,7 @@ def cost_per_client_round(joined: int, asked: int, rounds: int) -> tuple[float, 
         crowds = Crowds(deployment, "rounds", joined, deliver=True)
         stack.callback(crowds.close)
         crowds.wait("joined", joined)
-        time.sleep(35.0 if joined > 1000 else 3.0)
+        time.sleep(80.0 if joined > 1000 else 3.0)
         before, began = cpu_seconds(pid), time.monotonic()
         time.sleep(15.0)
         core = (cpu_seconds(pid) - before) / (time.monotonic() - began)

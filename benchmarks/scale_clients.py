@@ -31,7 +31,6 @@ from fedhft.wire.digest import digest_of
 SHAPE = Shape(layers=1, width=64, rank=2)
 """Updates of about a kilobyte: what is measured is the number of clients, not their bytes."""
 _CALL_S = 120.0
-_WAIT_MS = 30_000
 _JOINING_AT_ONCE = 6
 _SAID_EVERY_S = 0.1
 
@@ -101,7 +100,7 @@ class Client:
         enrolled = await self._stub.Enroll(
             federation_pb2.EnrollRequest(client=self._name, protocol_version=PROTOCOL_VERSION), timeout=_CALL_S
         )
-        self._token = enrolled.lease_token
+        self._token, self._wait_ms = enrolled.lease_token, enrolled.max_wait_ms
         request = federation_pb2.JoinRequest(
             client=self._name,
             lease_token=self._token,
@@ -113,7 +112,7 @@ class Client:
 
     async def _poll(self) -> federation_pb2.NextTaskResponse:
         request = federation_pb2.NextTaskRequest(
-            client=self._name, lease_token=self._token, job=self._crowd.job, wait_ms=_WAIT_MS
+            client=self._name, lease_token=self._token, job=self._crowd.job, wait_ms=self._wait_ms
         )
         while True:
             try:
