@@ -39,8 +39,7 @@ from fedhft_aggregator.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
-MAX_WAIT_MS = 75_000
-"""Ten thousand agents that wait ask 130 times a second. Pings, not polls, keep their connections open."""
+MAX_WAIT_MS = 30_000
 PULLS_AT_ONCE = 16
 
 
@@ -147,7 +146,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                     return task
             # A client that waits is alive, and must ask again before it would count as silent.
             wait_s = min(request.wait_ms, MAX_WAIT_MS) / 1000
-            left = begun + min(wait_s, 0.6 * cached.spec.rounds.client_timeout) - clock.time()
+            left = begun + min(wait_s, cached.spec.rounds.client_timeout / 3) - clock.time()
             if left <= 0:
                 return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
             woken_by = await self._waiting.wait(job, client, poll.tasks, left)
