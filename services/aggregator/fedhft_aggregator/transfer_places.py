@@ -33,7 +33,6 @@ class Place:
     def __init__(self, limit: asyncio.Timeout) -> None:
         self._limit = limit
         self._begun_s = self._last_s = asyncio.get_running_loop().time()
-        self._crowded = False
         self.superseded = False
 
     def moved(self, crowded: bool) -> None:
