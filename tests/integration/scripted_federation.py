@@ -30,7 +30,7 @@ class Fault:
     """What happens to one stream, after so many bytes of the blob.
 
     kind: away (UNAVAILABLE), cut (the stream ends), corrupt (one bit flips), surplus (far too many bytes), or refuse
-    (FedhftError of `code`).
+    (FedhftError of `code`). slow: no chunk larger than `after` arrives, in this stream and all later ones.
     """
 
     kind: str
@@ -137,11 +137,16 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
         await context.send_initial_metadata(GO_AHEAD)
         async for message in messages:
             chunk = message.chunk
+            if fault is not None and fault.kind == "slow":
+                self.push_faults.appendleft(fault)
+                if len(chunk.data) > fault.after:
+                    raise FedhftError(ErrorCode.TRUNCATED_STREAM, "nothing moved for too long")
+                self.push_faults.popleft()
             if chunk.offset != len(held):
                 raise FedhftError(ErrorCode.WRONG_OFFSET, f"staged {len(held)}, got {chunk.offset}")
             held += chunk.data
             self.pushed.append((chunk.offset, len(chunk.data)))
-            if fault is not None and fault.kind != "lost-answer" and len(held) >= fault.after:
+            if fault is not None and fault.kind not in ("lost-answer", "slow") and len(held) >= fault.after:
                 await self._fail(fault, context)
         if len(held) < header.size:
             raise FedhftError(ErrorCode.TRUNCATED_STREAM, f"{len(held)} of {header.size} bytes")

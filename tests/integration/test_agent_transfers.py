@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from fedhft_agent.connection import Connection, Peer
-from fedhft_agent.transfers import FRUITLESS_ATTEMPTS, PayloadCount, pull_blob, push_update
+from fedhft_agent.transfers import CHUNK_BYTES, FRUITLESS_ATTEMPTS, PayloadCount, pull_blob, push_update
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId
@@ -151,6 +151,19 @@ def test_a_broken_push_asks_what_arrived_and_goes_on_there(connection: Connectio
     assert result == RESPONSE.RESULT_ACCEPTED
     assert service.accepted == {1: DATA}
     assert [offset for offset, _ in service.pushed] == list(range(0, 10_500, 1000))
+
+
+def test_a_link_too_slow_for_a_chunk_is_tried_with_smaller_ones() -> None:
+    service = ScriptedFederation(chunk=CHUNK_BYTES)
+    service.push_faults.append(Fault("slow", CHUNK_BYTES // 4))
+    data = np.random.default_rng(4).bytes(3 * CHUNK_BYTES)
+    with served(service) as server:
+        peer = Peer(server.address, ClientId("c"), backoff=Backoff(0.02, 0.05))
+        with Connection(peer, StopSignal()) as connection:
+            connection.enroll()
+            assert push(connection, data)[0] == RESPONSE.RESULT_ACCEPTED
+    assert service.accepted == {1: data}
+    assert {size for _, size in service.pushed} == {CHUNK_BYTES // 4}
 
 
 def test_an_update_whose_acknowledgement_was_lost_is_not_sent_again(

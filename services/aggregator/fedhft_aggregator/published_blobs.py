@@ -16,6 +16,8 @@ KEPT_BYTES = 64 << 20
 LARGEST_KEPT = KEPT_BYTES // 4
 """A larger blob is read piece by piece for each reader."""
 PIECE_BYTES = 256 * 1024
+CROWDED_PIECE_BYTES = 32 * 1024
+"""While others wait for their turn, a stream must move every few seconds: a slow link can carry this much in them."""
 
 
 class PublishedBlobs:
@@ -27,8 +29,10 @@ class PublishedBlobs:
         self._held = 0
         self._reading: dict[tuple[JobId, str], asyncio.Task[bytes]] = {}
 
-    async def pieces(self, job: JobId, digest: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
-        """Pieces from an offset on, as (offset, bytes).
+    async def pieces(
+        self, job: JobId, digest: str, offset: int, piece_bytes: int = PIECE_BYTES
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Pieces of `piece_bytes` from an offset on, as (offset, bytes).
 
         Raises FedhftError: UNKNOWN_BLOB, WRONG_OFFSET, DAMAGED_BLOB when the stored bytes are damaged.
         """
@@ -43,9 +47,9 @@ class PublishedBlobs:
         whole = await self._whole(job, digest) if size <= LARGEST_KEPT else None
         while offset < size:
             if whole is None:
-                piece = await self._blobs.get(job, digest, offset, PIECE_BYTES)
+                piece = await self._blobs.get(job, digest, offset, piece_bytes)
             else:
-                piece = whole[offset : offset + PIECE_BYTES] if size > PIECE_BYTES else whole[offset:]
+                piece = whole[offset : offset + piece_bytes]
             yield offset, piece
             offset += len(piece)
 

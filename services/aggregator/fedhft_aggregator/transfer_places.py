@@ -135,6 +135,11 @@ class Turn:
         self._places = places
         self._place = place
 
+    @property
+    def crowded(self) -> bool:
+        """Whether others wait for a place."""
+        return self._places.crowded
+
     def moved(self) -> None:
         """Say that something was carried."""
         self._place.moved(self._places.crowded)

@@ -32,6 +32,7 @@ from fedhft.telemetry import metrics
 logger = logging.getLogger(__name__)
 
 _LOOKAHEAD_BYTES = 8 * 1024
+_READ_BUFFER_BYTES = 8 * 1024
 _PENDING_CALLS = 20_000
 _PENDING_S = 120
 HANDSHAKE_S = 20.0
@@ -123,6 +124,10 @@ def server_options(keepalive: KeepAlive | None = None, handshake_s: float = HAND
         # being read.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
+        # A connection keeps its last read buffer for as long as it is open. gRPC makes it as large as what came lately,
+        # unbounded by its own documented limit (grpc issue 42194), so that after an upload every idle client would
+        # hold 64 KiB and more.
+        ("grpc.experimental.tcp_max_read_buffer_size", _READ_BUFFER_BYTES),
     ]
 
 
