@@ -123,8 +123,8 @@ def test_an_agent_whose_client_enrolled_elsewhere_ends_and_says_so(site: Site, s
     wait_for(first, "joined")
     with Connection(Peer(site.server, ClientId("twin")), StopSignal()) as second:
         second.enroll()
-    cancel(site, "taken")  # ends the first agent's long poll
-    exits(first, ErrorCode.LEASE_SUPERSEDED)
+    exits(first, ErrorCode.LEASE_SUPERSEDED, timeout_s=20.0)  # although it waits for work
+    cancel(site, "taken")
 
 
 def test_a_named_job_that_is_over_or_closed_to_the_client_ends_the_agent(site: Site) -> None:

@@ -39,7 +39,8 @@ from fedhft_aggregator.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
-MAX_WAIT_MS = 30_000
+MAX_WAIT_MS = 55_000
+"""Proxies on the way commonly end a call on which nothing moves for a minute."""
 PULLS_AT_ONCE = 16
 
 
@@ -76,6 +77,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             client, request.memory_bytes, request.agent_version, request.lease_token, caller.serial
         )
         if agent.lease_token != request.lease_token:
+            self._waiting.recall(client)  # another agent that waits under this name learns it at once
             log.info("agent enrolled", extra={"client": client, "version": request.agent_version, "peer": caller.peer})
         return federation_pb2.EnrollResponse(
             lease_token=agent.lease_token,
@@ -146,7 +148,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                     return task
             # A client that waits is alive, and must ask again before it would count as silent.
             wait_s = min(request.wait_ms, MAX_WAIT_MS) / 1000
-            left = begun + min(wait_s, cached.spec.rounds.client_timeout / 3) - clock.time()
+            left = begun + min(wait_s, cached.spec.rounds.client_timeout / 2) - clock.time()
             if left <= 0:
                 return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
             woken_by = await self._waiting.wait(job, client, poll.tasks, left)

@@ -44,6 +44,12 @@ class Waiting:
                 await room.close()
 
 
+    def recall(self, client: ClientId) -> None:
+        """Let a client's calls that wait here ask the store again."""
+        for room in self._rooms.values():
+            room.recall(client)
+
+
 class _Room:
     """Who waits for one job."""
 
@@ -77,6 +83,10 @@ class _Room:
                 mine.remove(woken)
             if not mine:
                 self._waiting.pop(client, None)
+
+    def recall(self, client: ClientId) -> None:
+        """See Waiting.recall."""
+        self._wake([client], None)
 
     async def close(self) -> None:
         """Stop following the job."""
