@@ -92,10 +92,6 @@ class InMemoryRounds(InMemoryTables):
         """See Store.update."""
         return self._of(job).updates.get(number, {}).get(client)
 
-    async def accepted_count(self, job: JobId, number: int) -> int:
-        """See Store.accepted_count."""
-        return len(self._of(job).updates.get(number, {}))
-
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """See Store.delivered."""
         return client in self._of(job).updates.get(number, {})

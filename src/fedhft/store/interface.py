@@ -272,10 +272,6 @@ class Store(ProgressStore, Protocol):
         """A client's accepted update of a round."""
         ...
 
-    async def accepted_count(self, job: JobId, number: int) -> int:
-        """How many updates of a round are accepted."""
-        ...
-
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """Whether the round holds an accepted update of this client."""
         ...

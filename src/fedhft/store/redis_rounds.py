@@ -201,10 +201,6 @@ class RedisRounds:
         with reading(f"the update of {client} in round {number} of job {job}"):
             return None if found is None else UpdateRecord.model_validate_json(found)
 
-    async def accepted_count(self, job: JobId, number: int) -> int:
-        """See Store.accepted_count."""
-        return int(await self._redis.call("HLEN", JobKeys(job).updates(number)))
-
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """See Store.delivered."""
         return bool(await self._redis.call("HEXISTS", JobKeys(job).updates(number), client))
