@@ -166,7 +166,7 @@ class Site:
         with self.admin(bound_s) as jobs:
             jobs.submit(spec)
             while time.monotonic() - started < bound_s:
-                job = jobs.get(spec.name)
+                job = jobs.get(spec.name, last=1)
                 if is_over(job):
                     status = job.status if job.status == "completed" else f"{job.status}: {job.reason}"
                     break
@@ -195,7 +195,7 @@ class Site:
         try:
             for trace in jobs:
                 job, rounds = JobId(trace.name), []
-                history = [RoundHistory.from_json(text).summary for text in await store.history(job)]
+                history = [RoundHistory.from_json(text).summary for text in (await store.history(job)).entries]
                 for summary in history:
                     version = await store.version(job, summary.round)
                     updates = await store.updates(job, summary.round)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import grpc
 from rich.console import Console
@@ -39,12 +39,15 @@ from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess
 from fedhft.local.redis import EmbeddedRedis
+from fedhft.rounds.paging import HISTORY_PAGE
 from fedhft.store.open import open_store
 from fedhft.v1 import clustering_pb2, clustering_pb2_grpc
 
 IDLE_CORE, IDLE_MIB, OPEN_CPU_S, LOOK_MS, TIMES_THE_COST = 0.25, 700.0, 1.2, 10.0, 1.3
 _PER_PROCESS = 2500
 _PATIENCE_S = 900.0
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -188,7 +191,7 @@ def cost_per_client_round(joined: int, asked: int, rounds: int) -> tuple[float, 
         before, began = cpu_seconds(pid), time.monotonic()
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.scale_clients", json.dumps(asdict(extra))])
         stack.callback(process.kill)
-        _until(lambda: jobs.get("rounds").rounds_done >= rounds, f"{rounds} rounds", 0.2)
+        _until(lambda: jobs.get("rounds", last=1).rounds_done >= rounds, f"{rounds} rounds", 0.2)
         used, wall = cpu_seconds(pid) - before, time.monotonic() - began
         count = rounds * asked
         return 1000 * used / count, 1000 * max(0.0, used - core * wall) / count
@@ -200,20 +203,7 @@ def reading(figures: Figures, rounds: int) -> None:
     with deployed() as deployment, ExitStack() as stack:
         asyncio.run(_written(deployment, clients, rounds, figures))
         jobs = stack.enter_context(JobsClient(deployment.admin))
-        figures.values["Get: seconds"] = _timed(lambda: jobs.get("history"))
-        job = jobs.get("history")
-        figures.held["Get brings all rounds, clients and memberships"] = (
-            len(job.history) >= rounds and len(job.clients) == clients and len(job.memberships.rows) == clients
-        )
-        figures.values["Get: bytes"] = job.ByteSize()
-        began = time.monotonic()
-        seen = 0
-        for shown in jobs.watch("history"):
-            seen += len(shown.history)
-            if seen >= rounds:
-                break
-        figures.values["Watch: seconds until all rounds are there"] = time.monotonic() - began
-        figures.held["Watch brings all rounds"] = seen >= rounds
+        _read_history(jobs, figures, rounds)
         clusterer = ServiceProcess(
             "clusterer",
             "fedhft_clusterer",
@@ -233,6 +223,31 @@ def reading(figures: Figures, rounds: int) -> None:
         figures.held["clustering publishes the three groups"] = (answer.version, answer.clusters) == (
             1,
             scale_job.GROUPS,
+        )
+
+
+def _read_history(jobs: JobsClient, figures: Figures, rounds: int) -> None:
+    """What people wait for: the present with the newest rounds, and every round there is."""
+    newest, clients = min(rounds, HISTORY_PAGE), figures.clients
+    for call, ask in (
+        ("Get", lambda: jobs.get("history", HISTORY_PAGE)),
+        ("Watch", lambda: next(jobs.watch("history"))),
+    ):
+        seconds, job = _timed(ask)
+        figures.values[f"{call}: seconds until the first message"] = seconds
+        figures.values[f"{call}: bytes of it"] = job.ByteSize()
+        figures.held[f"the first message of {call} brings the newest rounds, clients and memberships"] = (
+            [entry.round for entry in job.history] == list(range(rounds - newest + 1, rounds + 1))
+            and len(job.clients) == clients
+            and len(job.memberships.rows) == clients
+        )
+    for name, ask in (
+        ("Get", lambda: jobs.get("history")),
+        ("Watch", lambda: next(jobs.watch("history", last=None))),
+    ):
+        figures.values[f"{name}: seconds until all rounds are there, page by page"], job = _timed(ask)
+        figures.held[f"{name} brings every round once"] = [entry.round for entry in job.history] == list(
+            range(1, rounds + 1)
         )
 
 
@@ -258,10 +273,10 @@ async def _written(deployment: Deployment, clients: int, rounds: int, figures: F
         await store.close()
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def _timed(call: Callable[[], T]) -> tuple[float, T]:
     began = time.monotonic()
-    call()
-    return time.monotonic() - began
+    answer = call()
+    return time.monotonic() - began, answer
 
 
 def _until(done: Callable[[], bool], what: str, pause_s: float = 0.02) -> None:

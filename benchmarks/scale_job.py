@@ -60,8 +60,8 @@ async def write_clients(store: Store, job: JobId, clients: int) -> None:
         await store.join(job, record)
 
 
-async def write_history(store: Store, job: JobId, clients: int, rounds: int) -> None:
-    """Publish `rounds` rounds, the last one of all clients, with memberships for all of them."""
+async def write_history(store: Store, job: JobId, clients: int, rounds: int, kept: int | None = None) -> None:
+    """Publish `rounds` rounds, the last one of all clients, with memberships for all of them; keep `kept` of them."""
     fence = await store.acquire(job, HOLDER, 3_600_000)
     if fence is None:
         raise RuntimeError(f"job {job} is driven by somebody else")
@@ -86,7 +86,7 @@ async def write_history(store: Store, job: JobId, clients: int, rounds: int) -> 
             personal_before_mean=0.5, personal_after_mean=0.6, shared_before=0.5, payload_bytes_up=1,
         )  # fmt: skip
         version = VersionRecord(version=number, round=number, clusters=GROUPS)
-        await store.publish(job, number, version, RoundHistory(summary).to_json(), fence)
+        await store.publish(job, number, version, RoundHistory(summary).to_json(), fence, None, kept)
     await store.release(job, HOLDER)
 
 

@@ -277,6 +277,16 @@ class Look:
 
 
 @dataclass(frozen=True)
+class History:
+    """A stretch of a job's history: one entry per published round, the final evaluation being the last of them."""
+
+    kept_from: int
+    """The first round whose entry is kept, 1 until older ones are dropped; where none is, the next to be published."""
+    entries: tuple[str, ...]
+    """Summaries (JSON), in ascending order."""
+
+
+@dataclass(frozen=True)
 class Poll:
     """A job as one of its agents looks at it, which is also a sign of life."""
 

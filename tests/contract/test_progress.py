@@ -239,7 +239,7 @@ class TestDeletion:
         assert [record.job for record in await store.jobs()] == [other]
         assert await store.blobs.size(JOB, digest) is None
         assert await store.transfers.staged(JOB, "t") == 0
-        assert (await store.history(JOB), await store.clients(JOB), await store.round(JOB)) == ([], {}, None)
+        assert ((await store.history(JOB)).entries, await store.clients(JOB), await store.round(JOB)) == ((), {}, None)
         assert await store.changes(JOB, Topic.TASKS) > before  # whoever waits looks again
         assert await store.blobs.get(other, kept) == b"kept"
         with refused(ErrorCode.UNKNOWN_JOB):

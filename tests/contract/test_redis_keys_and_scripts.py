@@ -166,7 +166,7 @@ class TestScripts:
         token = await token_of(own_store, ALICE)
         await admin.script_flush()
         await own_store.accept(JOB, update_record(ALICE), token)
-        assert await own_store.accepted_count(JOB, 1) == 1
+        assert await own_store.delivered(JOB, 1, ALICE)
 
 
 class _Meddler(RedisConnection):

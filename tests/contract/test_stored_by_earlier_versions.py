@@ -16,7 +16,7 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical, parse_job
 from fedhft.plan import AdapterPlan
-from fedhft.records import JobStatus, Phase, UpdateRecord
+from fedhft.records import History, JobStatus, Phase, UpdateRecord
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.interface import Store
 from fedhft.training.state import StateFolder, spec_digest
@@ -100,7 +100,7 @@ async def test_a_job_that_an_earlier_version_began_is_finished(
     for client, row in expected["memberships"].items():
         assert memberships.rows[client] == pytest.approx(row, abs=1e-6)
 
-    entries = [RoundHistory.from_json(text) for text in await store.history(job)]
+    entries = [RoundHistory.from_json(text) for text in (await store.history(job)).entries]
     for entry, summary in zip(entries, expected["summaries"], strict=True):
         told = json.loads(entry.to_json())["summary"]
         del told["seconds"]
@@ -115,6 +115,26 @@ async def test_a_job_that_an_earlier_version_began_is_finished(
     assert (fourth.number, fourth.phase, sorted(fourth.participants)) == (4, Phase.COLLECTING, list(CLIENTS))
     assert spec.rounds.total == 4
     assert (await store.job(job)).status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_old_rounds_of_a_job_that_an_earlier_version_began_are_dropped(
+    version: str, own_store: Store, admin: Redis
+) -> None:
+    await restore(version, admin)
+    store, job = own_store, JobId("factors")
+    begun = await store.history(job)
+    assert begun.kept_from == 1
+    assert [RoundHistory.from_json(text).summary.round for text in begun.entries] == [1, 2]
+    current, latest = await store.round(job), await store.version(job)
+    assert current is not None
+    assert latest is not None
+    fence = await store.acquire(job, "upgraded", 60_000)
+    assert fence is not None
+    await store.begin_fold(job, current.number, fence)
+    await store.publish(job, current.number, latest, "third", fence, None, 2)
+    assert await store.history(job) == History(2, (begun.entries[1], "third"))
+    assert await store.history(job, 0, 2) == History(2, (begun.entries[1],))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -89,6 +89,8 @@ async def test_a_damaged_job_in_the_store_hides_no_other(fresh_redis_url: str) -
     ("method", "request_"),
     [
         ("Get", jobs_pb2.GetJobRequest(job="requests", history_after=2**64 - 1)),
+        ("Get", jobs_pb2.GetJobRequest(job="requests", history_before=2**64 - 1)),
+        ("Get", jobs_pb2.GetJobRequest(job="requests", history_last=2**64 - 1)),
         ("Cancel", jobs_pb2.CancelJobRequest(job="requests", reason="x" * 501)),
         ("Cancel", jobs_pb2.CancelJobRequest(job="requests", reason="\x1b[2J")),
         ("Pause", jobs_pb2.PauseJobRequest(job="requests", reason="x" * 100_000)),

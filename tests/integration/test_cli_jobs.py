@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -9,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import scale_job
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
 from fedhft.export.published import fetch_adapters
+from fedhft.ids import JobId
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.local.redis import EmbeddedRedis
+from fedhft.records import JobStatus
+from fedhft.store.open import open_store
 from fedhft.v1 import adapter_pb2
 from tests.cli_runner import Done, run_cli
 from tests.models import tiny_model
@@ -78,6 +83,55 @@ def test_a_job_is_submitted_shown_listed_and_cancelled(server: str, tmp_path: Pa
     assert watched.returncode == 42
     assert json.loads(watched.stdout.splitlines()[-1])["status"] == "cancelled"
     assert "not needed" in watched.stderr
+
+
+@pytest.fixture(scope="module")
+def long_job(server: str, redis_server: EmbeddedRedis) -> str:
+    """A job of 50 rounds, of which 45 are kept, that was cancelled."""
+
+    async def write() -> None:
+        store, name = open_store(redis_server.url, "redis"), JobId("long")
+        await store.create_job(name, scale_job.big_job(name, 1, 100).canonical())
+        await store.acquire(name, scale_job.HOLDER, 60_000)  # before the aggregator finds it
+        await scale_job.write_history(store, name, 1, 50, kept=45)
+        await store.set_status(name, JobStatus.CANCELLED, "long enough", [JobStatus.RUNNING])
+        await store.close()
+
+    asyncio.run(write())
+    return "long"
+
+
+def test_people_are_shown_the_last_rounds_and_told_what_they_do_not_see(server: str, long_job: str) -> None:
+    gone = "rounds 1 to 5 are no longer kept"
+    for arguments, first, said in (
+        ((), 31, "rounds 6 to 30 are not shown; `fedhft job get long --rounds 0` shows all that are kept"),
+        (("--rounds", "3"), 48, "rounds 6 to 47 are not shown"),
+        (("--rounds", "0"), 6, ""),
+    ):
+        shown = job(server, "get", long_job, *arguments).stdout
+        assert gone in shown
+        assert said in shown
+        assert ("not shown" in shown) is bool(said)
+        numbers = [
+            int(line.split()[0]) for line in shown.splitlines() if line.split()[:1] and line.split()[0].isdigit()
+        ]
+        assert numbers == list(range(first, 51))
+    watched = job(server, "watch", long_job, "--rounds", "2").stdout.splitlines()
+    assert watched[:2] == [
+        gone,
+        "rounds 6 to 48 are not shown; `fedhft job get long --rounds 0` shows all that are kept",
+    ]
+    assert [line.split(":")[0] for line in watched[2:]] == ["long round 49", "long round 50"]
+
+
+def test_programs_get_every_round_that_is_kept(server: str, long_job: str) -> None:
+    told = json.loads(job(server, "get", long_job, "--format", "json").stdout)
+    assert (told["rounds_done"], told["history_from"]) == (50, 6)
+    assert [entry["round"] for entry in told["history"]] == list(range(6, 51))
+    few = json.loads(job(server, "get", long_job, "--rounds", "2", "--format", "json").stdout)
+    assert [entry["round"] for entry in few["history"]] == [49, 50]
+    line = json.loads(job(server, "watch", long_job, "--format", "json").stdout.splitlines()[0])
+    assert [entry["round"] for entry in line["history"]] == list(range(31, 51))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fedhft.job import JobSpec
 from fedhft.methods import Combine
 from fedhft.records import ClientRecord, JobStatus, MembershipRecord, Phase, RoundRecord
 from fedhft.rounds.acceptance import update_record
+from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft.wire.codec import encode
@@ -102,7 +103,13 @@ class Story:
         scripted = ScriptedClusterer(store, list(clusters)) if clusters else None
         return cls(spec, light_schema(), store, clock, scripted)
 
-    def coordinator(self, holder: str = "one", crash_at: str = "", clusterer: Clusterer | None = None) -> Coordinator:
+    def coordinator(
+        self,
+        holder: str = "one",
+        crash_at: str = "",
+        clusterer: Clusterer | None = None,
+        kept_rounds: int = KEPT_ROUNDS,
+    ) -> Coordinator:
         """A replica. crash_at: the point of a round at which it ends, the first time it comes there."""
         left = [crash_at] if crash_at else []
 
@@ -114,6 +121,7 @@ class Story:
         return Coordinator(
             self.store, JOB, clusterer or self.clusterer, holder, lease_ms=LEASE_MS, reached=reached,
             observe=self.published.append, monotonic=lambda: self.clock[0] + self.set_by, sleep=self._slept,
+            kept_rounds=kept_rounds,
         )  # fmt: skip
 
     async def _slept(self, seconds: float) -> None:

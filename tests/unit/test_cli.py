@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 
 from fedhft.cli.demo import parse_clusters, parse_densities, parse_partition
+from fedhft.cli.job import _report
+from fedhft.cli.output import OutputFormat
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.messages import as_dict
 from fedhft.training.digest import base_digest
@@ -191,3 +193,12 @@ def test_messages_become_json_with_numbers_as_numbers_and_absent_scores_as_null(
     assert bare["final"] is None
     assert bare["history"][0]["shared_before"] is None
     assert bare["history"][0]["shared_after"] is None
+
+
+def test_answers_about_a_long_job_show_people_its_last_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    job = jobs_pb2.Job(job="long", status="cancelled", rounds_done=60, history_from=1)
+    job.history.extend(jobs_pb2.RoundSummary(round=number) for number in range(11, 61))
+    _report(job, OutputFormat.TABLE)
+    shown = capsys.readouterr().out.splitlines()
+    assert "rounds 1 to 40 are not shown; `fedhft job get long --rounds 0` shows all that are kept" in shown
+    assert [line.split()[0] for line in shown if line.strip()[:1].isdigit()] == [str(n) for n in range(41, 61)]

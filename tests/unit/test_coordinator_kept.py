@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from fedhft.coordination.describe import describe, outline
 from fedhft.coordination.history import RoundHistory
+from fedhft.records import JobStatus
 from fedhft.telemetry.metrics import REGISTRY
 from tests.unit.story import JOB, LEASE_MS, Crash, Story, rules
 
@@ -68,6 +70,30 @@ async def test_blobs_and_transfers_that_nothing_refers_to_are_deleted_when_they_
     assert [await transfers.staged(JOB, name) for name in ("old", "young")] == [0, 4]
 
 
+@pytest.mark.parametrize("crash_at", ["folding", "folded", "published"])
+async def test_figures_of_the_last_rounds_stay_whenever_a_coordinator_ends(crash_at: str) -> None:
+    story = await Story.begin(rounds=rules(total=4), evaluation={"final": True})
+    await story.join("a", "b")
+    for number in range(1, 6):
+        failing = story.coordinator(f"{number}", crash_at=crash_at, kept_rounds=2)
+        await story.settle(failing)
+        await story.deliver("a", "b")
+        with pytest.raises(Crash):
+            await story.settle(failing)
+        story.wait(LEASE_MS / 1000 + 1)
+        await story.be_heard("a", "b")
+        next_one = story.coordinator(f"{number} again", kept_rounds=2)
+        await story.settle(next_one)
+        story.wait(LEASE_MS / 1000 + 1)
+        await story.be_heard("a", "b")
+    assert await story.status() is JobStatus.COMPLETED
+    told = await describe(story.store, await story.store.job(JOB))
+    assert (told.rounds_done, told.history_from, [entry.round for entry in told.history]) == (4, 3, [3, 4])
+    assert (told.final.round, len(told.results)) == (5, 2)
+    (listed,) = [await outline(story.store, record) for record in await story.store.jobs()]
+    assert listed.rounds_done == 4
+
+
 # -- figures
 
 
@@ -117,7 +143,7 @@ async def test_a_history_entry_holds_no_counters_of_clients() -> None:
     one = story.coordinator()
     await story.join("a", "b")
     await story.play_round(one, moved={"socket_bytes_sent": 100})
-    (text,) = await story.store.history(JOB)
+    (text,) = (await story.store.history(JOB)).entries
     assert '"a"' not in text
     assert RoundHistory.from_json(text).summary.socket_bytes_up == 200
     assert await story.store.traffic(JOB, ["a", "b"]) == {"a": (100, 0, 0, 0), "b": (100, 0, 0, 0)}

@@ -18,10 +18,11 @@ from fedhft_aggregator.settings import AggregatorSettings
 from fedhft_clusterer.settings import ClustererSettings
 
 from fedhft.aggregation.fold import BLOCK
+from fedhft.cli import job as job_commands
 from fedhft.cli.main import app
 from fedhft.cli.server_options import ServerOptions
 from fedhft.clustering import fitting, selection, signature
-from fedhft.coordination import coordinator, describe, tidying
+from fedhft.coordination import coordinator, tidying
 from fedhft.job import JobSpec, parse_job, read_job
 from fedhft.job_sections import Tier
 from fedhft.job_values import parse_size
@@ -31,7 +32,7 @@ from fedhft.planning.tiers import tier_of
 from fedhft.process import pages
 from fedhft.records import JobStatus, Phase
 from fedhft.reporting import table
-from fedhft.rounds import patience, retention
+from fedhft.rounds import paging, patience, retention
 from fedhft.rpc.channel import ChannelSettings
 from fedhft.rpc.server import ServerSettings
 from fedhft.store import keys, redis
@@ -344,7 +345,12 @@ DIMENSIONS = signature.DIMENSIONS
             f"after {transfer_places.CROWDED_IDLE_S:g} s without a chunk or "
             f"{transfer_places.CROWDED_TURN_S:g} s in all",
         ),
-        ("docs/protocol.md", f"a page of its history ({describe.HISTORY_PAGE} rounds"),
+        ("docs/protocol.md", f"a page of its history ({paging.HISTORY_PAGE} rounds"),
+        ("docs/protocol.md", f"A message holds at most {paging.HISTORY_PAGE} rounds"),
+        ("docs/protocol.md", f"`history_last = {paging.HISTORY_PAGE}`"),
+        ("docs/operations.md", f"the last {job_commands._SHOWN_ROUNDS} rounds"),
+        ("docs/operations.md", f"tell the newest {paging.HISTORY_PAGE}."),
+        ("docs/operations.md", f"the last {paging.KEPT_ROUNDS:,} rounds are kept"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
         ("docs/protocol.md", f"Deltas of the last {retention.KEPT_VERSIONS} versions"),
         ("docs/protocol.md", f"by the server after {SERVER.longest_call_s:g} s"),

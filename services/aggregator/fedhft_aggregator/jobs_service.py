@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from fedhft.coordination.describe import describe, memberships_message, outline
+from fedhft.coordination.describe import describe, memberships_message, older_rounds, outline
 from fedhft.coordination.roster import roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Role, parse_identity
@@ -66,9 +66,12 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         """One job, with a page of its history."""
         authenticate(context)
         record = await self._store.job(parse_job_id(request.job))
-        return await describe(
-            self._store, record, history_after=requests.number("history_after", request.history_after)
-        )
+        after = requests.number("history_after", request.history_after)
+        last = requests.number("history_last", request.history_last)
+        before = requests.number("history_before", request.history_before)
+        if before:
+            return await older_rounds(self._store, record, before=before, after=after, last=last)
+        return await describe(self._store, record, after=after, last=last)
 
     async def List(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
         """Every job, oldest first, without specs and histories."""
@@ -81,18 +84,21 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         return jobs_pb2.ListJobsResponse(jobs=jobs)
 
     async def Watch(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
-        """The job now and after every change, until it ends; every round of its history once, in pages."""
+        """The job now and after every change, until it ends; every round of its history from where it begins once."""
         caller = authenticate(context)
         name, sent = parse_job_id(request.job), requests.number("history_after", request.history_after)
+        last = requests.number("history_last", request.history_last)
         while True:
             caller.recheck()  # a watch may outlast what its caller is allowed
             seen = await self._store.changes(name, Topic.PROGRESS)
             record = await self._store.job(name)
-            job = await describe(self._store, record, history_after=sent)
+            job = await describe(self._store, record, after=sent, last=last)
             yield job
-            sent += len(job.history)
-            if sent < job.rounds_done and job.history:
-                continue
+            last = 0
+            if job.history:
+                sent = job.history[-1].round
+                if sent < job.rounds_done:
+                    continue
             if record.status.over:
                 return
             await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_HEARTBEAT_S)

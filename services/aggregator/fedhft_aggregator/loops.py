@@ -15,6 +15,7 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
+from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 
@@ -33,12 +34,14 @@ class JobLoops:
         clusterer: Clusterer | None,
         reached: Callable[[str], None],
         decoded: DecodedUpdates | None = None,
+        kept_rounds: int = KEPT_ROUNDS,
     ) -> None:
         self._store = store
         self._cache = cache
         self._clusterer = clusterer
         self._reached = reached
         self._decoded = decoded
+        self._kept_rounds = kept_rounds
         self._holder = uuid.uuid4().hex
         self._tasks: dict[JobId, asyncio.Task[None]] = {}
 
@@ -80,6 +83,7 @@ class JobLoops:
             reached=self._reached,
             observe=_observer(job),
             decoded=self._decoded,
+            kept_rounds=self._kept_rounds,
         )
         try:
             await coordinator.run()

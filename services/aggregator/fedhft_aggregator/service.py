@@ -42,7 +42,7 @@ async def serve(settings: AggregatorSettings) -> None:
             stack.push_async_callback(clusterer.close)
         jobs = JobCache(store)
         decoded = DecodedUpdates()
-        loops = JobLoops(store, jobs, clusterer, reached, decoded)
+        loops = JobLoops(store, jobs, clusterer, reached, decoded, settings.kept_rounds)
 
         deny_list = DenyList(store)
         await stack.enter_async_context(deny_list.following())

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from fedhft.process.settings import Listen, MetricsPort, ServiceSettings, flag_of
+from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.rpc.address import parse_address
 
 
@@ -28,6 +29,12 @@ class AggregatorSettings(ServiceSettings):
     clusterer: str = Field(
         "",
         description="address of the clusterer, host:port; without one, memberships stay as they are",
+    )
+    kept_rounds: int = Field(
+        KEPT_ROUNDS,
+        ge=1,
+        description="rounds of every job whose figures are kept, one or two KB each in Redis; those of older ones are "
+        "dropped",
     )
     max_concurrent_rpcs: int = Field(0, description="calls served at once, long polls included; 0 means no limit")
 

@@ -9,6 +9,7 @@ import typer
 
 from fedhft.cli.output import OutputFormat, print_json, print_table
 from fedhft.cli.server_options import ServerOptions, with_server_options
+from fedhft.rounds.paging import HISTORY_PAGE
 
 if TYPE_CHECKING:
     from fedhft.v1 import jobs_pb2
@@ -17,6 +18,9 @@ app = typer.Typer(help="Submit and watch jobs on an aggregator.", no_args_is_hel
 
 _LISTED = ("job", "status", "reason", "paused", "blocked", "rounds_done", "clients", "open_round", "accepted", "asked")
 """Fields of a job that `list` shows to programs."""
+
+_SHOWN_ROUNDS = 20
+"""Rounds that people are shown unless they ask for others."""
 
 JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
 
@@ -65,30 +69,59 @@ def list_jobs(options: ServerOptions) -> None:
 
 @app.command()
 @with_server_options
-def get(options: ServerOptions, job: JobArgument) -> None:
-    """Show one job: where it stands, its rounds, its scores."""
+def get(
+    options: ServerOptions,
+    job: JobArgument,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="How many of the last rounds to show; 0: all that are kept.",
+            show_default=f"{_SHOWN_ROUNDS}; all with --format json",
+        ),
+    ] = None,
+) -> None:
+    """Show one job: where it stands, its last rounds, its scores."""
+    if rounds is None:
+        rounds = 0 if options.format is OutputFormat.JSON else _SHOWN_ROUNDS
     with options.client() as client:
-        _report(client.get(job), options.format)
+        _report(client.get(job, rounds or None), options.format, rounds)
 
 
 @app.command()
 @with_server_options
-def watch(options: ServerOptions, job: JobArgument) -> None:
+def watch(
+    options: ServerOptions,
+    job: JobArgument,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=HISTORY_PAGE,
+            help="How many of the rounds published so far to begin with; 0: all that are kept.",
+        ),
+    ] = _SHOWN_ROUNDS,
+) -> None:
     """Follow a job until it ends (--format json: an object per line and change). Exits with 42 unless it completed."""
     from fedhft.errors import ErrorCode, FedhftError
 
     last: jobs_pb2.Job | None = None
     with options.client() as client:
         if options.format is OutputFormat.JSON:
-            for last in client.watch(job):
+            for last in client.watch(job, rounds or None):
                 print_json(_as_dict(last), indent=None)
         else:
             from rich.console import Console
 
             from fedhft.reporting.table import RoundTable
 
-            with RoundTable(Console(), several=False) as table:
-                for last in client.watch(job):
+            console = Console()
+            with RoundTable(console, several=False) as table:
+                for change in client.watch(job, rounds or None):
+                    if last is None:
+                        for line in _missing_rounds(change):
+                            console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    last = change
                     table.show(job, last)
     if last is not None and last.status != "completed":
         raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} ended as {last.status}: {last.reason}")
@@ -101,7 +134,7 @@ def clusters(options: ServerOptions, job: JobArgument) -> None:
     from fedhft.jobs.messages import as_dict
 
     with options.client() as client:
-        memberships = client.get(job).memberships
+        memberships = client.get(job, last=1).memberships
     if options.format is OutputFormat.JSON:
         print_json(as_dict(memberships))
         return
@@ -221,7 +254,7 @@ def export(
 
     with options.client() as jobs:
         adapters = fetch_adapters(jobs, job)
-        written = write_adapters(adapters, out, jobs.get(job), base_model, client or ())
+        written = write_adapters(adapters, out, jobs.get(job, last=1), base_model, client or ())
     if options.format is OutputFormat.JSON:
         print_json({"job": job, "version": adapters.state.version, "adapters": [str(path) for path in written]})
     else:
@@ -261,7 +294,24 @@ def _standing(job: jobs_pb2.Job) -> tuple[str, str]:
     return job.status, job.reason
 
 
-def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
+def _missing_rounds(job: jobs_pb2.Job) -> list[str]:
+    """What people have to know of the rounds that are not among those shown."""
+    lines = []
+    kept_from = job.history_from or 1  # servers of earlier releases keep all
+    if kept_from > 1:
+        lines.append(f"{_rounds(1, kept_from - 1)} no longer kept")
+    if job.history and job.history[0].round > kept_from:
+        older = _rounds(kept_from, job.history[0].round - 1)
+        lines.append(f"{older} not shown; `fedhft job get {job.job} --rounds 0` shows all that are kept")
+    return lines
+
+
+def _rounds(first: int, last: int) -> str:
+    return f"round {first} is" if first == last else f"rounds {first} to {last} are"
+
+
+def _report(job: jobs_pb2.Job, format: OutputFormat, rounds: int = _SHOWN_ROUNDS) -> None:
+    """Print a job; of its history people are shown the last `rounds` rounds (0: all), programs what the client has."""
     if format is OutputFormat.JSON:
         print_json(_as_dict(job))
         return
@@ -277,6 +327,10 @@ def _report(job: jobs_pb2.Job, format: OutputFormat) -> None:
     typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")
     if job.open_round:
         typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")
+    if rounds:
+        del job.history[:-rounds]
+    for line in _missing_rounds(job):
+        typer.echo(line)
     if job.history:
         table = RoundTable(Console(), several=False)
         table.take_in(job.job, job)

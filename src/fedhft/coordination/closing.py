@@ -72,7 +72,8 @@ async def close_round(
     )
     driven.reached("folded")
     moved = {**before, **{report.client: report.traffic for report in reports}}
-    first = await store.publish(job, number, version, entry.to_json(), fence, moved)
+    kept = driven.kept_rounds + int(current.evaluation)
+    first = await store.publish(job, number, version, entry.to_json(), fence, moved, kept)
     driven.reached("published")
     if not first:
         return
@@ -163,7 +164,7 @@ async def _traffic(driven: Driven, clients: Collection[str]) -> dict[str, Traffi
 
     Where an earlier release wrote the last entry, it holds those of all clients, newer than what the store has.
     """
-    last = await driven.store.history(driven.job, -1)
+    last = (await driven.store.history(driven.job, -1)).entries
     earlier = RoundHistory.from_json(last[0]).earlier_traffic if last else {}
     return {**await driven.store.traffic(driven.job, clients), **earlier}
 

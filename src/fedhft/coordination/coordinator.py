@@ -41,6 +41,7 @@ from fedhft.rounds.decision import (
     Wait,
     decide,
 )
+from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.rounds.watching import LONGEST_WAIT_MS, Watch, pause_s, watch_of
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
@@ -66,10 +67,11 @@ class Coordinator:
         reached: Reached = lambda point: None,
         observe: Callable[[RoundHistory], None] = lambda history: None,
         decoded: DecodedUpdates | None = None,
+        kept_rounds: int = KEPT_ROUNDS,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._driven = Driven(store, job, clusterer, holder, lease_ms, reached, observe, decoded)
+        self._driven = Driven(store, job, clusterer, holder, lease_ms, reached, observe, decoded, kept_rounds)
         self._store = store
         self._job = job
         self._holder = holder

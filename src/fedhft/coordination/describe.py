@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
 from fedhft.records import JobRecord, MembershipRecord, Phase, RoundHead
+from fedhft.rounds.paging import HISTORY_PAGE, page_of
 from fedhft.store.interface import Store
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
-HISTORY_PAGE = 256
-"""Most rounds of a job's history in one message."""
-
 
 async def describe(
-    store: Store, record: JobRecord, *, history_after: int = 0, page: int | None = HISTORY_PAGE
+    store: Store, record: JobRecord, *, after: int = 0, last: int = 0, most: int | None = HISTORY_PAGE
 ) -> jobs_pb2.Job:
-    """Everything about a job; of its history the `page` rounds after round `history_after` (None: all that follow)."""
+    """Everything about a job; of its history the rounds that `page_of` picks by the same words."""
     name = JobId(record.job)
     job = await outline(store, record)
     job.spec_json = record.spec_json
     memberships = await store.memberships(name)
     if memberships is not None:
         job.memberships.CopyFrom(memberships_message(name, memberships))
-    until = job.rounds_done if page is None else min(job.rounds_done, history_after + page)
-    if until > history_after:
-        entries = await store.history(name, history_after, until)
-        job.history.extend(RoundHistory.from_json(text).summary for text in entries)
+    done = job.rounds_done
+    await _add_history(store, job, lambda kept_from: page_of(done, kept_from, after=after, last=last, most=most))
     return job
+
+
+async def older_rounds(store: Store, record: JobRecord, *, before: int, after: int = 0, last: int = 0) -> jobs_pb2.Job:
+    """A page of a job's history for callers who know the rest: name, status and rounds, without clients and spec."""
+    head = (await store.look(JobId(record.job), 0)).round
+    done = rounds_done(head)
+    job = jobs_pb2.Job(job=record.job, status=record.status.value, rounds_done=done)
+    await _add_history(store, job, lambda kept_from: page_of(done, kept_from, after=after, before=before, last=last))
+    return job
+
+
+async def _add_history(store: Store, job: jobs_pb2.Job, page_from: Callable[[int], range]) -> None:
+    """Add a page of a job's history. page_from: the page, given the first round that is kept."""
+    name = JobId(job.job)
+    page = page_from(1)
+    found = await store.history(name, page.start - 1, page.stop - 1)
+    if found.kept_from > page.start:  # some of it, if not all, is no longer there
+        page = page_from(found.kept_from)
+        found = await store.history(name, page.start - 1, page.stop - 1)
+    job.history_from = found.kept_from
+    job.history.extend(RoundHistory.from_json(text).summary for text in found.entries)
 
 
 async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
@@ -52,7 +71,7 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         job.asked = current.asked
         job.accepted = look.accepted
     elif current.evaluation:
-        (text,) = await store.history(name, -1)
+        (text,) = (await store.history(name, -1)).entries
         entry = RoundHistory.from_json(text)
         job.final.CopyFrom(entry.summary)
         job.results.extend(entry.results)

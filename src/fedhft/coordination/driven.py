@@ -16,6 +16,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.records import MembershipRecord
+from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.rounds.reclustering import wants_memberships
 from fedhft.store.interface import Store
 
@@ -40,6 +41,8 @@ class Driven:
     """Called with every round that this coordinator published."""
     decoded: DecodedUpdates | None = None
     """Updates that this process accepted, in whichever job."""
+    kept_rounds: int = KEPT_ROUNDS
+    """Rounds whose figures stay in the history, beside those of the final evaluation."""
 
     async def schema(self) -> AdapterSchema:
         """The job's schema. Raises NOT_JOINED before there is one."""

@@ -33,7 +33,7 @@ async def roster(store: Store, record: JobRecord, after: str, limit: int) -> job
     look = await store.look(job, silent_ms)
     folded = _last_folded(look.round)
     aside = await store.are_set_aside(job, folded) if folded else {}
-    entry = await store.history(job, folded - 1, folded) if folded else []
+    entry = (await store.history(job, folded - 1, folded)).entries if folded else ()
     clipped = {one.client: one.factor for text in entry for one in RoundHistory.from_json(text).summary.clipped}
     listed = []
     for name in page:

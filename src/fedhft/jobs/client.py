@@ -15,6 +15,7 @@ from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.records import JobStatus
+from fedhft.rounds.paging import HISTORY_PAGE
 from fedhft.rpc.channel import ChannelSettings, FreshChannel
 from fedhft.rpc.retry import Backoff, call_with_retry
 from fedhft.rpc.status import error_from_rpc
@@ -73,11 +74,27 @@ class JobsClient:
         request = jobs_pb2.SubmitJobRequest(
             spec_json=spec.canonical(), schema_json="" if schema is None else schema.to_json()
         )
-        return self._whole(self._call(lambda: self._stub.Submit(request, timeout=_CALL_S)))
+        return self._recent(self._call(lambda: self._stub.Submit(request, timeout=_CALL_S)))
 
-    def get(self, job: str) -> jobs_pb2.Job:
-        """One job with its whole history, over as many calls as that takes."""
-        return self._whole(self._page(job, 0))
+    def get(self, job: str, last: int | None = None) -> jobs_pb2.Job:
+        """One job with the newest `last` rounds (1 or more) of its history, None: with all of it that is kept.
+
+        Takes a call per HISTORY_PAGE rounds, the first of which says where the job stands.
+        """
+        newest = self._page(job, last=min(last or HISTORY_PAGE, HISTORY_PAGE))
+        history = [*newest.history]
+        page = newest
+        while page.history_from and history and history[0].round > page.history_from:
+            missing = HISTORY_PAGE if last is None else min(HISTORY_PAGE, last - len(history))
+            if missing == 0:
+                break
+            page = self._page(job, before=history[0].round, last=missing)
+            if not page.history:
+                break
+            history = [*page.history, *history]
+        if not page.history_from:
+            return self._from_the_beginning(page, last)
+        return _with_history(newest, history)
 
     def list(self) -> list[jobs_pb2.Job]:
         """Every job, oldest first, without specs and histories."""
@@ -97,17 +114,17 @@ class JobsClient:
     def cancel(self, job: str, reason: str) -> jobs_pb2.Job:
         """End a job."""
         request = jobs_pb2.CancelJobRequest(job=job, reason=reason)
-        return self._whole(self._call(lambda: self._stub.Cancel(request, timeout=_CALL_S)))
+        return self._recent(self._call(lambda: self._stub.Cancel(request, timeout=_CALL_S)))
 
     def pause(self, job: str, reason: str) -> jobs_pb2.Job:
         """Let a job wait until it is resumed."""
         request = jobs_pb2.PauseJobRequest(job=job, reason=reason)
-        return self._whole(self._call(lambda: self._stub.Pause(request, timeout=_CALL_S)))
+        return self._recent(self._call(lambda: self._stub.Pause(request, timeout=_CALL_S)))
 
     def resume(self, job: str) -> jobs_pb2.Job:
         """Let a paused job go on."""
         request = jobs_pb2.ResumeJobRequest(job=job)
-        return self._whole(self._call(lambda: self._stub.Resume(request, timeout=_CALL_S)))
+        return self._recent(self._call(lambda: self._stub.Resume(request, timeout=_CALL_S)))
 
     def delete(self, job: str, force: bool = False) -> None:
         """Delete a job that is over, by force any."""
@@ -123,8 +140,11 @@ class JobsClient:
         """References to everything needed to build the adapters of the last version."""
         return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))
 
-    def watch(self, job: str) -> Iterator[jobs_pb2.Job]:
-        """The job with its whole history, now and after every change until it is over.
+    def watch(self, job: str, last: int | None = HISTORY_PAGE) -> Iterator[jobs_pb2.Job]:
+        """The job now and after every change until it is over, with all rounds that this watch has brought so far.
+
+        last: it begins with the newest so many rounds (1 to HISTORY_PAGE), at once; None: with the oldest that is kept,
+        once all are there. Servers of earlier releases know only the latter.
 
         A broken connection is reopened; the server may be away for `give_up_after_s` at a time, and time without news
         on an open connection does not count.
@@ -133,7 +153,8 @@ class JobsClient:
         away_since: float | None = None
         repeat = 0
         while True:
-            stream = self._open_watch(job, len(history))
+            begin_with = 0 if history or last is None else min(last, HISTORY_PAGE)
+            stream = self._open_watch(job, history[-1].round if history else 0, begin_with)
             try:
                 for told in stream:
                     away_since, repeat = None, 0
@@ -180,20 +201,27 @@ class JobsClient:
             raise FedhftError(ErrorCode.DIGEST_MISMATCH, f"blob {ref.digest.hex()[:16]}: wrong content; export again")
         return bytes(data)
 
-    def _page(self, job: str, history_after: int) -> jobs_pb2.Job:
-        request = jobs_pb2.GetJobRequest(job=job, history_after=history_after)
+    def _page(self, job: str, after: int = 0, before: int = 0, last: int = 0) -> jobs_pb2.Job:
+        request = jobs_pb2.GetJobRequest(job=job, history_after=after, history_before=before, history_last=last)
         return self._call(lambda: self._stub.Get(request, timeout=_CALL_S))
 
-    def _whole(self, told: jobs_pb2.Job) -> jobs_pb2.Job:
-        """A job with the rest of its history."""
-        history: list[jobs_pb2.RoundSummary] = []
-        while _add_history(history, told):
-            told = self._page(told.job, len(history))
+    def _recent(self, told: jobs_pb2.Job) -> jobs_pb2.Job:
+        """A job as a call answered it, which brings its oldest page, with its newest page instead."""
+        if told.history and told.history[-1].round < told.rounds_done:
+            return self.get(told.job, HISTORY_PAGE)
         return told
 
-    def _open_watch(self, job: str, history_after: int) -> WatchStream:
+    def _from_the_beginning(self, told: jobs_pb2.Job, last: int | None) -> jobs_pb2.Job:
+        """As `get`, from a server that always begins with the oldest page; `told` is its answer with that page."""
+        history: list[jobs_pb2.RoundSummary] = []
+        while _add_history(history, told):
+            told = self._page(told.job, after=history[-1].round)
+        return told if last is None else _with_history(told, history[-last:])
+
+    def _open_watch(self, job: str, history_after: int, history_last: int = 0) -> WatchStream:
+        request = jobs_pb2.WatchJobRequest(job=job, history_after=history_after, history_last=history_last)
         try:
-            return self._stub.Watch(jobs_pb2.WatchJobRequest(job=job, history_after=history_after))
+            return self._stub.Watch(request)
         except ValueError as error:  # what gRPC raises on a closed channel
             if not self._closed:
                 raise
@@ -209,6 +237,11 @@ def _add_history(history: list[jobs_pb2.RoundSummary], told: jobs_pb2.Job) -> bo
     new = [entry for entry in told.history if entry.round > held]  # a server without pages sends everything again
     more = bool(new)
     history.extend(new)
+    _with_history(told, history)
+    return more and history[-1].round < told.rounds_done
+
+
+def _with_history(told: jobs_pb2.Job, history: list[jobs_pb2.RoundSummary]) -> jobs_pb2.Job:
     del told.history[:]
     told.history.extend(history)
-    return more and len(history) < told.rounds_done
+    return told

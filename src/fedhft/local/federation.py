@@ -128,7 +128,7 @@ class Federation:
 
         def watch() -> None:
             try:
-                for change in self.jobs.watch(job):
+                for change in self.jobs.watch(job, last=None):
                     changes.put(change)
             except FedhftError as error:
                 changes.put(error)

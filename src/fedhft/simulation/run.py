@@ -80,8 +80,9 @@ class Simulation:
         cache = JobCache(store)
         published: list[RoundHistory] = []
         coordinator = Coordinator(
-            store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=published.append
-        )
+            store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=published.append,
+            kept_rounds=spec.rounds.total,
+        )  # fmt: skip
         while (wait_s := await coordinator.step()) is not None:
             if published:
                 published.clear()
@@ -180,7 +181,7 @@ class Simulation:
 
 
 async def _told(store: InMemoryStore, job: JobId) -> jobs_pb2.Job:
-    return await describe(store, await store.job(job), page=None)
+    return await describe(store, await store.job(job), most=None)
 
 
 def simulate(

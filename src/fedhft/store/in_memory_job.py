@@ -49,6 +49,8 @@ class KeptJob:
     versions: dict[int, VersionRecord] = field(default_factory=dict)
     latest_version: int | None = None
     history: list[str] = field(default_factory=list)
+    history_dropped: int = 0
+    """Entries that were dropped before the first one in `history`."""
     deliveries: dict[ClientId, int] = field(default_factory=lambda: defaultdict(int))
     traffic: dict[str, Traffic] = field(default_factory=dict)
     memberships: dict[int, MembershipRecord] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AcceptResult, Look, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
+from fedhft.records import AcceptResult, History, Look, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
 from fedhft.store import refusals
 from fedhft.store.in_memory_tables import InMemoryTables
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
@@ -92,10 +92,6 @@ class InMemoryRounds(InMemoryTables):
         """See Store.update."""
         return self._of(job).updates.get(number, {}).get(client)
 
-    async def accepted_count(self, job: JobId, number: int) -> int:
-        """See Store.accepted_count."""
-        return len(self._of(job).updates.get(number, {}))
-
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """See Store.delivered."""
         return client in self._of(job).updates.get(number, {})
@@ -152,6 +148,7 @@ class InMemoryRounds(InMemoryTables):
         summary: str,
         fence: int,
         traffic: Mapping[str, Traffic] | None = None,
+        kept: int | None = None,
     ) -> bool:
         """See Store.publish."""
         its = self._fenced(job, fence)
@@ -163,6 +160,9 @@ class InMemoryRounds(InMemoryTables):
         its.versions[version.version] = version
         its.latest_version = version.version
         its.history.append(summary)
+        if kept and len(its.history) > kept:
+            its.history_dropped += len(its.history) - kept
+            del its.history[:-kept]
         its.traffic.update(traffic or {})
         its.round = now.model_copy(update={"phase": Phase.PUBLISHED})
         its.wake(Topic.PROGRESS)
@@ -180,9 +180,12 @@ class InMemoryRounds(InMemoryTables):
         gone = sorted(number for number in its.versions if number < below and number != its.latest_version)
         return [its.versions.pop(number) for number in gone]
 
-    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
+    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> History:
         """See Store.history."""
-        return self._of(job).history[start:stop]
+        its = self._of(job)
+        dropped = its.history_dropped
+        first, last, _ = slice(start, stop).indices(dropped + len(its.history))
+        return History(dropped + 1, tuple(its.history[max(0, first - dropped) : max(0, last - dropped)]))
 
     async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:
         """See Store.traffic."""

@@ -18,6 +18,7 @@ from fedhft.records import (
     AgentRecord,
     ClientRecord,
     DeclineRecord,
+    History,
     JobRecord,
     JobStatus,
     Look,
@@ -272,10 +273,6 @@ class Store(ProgressStore, Protocol):
         """A client's accepted update of a round."""
         ...
 
-    async def accepted_count(self, job: JobId, number: int) -> int:
-        """How many updates of a round are accepted."""
-        ...
-
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """Whether the round holds an accepted update of this client."""
         ...
@@ -313,8 +310,12 @@ class Store(ProgressStore, Protocol):
         summary: str,
         fence: int,
         traffic: Mapping[str, Traffic] | None = None,
+        kept: int | None = None,
     ) -> bool:
         """Folding -> published, with the new version, the round's summary (JSON) and its clients' byte counters.
+
+        kept: how many entries of the history stay, this one among them; older ones are dropped in the same step. None
+        keeps all.
 
         Wakes PROGRESS. False when the round was already published (nothing changes). For the final evaluation `version`
         is the unchanged last one. Raises FENCED, ROUND_CLOSED when the round is not folding.
@@ -332,8 +333,11 @@ class Store(ProgressStore, Protocol):
         """
         ...
 
-    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
-        """Summaries (JSON) of published rounds, in order: entries [start:stop], like a slice of a list."""
+    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> History:
+        """Entries [start:stop] of the history, like a slice of a list that begins with round 1.
+
+        Those that were dropped still count, and are missing in the answer.
+        """
         ...
 
     async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:

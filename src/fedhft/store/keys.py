@@ -167,7 +167,9 @@ class JobKeys:
 
     @property
     def history(self) -> str:
-        """list: summaries (JSON) of published rounds, in order."""
+        """list: summaries (JSON) of the last published rounds, in order. It always ends with the last one published, so
+        that its length tells how many older ones were dropped.
+        """
         return self.prefix + "history"
 
     @property

@@ -13,6 +13,7 @@ from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
 from fedhft.records import (
     AcceptResult,
+    History,
     JobStatus,
     Look,
     Phase,
@@ -201,10 +202,6 @@ class RedisRounds:
         with reading(f"the update of {client} in round {number} of job {job}"):
             return None if found is None else UpdateRecord.model_validate_json(found)
 
-    async def accepted_count(self, job: JobId, number: int) -> int:
-        """See Store.accepted_count."""
-        return int(await self._redis.call("HLEN", JobKeys(job).updates(number)))
-
     async def delivered(self, job: JobId, number: int, client: ClientId) -> bool:
         """See Store.delivered."""
         return bool(await self._redis.call("HEXISTS", JobKeys(job).updates(number), client))
@@ -259,6 +256,7 @@ class RedisRounds:
         summary: str,
         fence: int,
         traffic: Mapping[str, Traffic] | None = None,
+        kept: int | None = None,
     ) -> bool:
         """See Store.publish."""
         its = JobKeys(job)
@@ -270,6 +268,7 @@ class RedisRounds:
             version.version,
             version.model_dump_json(),
             summary,
+            0 if kept is None else kept,
             *(text for client, moved in (traffic or {}).items() for text in (client, json.dumps(moved))),
         )
         _check(outcome, detail, job, number, fence)
@@ -292,12 +291,13 @@ class RedisRounds:
             records = [VersionRecord.model_validate_json(record) for record in dropped]
         return sorted(records, key=lambda record: record.version)
 
-    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> list[str]:
+    async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> History:
         """See Store.history."""
-        if stop == 0:  # Redis includes the last entry, so it has no way to ask for none from the start
-            return []
-        last = -1 if stop is None else stop - 1
-        return [summary.decode() for summary in await self._redis.call("LRANGE", JobKeys(job).history, start, last)]
+        its = JobKeys(job)
+        kept_from, *entries = await self._redis.run(
+            "read_history", (its.history, its.round), start, "" if stop is None else stop
+        )
+        return History(kept_from, tuple(entry.decode() for entry in entries))
 
     async def traffic(self, job: JobId, clients: Collection[str]) -> Mapping[str, Traffic]:
         """See Store.traffic."""

@@ -26,7 +26,7 @@ from fedhft.v1 import adapter_pb2 as fedhft_dot_v1_dot_adapter__pb2
 from fedhft.v1 import clustering_pb2 as fedhft_dot_v1_dot_clustering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66\x65\x64hft/v1/jobs.proto\x12\tfedhft.v1\x1a\x17\x66\x65\x64hft/v1/adapter.proto\x1a\x1a\x66\x65\x64hft/v1/clustering.proto\"W\n\rRevokeRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x14\n\x0cnot_after_ms\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\"!\n\x0eRevokeResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\r\":\n\x10SubmitJobRequest\x12\x11\n\tspec_json\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\"3\n\rGetJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x15\n\rhistory_after\x18\x02 \x01(\x04\"\x11\n\x0fListJobsRequest\"0\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.fedhft.v1.Job\"5\n\x0fWatchJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x15\n\rhistory_after\x18\x02 \x01(\x04\"?\n\x12ListClientsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\"J\n\x13ListClientsResponse\x12%\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x14.fedhft.v1.JobClient\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\xf6\x02\n\tJobClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.fedhft.v1.JobClient.State\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07samples\x18\x05 \x01(\x04\x12\x1b\n\x0ejoined_seconds\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cseen_seconds\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10rounds_delivered\x18\x08 \x01(\x04\x12\x11\n\tset_aside\x18\t \x01(\t\x12\x14\n\x07\x63lipped\x18\n \x01(\x01H\x02\x88\x01\x01\"T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x10\n\x0cSTATE_SILENT\x10\x02\x12\x12\n\x0eSTATE_DECLINED\x10\x03\x42\x11\n\x0f_joined_secondsB\x0f\n\r_seen_secondsB\n\n\x08_clipped\"/\n\x10\x43\x61ncelJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\".\n\x0fPauseJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1f\n\x10ResumeJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\".\n\x10\x44\x65leteJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x13\n\x11\x44\x65leteJobResponse\"\x1f\n\x10\x45xportJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"\xa2\x01\n\x11\x45xportJobResponse\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12!\n\x05\x62lobs\x18\x05 \x03(\x0b\x32\x12.fedhft.v1.BlobRef\x12+\n\x0bmemberships\x18\x06 \x01(\x0b\x32\x16.fedhft.v1.MembershipsJ\x04\x08\x01\x10\x02\"=\n\x0eJobBlobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\",\n\x0cJobBlobChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x97\x03\n\x03Job\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tspec_json\x18\x04 \x01(\t\x12\x13\n\x0brounds_done\x18\x05 \x01(\x04\x12\x0f\n\x07\x63lients\x18\x06 \x03(\t\x12\x12\n\nopen_round\x18\x07 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x08 \x01(\r\x12\r\n\x05\x61sked\x18\t \x01(\r\x12(\n\x07history\x18\n \x03(\x0b\x32\x17.fedhft.v1.RoundSummary\x12+\n\x0bmemberships\x18\x0b \x01(\x0b\x32\x16.fedhft.v1.Memberships\x12&\n\x05\x66inal\x18\x0c \x01(\x0b\x32\x17.fedhft.v1.RoundSummary\x12(\n\x07results\x18\r \x03(\x0b\x32\x17.fedhft.v1.ClientResult\x12\x14\n\x0csubmitted_by\x18\x0e \x01(\t\x12\x0e\n\x06paused\x18\x0f \x01(\t\x12\x0f\n\x07\x62locked\x18\x10 \x01(\t\x12\x15\n\rschema_pinned\x18\x11 \x01(\x08\"\xfb\x08\n\x0cRoundSummary\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\r\n\x05\x61sked\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\r\x12\x17\n\x0fsocket_bytes_up\x18\x05 \x01(\x04\x12\x19\n\x11socket_bytes_down\x18\x06 \x01(\x04\x12\x18\n\x10payload_bytes_up\x18\x07 \x01(\x04\x12\x1a\n\x12payload_bytes_down\x18\x08 \x01(\x04\x12\x1a\n\rshared_before\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cshared_after\x18\n \x01(\x01H\x01\x88\x01\x01\x12!\n\x14shared_mass_weighted\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12!\n\x14personal_before_mean\x18\x0c \x01(\x01H\x03\x88\x01\x01\x12(\n\x1bpersonal_before_worst_tenth\x18\r \x01(\x01H\x04\x88\x01\x01\x12\"\n\x15personal_before_worst\x18\x0e \x01(\x01H\x05\x88\x01\x01\x12 \n\x13personal_after_mean\x18\x0f \x01(\x01H\x06\x88\x01\x01\x12\'\n\x1apersonal_after_worst_tenth\x18\x10 \x01(\x01H\x07\x88\x01\x01\x12!\n\x14personal_after_worst\x18\x11 \x01(\x01H\x08\x88\x01\x01\x12\x15\n\rcluster_sizes\x18\x12 \x03(\r\x12\x1a\n\x12membership_version\x18\x13 \x01(\x04\x12\x16\n\x0epublished_norm\x18\x14 \x01(\x01\x12\x15\n\rresidual_norm\x18\x15 \x01(\x01\x12\x14\n\x0c\x64ropped_mass\x18\x16 \x01(\x01\x12\x1a\n\x12peak_rss_bytes_max\x18\x17 \x01(\x04\x12\x1b\n\x13peak_rss_bytes_mean\x18\x18 \x01(\x01\x12\x1a\n\x12train_seconds_mean\x18\x19 \x01(\x01\x12&\n\tset_aside\x18\x1a \x03(\x0b\x32\x13.fedhft.v1.SetAside\x12\x17\n\x0fset_aside_count\x18\x1b \x01(\r\x12\"\n\x07\x63lipped\x18\x1c \x03(\x0b\x32\x11.fedhft.v1.Scaled\x12\x15\n\rclipped_count\x18\x1d \x01(\r\x12!\n\x06\x63\x61pped\x18\x1e \x03(\x0b\x32\x11.fedhft.v1.Scaled\x12\x14\n\x0c\x63\x61pped_count\x18\x1f \x01(\r\x12\x0f\n\x07opposed\x18  \x03(\t\x12\x15\n\ropposed_count\x18! \x01(\rB\x10\n\x0e_shared_beforeB\x0f\n\r_shared_afterB\x17\n\x15_shared_mass_weightedB\x17\n\x15_personal_before_meanB\x1e\n\x1c_personal_before_worst_tenthB\x18\n\x16_personal_before_worstB\x16\n\x14_personal_after_meanB\x1d\n\x1b_personal_after_worst_tenthB\x17\n\x15_personal_after_worst\"(\n\x06Scaled\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\"*\n\x08SetAside\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xf2\x02\n\x0c\x43lientResult\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x13\n\x0bmemberships\x18\x04 \x03(\x01\x12\x1c\n\x0fpersonal_before\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0epersonal_after\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rshared_before\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cshared_after\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x10\n\x08majority\x18\t \x01(\x01\x12\x16\n\x0epeak_rss_bytes\x18\n \x01(\x04\x12\x19\n\x11socket_bytes_sent\x18\x0b \x01(\x04\x12\x1d\n\x15socket_bytes_received\x18\x0c \x01(\x04\x42\x12\n\x10_personal_beforeB\x11\n\x0f_personal_afterB\x10\n\x0e_shared_beforeB\x0f\n\r_shared_after2\xda\x05\n\x04Jobs\x12\x35\n\x06Submit\x12\x1b.fedhft.v1.SubmitJobRequest\x1a\x0e.fedhft.v1.Job\x12/\n\x03Get\x12\x18.fedhft.v1.GetJobRequest\x1a\x0e.fedhft.v1.Job\x12?\n\x04List\x12\x1a.fedhft.v1.ListJobsRequest\x1a\x1b.fedhft.v1.ListJobsResponse\x12\x35\n\x05Watch\x12\x1a.fedhft.v1.WatchJobRequest\x1a\x0e.fedhft.v1.Job0\x01\x12H\n\x07\x43lients\x12\x1d.fedhft.v1.ListClientsRequest\x1a\x1e.fedhft.v1.ListClientsResponse\x12\x35\n\x06\x43\x61ncel\x12\x1b.fedhft.v1.CancelJobRequest\x1a\x0e.fedhft.v1.Job\x12\x33\n\x05Pause\x12\x1a.fedhft.v1.PauseJobRequest\x1a\x0e.fedhft.v1.Job\x12\x35\n\x06Resume\x12\x1b.fedhft.v1.ResumeJobRequest\x1a\x0e.fedhft.v1.Job\x12\x43\n\x06\x44\x65lete\x12\x1b.fedhft.v1.DeleteJobRequest\x1a\x1c.fedhft.v1.DeleteJobResponse\x12\x43\n\x06\x45xport\x12\x1b.fedhft.v1.ExportJobRequest\x1a\x1c.fedhft.v1.ExportJobResponse\x12<\n\x04\x42lob\x12\x19.fedhft.v1.JobBlobRequest\x1a\x17.fedhft.v1.JobBlobChunk0\x01\x12=\n\x06Revoke\x12\x18.fedhft.v1.RevokeRequest\x1a\x19.fedhft.v1.RevokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66\x65\x64hft/v1/jobs.proto\x12\tfedhft.v1\x1a\x17\x66\x65\x64hft/v1/adapter.proto\x1a\x1a\x66\x65\x64hft/v1/clustering.proto\"W\n\rRevokeRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x14\n\x0cnot_after_ms\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\"!\n\x0eRevokeResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\r\":\n\x10SubmitJobRequest\x12\x11\n\tspec_json\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\"a\n\rGetJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x15\n\rhistory_after\x18\x02 \x01(\x04\x12\x14\n\x0chistory_last\x18\x03 \x01(\x04\x12\x16\n\x0ehistory_before\x18\x04 \x01(\x04\"\x11\n\x0fListJobsRequest\"0\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.fedhft.v1.Job\"K\n\x0fWatchJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x15\n\rhistory_after\x18\x02 \x01(\x04\x12\x14\n\x0chistory_last\x18\x03 \x01(\x04\"?\n\x12ListClientsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\"J\n\x13ListClientsResponse\x12%\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x14.fedhft.v1.JobClient\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\xf6\x02\n\tJobClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.fedhft.v1.JobClient.State\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07samples\x18\x05 \x01(\x04\x12\x1b\n\x0ejoined_seconds\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cseen_seconds\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10rounds_delivered\x18\x08 \x01(\x04\x12\x11\n\tset_aside\x18\t \x01(\t\x12\x14\n\x07\x63lipped\x18\n \x01(\x01H\x02\x88\x01\x01\"T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x10\n\x0cSTATE_SILENT\x10\x02\x12\x12\n\x0eSTATE_DECLINED\x10\x03\x42\x11\n\x0f_joined_secondsB\x0f\n\r_seen_secondsB\n\n\x08_clipped\"/\n\x10\x43\x61ncelJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\".\n\x0fPauseJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1f\n\x10ResumeJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\".\n\x10\x44\x65leteJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x13\n\x11\x44\x65leteJobResponse\"\x1f\n\x10\x45xportJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"\xa2\x01\n\x11\x45xportJobResponse\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12!\n\x05\x62lobs\x18\x05 \x03(\x0b\x32\x12.fedhft.v1.BlobRef\x12+\n\x0bmemberships\x18\x06 \x01(\x0b\x32\x16.fedhft.v1.MembershipsJ\x04\x08\x01\x10\x02\"=\n\x0eJobBlobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\",\n\x0cJobBlobChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xad\x03\n\x03Job\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tspec_json\x18\x04 \x01(\t\x12\x13\n\x0brounds_done\x18\x05 \x01(\x04\x12\x0f\n\x07\x63lients\x18\x06 \x03(\t\x12\x12\n\nopen_round\x18\x07 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x08 \x01(\r\x12\r\n\x05\x61sked\x18\t \x01(\r\x12(\n\x07history\x18\n \x03(\x0b\x32\x17.fedhft.v1.RoundSummary\x12+\n\x0bmemberships\x18\x0b \x01(\x0b\x32\x16.fedhft.v1.Memberships\x12&\n\x05\x66inal\x18\x0c \x01(\x0b\x32\x17.fedhft.v1.RoundSummary\x12(\n\x07results\x18\r \x03(\x0b\x32\x17.fedhft.v1.ClientResult\x12\x14\n\x0csubmitted_by\x18\x0e \x01(\t\x12\x0e\n\x06paused\x18\x0f \x01(\t\x12\x0f\n\x07\x62locked\x18\x10 \x01(\t\x12\x15\n\rschema_pinned\x18\x11 \x01(\x08\x12\x14\n\x0chistory_from\x18\x12 \x01(\x04\"\xfb\x08\n\x0cRoundSummary\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\r\n\x05\x61sked\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\r\x12\x17\n\x0fsocket_bytes_up\x18\x05 \x01(\x04\x12\x19\n\x11socket_bytes_down\x18\x06 \x01(\x04\x12\x18\n\x10payload_bytes_up\x18\x07 \x01(\x04\x12\x1a\n\x12payload_bytes_down\x18\x08 \x01(\x04\x12\x1a\n\rshared_before\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cshared_after\x18\n \x01(\x01H\x01\x88\x01\x01\x12!\n\x14shared_mass_weighted\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12!\n\x14personal_before_mean\x18\x0c \x01(\x01H\x03\x88\x01\x01\x12(\n\x1bpersonal_before_worst_tenth\x18\r \x01(\x01H\x04\x88\x01\x01\x12\"\n\x15personal_before_worst\x18\x0e \x01(\x01H\x05\x88\x01\x01\x12 \n\x13personal_after_mean\x18\x0f \x01(\x01H\x06\x88\x01\x01\x12\'\n\x1apersonal_after_worst_tenth\x18\x10 \x01(\x01H\x07\x88\x01\x01\x12!\n\x14personal_after_worst\x18\x11 \x01(\x01H\x08\x88\x01\x01\x12\x15\n\rcluster_sizes\x18\x12 \x03(\r\x12\x1a\n\x12membership_version\x18\x13 \x01(\x04\x12\x16\n\x0epublished_norm\x18\x14 \x01(\x01\x12\x15\n\rresidual_norm\x18\x15 \x01(\x01\x12\x14\n\x0c\x64ropped_mass\x18\x16 \x01(\x01\x12\x1a\n\x12peak_rss_bytes_max\x18\x17 \x01(\x04\x12\x1b\n\x13peak_rss_bytes_mean\x18\x18 \x01(\x01\x12\x1a\n\x12train_seconds_mean\x18\x19 \x01(\x01\x12&\n\tset_aside\x18\x1a \x03(\x0b\x32\x13.fedhft.v1.SetAside\x12\x17\n\x0fset_aside_count\x18\x1b \x01(\r\x12\"\n\x07\x63lipped\x18\x1c \x03(\x0b\x32\x11.fedhft.v1.Scaled\x12\x15\n\rclipped_count\x18\x1d \x01(\r\x12!\n\x06\x63\x61pped\x18\x1e \x03(\x0b\x32\x11.fedhft.v1.Scaled\x12\x14\n\x0c\x63\x61pped_count\x18\x1f \x01(\r\x12\x0f\n\x07opposed\x18  \x03(\t\x12\x15\n\ropposed_count\x18! \x01(\rB\x10\n\x0e_shared_beforeB\x0f\n\r_shared_afterB\x17\n\x15_shared_mass_weightedB\x17\n\x15_personal_before_meanB\x1e\n\x1c_personal_before_worst_tenthB\x18\n\x16_personal_before_worstB\x16\n\x14_personal_after_meanB\x1d\n\x1b_personal_after_worst_tenthB\x17\n\x15_personal_after_worst\"(\n\x06Scaled\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\"*\n\x08SetAside\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xf2\x02\n\x0c\x43lientResult\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x13\n\x0bmemberships\x18\x04 \x03(\x01\x12\x1c\n\x0fpersonal_before\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0epersonal_after\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rshared_before\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cshared_after\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x10\n\x08majority\x18\t \x01(\x01\x12\x16\n\x0epeak_rss_bytes\x18\n \x01(\x04\x12\x19\n\x11socket_bytes_sent\x18\x0b \x01(\x04\x12\x1d\n\x15socket_bytes_received\x18\x0c \x01(\x04\x42\x12\n\x10_personal_beforeB\x11\n\x0f_personal_afterB\x10\n\x0e_shared_beforeB\x0f\n\r_shared_after2\xda\x05\n\x04Jobs\x12\x35\n\x06Submit\x12\x1b.fedhft.v1.SubmitJobRequest\x1a\x0e.fedhft.v1.Job\x12/\n\x03Get\x12\x18.fedhft.v1.GetJobRequest\x1a\x0e.fedhft.v1.Job\x12?\n\x04List\x12\x1a.fedhft.v1.ListJobsRequest\x1a\x1b.fedhft.v1.ListJobsResponse\x12\x35\n\x05Watch\x12\x1a.fedhft.v1.WatchJobRequest\x1a\x0e.fedhft.v1.Job0\x01\x12H\n\x07\x43lients\x12\x1d.fedhft.v1.ListClientsRequest\x1a\x1e.fedhft.v1.ListClientsResponse\x12\x35\n\x06\x43\x61ncel\x12\x1b.fedhft.v1.CancelJobRequest\x1a\x0e.fedhft.v1.Job\x12\x33\n\x05Pause\x12\x1a.fedhft.v1.PauseJobRequest\x1a\x0e.fedhft.v1.Job\x12\x35\n\x06Resume\x12\x1b.fedhft.v1.ResumeJobRequest\x1a\x0e.fedhft.v1.Job\x12\x43\n\x06\x44\x65lete\x12\x1b.fedhft.v1.DeleteJobRequest\x1a\x1c.fedhft.v1.DeleteJobResponse\x12\x43\n\x06\x45xport\x12\x1b.fedhft.v1.ExportJobRequest\x1a\x1c.fedhft.v1.ExportJobResponse\x12<\n\x04\x42lob\x12\x19.fedhft.v1.JobBlobRequest\x1a\x17.fedhft.v1.JobBlobChunk0\x01\x12=\n\x06Revoke\x12\x18.fedhft.v1.RevokeRequest\x1a\x19.fedhft.v1.RevokeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,49 +40,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITJOBREQUEST']._serialized_start=212
   _globals['_SUBMITJOBREQUEST']._serialized_end=270
   _globals['_GETJOBREQUEST']._serialized_start=272
-  _globals['_GETJOBREQUEST']._serialized_end=323
-  _globals['_LISTJOBSREQUEST']._serialized_start=325
-  _globals['_LISTJOBSREQUEST']._serialized_end=342
-  _globals['_LISTJOBSRESPONSE']._serialized_start=344
-  _globals['_LISTJOBSRESPONSE']._serialized_end=392
-  _globals['_WATCHJOBREQUEST']._serialized_start=394
-  _globals['_WATCHJOBREQUEST']._serialized_end=447
-  _globals['_LISTCLIENTSREQUEST']._serialized_start=449
-  _globals['_LISTCLIENTSREQUEST']._serialized_end=512
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=514
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=588
-  _globals['_JOBCLIENT']._serialized_start=591
-  _globals['_JOBCLIENT']._serialized_end=965
-  _globals['_JOBCLIENT_STATE']._serialized_start=833
-  _globals['_JOBCLIENT_STATE']._serialized_end=917
-  _globals['_CANCELJOBREQUEST']._serialized_start=967
-  _globals['_CANCELJOBREQUEST']._serialized_end=1014
-  _globals['_PAUSEJOBREQUEST']._serialized_start=1016
-  _globals['_PAUSEJOBREQUEST']._serialized_end=1062
-  _globals['_RESUMEJOBREQUEST']._serialized_start=1064
-  _globals['_RESUMEJOBREQUEST']._serialized_end=1095
-  _globals['_DELETEJOBREQUEST']._serialized_start=1097
-  _globals['_DELETEJOBREQUEST']._serialized_end=1143
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1145
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1164
-  _globals['_EXPORTJOBREQUEST']._serialized_start=1166
-  _globals['_EXPORTJOBREQUEST']._serialized_end=1197
-  _globals['_EXPORTJOBRESPONSE']._serialized_start=1200
-  _globals['_EXPORTJOBRESPONSE']._serialized_end=1362
-  _globals['_JOBBLOBREQUEST']._serialized_start=1364
-  _globals['_JOBBLOBREQUEST']._serialized_end=1425
-  _globals['_JOBBLOBCHUNK']._serialized_start=1427
-  _globals['_JOBBLOBCHUNK']._serialized_end=1471
-  _globals['_JOB']._serialized_start=1474
-  _globals['_JOB']._serialized_end=1881
-  _globals['_ROUNDSUMMARY']._serialized_start=1884
-  _globals['_ROUNDSUMMARY']._serialized_end=3031
-  _globals['_SCALED']._serialized_start=3033
-  _globals['_SCALED']._serialized_end=3073
-  _globals['_SETASIDE']._serialized_start=3075
-  _globals['_SETASIDE']._serialized_end=3117
-  _globals['_CLIENTRESULT']._serialized_start=3120
-  _globals['_CLIENTRESULT']._serialized_end=3490
-  _globals['_JOBS']._serialized_start=3493
-  _globals['_JOBS']._serialized_end=4223
+  _globals['_GETJOBREQUEST']._serialized_end=369
+  _globals['_LISTJOBSREQUEST']._serialized_start=371
+  _globals['_LISTJOBSREQUEST']._serialized_end=388
+  _globals['_LISTJOBSRESPONSE']._serialized_start=390
+  _globals['_LISTJOBSRESPONSE']._serialized_end=438
+  _globals['_WATCHJOBREQUEST']._serialized_start=440
+  _globals['_WATCHJOBREQUEST']._serialized_end=515
+  _globals['_LISTCLIENTSREQUEST']._serialized_start=517
+  _globals['_LISTCLIENTSREQUEST']._serialized_end=580
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=582
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=656
+  _globals['_JOBCLIENT']._serialized_start=659
+  _globals['_JOBCLIENT']._serialized_end=1033
+  _globals['_JOBCLIENT_STATE']._serialized_start=901
+  _globals['_JOBCLIENT_STATE']._serialized_end=985
+  _globals['_CANCELJOBREQUEST']._serialized_start=1035
+  _globals['_CANCELJOBREQUEST']._serialized_end=1082
+  _globals['_PAUSEJOBREQUEST']._serialized_start=1084
+  _globals['_PAUSEJOBREQUEST']._serialized_end=1130
+  _globals['_RESUMEJOBREQUEST']._serialized_start=1132
+  _globals['_RESUMEJOBREQUEST']._serialized_end=1163
+  _globals['_DELETEJOBREQUEST']._serialized_start=1165
+  _globals['_DELETEJOBREQUEST']._serialized_end=1211
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1213
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1232
+  _globals['_EXPORTJOBREQUEST']._serialized_start=1234
+  _globals['_EXPORTJOBREQUEST']._serialized_end=1265
+  _globals['_EXPORTJOBRESPONSE']._serialized_start=1268
+  _globals['_EXPORTJOBRESPONSE']._serialized_end=1430
+  _globals['_JOBBLOBREQUEST']._serialized_start=1432
+  _globals['_JOBBLOBREQUEST']._serialized_end=1493
+  _globals['_JOBBLOBCHUNK']._serialized_start=1495
+  _globals['_JOBBLOBCHUNK']._serialized_end=1539
+  _globals['_JOB']._serialized_start=1542
+  _globals['_JOB']._serialized_end=1971
+  _globals['_ROUNDSUMMARY']._serialized_start=1974
+  _globals['_ROUNDSUMMARY']._serialized_end=3121
+  _globals['_SCALED']._serialized_start=3123
+  _globals['_SCALED']._serialized_end=3163
+  _globals['_SETASIDE']._serialized_start=3165
+  _globals['_SETASIDE']._serialized_end=3207
+  _globals['_CLIENTRESULT']._serialized_start=3210
+  _globals['_CLIENTRESULT']._serialized_end=3580
+  _globals['_JOBS']._serialized_start=3583
+  _globals['_JOBS']._serialized_end=4313
 # @@protoc_insertion_point(module_scope)

@@ -104,18 +104,30 @@ class GetJobRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     HISTORY_AFTER_FIELD_NUMBER: _builtins.int
+    HISTORY_LAST_FIELD_NUMBER: _builtins.int
+    HISTORY_BEFORE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     history_after: _builtins.int
-    """Rounds of the history that the caller already has; the answer continues after them, with at most one page."""
+    """Which rounds of the history the answer brings, one page at most and in ascending order: those after this one ..."""
+    history_last: _builtins.int
+    """... and of these the newest so many. 0 brings the oldest, as callers of earlier releases expect, who go on with
+    history_after.
+    """
+    history_before: _builtins.int
+    """Only rounds before this one, for callers who page back: the answer then has name, status, rounds_done,
+    history_from and history, and nothing else. 0 does not bound them.
+    """
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         history_after: _builtins.int = ...,
+        history_last: _builtins.int = ...,
+        history_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_after", b"history_after", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_after", b"history_after", "history_before", b"history_before", "history_last", b"history_last", "job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,18 +174,22 @@ class WatchJobRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     HISTORY_AFTER_FIELD_NUMBER: _builtins.int
+    HISTORY_LAST_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     history_after: _builtins.int
-    """Rounds of the history that the caller already has; messages carry the following ones, each round once."""
+    """The last round that the caller has; messages carry the following ones, each round once, in ascending order ..."""
+    history_last: _builtins.int
+    """... beginning with the newest so many, one page at most. 0 begins with the oldest."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         history_after: _builtins.int = ...,
+        history_last: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_after", b"history_after", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_after", b"history_after", "history_last", b"history_last", "job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -542,6 +558,7 @@ class Job(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
     SCHEMA_PINNED_FIELD_NUMBER: _builtins.int
+    HISTORY_FROM_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -562,13 +579,19 @@ class Job(_message.Message):
     """What in its surroundings (store, volume, memory) keeps the job from going on; empty when nothing does."""
     schema_pinned: _builtins.bool
     """Whether the schema was pinned when the job was submitted."""
+    history_from: _builtins.int
+    """The first round whose figures are kept: 1 until older ones are dropped. 0 in List, and from servers of earlier
+    releases, which keep all and send every history from its beginning.
+    """
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that have joined."""
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundSummary]:
-        """Rounds after the request's history_after, in order; more follow until the caller has rounds_done of them."""
+        """The rounds that the request asks for, in ascending order. Answers to other calls than Get and Watch bring the
+        oldest page; List brings none.
+        """
 
     @_builtins.property
     def memberships(self) -> _clustering_pb2.Memberships: ...
@@ -600,10 +623,11 @@ class Job(_message.Message):
         paused: _builtins.str = ...,
         blocked: _builtins.str = ...,
         schema_pinned: _builtins.bool = ...,
+        history_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "memberships", b"memberships"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "final", b"final", "history", b"history", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,14 +3,15 @@
 -- KEYS  fence      counter, read: the current fencing token
 --       round      hash, read and written: number, phase
 --       versions   hash, written: the version's record, and which is the latest
---       history    list, written: the round's summary
+--       history    list, written: the round's summary; entries older than those kept are dropped
 --       traffic    hash, written: byte counters of the clients that reported
 --       progress   counter and channel, written when published
--- ARGV  token, number, version, record, summary; then client and counters, in pairs.
+-- ARGV  token, number, version, record, summary, kept (entries that stay, this one among them; 0 for all); then client
+--       and counters, in pairs.
 -- Returns {'ok', 1} when published, {'ok', 0} when it already was, {'fenced'} or {'round_closed', state}.
 local fence, round, versions, history, traffic, progress = unpack(KEYS)
-local token, number, version, record, summary = unpack(ARGV, 1, 5)
-local FIRST_COUNTERS = 6
+local token, number, version, record, summary, kept = unpack(ARGV, 1, 6)
+local FIRST_COUNTERS = 7
 
 if redis.call('GET', fence) ~= token then
   return {'fenced'}
@@ -24,6 +25,9 @@ if now[1] ~= number or now[2] ~= 'folding' then
 end
 redis.call('HSET', versions, version, record, 'latest', version)
 redis.call('RPUSH', history, summary)
+if kept ~= '0' then
+  redis.call('LTRIM', history, '-' .. kept, -1)
+end
 for i = FIRST_COUNTERS, #ARGV, 2 do
   redis.call('HSET', traffic, ARGV[i], ARGV[i + 1])
 end
