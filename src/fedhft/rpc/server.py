@@ -19,7 +19,7 @@ from grpc_health.v1._async import HealthServicer
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.rpc.address import is_loopback, parse_address
 from fedhft.rpc.interceptors.admission import AdmissionInterceptor
-from fedhft.rpc.interceptors.around import ServerInterceptor
+from fedhft.rpc.interceptors.around import AroundInterceptor, Chain
 from fedhft.rpc.interceptors.callers import CallersInterceptor, Check
 from fedhft.rpc.interceptors.deadlines import DeadlinesInterceptor
 from fedhft.rpc.interceptors.errors import ErrorsInterceptor
@@ -91,12 +91,12 @@ class RunningServer:
         await self._server.stop(grace_s)
 
 
-def default_interceptors(settings: ServerSettings) -> list[ServerInterceptor]:
+def default_interceptors(settings: ServerSettings) -> list[AroundInterceptor]:
     """Metrics, errors, callers, deadlines and, where a bound is set, admission; the first is outermost.
 
     Raises FedhftError(INVALID_ARGUMENT) when it is unclear whose certificates to trust.
     """
-    chain: list[ServerInterceptor] = [
+    chain: list[AroundInterceptor] = [
         MetricsInterceptor(),
         ErrorsInterceptor(),
         CallersInterceptor(_trust_domain(settings), settings.check_certificate),
@@ -135,7 +135,7 @@ async def start_server(
     settings: ServerSettings,
     register: Callable[[grpc.aio.Server], None],
     service_names: Sequence[str],
-    interceptors: Sequence[ServerInterceptor] | None = None,
+    interceptors: Sequence[AroundInterceptor] | None = None,
 ) -> RunningServer:
     """Bind, register and start. `service_names` are the full names that health answers for (`fedhft.v1.Federation`).
 
@@ -145,7 +145,7 @@ async def start_server(
     host, port = parse_address(settings.listen, settings.field_name)
     _check_exposure(settings, host)
     server = grpc.aio.server(
-        interceptors=[*default_interceptors(settings), *(interceptors or ())],
+        interceptors=[Chain([*default_interceptors(settings), *(interceptors or ())])],
         options=server_options(settings.keepalive, settings.handshake_s),
     )
     health = HealthServicer()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,28 +22,41 @@ Enter = Callable[[Any], AbstractAsyncContextManager[None]]
 """From the call's context to what surrounds its handler."""
 
 
-class AroundInterceptor(ServerInterceptor):
+class AroundInterceptor(ABC):
     """Surrounds each call with `around` for its whole life, streams included."""
 
     @abstractmethod
     def around(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
         """What is entered before the handler and left after its last message. `method` is /package.Service/Method."""
 
+
+class Chain(ServerInterceptor):
+    """All of a server's interceptors; the first is outermost.
+
+    gRPC knows one interceptor only: it asks each of them anew at every call, while the wrapped handlers are always the
+    same.
+    """
+
+    def __init__(self, interceptors: Sequence[AroundInterceptor]) -> None:
+        self._interceptors = tuple(interceptors)
+        self._known: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wrap the handler of a call. Unknown methods have none and stay unknown."""
+        """Wrap the handler of a call, once per method. Unknown methods have none and stay unknown."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
         method = handler_call_details.method
-        known: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = self.__dict__.setdefault("_known", {})
-        inner, surrounded = known.get(method, (None, None))
-        if surrounded is None or inner is not handler:  # a server's handlers do not change: wrapped once
-            surrounded = _surrounded(handler, method, lambda context: self.around(method, context))
-            known[method] = (handler, surrounded)
+        inner, surrounded = self._known.get(method, (None, None))
+        if surrounded is None or inner is not handler:
+            surrounded = handler
+            for interceptor in reversed(self._interceptors):
+                surrounded = _surrounded(surrounded, method, partial(interceptor.around, method))
+            self._known[method] = (handler, surrounded)
         return surrounded
 
 
