@@ -3,7 +3,8 @@
 The demo's data (generated tickets, two hidden groups of firms) in this process. One client trains like the others, then
 sends its update times `--scale` with the sign flipped, and says that it has 10^9 rows. Scores are those of the other
 clients in the final evaluation: personal before and after one more local training, means over clients, and shared. The
-rows of the trimmed mean have no other bound but one on weights, without which a claim of 10^9 rows is all of a mean.
+rows of the trimmed mean have no other bound but one on weights, without which a claim of 10^9 rows is all of a mean;
+once with every client at full density, once with the method's masks, where a hostile client is alone in some rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import hashlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from fedhft.wire.codec import decode, encode
 CLAIMED_SAMPLES = 10**9
 
 WEIGHTS_ALONE: Mapping[str, Any] = {"sample_cap": 1, "clip": 0, "opposed": 0}
+TRIMMED: Mapping[str, Any] = {"combine": "trimmed-mean"}
+WHOLE: Mapping[str, Any] = {"allocation": "uniform"}
 UNDEFENDED: Mapping[str, Any] = {"sample_cap": 0, "clip": 0, "opposed": 0}
 
 
@@ -69,7 +72,7 @@ class Row:
     name: str
     limits: Mapping[str, Any]
     attacked: bool
-    trimmed: bool = False
+    method: Mapping[str, Any] = field(default_factory=dict)
 
 
 ROWS = (
@@ -77,8 +80,9 @@ ROWS = (
     Row("no attack, defaults", {}, attacked=False),
     Row("attack, undefended", UNDEFENDED, attacked=True),
     Row("attack, defaults", {}, attacked=True),
-    Row("no attack, trimmed mean", WEIGHTS_ALONE, attacked=False, trimmed=True),
-    Row("attack, trimmed mean", WEIGHTS_ALONE, attacked=True, trimmed=True),
+    Row("no attack, trimmed mean", WEIGHTS_ALONE, attacked=False, method={**TRIMMED, **WHOLE}),
+    Row("attack, trimmed mean", WEIGHTS_ALONE, attacked=True, method={**TRIMMED, **WHOLE}),
+    Row("attack, trimmed mean, masks", WEIGHTS_ALONE, attacked=True, method=TRIMMED),
 )
 
 
@@ -135,10 +139,11 @@ def main() -> None:
             continue
         raw = demo_job(settings, arguments.method, data, model.name).model_dump(mode="json")
         raw["limits"] = {**{k: v for k, v in raw["limits"].items() if k not in row.limits}, **row.limits}
-        if row.trimmed:
+        if row.method:
             if raw["method"]["combine"] not in ("factors", "mean"):
                 continue
-            raw["method"]["combine"], raw["server"]["trim"] = "trimmed-mean", arguments.trim
+            raw["method"].update(row.method)
+            raw["server"]["trim"] = arguments.trim
         raw["limits"]["samples"] = CLAIMED_SAMPLES  # by default a job refuses such a claim
         spec = parse_job(raw)
         with tempfile.TemporaryDirectory() as folder:

@@ -238,6 +238,21 @@ def test_a_client_without_weight_is_as_if_it_were_not_there() -> None:
     assert raw(steps(Federation(spec, SCHEMA, 1, some))) == raw(steps(Federation(spec, SCHEMA, 1, (*some, silent))))
 
 
+def test_only_those_who_sent_a_row_are_there_to_trim_it() -> None:
+    # What docs/methods.md warns of: alone in a row, a client is not trimmed; among others in the next row, it is.
+    spec = job("fedit", 1, method=TRIMMED)
+    key = TensorKey("layer.0.query", Part.B)
+
+    def sent(client: str, rows: list[int], value: float) -> ClientUpdate:
+        values = np.full((len(rows), 2), value, np.float32)
+        matrix = MaskedMatrix(10, 2, np.array(rows, np.int32), values)
+        return ClientUpdate(client, 1.0, (1.0,), MaskedDelta({key: matrix}))
+
+    updates = (*(sent(f"c{i}", [3], 1.0) for i in range(4)), sent("z", [3, 4], 100.0))
+    step = steps(Federation(spec, SCHEMA, 1, updates))["cluster-0"][key]
+    assert dense(step)[2:5].tolist() == [[0, 0], [1, 1], [100, 100]]
+
+
 @dataclass
 class Changing(Counted):
     """Other updates from the second pass on."""
