@@ -2,7 +2,9 @@
 
 The demo's data (generated tickets, two hidden groups of firms) in this process. One client trains like the others, then
 sends its update times `--scale` with the sign flipped, and says that it has 10^9 rows. Scores are those of the other
-clients in the final evaluation: personal before and after one more local training, means over clients, and shared.
+clients in the final evaluation: personal before and after one more local training, means over clients, and shared. The
+rows of the trimmed mean have no other bound but one on weights, without which a claim of 10^9 rows is all of a mean;
+once with every client at full density, once with the method's masks, where a hostile client is alone in some rows.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import hashlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from fedhft.wire.codec import decode, encode
 
 CLAIMED_SAMPLES = 10**9
 
+WEIGHTS_ALONE: Mapping[str, Any] = {"sample_cap": 1, "clip": 0, "opposed": 0}
+TRIMMED: Mapping[str, Any] = {"combine": "trimmed-mean"}
+WHOLE: Mapping[str, Any] = {"allocation": "uniform"}
 UNDEFENDED: Mapping[str, Any] = {"sample_cap": 0, "clip": 0, "opposed": 0}
 
 
@@ -67,6 +72,7 @@ class Row:
     name: str
     limits: Mapping[str, Any]
     attacked: bool
+    method: Mapping[str, Any] = field(default_factory=dict)
 
 
 ROWS = (
@@ -74,6 +80,9 @@ ROWS = (
     Row("no attack, defaults", {}, attacked=False),
     Row("attack, undefended", UNDEFENDED, attacked=True),
     Row("attack, defaults", {}, attacked=True),
+    Row("no attack, trimmed mean", WEIGHTS_ALONE, attacked=False, method={**TRIMMED, **WHOLE}),
+    Row("attack, trimmed mean", WEIGHTS_ALONE, attacked=True, method={**TRIMMED, **WHOLE}),
+    Row("attack, trimmed mean, masks", WEIGHTS_ALONE, attacked=True, method=TRIMMED),
 )
 
 
@@ -109,6 +118,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="path of the base model; the packaged MiniLM without")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limits", action="append", default=[], help="a further row: key=value,key=value of [limits]")
+    parser.add_argument("--trim", type=float, default=0.3, help="server.trim of the rows of the trimmed mean")
     parser.add_argument("--only", default="", help="only rows whose name has this in it")
     arguments = parser.parse_args()
     HostileWorker.factor = -arguments.scale
@@ -129,6 +139,11 @@ def main() -> None:
             continue
         raw = demo_job(settings, arguments.method, data, model.name).model_dump(mode="json")
         raw["limits"] = {**{k: v for k, v in raw["limits"].items() if k not in row.limits}, **row.limits}
+        if row.method:
+            if raw["method"]["combine"] not in ("factors", "mean"):
+                continue
+            raw["method"].update(row.method)
+            raw["server"]["trim"] = arguments.trim
         raw["limits"]["samples"] = CLAIMED_SAMPLES  # by default a job refuses such a claim
         spec = parse_job(raw)
         with tempfile.TemporaryDirectory() as folder:

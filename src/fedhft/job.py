@@ -39,7 +39,7 @@ MOST_SPEC_BYTES = 256 << 10
 """Longest job, as a file or as JSON: room for ten thousand names of clients."""
 _MOST_STORED_BYTES = 4 << 20
 """Longest stored form; earlier releases took longer jobs."""
-LATER_FIELDS = (("limits", "samples"), ("limits", "fold_memory"))
+LATER_FIELDS = (("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"))
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
 _MOST_SENTENCES = 20

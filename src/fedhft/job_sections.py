@@ -135,6 +135,13 @@ class ServerSpec(Section):
 
     eta: float = Field(1.0, gt=0, le=10, description="Server learning rate.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Server momentum (FedAvgM); used by server = momentum.")
+    trim: float = Field(
+        0.2,
+        ge=0,
+        le=0.49,
+        description="Share of the weight that is cut off at either end of every coordinate's values (combine = "
+        "trimmed-mean); 0 cuts nothing, which is the mean.",
+    )
     publish_rank: int = Field(16, ge=1, le=1024, description="Rank of a published product delta (combine = products).")
 
 

@@ -3,7 +3,7 @@
 A preset is data, not a class, so an ablation is one changed word in the job file. Papers of the presets:
 fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); fedit: Zhang et al. 2023 (arXiv 2305.05644);
 ffa-lora: Sun et al. 2024 (arXiv 2403.12313); rolora: Chen et al. 2024 (arXiv 2409.02346);
-full: McMahan et al. 2017 (FedAvg, arXiv 1602.05629).
+full: McMahan et al. 2017 (FedAvg, arXiv 1602.05629). combine = "trimmed-mean": Yin et al. 2018 (arXiv 1803.01498).
 """
 
 from __future__ import annotations
@@ -42,11 +42,16 @@ class Start(StrEnum):
 
 
 class Combine(StrEnum):
-    """How updates become one adapter."""
+    """How updates become one adapter.
+
+    trimmed-mean: what a method sends is that of factors, or of mean with all weights; every coordinate is averaged
+    without its extremes.
+    """
 
     FACTORS = "factors"
     PRODUCTS = "products"
     MEAN = "mean"
+    TRIMMED_MEAN = "trimmed-mean"
     NONE = "none"
 
 
@@ -106,8 +111,16 @@ class Method(BaseModel):
             )
         if self.start is Start.RESTART and self.share_a:
             raise ValueError('share_a = true with start = "restart": A is redrawn every round; set share_a = false')
-        if (self.trained is Trained.ALL_WEIGHTS) != (self.combine is Combine.MEAN):
-            raise ValueError('trained = "all-weights" and combine = "mean" go together; set both or neither')
+        if self.combine is Combine.MEAN and self.trained is not Trained.ALL_WEIGHTS:
+            raise ValueError(
+                f'combine = "mean" with trained = "{self.trained}": mean averages whole models; set trained = '
+                '"all-weights", or combine = "factors"'
+            )
+        if self.trained is Trained.ALL_WEIGHTS and self.combine not in (Combine.MEAN, Combine.TRIMMED_MEAN):
+            raise ValueError(
+                f'combine = "{self.combine}" with trained = "all-weights": there are no factors; set combine = "mean" '
+                'or "trimmed-mean"'
+            )
         if self.trained is Trained.ALL_WEIGHTS and (self.clusters != 1 or self.mask is not MaskRule.NONE):
             raise ValueError('trained = "all-weights" needs clusters = 1 and mask = "none"')
         if self.combine is Combine.NONE and self.clusters != 1:

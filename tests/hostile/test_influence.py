@@ -11,9 +11,9 @@ from tests.hostile.federation import Attacked, attacked
 from tests.light import LightClient
 
 
-async def push_scaled(mallory: LightClient, factor: float) -> None:
+async def push_scaled(mallory: LightClient, factor: float, samples: int) -> None:
     """Take part in every round with updates of so many times the size, flipped."""
-    await mallory.enter(samples=10_000_000)
+    await mallory.enter(samples=samples)
     while True:
         answer = await mallory.next_task(2_000)
         match answer.WhichOneof("task"):
@@ -24,8 +24,8 @@ async def push_scaled(mallory: LightClient, factor: float) -> None:
                 await mallory.push(mallory.header(answer.train, blob), [(0, blob)])
 
 
-async def attack(federation: Attacked, factor: float) -> Any:
-    attacking = asyncio.create_task(push_scaled(federation.mallory, factor))
+async def attack(federation: Attacked, factor: float, samples: int = 10_000_000) -> Any:
+    attacking = asyncio.create_task(push_scaled(federation.mallory, factor, samples))
     job = await federation.honest_complete(samples=10)
     await asyncio.wait_for(attacking, 20)
     return job
@@ -55,3 +55,17 @@ async def test_the_bounds_can_be_turned_off_by_name(fresh_redis_url: str) -> Non
         job = await attack(federation, 100)
         assert [(entry.clipped_count, entry.capped_count) for entry in job.history] == [(0, 0), (0, 0)]
         assert job.history[0].published_norm > 5
+
+
+async def test_with_a_trimmed_mean_a_flipped_update_moves_no_further_than_the_honest_ones(fresh_redis_url: str) -> None:
+    changes = {
+        "rounds": {"min_clients": 3},
+        "limits": {"clip": 0, "opposed": 0},
+        "method": {"combine": "trimmed-mean"},
+        "server": {"trim": 0.34},  # one client of three
+    }
+    async with attacked(fresh_redis_url, "trimmed", **changes) as federation:
+        job = await attack(federation, 100, samples=10)
+        for entry in job.history:
+            assert (entry.accepted, entry.clipped_count, entry.opposed_count) == (3, 0, 0)
+            assert entry.published_norm < 1.0  # one honest update has a norm of about 0.6

@@ -24,36 +24,49 @@ WHOLE = AdapterSchema(**{**WIDE.__dict__, "slots": (), "weights": (Parameter("w"
 
 
 @pytest.mark.parametrize(
-    ("changes", "schema"),
+    ("changes", "schema", "clients"),
     [
-        ({"method": {"clusters": 3}}, WIDE),
-        ({"method": {"clusters": 3, "share_a": False, "server": "momentum"}, "server": {"momentum": 0.9}}, WIDE),
-        ({"method": {"preset": "fedhft-paper", "clusters": 2}}, WIDE),
-        ({"method": "full"}, WHOLE),
+        ({"method": {"clusters": 3}}, WIDE, 40),
+        ({"method": {"clusters": 3, "share_a": False, "server": "momentum"}, "server": {"momentum": 0.9}}, WIDE, 40),
+        ({"method": {"preset": "fedhft-paper", "clusters": 2}}, WIDE, 40),
+        ({"method": "full"}, WHOLE, 40),
+        ({"method": {"clusters": 3, "combine": "trimmed-mean"}}, WIDE, 350),  # more than one pass holds
+        ({"method": {"preset": "full", "combine": "trimmed-mean"}}, WHOLE, 40),
     ],
 )
-def test_a_fold_stays_within_its_budget_and_the_budget_is_not_absurd(changes: Any, schema: AdapterSchema) -> None:
+def test_a_fold_stays_within_its_budget_and_the_budget_is_not_absurd(
+    changes: Any, schema: AdapterSchema, clients: int
+) -> None:
     changes = {"adapter": {"rank": 16}, "wire": {"down": "int8"}, **changes}
     spec = light_job("j", **changes)
-    clusters = most_clusters(spec)
+    scopes = most_clusters(spec)
     plan = plans(spec, schema, {"a": "standard"})["a"]
-    rng = np.random.default_rng(1)
 
-    def updates() -> Iterator[ClientUpdate]:
-        for client in range(40):
-            tensors = {
-                key: MaskedMatrix.full(rng.standard_normal(schema.shape(key), np.float32))
-                for key in expected_keys(spec, schema, plan)
-            }
-            data = encode(MaskedDelta(tensors), schema, kind=adapter_pb2.BLOB_KIND_UPDATE, encoding="fp32")
-            delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
-            yield ClientUpdate(f"c{client:02}", 10.0, (1.0 / clusters,) * clusters, delta)
+    class Updates:
+        """Decoded one at a time, as in a coordinator, whenever they are read."""
 
-    state = expand_clusters(initial_state(spec, 1), clusters) if clusters > 1 else initial_state(spec, 1)
-    state = fold(spec, schema, state, updates()).state  # so that there is a state to hold and a residual
+        def __init__(self, clients: int) -> None:
+            self.clients = clients
+
+        def __len__(self) -> int:
+            return self.clients
+
+        def __iter__(self) -> Iterator[ClientUpdate]:
+            rng = np.random.default_rng(1)
+            for client in range(self.clients):
+                tensors = {
+                    key: MaskedMatrix.full(rng.standard_normal(schema.shape(key), np.float32))
+                    for key in expected_keys(spec, schema, plan)
+                }
+                data = encode(MaskedDelta(tensors), schema, kind=adapter_pb2.BLOB_KIND_UPDATE, encoding="fp32")
+                delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
+                yield ClientUpdate(f"c{client:03}", 10.0, (1.0 / scopes,) * scopes, delta)
+
+    state = expand_clusters(initial_state(spec, 1), scopes) if scopes > 1 else initial_state(spec, 1)
+    state = fold(spec, schema, state, Updates(20)).state  # so that there is a state to hold and a residual
     tracemalloc.start()
     try:
-        published = fold(spec, schema, state, updates())
+        published = fold(spec, schema, state, Updates(clients))
         for scope, tensors in published.state.state.scopes.items():
             delta = MaskedDelta({key: MaskedMatrix.full(value) for key, value in tensors.items()})
             encode(delta, schema, kind=adapter_pb2.BLOB_KIND_SNAPSHOT, encoding="fp32", scope=scope)

@@ -25,3 +25,10 @@ def test_a_client_alone_in_its_cluster_is_all_of_it() -> None:
     parts = {ALICE: part(1, 1.0, 0.0), BOB: part(10**6, 0.0, 1.0)}
     masses = cluster_masses(round_record(participants=parts))
     assert [largest_share(one, masses) for one in parts.values()] == [1.0, 1.0]
+
+
+def test_what_a_trimmed_mean_cuts_off_makes_every_share_in_the_rest_larger() -> None:
+    parts = {ALICE: part(10, 1.0), BOB: part(10, 1.0), CAROL: part(80, 1.0)}
+    masses = cluster_masses(round_record(participants=parts, clusters=1))
+    assert largest_share(parts[ALICE], masses, trim=0.3) == pytest.approx(0.25)
+    assert largest_share(parts[CAROL], masses, trim=0.3) == 1.0

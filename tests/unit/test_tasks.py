@@ -140,3 +140,10 @@ def test_a_sharded_final_evaluation_deals_the_rows_out() -> None:
     answer = next_task(cached(final=True, evaluation={"final_shared": "sharded"}), "e", {})
     assert answer is not None
     assert (answer.evaluate.shared.index, answer.evaluate.shared.count) == (2, 3)
+
+
+def test_the_share_that_a_client_is_told_counts_what_is_left_after_trimming() -> None:
+    method = {"clusters": 2, "combine": "trimmed-mean"}
+    plain = train(cached(server={"trim": 0.25}), "b").share
+    assert 0 < plain < 0.5
+    assert train(cached(method=method, server={"trim": 0.25}), "b").share == pytest.approx(2 * plain)

@@ -39,13 +39,8 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
 
-_FACTORS = (Part.A, Part.B, Part.HEAD)
-_SENT = {
-    Combine.FACTORS: _FACTORS,
-    Combine.PRODUCTS: _FACTORS,
-    Combine.MEAN: (Part.WEIGHT, Part.HEAD),
-    Combine.NONE: (),
-}
+_SENT_WITH_ADAPTERS = (Part.A, Part.B, Part.HEAD)
+_SENT_WITHOUT = (Part.WEIGHT, Part.HEAD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +73,34 @@ class FoldRules:
     seed: int
     round_number: int
     """1-based; restart methods redraw A for it."""
+    uses_adapters: bool = True
+    """Whether factors travel, rather than all weights."""
+    trim: float = 0.0
+    """Share of the weight that a trimmed mean cuts off at either end."""
 
     @classmethod
     def of(cls, spec: JobSpec, schema: AdapterSchema, clusters: int, round_number: int) -> FoldRules:
         """Rules of round `round_number` with `clusters` clusters."""
         method = spec.method
         return cls(
-            schema, method.combine, method.share_a, clusters, spec.mask.tau, spec.adapter.alpha, spec.seed, round_number
+            schema,
+            method.combine,
+            method.share_a,
+            clusters,
+            spec.mask.tau,
+            spec.adapter.alpha,
+            spec.seed,
+            round_number,
+            method.uses_adapters,
+            spec.server.trim,
         )
+
+    @property
+    def sent(self) -> tuple[Part, ...]:
+        """Parts that travel in updates."""
+        if self.combine is Combine.NONE:
+            return ()
+        return _SENT_WITH_ADAPTERS if self.uses_adapters else _SENT_WITHOUT
 
     @cached_property
     def _start_of_a(self) -> dict[str, Float64]:
@@ -100,7 +115,7 @@ class FoldRules:
 
     def is_shared(self, key: TensorKey) -> bool:
         """Whether one tensor serves all clusters."""
-        return self.share_a and key.part is Part.A and self.combine is Combine.FACTORS
+        return self.share_a and key.part is Part.A and self.combine is not Combine.PRODUCTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,13 +258,13 @@ def accumulate(partial: Partial, update: ClientUpdate, rules: FoldRules) -> Part
     Raises FedhftError: INVALID_ARGUMENT for weights that are negative or not finite, OUTSIDE_PLAN for a tensor the
     method does not send, WRONG_SHAPE for one that does not fit the schema.
     """
-    memberships = _checked_weights(update, rules.clusters)
+    memberships = checked_weights(update, rules.clusters)
     per_cluster = tuple(update.samples * p for p in memberships)
     partial.clients += 1
     partial.samples += update.samples
     partial.mass += np.asarray(per_cluster, np.float64)
     for key, matrix in update.delta:
-        _check_tensor(key, matrix, rules, update.client)
+        check_tensor(key, matrix, rules, update.client)
         if rules.combine is Combine.PRODUCTS and key.part in (Part.A, Part.B):
             continue
         weights = (update.samples,) if rules.is_shared(key) else per_cluster
@@ -286,13 +301,13 @@ def finish(partial: Partial, rules: FoldRules) -> Steps:
     for key in rules.schema.keys:
         row_sums = partial.rows.pop(key, None)
         if row_sums is not None:
-            for scope, name in enumerate(_scopes(key, rules)):
+            for scope, name in enumerate(scopes_of(key, rules)):
                 row_step = _row_step(row_sums, scope, rules.tau)
                 if row_step is not None:
                     steps.setdefault(name, {})[key] = row_step
         products = partial.products.pop(key.name, None) if key.part is Part.PRODUCT else None
         if products is not None:
-            for scope, name in enumerate(_scopes(key, rules)):
+            for scope, name in enumerate(scopes_of(key, rules)):
                 product_step = _product_step(products, scope, rules.tau)
                 if product_step is not None:
                     steps.setdefault(name, {})[key] = product_step
@@ -344,13 +359,15 @@ def _accumulate_products(
         sums.add(weights, left, right)
 
 
-def _scopes(key: TensorKey, rules: FoldRules) -> tuple[str, ...]:
+def scopes_of(key: TensorKey, rules: FoldRules) -> tuple[str, ...]:
+    """Scopes in which a tensor stands."""
     if rules.is_shared(key):
         return (SHARED,)
     return tuple(cluster_scope(j) for j in range(rules.clusters))
 
 
-def _checked_weights(update: ClientUpdate, clusters: int) -> tuple[float, ...]:
+def checked_weights(update: ClientUpdate, clusters: int) -> tuple[float, ...]:
+    """The memberships of an update. Raises INVALID_ARGUMENT for weights that are negative or not finite."""
     weights = (update.samples, *update.memberships)
     if len(update.memberships) != clusters or not all(np.isfinite(w) and w >= 0.0 for w in weights):
         raise FedhftError.field(
@@ -363,8 +380,9 @@ def _checked_weights(update: ClientUpdate, clusters: int) -> tuple[float, ...]:
     return update.memberships
 
 
-def _check_tensor(key: TensorKey, matrix: MaskedMatrix, rules: FoldRules, client: str) -> None:
-    if key.part not in _SENT[rules.combine]:
+def check_tensor(key: TensorKey, matrix: MaskedMatrix, rules: FoldRules, client: str) -> None:
+    """Check that a tensor may travel. Raises OUTSIDE_PLAN, WRONG_SHAPE."""
+    if key.part not in rules.sent:
         raise FedhftError(
             ErrorCode.OUTSIDE_PLAN,
             f"update of {client}: {key.part}:{key.name} does not travel with combine = {rules.combine.value}; "

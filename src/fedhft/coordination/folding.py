@@ -2,14 +2,18 @@
 
 A pure function of what is in the store (previous version, the round as pinned, the sorted accepted updates), so whoever
 holds the lease may run it, and run it again: the same blobs come out, and the first publish wins.
+
+A trimmed mean reads the updates several times. One that was read once and cannot be read again is set aside like any
+other, and the fold begins anew without it: no part of a version has an update that another part lacks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fedhft.adapter import AdapterSchema, MaskedDelta
@@ -32,6 +36,8 @@ from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _BLOB_TIMEOUT_S = 60.0
 
@@ -62,6 +68,36 @@ class Folded:
     """Clients whose updates were left out because they point against the others'."""
 
 
+class _LostError(Exception):
+    """An update that this fold has used cannot be read any more."""
+
+
+@dataclass
+class _Updates:
+    """The updates of a round as the fold reads them: by client id, one in memory at a time, as often as it asks."""
+
+    read: Callable[[str], ClientUpdate | None]
+    clients: Callable[[], Sequence[str]]
+    """Whose updates are folded, unless they cannot be read."""
+    most: int
+    done: Callable[[], None]
+    """Called whenever all have been read."""
+    used: set[str] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return self.most
+
+    def __iter__(self) -> Iterator[ClientUpdate]:
+        for client in self.clients():
+            update = self.read(client)
+            if update is not None:
+                self.used.add(client)
+                yield update
+            elif client in self.used:
+                raise _LostError
+        self.done()
+
+
 async def fold_round(
     store: Store,
     job: JobId,
@@ -88,6 +124,7 @@ async def fold_round(
     aside: dict[str, str] = {}
     clipped: dict[str, float] = {}
     against: list[str] = []
+    factors: dict[str, float] = {}
     memberships = {client: current.participants[client].memberships for client in pinned}
 
     def ask(answer: Coroutine[Any, Any, T]) -> T:
@@ -96,21 +133,25 @@ async def fold_round(
         except (TimeoutError, CancelledError) as error:
             raise FedhftError(ErrorCode.STORE_UNAVAILABLE, "the store does not answer in time; check it") from error
 
-    def fetched() -> Iterator[ClientUpdate]:
-        factors = scales(magnitudes(), spec.limits.clip)
-        sketches = {client: updates[client].sketch for client in pinned}
-        against.extend(opposed(sketches, memberships, spec.limits.opposed))
-        left_out = frozenset(against)
-        for client in pinned:
-            if client in left_out:
-                continue
-            delta = read(client)
-            if delta is None:
-                continue
-            part, scale = current.participants[client], factors[client]
-            if scale < 1.0:
-                clipped[client] = scale
-            yield ClientUpdate(client, part.weight, part.memberships, delta, scale)
+    def clients() -> Sequence[str]:
+        if not factors:
+            factors.update(scales(magnitudes(), spec.limits.clip))
+            sketches = {client: updates[client].sketch for client in pinned}
+            against.extend(opposed(sketches, memberships, spec.limits.opposed))
+        left_out = {*against, *aside}
+        return [client for client in pinned if client not in left_out]
+
+    def update_of(client: str) -> ClientUpdate | None:
+        delta = read(client)
+        if delta is None:
+            clipped.pop(client, None)
+            return None
+        part, scale = current.participants[client], factors[client]
+        if scale < 1.0:
+            clipped[client] = scale
+        return ClientUpdate(client, part.weight, part.memberships, delta, scale)
+
+    def done() -> None:
         if note is not None:
             ask(note.now(""))
 
@@ -141,8 +182,15 @@ async def fold_round(
             found[client] = Magnitude(norm, largest_values(spec, schema, current.participants[client].plan))
         return found
 
+    def folded() -> Published:
+        while True:  # every turn but the last sets an update aside
+            try:
+                return fold(spec, schema, state, _Updates(update_of, clients, len(pinned), done))
+            except _LostError:
+                log.warning("an update cannot be read again: the fold begins anew", extra={"job": job})
+
     with metrics.FOLD_SECONDS.time():
-        published = await asyncio.to_thread(fold, spec, schema, state, fetched())
+        published = await asyncio.to_thread(folded)
     return Folded(published, aside, clipped, tuple(against))
 
 

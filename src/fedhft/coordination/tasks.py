@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from fedhft import seeds
 from fedhft.aggregation.mixture import served
 from fedhft.coordination.job_cache import CachedJob
+from fedhft.job import JobSpec
+from fedhft.methods import Combine
 from fedhft.records import Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
 from fedhft.rounds.attendance import least_of
@@ -53,9 +55,13 @@ def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federa
             shared=_shard(cached, current, client) if evaluate else None,
             max_update_bytes=largest_update(cached.spec, cached.schema, plan),
             quorum=least_of(cached.spec.rounds, current.head),
-            share=largest_share(current.participants[client], cached.cluster_masses),
+            share=largest_share(current.participants[client], cached.cluster_masses, _trim(cached.spec)),
         )
     )
+
+
+def _trim(spec: JobSpec) -> float:
+    return spec.server.trim if spec.method.combine is Combine.TRIMMED_MEAN else 0.0
 
 
 def _view_source(

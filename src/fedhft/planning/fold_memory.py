@@ -9,8 +9,10 @@ N the values of one client's update, and m = 1 with server momentum, else 0:
     published   (16 + 4 m) V        the targets in float64; state and residual (and momentum) of the version after
     coded       16 S                the largest scope S while it is encoded: values, codes, streams, the blob
     update      16 N                an update: its bytes, decoded, and widened to float64
+    collected   64 MiB              for a trimmed mean alone: values of all clients side by side, in passes over the
+                                    updates (`aggregation.trimming`), however many clients there are
 
-    fold_bytes = sums + held + published + coded + update
+    fold_bytes = sums + held + published + coded + update + collected
 
 An upper bound, not an estimate: factors are smaller than products, and masks leave rows out.
 """
@@ -18,6 +20,7 @@ An upper bound, not an estimate: factors are smaller than products, and masks le
 from __future__ import annotations
 
 from fedhft.adapter import AdapterSchema, Part, TensorKey
+from fedhft.aggregation.trimming import MEMORY_BYTES
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, ServerStep
@@ -49,7 +52,8 @@ def fold_bytes(spec: JobSpec, schema: AdapterSchema) -> int:
     rows = sum(rows for rows, _ in shared) + clusters * sum(rows for rows, _ in own)
     momentum = 8 if method.server is ServerStep.MOMENTUM else 0
     scope = max(_size(shared), _size(own))
-    return (16 + 8 + 16 + momentum) * values + 16 * rows + 16 * scope + 16 * update
+    collected = MEMORY_BYTES if method.combine is Combine.TRIMMED_MEAN else 0
+    return (16 + 8 + 16 + momentum) * values + 16 * rows + 16 * scope + 16 * update + collected
 
 
 def check_fold_fits(spec: JobSpec, schema: AdapterSchema) -> None:

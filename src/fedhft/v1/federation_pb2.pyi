@@ -451,7 +451,9 @@ class TrainTask(_message.Message):
     quorum: _builtins.int
     """Fewest updates that this round may be published from."""
     share: _builtins.float
-    """The client's largest share of any cluster's average, 0..1: max_j of q_i p_ij / sum_k q_k p_kj over the participants."""
+    """The client's largest share of any cluster's average, 0..1: max_j of q_i p_ij / sum_k q_k p_kj over the participants;
+    with a trimmed mean, divided by 1 - 2 trim.
+    """
     @_builtins.property
     def view(self) -> Global___ViewSource: ...
     @_builtins.property
