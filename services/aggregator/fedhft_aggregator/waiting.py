@@ -43,7 +43,6 @@ class Waiting:
                 del self._rooms[job]
                 await room.close()
 
-
     def recall(self, client: ClientId) -> None:
         """Let a client's calls that wait here ask the store again."""
         for room in self._rooms.values():
