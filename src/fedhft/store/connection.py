@@ -84,9 +84,11 @@ class RedisConnection:
         self.where = _without_credentials(url)
         self._settings = settings
         self._url = url
-        self._client = Redis.from_pool(self._pool(settings.connections))
+        self._connections = self._pool(settings.connections)
+        self._client = Redis.from_pool(self._connections)
         # Typed here once: redis-py leaves these without annotations.
         self._execute: Callable[..., Awaitable[Any]] = self._client.execute_command
+        self._connection: Callable[[], Awaitable[Any]] = self._connections.get_connection
 
     def _pool(self, connections: int) -> BlockingConnectionPool:
         try:
@@ -133,12 +135,22 @@ class RedisConnection:
         try:
             async with self.bounded():
                 try:
-                    found = await self._execute("EVALSHA", wanted.sha1, len(keys), *keys, *arguments)
+                    found = await self._send("EVALSHA", wanted.sha1, len(keys), *keys, *arguments)
                 except NoScriptError:
-                    found = await self._execute("EVAL", wanted.text, len(keys), *keys, *arguments)
+                    found = await self._send("EVAL", wanted.text, len(keys), *keys, *arguments)
         except (RedisError, OSError) as error:
             raise self.refusal(error) from error
         return list(found)
+
+    async def _send(self, *command: Argument) -> Any:
+        """One command whose answer needs no conversion. What a client's `execute_command` does around that (retries,
+        events, conversions) takes as long as the command itself: 235 instead of 175 us on one machine."""
+        connection = await self._connection()
+        try:
+            await connection.send_command(*command)
+            return await connection.read_response()
+        finally:
+            await self._connections.release(connection)
 
     def bounded(self) -> asyncio.Timeout:
         """The time limit of one command."""
