@@ -150,8 +150,11 @@ class Federation(federation_pb2_grpc.FederationServicer):
             if left <= 0:
                 return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
             woken_by = await self._waiting.wait(job, client, poll.tasks, left)
-            if woken_by is not None and (task := next_task(woken_by, client, held)) is not None:
-                return task  # of the round that just opened, so nothing of it can be delivered yet
+            # Nothing of a round that has just opened can be delivered yet; about one that goes on, ask the store.
+            if woken_by is not None and woken_by.round is not None and woken_by.round.number > poll.round:
+                task = None if woken_by.record.paused else next_task(woken_by, client, held)
+                if task is not None:
+                    return task
 
     # gRPC takes a coroutine that writes its answers, too; the generated types know generators only.
     async def PullBlob(  # type: ignore[override]
