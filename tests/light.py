@@ -79,6 +79,7 @@ class LightClient:
         self.schema = schema
         self.token = ""
         self.held: dict[str, int] = {}
+        self.told: list[federation_pb2.Outcome] = []
 
     async def enroll(
         self, protocol_version: int = PROTOCOL_VERSION, memory_bytes: int = 0
@@ -125,7 +126,11 @@ class LightClient:
             client=self.name, lease_token=self.token, job=self.spec.name, wait_ms=wait_ms
         )
         request.held.extend(federation_pb2.HeldScope(scope=s, version=v) for s, v in self.held.items())
-        return await self.stub.NextTask(request, timeout=wait_ms / 1000 + 10)
+        request.outcome_seen = self.told[-1].round if self.told else 0
+        response = await self.stub.NextTask(request, timeout=wait_ms / 1000 + 10)
+        if response.HasField("outcome"):
+            self.told.append(response.outcome)
+        return response
 
     async def train_task(self) -> federation_pb2.TrainTask:
         """The next training task. Fails if the job ends first."""

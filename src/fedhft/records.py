@@ -331,6 +331,24 @@ class UpdateRecord(_Record):
         return report.encode() if report.startswith("{") else base64.b64decode(report, validate=True)
 
 
+class OutcomeKind(StrEnum):
+    """What a fold did with an update that it did not take as it was."""
+
+    SET_ASIDE = "set_aside"
+    OPPOSED = "opposed"
+    CLIPPED = "clipped"
+
+
+class Outcome(_Record):
+    """What became of a client's last update that was not folded as it was sent, for that client."""
+
+    round: int
+    kind: OutcomeKind
+    reason: str
+    factor: float = 0.0
+    """What the update was multiplied by; 0 where it was left out."""
+
+
 class StoredBlob(_Record):
     """Reference to a blob."""
 

@@ -385,3 +385,12 @@ class TestCoordinatorLease:
     async def test_jobs_have_leases_of_their_own(self, store: Store) -> None:
         assert await store.acquire(JOB, "one", 60_000) is not None
         assert await store.acquire(JobId("other"), "two", 60_000) is not None
+
+    async def test_a_lease_from_before_the_clock_was_set_back_lasts_no_longer_than_any(self, store: Store) -> None:
+        first = await store.acquire(JOB, "one", 7_200_000)  # as a lease of seconds is seen by a clock two hours behind
+        assert first is not None
+        assert await store.acquire(JOB, "two", 500) is None
+        await asyncio.sleep(0.6)
+        second = await store.acquire(JOB, "two", 500)
+        assert second is not None
+        assert second > first

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
-from fedhft.records import Attempt, JobStatus, Missed, Phase, Topic
+from fedhft.records import Attempt, JobStatus, Missed, Outcome, OutcomeKind, Phase, Topic
 from fedhft.store import keys
 from fedhft.store.interface import Store
 from fedhft.store.keys import JobKeys
@@ -29,6 +29,11 @@ from tests.contract.federation import (
     update_record,
     version_record,
 )
+
+
+def outcome(number: int, kind: OutcomeKind = OutcomeKind.SET_ASIDE, factor: float = 0.0) -> Outcome:
+    return Outcome(round=number, kind=kind, reason="ein Grund, mit \u00dc", factor=factor)
+
 
 OVER = tuple(status for status in JobStatus if status.over)
 
@@ -124,6 +129,7 @@ class TestAttempts:
             store.end_attempts(JOB, fence - 1),
             store.set_aside(JOB, 1, {ALICE: "x"}, fence - 1),
             store.reopen_round(JOB, 1, 1, fence - 1),
+            store.note_outcomes(JOB, {ALICE: outcome(1)}, fence - 1),
         ):
             with refused(ErrorCode.FENCED):
                 await call
@@ -180,6 +186,29 @@ class TestSettingAside:
         current = await store.round(JOB)
         assert current is not None
         assert (current.deadline_ms, current.extensions) == (7000, 0)
+
+
+class TestOutcomes:
+    async def test_a_client_has_its_last_one(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        assert await store.outcomes(JOB) == {}
+        await store.note_outcomes(JOB, {BOB: outcome(1), ALICE: outcome(1, OutcomeKind.OPPOSED)}, fence)
+        await store.note_outcomes(JOB, {BOB: outcome(3, OutcomeKind.CLIPPED, 0.1)}, fence)
+        await store.note_outcomes(JOB, {}, fence)
+        assert await store.outcomes(JOB) == {
+            ALICE: outcome(1, OutcomeKind.OPPOSED),
+            BOB: outcome(3, OutcomeKind.CLIPPED, 0.1),
+        }
+        await store.set_status(JOB, JobStatus.CANCELLED, "", ALIVE)
+        await store.delete_job(JOB, OVER)
+        assert await store.outcomes(JOB) == {}
+
+    @pytest.mark.parametrize("garbage", [b"", b"{", b"\xff", b"[]"])
+    async def test_one_that_cannot_be_read_hides_no_other(self, own_store: Store, admin: Redis, garbage: bytes) -> None:
+        fence = await open_first_round(own_store)
+        await own_store.note_outcomes(JOB, {BOB: outcome(1)}, fence)
+        await admin.hset(JobKeys(JOB).outcomes, ALICE, garbage)  # type: ignore[misc]
+        assert await own_store.outcomes(JOB) == {BOB: outcome(1)}
 
 
 class TestBlobsByMark:

@@ -1,6 +1,9 @@
 """What an aggregator stands on fails for some seconds, or damages what it keeps: the job waits, and completes.
 
-Real Redis, real sockets; the aggregator runs in this process, the clients make up their tensors.
+Real Redis, real sockets; the aggregator runs in this process, the clients make up their tensors. An outage takes 3 s,
+or as long as FEDHFT_TEST_OUTAGE_S says:
+
+    FEDHFT_TEST_OUTAGE_S=60 make test TEST_ARGS="tests/faults/test_surroundings.py"
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from tests import aggregator as stage
 from tests.aggregator import Aggregator, serving
 from tests.light import LightClient, light_job
 
-AWAY_S = 3.0
+AWAY_S = float(os.environ.get("FEDHFT_TEST_OUTAGE_S", "3"))
+pytestmark = pytest.mark.timeout(300 + 2 * AWAY_S)
 
 
 async def persistent(client: LightClient) -> str:
@@ -42,7 +46,7 @@ async def persistent(client: LightClient) -> str:
 
 async def complete(aggregator: Aggregator, *clients: LightClient) -> jobs_pb2.Job:
     """All of them work to the end; nothing that was acknowledged may be missing."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(60 + 2 * AWAY_S):
         statuses = await asyncio.gather(*(persistent(client) for client in clients))
     job = await aggregator.ended(clients[0].spec.name)
     assert (set(statuses), job.status, job.blocked, job.paused) == ({"completed"}, "completed", "", ""), job.reason
@@ -67,7 +71,7 @@ def reaching(monkeypatch: pytest.MonkeyPatch, reached: Callable[[str], None]) ->
 
 @asynccontextmanager
 async def two_clients(redis: str, blobs: str, name: str) -> AsyncIterator[tuple[Aggregator, list[LightClient]]]:
-    spec = light_job(name, rounds={"total": 2, "min_clients": 2, "deadline": "60s"})
+    spec = light_job(name, rounds={"total": 2, "min_clients": 2, "deadline": f"{60 + AWAY_S:g}s"})
     async with serving(redis, blobs) as aggregator:
         await aggregator.submit(spec)
         yield aggregator, [aggregator.client(client, spec) for client in ("alice", "bob")]

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from fedhft.v1 import federation_pb2
 from tests.hostile.federation import Attacked, attacked
 from tests.light import LightClient
+
+Score = federation_pb2.Score
 
 
 async def push_scaled(mallory: LightClient, factor: float, samples: int) -> None:
@@ -47,6 +50,33 @@ async def test_ten_million_claimed_samples_weigh_like_two_clients(fresh_redis_ur
         for entry in job.history:
             (capped,) = entry.capped
             assert (capped.client, capped.factor) == ("mallory", pytest.approx(2 * 10 / 10_000_000))
+
+
+async def report_shared(client: LightClient, value: float, rows: int, dealt: bool = True) -> None:
+    """Take part in the first round with a score of the shared rows."""
+    await client.enter(has_shared_validation=dealt)
+    task = await client.train_task()
+    blob = client.update(task)
+    header = client.header(task, blob)
+    header.scores.add(split=Score.SPLIT_SHARED, moment=Score.MOMENT_BEFORE, view=Score.VIEW_OWN, value=value, rows=rows)
+    await client.push(header, [(0, blob)])
+
+
+@pytest.mark.parametrize(("dealt", "pooled"), [(True, (0.5 * 12 + 1.0 * 7) / 19), (False, 0.5)])
+async def test_a_score_of_as_many_rows_as_may_be_claimed_weighs_like_one_client(
+    dealt: bool, pooled: float, fresh_redis_url: str
+) -> None:
+    rounds = {"total": 1, "min_clients": 3, "deadline": "20s"}
+    async with attacked(fresh_redis_url, "rows", rounds=rounds, evaluation={"every": 1, "final": False}) as federation:
+        most = federation.spec.limits.samples
+        async with asyncio.timeout(40):
+            await asyncio.gather(
+                report_shared(federation.alice, 0.5, 6),
+                report_shared(federation.bob, 0.5, 6),
+                report_shared(federation.mallory, 1.0, most, dealt),
+            )
+        job = await federation.honest_complete()
+        assert job.history[0].shared_before == pytest.approx(pooled)
 
 
 async def test_the_bounds_can_be_turned_off_by_name(fresh_redis_url: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedhft.plan import AdapterPlan
 from fedhft.records import Participant, Phase, RoundRecord, Traffic, UpdateRecord
@@ -23,8 +25,8 @@ def score(split: Any, moment: Any, value: float, rows: int = 10, view: Any = OWN
     return pb.Score(split=split, moment=moment, view=view, value=value, rows=rows, majority=majority)
 
 
-def report(client: str, *scores: pb.Score, samples: int = 10, **figures: Any) -> ClientReport:
-    part = Participant(samples=samples, plan=PLAN, memberships=(0.25, 0.75))
+def report(client: str, *scores: pb.Score, samples: int = 10, shard: int | None = 0, **figures: Any) -> ClientReport:
+    part = Participant(samples=samples, plan=PLAN, memberships=(0.25, 0.75), shard=shard)
     return ClientReport(client, samples, part, scores, pb.Measurements(**figures), ())
 
 
@@ -75,12 +77,41 @@ def test_memory_and_time_are_means_and_the_largest() -> None:
 
 def test_shards_of_the_shared_split_are_pooled_by_rows() -> None:
     summary = summed(
-        report("a", score(SHARED, BEFORE, 0.9, rows=30), score(SHARED, BEFORE, 0.5, rows=1, view=MASS)),
-        report("b", score(SHARED, BEFORE, 0.5, rows=10), score(SHARED, AFTER, 0.75, rows=4)),
+        report("a", score(SHARED, BEFORE, 0.75, rows=4), score(SHARED, BEFORE, 0.5, rows=1, view=MASS)),
+        report("b", score(SHARED, BEFORE, 1 / 3, rows=3), score(SHARED, AFTER, 0.75, rows=4)),
     )
-    assert summary.shared_before == pytest.approx(0.8)
+    assert summary.shared_before == pytest.approx(4 / 7)
     assert summary.shared_after == pytest.approx(0.75)
     assert summary.shared_mass_weighted == pytest.approx(0.5)
+
+
+def test_whoever_claims_to_have_scored_a_billion_rows_counts_like_one_client() -> None:
+    honest = [report(name, score(SHARED, BEFORE, 0.5, rows=rows)) for name, rows in (("a", 7), ("b", 7), ("c", 6))]
+    summary = summed(*honest, report("z", score(SHARED, BEFORE, 1.0, rows=10**9)))
+    assert summary.shared_before == pytest.approx((0.5 * 20 + 8) / 28)
+
+
+@given(st.integers(1, 40), st.integers(1, 400), st.data())
+def test_honest_shards_of_any_split_are_pooled_exactly(count: int, rows: int, data: st.DataObject) -> None:
+    right = data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows))
+    shards = [right[index::count] for index in range(count)]
+    scores = [score(SHARED, BEFORE, sum(shard) / len(shard), rows=len(shard)) for shard in shards if shard]
+    assert pooled(scores) == pytest.approx(sum(right) / rows)
+
+
+@given(st.lists(st.integers(5, 6), min_size=2, max_size=30), st.integers(0, 2**40))
+def test_one_report_moves_a_pooled_score_by_two_shares_at_most(rows: list[int], claimed: int) -> None:
+    honest = [score(SHARED, BEFORE, 0.0, rows=count) for count in rows]
+    moved = pooled([*honest, score(SHARED, BEFORE, 1.0, rows=claimed)])
+    assert moved is not None
+    assert moved <= 2 / (len(rows) + 1)
+
+
+def test_scores_of_rows_that_a_client_was_not_dealt_are_not_pooled() -> None:
+    summary = summed(
+        report("a", score(SHARED, BEFORE, 0.5, rows=4)), report("z", score(SHARED, BEFORE, 1.0, rows=4), shard=None)
+    )
+    assert summary.shared_before == 0.5
 
 
 def test_personal_scores_are_spread_over_clients_whatever_their_rows() -> None:

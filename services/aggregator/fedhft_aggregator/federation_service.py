@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema
 from fedhft.coordination.decoded import DecodedUpdates
-from fedhft.coordination.job_cache import JobCache
-from fedhft.coordination.tasks import next_task
+from fedhft.coordination.job_cache import CachedJob, JobCache
+from fedhft.coordination.tasks import next_task, with_outcome
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
@@ -26,7 +26,7 @@ from fedhft.rounds.joining import (
     client_record,
     decline_reason,
 )
-from fedhft.rpc.caller import Context, authenticate
+from fedhft.rpc.caller import Caller, Context, authenticate
 from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
@@ -125,8 +125,17 @@ class Federation(federation_pb2_grpc.FederationServicer):
     async def NextTask(
         self, request: federation_pb2.NextTaskRequest, context: Context
     ) -> federation_pb2.NextTaskResponse:
-        """Answer with work as soon as there is some, or with Wait when the client's wait_ms have passed."""
+        """Answer with work as soon as there is some, or with Wait when the client's wait_ms have passed; and with what
+        became of the client's last update, where it was not folded as sent and the client does not know.
+        """
         caller, job = authenticate(context), parse_job_id(request.job)
+        answer, cached, client = await self._next(request, caller, job)
+        return with_outcome(answer, cached.outcomes.get(client), request.outcome_seen)
+
+    async def _next(
+        self, request: federation_pb2.NextTaskRequest, caller: Caller, job: JobId
+    ) -> tuple[federation_pb2.NextTaskResponse, CachedJob, ClientId]:
+        """The answer, the reading of the job that it comes from, and the client."""
         held = requests.held_scopes(request.held)
         clock = asyncio.get_running_loop()
         begun = clock.time()
@@ -137,7 +146,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             if cached.record.status.over:
                 self._offers.ended(job)
                 finished = federation_pb2.FinishedTask(status=cached.record.status.value, reason=cached.record.reason)
-                return federation_pb2.NextTaskResponse(finished=finished)
+                return federation_pb2.NextTaskResponse(finished=finished), cached, client
             if not poll.joined:
                 raise FedhftError(ErrorCode.NOT_JOINED, f"client {client} is not in job {job}; call Join first")
             if cached.round is not None and cached.round.number > poll.round:
@@ -145,15 +154,19 @@ class Federation(federation_pb2_grpc.FederationServicer):
             if poll.phase is Phase.COLLECTING and not poll.delivered and not cached.record.paused:
                 task = next_task(cached, client, held)
                 if task is not None:
-                    return task
+                    return task, cached, client
             # A client that waits is alive, and must ask again before it would count as silent.
             wait_s = min(request.wait_ms, MAX_WAIT_MS) / 1000
             left = begun + min(wait_s, cached.spec.rounds.client_timeout / 2) - clock.time()
             if left <= 0:
-                return federation_pb2.NextTaskResponse(wait=federation_pb2.WaitTask(retry_after_ms=0))
+                nothing = federation_pb2.WaitTask(retry_after_ms=0)
+                return federation_pb2.NextTaskResponse(wait=nothing), cached, client
             woken_by = await self._waiting.wait(job, client, poll.tasks, left)
-            if woken_by is not None and (task := next_task(woken_by, client, held)) is not None:
-                return task  # of the round that just opened, so nothing of it can be delivered yet
+            # Nothing of a round that has just opened can be delivered yet; about one that goes on, ask the store.
+            if woken_by is not None and woken_by.round is not None and woken_by.round.number > poll.round:
+                task = None if woken_by.record.paused else next_task(woken_by, client, held)
+                if task is not None:
+                    return task, woken_by, client
 
     # gRPC takes a coroutine that writes its answers, too; the generated types know generators only.
     async def PullBlob(  # type: ignore[override]

@@ -31,7 +31,7 @@ class Waiting:
         """Until there may be work for the client, the job has ended, or time is up.
 
         seen: the job's TASKS counter as the caller knows it; when it has moved since, this returns at once. Returns the
-        job as it is now when a round that the client takes part in has just opened.
+        job as it is now when a round that the client takes part in opened, or goes on after a pause or a fold in vain.
         """
         room = self._rooms.get(job)
         if room is None:

@@ -124,15 +124,16 @@ class Connection:
         return self._unary(lambda: self._stub.Join.future, request, CALL_S)
 
     def next_task(
-        self, job: str, held: Sequence[tuple[str, int]], wait_ms: int | None = None
+        self, job: str, held: Sequence[tuple[str, int]], wait_ms: int | None = None, outcome_seen: int = 0
     ) -> federation_pb2.NextTaskResponse:
-        """Wait for work for as long as the server allows."""
+        """Wait for work for as long as the server allows. outcome_seen: round of the last outcome known here."""
         wait = self.max_wait_ms if wait_ms is None else wait_ms
         request = federation_pb2.NextTaskRequest(
             client=self._peer.client,
             job=job,
             wait_ms=wait,
             held=[federation_pb2.HeldScope(scope=scope, version=version) for scope, version in held],
+            outcome_seen=outcome_seen,
         )
         return self._unary(lambda: self._stub.NextTask.future, request, wait / 1000 + POLL_MARGIN_S)
 
@@ -157,10 +158,8 @@ class Connection:
 
     def decline(self, job: str, reason: str) -> None:
         """Leave a job, joined or not, and say why. A reason that is not a short line of text is made one."""
-        line = "".join(letter if letter.isprintable() else " " for letter in reason)
-        if len(line) > LONGEST_REASON:
-            line = line[: LONGEST_REASON - 3] + "..."
-        self._unary(lambda: self._stub.Decline.future, federation_pb2.DeclineRequest(job=job, reason=line), CALL_S)
+        request = federation_pb2.DeclineRequest(job=job, reason=one_line(reason))
+        self._unary(lambda: self._stub.Decline.future, request, CALL_S)
 
     # -- one attempt at a stream
 
@@ -295,6 +294,12 @@ class Connection:
             call = self._in_flight
         if call is not None:
             call.cancel()
+
+
+def one_line(reason: str) -> str:
+    """A reason as a short line of printable text."""
+    line = "".join(letter if letter.isprintable() else " " for letter in reason)
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
 
 
 class _Leased(Protocol):

@@ -24,7 +24,7 @@ from fedhft.training.learner import TrainingStopped
 from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft_agent.after_refusal import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
-from fedhft_agent.connection import Connection
+from fedhft_agent.connection import Connection, one_line
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
 from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_task
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
@@ -32,6 +32,12 @@ from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_OUTCOMES = {
+    federation_pb2.Outcome.KIND_SET_ASIDE: "set_aside",
+    federation_pb2.Outcome.KIND_OPPOSED: "opposed",
+    federation_pb2.Outcome.KIND_CLIPPED: "clipped",
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,9 @@ class Session:
 
     def _next_task(self) -> federation_pb2.NextTaskResponse:
         try:
-            return self._connection.next_task(self._spec.name, self._worker.held())
+            answer = self._connection.next_task(
+                self._spec.name, self._worker.held(), outcome_seen=self._worker.outcome_seen
+            )
         except FedhftError as error:
             if error.code is ErrorCode.NOT_JOINED:
                 log.info("the job does not know this client; joining again", extra={"job": self._spec.name})
@@ -150,6 +158,21 @@ class Session:
             if error.code is ErrorCode.JOB_NOT_RUNNING:
                 return federation_pb2.NextTaskResponse(finished=federation_pb2.FinishedTask(reason=error.message))
             raise
+        if answer.HasField("outcome"):
+            self._hear(answer.outcome)
+        return answer
+
+    def _hear(self, outcome: federation_pb2.Outcome) -> None:
+        """Tell the owner, once, what a fold did with an update that it did not take as it was."""
+        kind = _OUTCOMES.get(outcome.kind)
+        if kind is None or not self._worker.hear(outcome.round, left_out=kind != "clipped"):
+            return
+        metrics.AGENT_UPDATES_BOUNDED.labels(outcome=kind).inc()
+        fields = {"job": self._spec.name, "round": outcome.round, "reason": one_line(outcome.reason)}
+        if kind == "clipped":
+            log.info("update scaled down", extra={**fields, "factor": round(outcome.factor, 4)})
+        else:
+            log.warning("update accepted but not folded", extra={**fields, "outcome": kind})
 
     def _guarded(self, number: int, work: Callable[[], None]) -> None:
         """Do a task. A failure that concerns only this round is logged, and the round is not tried again."""

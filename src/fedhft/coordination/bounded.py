@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedhft.records import RoundRecord
+from fedhft.records import Outcome, OutcomeKind, RoundRecord
 from fedhft.rounds.summary import MOST_NAMED
 from fedhft.telemetry import metrics
 from fedhft.v1 import jobs_pb2
@@ -24,6 +24,24 @@ class Bounded:
 
     opposed: Sequence[str]
     """Clients whose updates were left out because they point against the others'."""
+
+    def outcomes(self, number: int) -> dict[str, Outcome]:
+        """What to tell the clients whose updates round `number` did not fold as they were."""
+        told = {
+            client: Outcome(
+                round=number,
+                kind=OutcomeKind.CLIPPED,
+                reason=f"scaled to {factor:.3g} of its size, the most that limits.clip allows",
+                factor=factor,
+            )
+            for client, factor in self.clipped.items()
+        }
+        for client in self.opposed:
+            reason = "left out: it points against the others' updates (limits.opposed)"
+            told[client] = Outcome(round=number, kind=OutcomeKind.OPPOSED, reason=reason)
+        for client, why in self.aside.items():
+            told[client] = Outcome(round=number, kind=OutcomeKind.SET_ASIDE, reason=why[:_LONGEST_REASON])
+        return told
 
     def tell(self, current: RoundRecord, summary: jobs_pb2.RoundSummary) -> None:
         """Fill in a round's summary: counts of all, names of some, those most bounded first."""

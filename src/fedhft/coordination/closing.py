@@ -55,13 +55,15 @@ async def close_round(
             usable = {client: record for client, record in updates.items() if client not in unreadable}
             folded = await _fold(driven, spec, current, usable, previous, fence if noting else None)
             aside |= await _set_aside(driven, number, {**unreadable, **(folded.aside if folded else {})}, fence)
-            if aside and await _goes_another_way(driven, spec, current, len(pinned) - len(aside), fence):
+            sent = {client: accepted[client].digest for client in pinned}
+            if aside and await _goes_another_way(driven, spec, current, sent, aside, fence):
                 return
             reports = tuple(report for report in reports if report.client not in aside)
             version, figures = await _version(driven, spec, number, folded, reports)
     before = await _traffic(driven, updates)
     now_ms = await store.now_ms()
     bounded = Bounded(aside, folded.clipped if folded else {}, folded.opposed if folded else ())
+    await _note_outcomes(driven, number, bounded, fence)
     entry = _entry(
         current,
         reports,
@@ -100,10 +102,35 @@ async def _set_aside(driven: Driven, number: int, reasons: Mapping[str, str], fe
     return reasons
 
 
-async def _goes_another_way(driven: Driven, spec: JobSpec, current: RoundRecord, left: int, fence: int) -> bool:
-    """Collect again, or end the job, when too few usable updates are left."""
-    match after_setting_aside(spec, current.head, left, await driven.store.now_ms()):
+async def _note_outcomes(driven: Driven, number: int, bounded: Bounded, fence: int) -> None:
+    """Leave word for the clients whose updates are not folded as they were: before the round moves on, or a holder that
+    dies in between would leave them without. Agents are told once another round opens, or the job ends.
+    """
+    if outcomes := bounded.outcomes(number):
+        await driven.store.note_outcomes(driven.job, outcomes, fence)
+
+
+async def _goes_another_way(
+    driven: Driven,
+    spec: JobSpec,
+    current: RoundRecord,
+    sent: Mapping[ClientId, str],
+    aside: Mapping[str, str],
+    fence: int,
+) -> bool:
+    """Collect again, or end the job, when too few usable updates are left. sent: digests of the pinned updates."""
+    left = len(sent) - len(aside)
+    decision = after_setting_aside(spec, current.head, left, await driven.store.now_ms())
+    mark = await driven.store.blobs.mark(driven.job)
+    if decision is not None:
+        await _note_outcomes(driven, current.number, Bounded(aside, {}, ()), fence)
+    match decision:
         case Extend(number, deadline_ms):
+            # Who trains again from the same start may send the same bytes, which are not stored over damaged ones. The
+            # mark is older than the last proof of the lease, so what a later holder let in again is newer and stays.
+            usable = {digest for client, digest in sent.items() if client not in aside}
+            spoilt = {digest for digest in sent.values() if digest} - usable
+            await driven.store.blobs.delete(driven.job, spoilt, mark)
             log.warning("round collected again", extra={"job": driven.job, "round": number, "usable": left})
             await driven.store.reopen_round(driven.job, number, deadline_ms, fence)
             return True

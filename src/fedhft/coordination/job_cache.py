@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedhft.adapter import AdapterSchema
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
-from fedhft.records import JobRecord, RoundRecord, Topic, VersionRecord
+from fedhft.records import JobRecord, Outcome, RoundRecord, Topic, VersionRecord
 from fedhft.rounds.retention import oldest_kept
 from fedhft.rounds.shares import cluster_masses
 from fedhft.store.interface import Store
@@ -25,6 +26,8 @@ class CachedJob:
     schema: AdapterSchema | None
     round: RoundRecord | None
     versions: dict[int, VersionRecord]
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    """client -> what a fold did with its last update that was not folded as it was sent."""
 
     @cached_property
     def cluster_masses(self) -> tuple[float, ...]:
@@ -108,4 +111,5 @@ class JobCache:
             schema=before.schema if before and before.schema else AdapterSchema.from_json(schema) if schema else None,
             round=current,
             versions=versions,
+            outcomes=await self._store.outcomes(job),
         )

@@ -9,12 +9,30 @@ from fedhft.aggregation.mixture import served
 from fedhft.coordination.job_cache import CachedJob
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
-from fedhft.records import Phase, RoundRecord
+from fedhft.records import Outcome, OutcomeKind, Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
 from fedhft.rounds.attendance import least_of
 from fedhft.rounds.fetching import fetches, scopes_needed
 from fedhft.rounds.shares import largest_share
 from fedhft.v1 import adapter_pb2, federation_pb2
+
+_KINDS = {
+    OutcomeKind.SET_ASIDE: federation_pb2.Outcome.KIND_SET_ASIDE,
+    OutcomeKind.OPPOSED: federation_pb2.Outcome.KIND_OPPOSED,
+    OutcomeKind.CLIPPED: federation_pb2.Outcome.KIND_CLIPPED,
+}
+
+
+def with_outcome(
+    answer: federation_pb2.NextTaskResponse, known: Outcome | None, seen: int
+) -> federation_pb2.NextTaskResponse:
+    """The answer, and with it the client's last outcome unless the client has seen it. seen: the round of its last."""
+    if known is not None and known.round > seen:
+        answer.outcome.round = known.round
+        answer.outcome.kind = _KINDS[known.kind]
+        answer.outcome.reason = known.reason
+        answer.outcome.factor = known.factor
+    return answer
 
 
 def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federation_pb2.NextTaskResponse | None:

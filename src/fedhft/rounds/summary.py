@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 
 from fedhft.aggregation.mixture import strongest
 from fedhft.errors import FedhftError
@@ -78,10 +79,18 @@ def readable_reports(
 
 
 def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
-    """Mean over rows: exact for accuracies of disjoint shards, weighted by rows otherwise."""
+    """Mean over rows: exact for accuracies of disjoint shards. None where nothing was scored.
+
+    Shards of one split differ by one row at most, so a report of more rows than the (low) median and one weighs no more
+    than that: whatever it claims, it counts like one client.
+    """
     known = [score for score in scores if score is not None]
-    rows = sum(score.rows for score in known)
-    return sum(score.value * score.rows for score in known) / rows if rows else None
+    if not known:
+        return None
+    most = median_low(score.rows for score in known) + 1
+    weights = [min(score.rows, most) for score in known]
+    total = sum(weights)
+    return sum(score.value * weight for score, weight in zip(known, weights, strict=True)) / total if total else None
 
 
 def spread(values: Iterable[float | None]) -> tuple[float, float, float] | None:
@@ -126,11 +135,12 @@ def summarise(
         summary.peak_rss_bytes_max = max(peaks)
         summary.peak_rss_bytes_mean = sum(peaks) / len(peaks)
         summary.train_seconds_mean = sum(r.measurements.train_seconds for r in reports) / len(reports)
+    dealt = [r for r in reports if r.participant.shard is not None]  # nobody else was given shared rows to score
     shared = {
-        "shared_before": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE) for r in reports),
-        "shared_after": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_AFTER) for r in reports),
+        "shared_before": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE) for r in dealt),
+        "shared_after": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_AFTER) for r in dealt),
         "shared_mass_weighted": pooled(
-            r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE, score.VIEW_MASS_WEIGHTED) for r in reports
+            r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE, score.VIEW_MASS_WEIGHTED) for r in dealt
         ),
     }
     for name, value in shared.items():

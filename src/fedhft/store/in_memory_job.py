@@ -13,6 +13,7 @@ from fedhft.records import (
     JobRecord,
     MembershipRecord,
     Missed,
+    Outcome,
     RoundRecord,
     Topic,
     Traffic,
@@ -59,6 +60,7 @@ class KeptJob:
     paused_ms: int | None = None
     attempts: Attempts = field(default_factory=Attempts)
     aside: dict[int, dict[str, str]] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
     counters: dict[Topic, int] = field(default_factory=lambda: defaultdict(int))
     moved: dict[Topic, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 

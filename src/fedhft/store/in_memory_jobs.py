@@ -143,6 +143,7 @@ class InMemoryJobs(InMemoryTables):
         now_ms = self._now_ms()
         held = its.holder is not None and now_ms < its.held_until_ms
         if held and its.holder != holder:
+            its.held_until_ms = min(its.held_until_ms, now_ms + ttl_ms)
             return None
         if not held:
             its.fence += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import Attempt, JobStatus, Missed, Phase, Topic
+from fedhft.records import Attempt, JobStatus, Missed, Outcome, Phase, Topic
 from fedhft.store import refusals
 from fedhft.store.in_memory_job import Attempts, KeptJob
 from fedhft.store.in_memory_tables import InMemoryTables
@@ -96,6 +96,14 @@ class InMemoryProgress(InMemoryTables):
     async def are_set_aside(self, job: JobId, number: int) -> Mapping[str, str]:
         """See Store.are_set_aside."""
         return dict(sorted(self._of(job).aside.get(number, {}).items()))
+
+    async def note_outcomes(self, job: JobId, outcomes: Mapping[str, Outcome], fence: int) -> None:
+        """See Store.note_outcomes."""
+        self._fenced(job, fence).outcomes.update(outcomes)
+
+    async def outcomes(self, job: JobId) -> Mapping[str, Outcome]:
+        """See Store.outcomes."""
+        return dict(sorted(self._of(job).outcomes.items()))
 
     async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:
         """See Store.delete_job."""

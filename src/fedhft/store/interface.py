@@ -223,6 +223,8 @@ class Store(ProgressStore, Protocol):
         """Take or renew the job's coordinator lease; returns the fencing token, None if held by another.
 
         The token stays the same while the holder keeps the lease; after that, the next one is larger than any before.
+        Whoever asks takes leases of the same length: one that would last longer comes from a clock that was set back
+        since, and is shortened to `ttl_ms`.
         """
         ...
 

@@ -161,6 +161,11 @@ class JobKeys:
         return f"{self.prefix}set-aside:{number}"
 
     @property
+    def outcomes(self) -> str:
+        """hash client -> Outcome (JSON): its last update that was not folded as it was sent."""
+        return self.prefix + "outcomes"
+
+    @property
     def versions(self) -> str:
         """hash version number -> VersionRecord (JSON); the field `latest` holds the latest number."""
         return self.prefix + "versions"

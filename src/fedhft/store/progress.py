@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from fedhft.ids import JobId
-from fedhft.records import Attempt, JobStatus, Missed
+from fedhft.records import Attempt, JobStatus, Missed, Outcome
 
 
 class ProgressStore(Protocol):
-    """Attendance, pauses, attempts, updates set aside, deletion."""
+    """Attendance, pauses, attempts, updates set aside and other outcomes, deletion."""
 
     # -- who delivers
     async def note_attendance(
@@ -66,6 +66,14 @@ class ProgressStore(Protocol):
 
     async def are_set_aside(self, job: JobId, number: int) -> Mapping[str, str]:
         """What `set_aside` noted for a round."""
+        ...
+
+    async def note_outcomes(self, job: JobId, outcomes: Mapping[str, Outcome], fence: int) -> None:
+        """Note for clients what a fold did with their updates, each in place of its last outcome. Raises FENCED."""
+        ...
+
+    async def outcomes(self, job: JobId) -> Mapping[str, Outcome]:
+        """The last outcome of every client that has one; one that cannot be read counts as none."""
         ...
 
     async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:

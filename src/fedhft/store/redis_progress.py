@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 
+from pydantic import ValidationError
+
 from fedhft.ids import ClientId, JobId
-from fedhft.records import Attempt, JobStatus, Missed, Topic
+from fedhft.records import Attempt, JobStatus, Missed, Outcome, Topic
 from fedhft.store import refusals
 from fedhft.store.blobs import BlobStore
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import JOBS, REMEMBERED_S, SET_ASIDE_TTL_S, JobKeys
+
+log = logging.getLogger(__name__)
 
 _SCANNED_AT_ONCE = 1000
 
@@ -101,6 +106,26 @@ class RedisProgress:
         """See Store.are_set_aside."""
         found = await self._redis.call("HGETALL", JobKeys(job).set_aside(number))
         return {client.decode(): reason.decode() for client, reason in sorted(found.items())}
+
+    async def note_outcomes(self, job: JobId, outcomes: Mapping[str, Outcome], fence: int) -> None:
+        """See Store.note_outcomes."""
+        its = JobKeys(job)
+        pairs = (text for client, outcome in outcomes.items() for text in (client, outcome.model_dump_json()))
+        (outcome,) = await self._redis.run("note_outcomes", (its.fence, its.outcomes), fence, *pairs)
+        if outcome == b"fenced":
+            raise refusals.fenced(job, fence)
+
+    async def outcomes(self, job: JobId) -> Mapping[str, Outcome]:
+        """See Store.outcomes."""
+        found = await self._redis.call("HGETALL", JobKeys(job).outcomes)
+        outcomes = {}
+        for raw, text in sorted(found.items()):
+            client = raw.decode(errors="replace")
+            try:
+                outcomes[client] = Outcome.model_validate_json(text)
+            except ValidationError:  # what only informs must not keep agents from their tasks
+                log.warning("an outcome cannot be read", extra={"job": job, "client": client})
+        return outcomes
 
     async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:
         """See Store.delete_job."""

@@ -163,6 +163,16 @@ AGENT_UPDATES = Counter(
     registry=REGISTRY,
 )
 
+AGENT_UPDATES_BOUNDED = Counter(
+    "fedhft_agent_updates_bounded",
+    "Accepted updates of this agent that a fold did not take as they were, as the server told it: set_aside (gone, "
+    "damaged, or deadly), opposed (left out for pointing against the others') or clipped (scaled down).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+for _outcome in ("set_aside", "opposed", "clipped"):
+    AGENT_UPDATES_BOUNDED.labels(outcome=_outcome)
+
 AGENT_STATE_FAULTS = Counter(
     "fedhft_agent_state_faults",
     "State files that were damaged (moved aside, named in the log) or unwritten (no room on the disk, for instance).",

@@ -58,10 +58,12 @@ _UNREADABLE = (
 class WorkerState:
     """Everything a worker must not lose.
 
-    round: last acknowledged round, 0 for none. adapters, held: the sum of published blobs, and the version up to which
-    each scope is complete. carried: error feedback. rows: scores and ages of the rows of each masked tensor.
+    round: last acknowledged round, 0 for none; the one before it once the server said that it left the update out.
+    adapters, held: the sum of published blobs, and the version up to which each scope is complete. carried: error
+    feedback. rows: scores and ages of the rows of each masked tensor.
     own: the client's own adapter (methods that share nothing).
     signature: the anchor signature of the data whose digest is `data_digest`.
+    outcome_seen: round of the last outcome that the owner was told of, 0 for none.
     """
 
     round: int = 0
@@ -72,6 +74,7 @@ class WorkerState:
     own: Mapping[TensorKey, Float32] = field(default_factory=dict)
     signature: tuple[float, ...] = ()
     data_digest: str = ""
+    outcome_seen: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +244,7 @@ def _pack_state(state: WorkerState) -> tuple[Arrays, dict[str, Any]]:
         "held": dict(state.held),
         "signature": list(state.signature),
         "data_digest": state.data_digest,
+        "outcome_seen": state.outcome_seen,
     }
     return arrays, meta
 
@@ -265,6 +269,7 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
         own=groups["own"],
         signature=tuple(float(value) for value in meta["signature"]),
         data_digest=str(meta["data_digest"]),
+        outcome_seen=int(meta.get("outcome_seen", 0)),  # earlier releases were told of none
     )
 
 

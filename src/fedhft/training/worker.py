@@ -201,12 +201,36 @@ class ClientWorker:
         """The server has the update: the state after it becomes this worker's state. Idempotent."""
         kept = True
         if draft.round > self._state.round:
-            self._state = replace(draft.after, adapters=self._state.adapters, held=self._state.held)
+            now = self._state
+            self._state = replace(draft.after, adapters=now.adapters, held=now.held, outcome_seen=now.outcome_seen)
             kept = self._folder.write_state(self._state)
         if kept:
             self._forget_draft(draft)
         elif self._draft is not None and self._draft.round == draft.round:
             self._draft = None  # on disk it stays: after a restart it is delivered again, and then committed
+
+    # -- what became of it
+
+    @property
+    def outcome_seen(self) -> int:
+        """Round of the last outcome heard of; 0 for none."""
+        return self._state.outcome_seen
+
+    def hear(self, number: int, *, left_out: bool) -> bool:
+        """The fold of round `number` did not take this client's update as it was; False when that is known already.
+
+        Error feedback, row scores and ages stay as they are. The next round starts from a version without the update,
+        so training moves that way again by itself; giving the values to the error feedback too would send them twice,
+        and would undo what the server bounds on purpose. left_out: the update is not in the version, and its round may
+        be asked for again, which is then no sign of another job of the same name.
+        """
+        state = self._state
+        if number <= state.outcome_seen:
+            return False
+        again = left_out and number == state.round
+        self._state = replace(state, outcome_seen=number, round=number - 1 if again else state.round)
+        self._folder.write_state(self._state)
+        return True
 
     def abandon(self, draft: Draft) -> None:
         """The server will never accept this update: forget it, and the state after it."""

@@ -230,11 +230,14 @@ class NextTaskRequest(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    OUTCOME_SEEN_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
     wait_ms: _builtins.int
     """Longest wait, milliseconds; the server caps it, and may answer earlier."""
+    outcome_seen: _builtins.int
+    """Round of the last Outcome that the agent knows of; 0 for none."""
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldScope]:
         """What the agent already holds, so that only the difference is listed."""
@@ -247,10 +250,11 @@ class NextTaskRequest(_message.Message):
         job: _builtins.str = ...,
         wait_ms: _builtins.int = ...,
         held: _abc.Iterable[Global___HeldScope] | None = ...,
+        outcome_seen: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "held", b"held", "job", b"job", "lease_token", b"lease_token", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "held", b"held", "job", b"job", "lease_token", b"lease_token", "outcome_seen", b"outcome_seen", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,6 +292,7 @@ class NextTaskResponse(_message.Message):
     EVALUATE_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def train(self) -> Global___TrainTask: ...
     @_builtins.property
@@ -300,6 +305,10 @@ class NextTaskResponse(_message.Message):
     def finished(self) -> Global___FinishedTask:
         """The job is over for this client."""
 
+    @_builtins.property
+    def outcome(self) -> Global___Outcome:
+        """Beside any of them: what became of this client's update where it was not folded as sent, until outcome_seen says so."""
+
     def __init__(
         self,
         *,
@@ -307,16 +316,72 @@ class NextTaskResponse(_message.Message):
         evaluate: Global___EvaluateTask | None = ...,
         wait: Global___WaitTask | None = ...,
         finished: Global___FinishedTask | None = ...,
+        outcome: Global___Outcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "outcome", b"outcome", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finished", b"finished", "outcome", b"outcome", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "evaluate", "wait", "finished"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 
 Global___NextTaskResponse: _TypeAlias = NextTaskResponse  # noqa: Y015
+
+@_typing.final
+class Outcome(_message.Message):
+    """What a fold did with an accepted update that it did not take as it was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Outcome._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Outcome._Kind.ValueType  # 0
+        KIND_SET_ASIDE: Outcome._Kind.ValueType  # 1
+        """Left out: gone, damaged, or deadly to who folds it."""
+        KIND_OPPOSED: Outcome._Kind.ValueType  # 2
+        """Left out: points against the others' (limits.opposed)."""
+        KIND_CLIPPED: Outcome._Kind.ValueType  # 3
+        """Scaled down (limits.clip)."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Outcome.Kind.ValueType  # 0
+    KIND_SET_ASIDE: Outcome.Kind.ValueType  # 1
+    """Left out: gone, damaged, or deadly to who folds it."""
+    KIND_OPPOSED: Outcome.Kind.ValueType  # 2
+    """Left out: points against the others' (limits.opposed)."""
+    KIND_CLIPPED: Outcome.Kind.ValueType  # 3
+    """Scaled down (limits.clip)."""
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    kind: Global___Outcome.Kind.ValueType
+    reason: _builtins.str
+    """For the client's owner."""
+    factor: _builtins.float
+    """What the update was multiplied by, 0..1; 0 where it was left out."""
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        kind: Global___Outcome.Kind.ValueType = ...,
+        reason: _builtins.str = ...,
+        factor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "kind", b"kind", "reason", b"reason", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final
 class WaitTask(_message.Message):

@@ -8,6 +8,10 @@ local holder, ttl_ms = unpack(ARGV)
 
 local now = redis.call('GET', lease)
 if now and now ~= holder then
+  -- Redis keeps the moment of expiry: had the clock been set back, a holder that died would have the job for as long.
+  if redis.call('PTTL', lease) > tonumber(ttl_ms) then
+    redis.call('PEXPIRE', lease, ttl_ms)
+  end
   return {'held'}
 end
 redis.call('SET', lease, holder, 'PX', ttl_ms)
