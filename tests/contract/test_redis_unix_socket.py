@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as socket_module
 import subprocess
 import tempfile
 import time
@@ -28,12 +29,18 @@ def socket() -> Iterator[Path]:
         )
         try:
             deadline = time.monotonic() + 10
-            while not path.exists() and time.monotonic() < deadline:
+            while not _listens(path) and time.monotonic() < deadline:
                 time.sleep(0.02)
             yield path
         finally:
             process.terminate()
             process.wait(10)
+
+
+def _listens(path: Path) -> bool:
+    """Whether connections are taken; the file is there a moment earlier."""
+    with socket_module.socket(socket_module.AF_UNIX) as attempt:
+        return attempt.connect_ex(str(path)) == 0
 
 
 async def test_a_round_runs_and_waiters_are_woken_over_a_unix_socket(socket: Path) -> None:
