@@ -3,7 +3,8 @@
 Updates of 300 KB (fp32, 26 arrays) and of 24 KB, 30 clients, several runs: median CPU of the aggregator per client and
 round, beside a bare grpc.aio server that only takes and sends the same bytes. 300 KB from more and fewer clients:
 seconds per round, how long a push takes, memory per further client (beyond 30). 4 MiB, blobs in a directory: peak
-memory, which must not grow with the number of clients. Every run has a fresh Redis (appendfsync always) and a fresh aggregator.
+memory, which must not grow with the number of clients. Every run has a fresh Redis (appendfsync always) and a fresh
+aggregator.
 
 Exit code 1 when a target is missed. The comparison with Flower's server (at least 0.6 CPU seconds per client and round
 were measured on this shape) is printed, too.
