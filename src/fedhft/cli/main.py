@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhft.cli import certs, demo, job, model, services, simulate
+from fedhft.cli import certs, demo, job, model, probe, services, simulate
 from fedhft.errors import FedhftError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def options(
 
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate_job)
+app.command("probe")(probe.probe)
 services.add_to(app)
 app.add_typer(job.app, name="job")
 app.add_typer(certs.app, name="certs")
