@@ -157,11 +157,13 @@ class Federation(federation_pb2_grpc.FederationServicer):
                     return task, cached, client
             # A client that waits is alive, and must ask again before it would count as silent.
             wait_s = min(request.wait_ms, MAX_WAIT_MS) / 1000
-            left = begun + min(wait_s, cached.spec.rounds.client_timeout / 2) - clock.time()
-            if left <= 0:
+            until = begun + min(wait_s, cached.spec.rounds.client_timeout / 2)
+            woken_by = None
+            if (left := until - clock.time()) > 0:
+                woken_by = await self._waiting.wait(job, client, poll.tasks, left)
+            if woken_by is None and clock.time() >= until:
                 nothing = federation_pb2.WaitTask(retry_after_ms=0)
                 return federation_pb2.NextTaskResponse(wait=nothing), cached, client
-            woken_by = await self._waiting.wait(job, client, poll.tasks, left)
             # Nothing of a round that has just opened can be delivered yet; about one that goes on, ask the store.
             if woken_by is not None and woken_by.round is not None and woken_by.round.number > poll.round:
                 task = None if woken_by.record.paused else next_task(woken_by, client, held)
