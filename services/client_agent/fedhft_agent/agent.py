@@ -250,16 +250,17 @@ def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
 
 
 def _check_model_folder(name: str) -> None:
-    """Check a model folder for missing files before the tensor library is loaded. A hub id is checked when loaded.
+    """Look for missing and torn files before the tensor library is loaded. A hub id is checked when it is loaded.
 
     Raises FedhftError(INVALID_MODEL).
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        from fedhft.training.digest import read_config, tokenizer_digest, weight_files
+        from fedhft.training.digest import read_config, tokenizer_digest
+        from fedhft.training.stored_weights import stored_values
 
         read_config(folder)
-        weight_files(folder)
+        stored_values(folder)
         tokenizer_digest(folder)
 
 
