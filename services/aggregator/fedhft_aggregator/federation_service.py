@@ -67,11 +67,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         """Check identity and protocol; return a lease token and the jobs on offer."""
         caller = authenticate(context)
         client = caller.client(request.client)
-        if request.protocol_version != PROTOCOL_VERSION:
-            raise FedhftError.field(
-                ErrorCode.PROTOCOL_VERSION, "protocol_version", request.protocol_version,
-                f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
-            )  # fmt: skip
+        _check_protocol(request.protocol_version)
         check_enrolment(request.memory_bytes, request.agent_version, request.lease_token)
         agent = await self._store.enroll(
             client, request.memory_bytes, request.agent_version, request.lease_token, caller.serial
@@ -85,6 +81,16 @@ class Federation(federation_pb2_grpc.FederationServicer):
             max_wait_ms=MAX_WAIT_MS,
             max_chunk_bytes=MAX_CHUNK_BYTES,
             max_inline_bytes=MAX_INLINE_BYTES,
+        )
+
+    async def Preview(self, request: federation_pb2.PreviewRequest, context: Context) -> federation_pb2.PreviewResponse:
+        """What Enroll would say, without a lease: for an operator who looks before an agent starts."""
+        client = authenticate(context).client(request.client)
+        _check_protocol(request.protocol_version)
+        return federation_pb2.PreviewResponse(
+            now_ms=await self._store.now_ms(),
+            jobs=await self._offers.to(client),
+            offer=await self._offers.get(parse_job_id(request.job), client) if request.job else None,
         )
 
     async def GetOffer(self, request: federation_pb2.GetOfferRequest, context: Context) -> federation_pb2.JobOffer:
@@ -276,3 +282,12 @@ class Federation(federation_pb2_grpc.FederationServicer):
         await self._store.decline(job, client, reason)
         log.info("job declined", extra={"job": job, "client": client, "reason": reason})
         return federation_pb2.DeclineResponse()
+
+
+def _check_protocol(version: int) -> None:
+    """Raises FedhftError(PROTOCOL_VERSION)."""
+    if version != PROTOCOL_VERSION:
+        raise FedhftError.field(
+            ErrorCode.PROTOCOL_VERSION, "protocol_version", version,
+            f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
+        )  # fmt: skip
