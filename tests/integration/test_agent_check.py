@@ -125,6 +125,7 @@ def job(site: Site) -> Iterator[str]:
     """A job on offer, which waits for two clients."""
     name = f"open-{time.monotonic_ns()}"
     site.submit(name, rounds={"min_clients": 2})
+    time.sleep(1.1)  # the server reads which jobs there are once a second
     yield name
     with JobsClient(site.admin) as jobs:
         jobs.cancel(name, "the test is over")
