@@ -243,7 +243,7 @@ class _Agent:
 
 def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
     """This client's rows, read before the tensor library is loaded, so that bad rows are reported at once."""
-    _fix_threads(settings.threads)
+    fix_threads(settings.threads)
     from fedhft.datasets.client_data import load_client_data
 
     return load_client_data(spec, settings.client, settings.data, settings.holdout, settings.shared_validation)
@@ -266,13 +266,13 @@ def _check_model_folder(name: str) -> None:
 
 def _workplace(settings: AgentSettings) -> Workplace:
     """Load the tensor library."""
-    _fix_threads(settings.threads)
+    fix_threads(settings.threads)
     from fedhft_agent.workplace import Workplace
 
     return Workplace(settings)
 
 
-def _fix_threads(threads: int) -> None:
+def fix_threads(threads: int) -> None:
     """Set the number of threads; call it before numpy and torch are imported, which is when they read it."""
     if threads:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

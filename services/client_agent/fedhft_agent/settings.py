@@ -84,7 +84,9 @@ class AgentSettings(ProcessSettings):
     """Settings of one agent process."""
 
     program: ClassVar[str] = "fedhft_agent"
-    about: ClassVar[str] = "Trains this machine's part of a federation."
+    about: ClassVar[str] = (
+        "Trains this machine's part of a federation. With the word check first, says whether it would work."
+    )
 
     server: Annotated[str, AfterValidator(_address)] = Field(description="the aggregator, host:port")
     client: Annotated[ClientId, AfterValidator(parse_client_id)] = Field(

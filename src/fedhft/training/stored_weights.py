@@ -43,7 +43,7 @@ def _header(file: Path) -> dict[str, Any]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, _MOST_HEADER_BYTES):
+            if length > min(size - 8, _MOST_HEADER_BYTES):
                 raise _torn(file, f"is cut off inside its header (it has {size} bytes)")
             text = stream.read(length)
     except OSError as error:
