@@ -44,6 +44,11 @@ $(VENV)/.dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[dev]'
 	@touch $(VENV)/.demo $@
 
+$(VENV)/.deploy: pyproject.toml $(VENV)/.dev
+	@echo "Installing the schemas of Kubernetes objects into $(VENV)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[deploy]'
+	@touch $@
+
 .PHONY: venv
 venv: $(VENV)/.dev ## Create .venv with everything development needs
 	@echo "$(VENV) is ready: source $(BIN)/activate"
@@ -66,6 +71,11 @@ test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS=
 test-system: $(VENV)/.dev ## Build the wheel and try each service in a clean environment with only its extra
 	@echo "Testing the wheel in clean environments"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
+
+.PHONY: test-deploy
+test-deploy: $(VENV)/.deploy ## Check the manifests in deploy/ against policies and schemas (needs kubectl)
+	@echo "Checking the manifests"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/deploy $(TEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and formatting

@@ -77,6 +77,8 @@ class Run:
     clients_cpu_seconds: float
     round_trips: float
     """To Redis, per client and round."""
+    resumed: int
+    """Transfers that lost their place for standing still, and went on later."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def measure(clients: int, rounds: int, shape: Shape, blobs_in_directory: bool) -
             aggregator_peak_bytes=peak_bytes(aggregator.pid),
             clients_cpu_seconds=figures["cpu_seconds"],
             round_trips=_round_trips(str(addresses["metrics"])) / client_rounds,
+            resumed=figures["resumed"],
         )
 
 
@@ -228,7 +231,7 @@ def show(title: str, runs: Sequence[Run], console: Console) -> None:
     table = Table(title=title)
     for heading in (
         "clients", "KB up", "s/round", "aggregator CPU s per client-round", "against Flower", "redis CPU s",
-        "push p50 s", "push p99 s", "pull p50 s", "pull p99 s", "peak MiB", "clients' CPU s",
+        "push p50 s", "push p99 s", "pull p50 s", "pull p99 s", "resumed", "peak MiB", "clients' CPU s",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for run in runs:
@@ -237,7 +240,7 @@ def show(title: str, runs: Sequence[Run], console: Console) -> None:
             str(run.clients), f"{run.update_bytes / 1000:.0f}", f"{run.seconds_per_round:.2f}", f"{cpu:.4f}",
             f"{FLOWER_CPU_S / cpu:.0f}x less" if run.blobs == "redis" else "-", f"{run.redis_cpu_per_client_round:.4f}",
             f"{run.push_p50:.3f}", f"{run.push_p99:.3f}", f"{run.pull_p50:.3f}", f"{run.pull_p99:.3f}",
-            f"{run.aggregator_peak_bytes / 2**20:.0f}", f"{run.clients_cpu_seconds:.1f}",
+            str(run.resumed), f"{run.aggregator_peak_bytes / 2**20:.0f}", f"{run.clients_cpu_seconds:.1f}",
         )  # fmt: skip
     console.print(table)
 
@@ -252,12 +255,18 @@ def main() -> int:
     parser.add_argument("--typical-rounds", type=int, default=20, help="rounds of each of them")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="for people or for programs")
     options = parser.parse_args()
+    console = Console(width=160) if options.format == "table" else Console(width=160, quiet=True)
     medians = []
     if options.runs:
         for update, shape in (("300 KB", SMALL), ("24 KB", TINY)):
             medians.append(typical(update, shape, options.runs, options.typical_rounds))
+        show_medians(medians, options.runs, console)
     small = [measure(clients, options.rounds, SMALL, False) for clients in counts(options.clients)]
+    if small:
+        show("300 KB updates, blobs in Redis", small, console)
     large = [measure(clients, options.rounds, LARGE, True) for clients in counts(options.large_clients)]
+    if large:
+        show("4 MiB updates, blobs in a directory", large, console)
     shown = verdicts(medians, small, large)
     if options.format == "json":
         given = {"medians": [asdict(m) for m in medians]}
@@ -267,13 +276,6 @@ def main() -> int:
             )
         )
     else:
-        console = Console(width=160)
-        if medians:
-            show_medians(medians, options.runs, console)
-        if small:
-            show("300 KB updates, blobs in Redis", small, console)
-        if large:
-            show("4 MiB updates, blobs in a directory", large, console)
         for what, held in shown.items():
             console.print(f"{'yes' if held else 'NO '}  {what}")
     return 0 if all(shown.values()) else 1

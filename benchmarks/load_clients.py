@@ -11,16 +11,20 @@ import json
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
+import grpc
 import numpy as np
 from fedhft_agent.transfers import CHUNK_BYTES
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot
+from fedhft.errors import ErrorCode
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.rpc.go_ahead import is_go_ahead
+from fedhft.rpc.status import error_from_rpc
 from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 from fedhft.wire.codec import encode
 from fedhft.wire.digest import chunks, digest_of
@@ -73,6 +77,8 @@ class Figures:
     update_bytes: int = 0
     update_values: int = 0
     arrays: int = 0
+    resumed: int = 0
+    """Transfers that lost their place and went on later."""
     cpu_seconds: float = 0.0
 
 
@@ -135,11 +141,15 @@ class Client:
     async def _fetch(self, task: federation_pb2.TrainTask) -> None:
         for ref in task.view.blobs:
             started = time.perf_counter()
-            request = federation_pb2.PullBlobRequest(
-                client=self._name, lease_token=self._token, job=self._load.job, digest=ref.digest
-            )
-            data = b"".join([chunk.data async for chunk in self._stub.PullBlob(request, timeout=CALL_S)])
-            if digest_of(data) != ref.digest.hex():
+            data = bytearray()
+            while len(data) < ref.size:
+                request = federation_pb2.PullBlobRequest(
+                    client=self._name, lease_token=self._token, job=self._load.job, digest=ref.digest, offset=len(data)
+                )
+                with self._losing_its_place():
+                    async for chunk in self._stub.PullBlob(request, timeout=CALL_S):
+                        data += chunk.data
+            if digest_of(bytes(data)) != ref.digest.hex():
                 raise RuntimeError(f"{self._name}: blob {ref.digest.hex()[:12]} arrived with other bytes")
             self._held[ref.scope] = ref.version
             self._figures.pulls.append(time.perf_counter() - started)
@@ -156,21 +166,39 @@ class Client:
             size=len(blob),
         )
 
-        async def messages() -> AsyncIterator[federation_pb2.PushUpdateRequest]:
+        async def messages(begin: int) -> AsyncIterator[federation_pb2.PushUpdateRequest]:
             if len(blob) <= self._inline:
                 header.blob = blob
             yield federation_pb2.PushUpdateRequest(header=header)
-            if header.blob or not is_go_ahead(await call.initial_metadata()):
+            if header.blob or header.query_staged or not is_go_ahead(await call.initial_metadata()):
                 return
-            for offset, part in chunks(blob, CHUNK_BYTES):
+            for offset, part in chunks(blob, CHUNK_BYTES, begin):
                 yield federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=offset, data=part))
 
         started = time.perf_counter()
-        call = self._stub.PushUpdate(messages(), timeout=CALL_S)
-        answer = await call
-        if answer.result != Response.RESULT_ACCEPTED:
-            raise RuntimeError(f"{self._name}: push answered {answer}")
+        answer, begin = Response(), 0
+        while answer.result != Response.RESULT_ACCEPTED:
+            with self._losing_its_place():
+                header.query_staged = False
+                call = self._stub.PushUpdate(messages(begin), timeout=CALL_S)
+                answer = await call
+                if answer.result != Response.RESULT_ACCEPTED:
+                    raise RuntimeError(f"{self._name}: push answered {answer}")
+                break
+            header.query_staged = True
+            call = self._stub.PushUpdate(messages(0), timeout=CALL_S)
+            begin = (await call).staged_bytes
         self._figures.pushes.append(time.perf_counter() - started)
+
+    @contextmanager
+    def _losing_its_place(self) -> Iterator[None]:
+        """Lets a transfer be resumed that a full server ended because it stood still: the clients share one process."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            if error_from_rpc(error).code is not ErrorCode.TRUNCATED_STREAM:
+                raise
+            self._figures.resumed += 1
 
     def _update(self, version: int) -> bytes:
         tensors = {}

@@ -113,6 +113,35 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
     ErrorCode.STORE_UNAVAILABLE: ("Redis (or the blob directory) does not answer", "start it; callers try again"),
     ErrorCode.STORE_FULL: ("Redis is out of memory, or the disk is full", "free some space; callers try again"),
     ErrorCode.SERVER_UNAVAILABLE: ("the server does not answer, or is at capacity", "check address and process"),
+    ErrorCode.SERVER_UNTRUSTED: (
+        "the server's certificate is not signed by `--tls-authority`, or the authority has expired",
+        "check that it is the right server; give the `ca.crt` of its authority",
+    ),
+    ErrorCode.SERVER_CERTIFICATE_EXPIRED: (
+        "the server's certificate has expired, by this machine's clock",
+        "renew it at the server; the message has the date",
+    ),
+    ErrorCode.SERVER_CERTIFICATE_NOT_YET_VALID: (
+        "the server's certificate is not yet valid, by this machine's clock",
+        "compare the clocks; the message has both dates",
+    ),
+    ErrorCode.SERVER_NAME_MISMATCH: (
+        "the server is reached by a name or address that its certificate is not for",
+        "use a name of the certificate (the message has them), or renew it with `--host`",
+    ),
+    ErrorCode.CLIENT_CERTIFICATE_REFUSED: (
+        "the server requires a certificate of its callers, and none was given, or it does not accept the one given",
+        "give `--tls-certificate` and `--tls-key` of the server's authority, not expired",
+    ),
+    ErrorCode.SERVER_WITHOUT_TLS: (
+        "this side uses TLS and the server does not",
+        "give the server its certificate and key, or leave out the TLS files here",
+    ),
+    ErrorCode.SERVER_NEEDS_TLS: ("the server uses TLS and this side does not", "give `--tls-authority`"),
+    ErrorCode.PROXY_REFUSED: (
+        "the proxy that `grpc_proxy`, `https_proxy` or `http_proxy` names cannot be reached, or does not let through",
+        "put the server's host into `no_proxy`, or ask who runs the proxy",
+    ),
     ErrorCode.FENCED: ("a coordinator lost its lease; seen by aggregators only", "none: the next holder goes on"),
     ErrorCode.JOB_FAILED: ("the job ended without a result", "`fedhft job get` has the reason"),
     ErrorCode.DECLINED: (

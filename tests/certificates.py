@@ -40,12 +40,25 @@ class Certificates:
         identity = self.authority.identity(path)
         return self._made(identity, datetime.now(UTC) - timedelta(days=3), 2, "expired")
 
+    def to_come(self, path: str) -> TlsSettings:
+        """A certificate that begins the day after tomorrow."""
+        identity = self.authority.identity(path)
+        return self._made(identity, datetime.now(UTC) + timedelta(days=2), 2, "to-come")
+
     def ending(self, path: str, seconds: float) -> TlsSettings:
         """A certificate that is valid for some more seconds."""
         identity = self.authority.identity(path)
         return self._made(identity, datetime.now(UTC) - timedelta(days=1, seconds=-seconds), 1, "ending")
 
-    def _made(self, identity: Identity, now: datetime, days: int, name: str, hosts: Sequence[str] = ()) -> TlsSettings:
+    def named(self, path: str, *hosts: str) -> TlsSettings:
+        """A server's certificate for these hosts only."""
+        return self._made(self.authority.identity(path), datetime.now(UTC), 2, "named", hosts)
+
+    def _made(
+        self, identity: Identity, now: datetime, days: int, name: str, hosts: Sequence[str] | None = None
+    ) -> TlsSettings:
+        if hosts is None:
+            hosts = LOCAL if identity.role.serves else ()
         # An authority's certificate begins when it was made; this one began earlier, so it is not asked to check.
         signed = x509.new_certificate(self.authority._own, identity, hosts, now, days)
         holder = authority.Holder(self.authority.folder / name / identity.path)

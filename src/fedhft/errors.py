@@ -47,6 +47,14 @@ class ErrorCode(StrEnum):
     STORE_UNAVAILABLE = "store_unavailable"
     STORE_FULL = "store_full"
     SERVER_UNAVAILABLE = "server_unavailable"
+    SERVER_UNTRUSTED = "server_untrusted"
+    SERVER_CERTIFICATE_EXPIRED = "server_certificate_expired"
+    SERVER_CERTIFICATE_NOT_YET_VALID = "server_certificate_not_yet_valid"
+    SERVER_NAME_MISMATCH = "server_name_mismatch"
+    CLIENT_CERTIFICATE_REFUSED = "client_certificate_refused"
+    SERVER_WITHOUT_TLS = "server_without_tls"
+    SERVER_NEEDS_TLS = "server_needs_tls"
+    PROXY_REFUSED = "proxy_refused"
     FENCED = "fenced"
     JOB_FAILED = "job_failed"
     JOB_RUNNING = "job_running"
@@ -103,6 +111,14 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.STORE_UNAVAILABLE: Outcome("UNAVAILABLE", 38, True),
     ErrorCode.STORE_FULL: Outcome("RESOURCE_EXHAUSTED", 39, True),
     ErrorCode.SERVER_UNAVAILABLE: Outcome("UNAVAILABLE", 40, True),
+    ErrorCode.SERVER_UNTRUSTED: Outcome("UNAVAILABLE", 52, False),
+    ErrorCode.SERVER_CERTIFICATE_EXPIRED: Outcome("UNAVAILABLE", 53, False),
+    ErrorCode.SERVER_CERTIFICATE_NOT_YET_VALID: Outcome("UNAVAILABLE", 54, False),
+    ErrorCode.SERVER_NAME_MISMATCH: Outcome("UNAVAILABLE", 55, False),
+    ErrorCode.CLIENT_CERTIFICATE_REFUSED: Outcome("UNAVAILABLE", 56, False),
+    ErrorCode.SERVER_WITHOUT_TLS: Outcome("UNAVAILABLE", 57, False),
+    ErrorCode.SERVER_NEEDS_TLS: Outcome("UNAVAILABLE", 58, False),
+    ErrorCode.PROXY_REFUSED: Outcome("UNAVAILABLE", 59, False),
     ErrorCode.FENCED: Outcome("ABORTED", 41, False),
     ErrorCode.JOB_FAILED: Outcome("FAILED_PRECONDITION", 42, False),
     ErrorCode.JOB_RUNNING: Outcome("FAILED_PRECONDITION", 43, False),

@@ -78,7 +78,7 @@ def test_certificates_of_all_are_renewed_mid_job_old_ones_revoked_and_nothing_is
         assert len(job.results) == 2
         with pytest.raises(FedhftError) as caught, JobsClient(federation.jobs.server, give_up_after_s=0.1) as nobody:
             nobody.list()
-        assert caught.value.code is ErrorCode.SERVER_UNAVAILABLE
+        assert caught.value.code is ErrorCode.SERVER_NEEDS_TLS
         page = urllib.request.urlopen(f"http://{federation.metrics}/metrics", timeout=5).read().decode()
         assert 'fedhft_refusals_total{code="certificate_revoked"} 0.0' in page
         assert 'fedhft_refusals_total{code="not_authorised"} 0.0' in page

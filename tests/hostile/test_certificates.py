@@ -100,6 +100,7 @@ async def test_an_agent_is_the_client_of_its_certificate_and_no_other(federation
     blob = ash.update(task)
     calls = [
         impostor.enroll(),
+        impostor.stub.Preview(federation_pb2.PreviewRequest(client="ash"), timeout=10),
         impostor.join(),
         impostor.next_task(0),
         impostor.push(impostor.header(task, blob), [(0, blob)]),

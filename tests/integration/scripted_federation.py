@@ -20,6 +20,7 @@ import grpc.aio
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.rpc.server import RunningServer, ServerSettings, start_server
+from fedhft.rpc.tls import TlsSettings
 from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 
 Response = federation_pb2.PushUpdateResponse
@@ -175,8 +176,10 @@ class ScriptedFederation(federation_pb2_grpc.FederationServicer):
 class ServerThread:
     """The service in a thread with an event loop of its own; can go away and come back on the same port."""
 
-    def __init__(self, service: ScriptedFederation) -> None:
+    def __init__(self, service: ScriptedFederation, tls: TlsSettings | None = None) -> None:
         self._service = service
+        self.tls = tls
+        """What it starts with the next time."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -200,7 +203,7 @@ class ServerThread:
 
     async def _start(self) -> RunningServer:
         return await start_server(
-            ServerSettings(self.address),
+            ServerSettings(self.address, tls=self.tls),
             lambda server: federation_pb2_grpc.add_FederationServicer_to_server(self._service, server),
             ["fedhft.v1.Federation"],
         )
@@ -210,8 +213,8 @@ class ServerThread:
 
 
 @contextmanager
-def served(service: ScriptedFederation) -> Iterator[ServerThread]:
-    thread = ServerThread(service)
+def served(service: ScriptedFederation, tls: TlsSettings | None = None) -> Iterator[ServerThread]:
+    thread = ServerThread(service, tls)
     thread.start()
     try:
         yield thread

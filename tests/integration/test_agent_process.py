@@ -154,6 +154,35 @@ def test_bad_data_and_a_bad_model_end_an_agent_that_was_given_one_job(site: Site
     cancel(site, "bad-input")
 
 
+def test_an_agent_with_bad_data_says_so_on_its_pages_until_it_serves_a_job(
+    site: Site, tmp_path: Path, started: list[ServiceProcess]
+) -> None:
+    site.submit("sad", task={"labels": ["sad", "glad"]})
+    data = tmp_path / "torn.jsonl"
+    data.write_text('{"text": "fine", "label": "good"}\n')
+    agent = site.process("torn", "--metrics-port", "0", data=data)
+    started.append(agent)
+    address = agent.wait_listening(60)["metrics"]
+    wait_for(agent, "job left")
+    status, said = page(address, "/readyz")
+    assert (status, json.loads(said)["reason"].startswith("job sad: data ")) == (503, True), said
+    assert "torn.jsonl, line 1, column 'label' = 'good': unknown label" in said
+    blocked = page(address, "/metrics")[1]
+    assert 'fedhft_agent_jobs_blocked{cause="data"} 1.0' in blocked
+    assert 'fedhft_agent_jobs_blocked{cause="model"} 0.0' in blocked
+
+    site.submit("glad", rounds={"min_clients": 2})  # which takes the same data
+    wait_for(agent, "joined")
+    assert page(address, "/readyz")[0] == 200
+    assert 'fedhft_agent_jobs_blocked{cause="data"} 1.0' in page(address, "/metrics")[1]
+    cancel(site, "sad")
+    cancel(site, "glad")
+    deadline = time.monotonic() + 30
+    while 'fedhft_agent_jobs_blocked{cause="data"} 0.0' not in page(address, "/metrics")[1]:
+        assert time.monotonic() < deadline, agent.describe_log()
+        time.sleep(0.1)
+
+
 def test_an_agent_serves_job_after_job_past_one_it_cannot_serve_and_loads_the_model_once(
     site: Site, started: list[ServiceProcess]
 ) -> None:

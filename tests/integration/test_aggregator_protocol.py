@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from fedhft_aggregator.uploads import MAX_INLINE_BYTES, STREAMS_AT_ONCE
 
+from fedhft import PROTOCOL_VERSION
 from fedhft.clustering.signature import DIMENSIONS
-from fedhft.errors import ErrorCode
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.ids import ClientId
+from fedhft.job import load_canonical
 from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.v1 import federation_pb2, jobs_pb2
 from tests.aggregator import Aggregator, refused, serving
@@ -51,6 +54,31 @@ async def test_two_clients_run_a_job_to_its_end_and_its_versions_can_be_pulled(a
     assert [entry.accepted for entry in job.history] == [2, 2]
     finished = (await one.next_task()).finished
     assert finished.status == "completed"
+
+
+async def test_a_preview_tells_what_enrolling_would_and_leaves_a_running_agent_its_lease(
+    aggregator: Aggregator,
+) -> None:
+    one, _, _ = await two_in_a_round(aggregator, "seen")
+    spec = light_job("others", clients=["two", "three"])
+    await aggregator.submit(spec)
+    before = await aggregator.store.now_ms()
+    request = federation_pb2.PreviewRequest(client="one", protocol_version=PROTOCOL_VERSION, job="seen")
+    answer = await one.stub.Preview(request, timeout=10)
+    assert before <= answer.now_ms <= await aggregator.store.now_ms()
+    assert [offer.job for offer in answer.jobs] == ["seen"]
+    assert load_canonical(answer.offer.spec_json).name == "seen"
+    await one.next_task(0)  # its token still holds
+
+    request.job = "others"
+    assert (await refused(one.stub.Preview(request, timeout=10)))[0] is ErrorCode.NOT_AUTHORISED
+    stranger = federation_pb2.PreviewRequest(client="stranger", protocol_version=PROTOCOL_VERSION)
+    assert not (await one.stub.Preview(stranger, timeout=10)).offer.job
+    with pytest.raises(FedhftError) as unknown:
+        await aggregator.store.check_lease(ClientId("stranger"), "")
+    assert unknown.value.code is ErrorCode.NOT_ENROLLED
+    stranger.protocol_version += 1
+    assert (await refused(one.stub.Preview(stranger, timeout=10)))[0] is ErrorCode.PROTOCOL_VERSION
 
 
 async def test_a_repeated_push_is_acknowledged_again_even_after_its_round(aggregator: Aggregator) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.training.base import load_base
 from fedhft.training.digest import base_digest, tokenizer_digest
+from fedhft.training.stored_weights import stored_values
 from tests.models import tiny_model
 from tests.workers import job_for
 
@@ -104,7 +106,7 @@ def test_weights_in_pickles_are_not_read(model: Path) -> None:
 
 def test_damaged_weights_are_refused(model: Path) -> None:
     (model / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
-    assert "cannot be loaded" in refusal(model)
+    assert "model.safetensors: has a header that is not JSON" in refusal(model)
 
 
 def test_a_missing_tokenizer_is_refused(model: Path) -> None:
@@ -138,3 +140,49 @@ def test_a_decoder_without_pad_token_pads_with_its_end_token(tmp_path: Path) -> 
     base = load_base(job_for(tiny_model(tmp_path, "llama"), "llama"))
     assert base.tokenizer.pad_token_id == base.tokenizer.eos_token_id == 3
     assert base.model.config.pad_token_id == 3
+
+
+def test_a_file_that_a_broken_download_cut_off_is_named(model: Path) -> None:
+    weights = model / "model.safetensors"
+    whole = weights.read_bytes()
+    assert stored_values(model) == sum(tensor.numel() for tensor in load_file(weights).values())
+    for length, said in (
+        (len(whole) - 1, "its header describes"),
+        (100, "inside its header"),
+        (3, "inside its header"),
+    ):
+        weights.write_bytes(whole[:length])
+        message = refusal(model)
+        assert "model.safetensors: " in message
+        assert said in message
+    weights.write_bytes(whole + b"!")
+    with pytest.raises(FedhftError, match="its header describes"):
+        stored_values(model)
+
+
+def test_a_model_in_several_files_is_whole_when_each_has_what_the_index_says(model: Path) -> None:
+    tensors = load_file(model / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    for file, held in parts.items():
+        save_file({name: tensors[name] for name in held}, model / file)
+    index = model / "model.safetensors.index.json"
+    placed = {name: file for file, held in parts.items() for name in held}
+    index.write_text(json.dumps({"weight_map": placed}))
+    assert stored_values(model) == sum(tensor.numel() for tensor in tensors.values())
+    index.write_text(json.dumps({"weight_map": {**placed, names[0]: "two.safetensors"}}))
+    with pytest.raises(FedhftError, match=rf"two.safetensors: lacks '{names[0]}'"):
+        stored_values(model)
+    (model / "one.safetensors").unlink()
+    assert "weights missing (one.safetensors)" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"[]", b'{"a": 5}', b'{"a": {"data_offsets": [0, true]}}', b'{"a": {"data_offsets": [0, 0], "shape": [-1]}}'],
+)
+def test_a_header_that_says_nothing_of_use_is_refused(model: Path, header: bytes) -> None:
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(FedhftError) as refused:
+        stored_values(model)
+    assert refused.value.code is ErrorCode.INVALID_MODEL

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+
+import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.readiness import ReadinessWatch
+from fedhft.telemetry.reminders import Reminders
 
 
 class Store:
@@ -55,3 +59,46 @@ async def test_readiness_follows_the_check_both_ways_and_everybody_is_told() -> 
     told.clear()
     await asyncio.sleep(0.1)
     assert told == []
+
+
+async def nobody(ready: bool) -> None:
+    pass
+
+
+def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [vars(record)["reason"] for record in caplog.records if record.getMessage() == "not ready"]
+
+
+async def test_a_store_that_is_away_when_a_service_starts_is_logged_once_with_its_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    store = Store()
+    store.error = FedhftError(ErrorCode.STORE_UNAVAILABLE, "the store does not answer")
+    watch = ReadinessWatch(store.ping, interval_s=0.01)
+    await watch.start(nobody)
+    await asyncio.sleep(0.2)
+    assert reasons(caplog) == ["the store does not answer"]
+    store.error = None
+    async with asyncio.timeout(5):
+        while not watch.ready()[0]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    store.error = FedhftError(ErrorCode.STORE_UNAVAILABLE, "the store does not answer")
+    await asyncio.sleep(0.2)
+    await watch.stop()
+    assert reasons(caplog) == ["the store does not answer"] * 2, "a second outage is news"
+
+
+async def test_a_store_that_stays_away_is_logged_again_at_a_low_rate_and_sooner_when_the_reason_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Store()
+    store.error = FedhftError(ErrorCode.STORE_UNAVAILABLE, "no answer")
+    watch = ReadinessWatch(store.ping, interval_s=0.01, reminders=Reminders(remind_s=0.3, news_s=0.1))
+    await watch.start(nobody)
+    await asyncio.sleep(0.75)
+    assert 2 <= reasons(caplog).count("no answer") <= 3
+    store.error = FedhftError(ErrorCode.STORE_UNAVAILABLE, "no such volume")
+    await asyncio.sleep(0.2)
+    await watch.stop()
+    assert reasons(caplog)[-1] == "no such volume"

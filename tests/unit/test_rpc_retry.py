@@ -49,6 +49,15 @@ def test_only_what_may_succeed_later_is_repeated(code: ErrorCode) -> None:
             call_with_retry(failing(1, code), never, backoff=QUICK)
 
 
+def test_what_only_a_person_can_repair_is_repeated_seldom_where_the_caller_says_so() -> None:
+    waits: list[Wait] = []
+    backoff = Backoff(first_s=0.001, longest_s=0.002, seldom_s=0.1)
+    expired = failing(2, ErrorCode.SERVER_CERTIFICATE_EXPIRED)
+    found = call_with_retry(expired, never, on_wait=waits.append, backoff=backoff, seldom=lambda error: True)
+    assert found == 3
+    assert all(0.05 <= wait.seconds <= 0.1 for wait in waits)
+
+
 def test_an_error_that_is_no_refusal_is_not_repeated() -> None:
     calls = 0
 

@@ -67,11 +67,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         """Check identity and protocol; return a lease token and the jobs on offer."""
         caller = authenticate(context)
         client = caller.client(request.client)
-        if request.protocol_version != PROTOCOL_VERSION:
-            raise FedhftError.field(
-                ErrorCode.PROTOCOL_VERSION, "protocol_version", request.protocol_version,
-                f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
-            )  # fmt: skip
+        _check_protocol(request.protocol_version)
         check_enrolment(request.memory_bytes, request.agent_version, request.lease_token)
         agent = await self._store.enroll(
             client, request.memory_bytes, request.agent_version, request.lease_token, caller.serial
@@ -85,6 +81,16 @@ class Federation(federation_pb2_grpc.FederationServicer):
             max_wait_ms=MAX_WAIT_MS,
             max_chunk_bytes=MAX_CHUNK_BYTES,
             max_inline_bytes=MAX_INLINE_BYTES,
+        )
+
+    async def Preview(self, request: federation_pb2.PreviewRequest, context: Context) -> federation_pb2.PreviewResponse:
+        """What Enroll would say, without a lease: for an operator who looks before an agent starts."""
+        client = authenticate(context).client(request.client)
+        _check_protocol(request.protocol_version)
+        return federation_pb2.PreviewResponse(
+            now_ms=await self._store.now_ms(),
+            jobs=await self._offers.to(client),
+            offer=await self._offers.get(parse_job_id(request.job), client) if request.job else None,
         )
 
     async def GetOffer(self, request: federation_pb2.GetOfferRequest, context: Context) -> federation_pb2.JobOffer:
@@ -157,11 +163,13 @@ class Federation(federation_pb2_grpc.FederationServicer):
                     return task, cached, client
             # A client that waits is alive, and must ask again before it would count as silent.
             wait_s = min(request.wait_ms, MAX_WAIT_MS) / 1000
-            left = begun + min(wait_s, cached.spec.rounds.client_timeout / 2) - clock.time()
-            if left <= 0:
+            until = begun + min(wait_s, cached.spec.rounds.client_timeout / 2)
+            woken_by = None
+            if (left := until - clock.time()) > 0:
+                woken_by = await self._waiting.wait(job, client, poll.tasks, left)
+            if woken_by is None and clock.time() >= until:
                 nothing = federation_pb2.WaitTask(retry_after_ms=0)
                 return federation_pb2.NextTaskResponse(wait=nothing), cached, client
-            woken_by = await self._waiting.wait(job, client, poll.tasks, left)
             # Nothing of a round that has just opened can be delivered yet; about one that goes on, ask the store.
             if woken_by is not None and woken_by.round is not None and woken_by.round.number > poll.round:
                 task = None if woken_by.record.paused else next_task(woken_by, client, held)
@@ -274,3 +282,12 @@ class Federation(federation_pb2_grpc.FederationServicer):
         await self._store.decline(job, client, reason)
         log.info("job declined", extra={"job": job, "client": client, "reason": reason})
         return federation_pb2.DeclineResponse()
+
+
+def _check_protocol(version: int) -> None:
+    """Raises FedhftError(PROTOCOL_VERSION)."""
+    if version != PROTOCOL_VERSION:
+        raise FedhftError.field(
+            ErrorCode.PROTOCOL_VERSION, "protocol_version", version,
+            f"this server speaks {PROTOCOL_VERSION}", "install the agent release that matches the server",
+        )  # fmt: skip

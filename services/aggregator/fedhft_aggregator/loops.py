@@ -18,6 +18,7 @@ from fedhft.ids import JobId
 from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
+from fedhft.telemetry.reminders import Reminders
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class JobLoops:
 
     async def discover(self) -> None:
         """Pick up jobs submitted to other replicas, or before a restart of this one. Runs until cancelled."""
+        reminders = Reminders()
         while True:
             try:
                 alive = [await self._store.job(job) for job in await self._store.open_jobs()]
@@ -59,8 +61,10 @@ class JobLoops:
                 metrics.JOBS_BLOCKED.set(sum(1 for record in alive if record.blocked))
                 for record in alive:
                     self.start(JobId(record.job))
+                reminders.over()
             except FedhftError as error:
-                log.warning("cannot look for jobs: %s", error)
+                if reminders.due(error.message):
+                    log.warning("cannot look for jobs: %s", error)
             await asyncio.sleep(_DISCOVERY_S)
 
     async def stop(self) -> None:

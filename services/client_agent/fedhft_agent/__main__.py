@@ -1,4 +1,4 @@
-"""`python -m fedhft_agent`: this machine's part of a federation."""
+"""`python -m fedhft_agent`: this machine's part of a federation; with `check` first, whether it would work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from fedhft_agent.settings import AgentSettings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_program(AgentSettings, _run, argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["check"]:
+        from fedhft_agent.check.program import main as check
+
+        return check(arguments[1:])
+    return run_program(AgentSettings, _run, arguments)
 
 
 def _run(settings: AgentSettings) -> int:

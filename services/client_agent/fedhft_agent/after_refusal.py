@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedhft.errors import ErrorCode
+from fedhft.rpc.outage import CAUSES
 
 DECLINE_THE_JOB = frozenset({ErrorCode.DECLINED, ErrorCode.PLAN_TOO_LARGE})
 """Refusals of the agent itself: it will not, or cannot, do what the job asks. The server is told why."""
@@ -20,7 +21,7 @@ LEAVE_THE_JOB = DECLINE_THE_JOB | frozenset(
     }
 )
 """Refusals that would be the same next round, until a person fixes something."""
-LEAVE_THE_SERVER = frozenset(
+LEAVE_THE_SERVER = CAUSES | frozenset(
     {
         ErrorCode.LEASE_SUPERSEDED,
         ErrorCode.IDENTITY_MISMATCH,
@@ -31,6 +32,7 @@ LEAVE_THE_SERVER = frozenset(
         ErrorCode.STORE_FULL,
     }
 )
-"""Refusals that end the agent: another took over, its certificate is not good, the server has been away too long."""
+"""Refusals that end the agent: another took over, its certificate is not good, the server has been away too long or
+cannot be talked to."""
 ASK_AGAIN = frozenset({ErrorCode.UNKNOWN_BLOB, ErrorCode.STALE_VERSION})
 """Refusals of an outdated task: the same round may succeed with a fresh task; after any other refusal it would not."""

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import random
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,14 +37,20 @@ _KEEP_UNSEEN_S = 7 * 86400.0
 """How long the state of a job not on offer is kept, in case the agent was pointed at the wrong server."""
 _EXIT_OF_STATUS = {"completed": 0, "failed": 42, "cancelled": 13}
 _NO_STATUS_EXIT = 13
+_CAUSES = {ErrorCode.INVALID_DATA: "data", ErrorCode.INVALID_MODEL: "model"}
+"""Refusals of what this machine has on its disk, and the label under which they are counted."""
 
 
 class Presence:
-    """What /readyz says: whether the server answers, or else what the agent is waiting for."""
+    """What /readyz says: whether the server answers and data and model are sound, or else what the agent waits for."""
 
     def __init__(self) -> None:
         self._reached = False
         self._enrolled = False
+        self._blocked: dict[str, tuple[str, str]] = {}
+        """Cause and reason of each job on offer that cannot be served with this data and model."""
+        self._last = ""
+        """The job taken last."""
 
     def contact(self, reached: bool) -> None:
         """Note the outcome of an attempt at a call."""
@@ -53,11 +60,35 @@ class Presence:
         """Note that the server knows this agent."""
         self._enrolled = True
 
+    def offered(self, jobs: Collection[str]) -> None:
+        """Note which jobs are on offer: others block nothing any more."""
+        self._block({job: found for job, found in self._blocked.items() if job in jobs})
+
+    def served(self, job: str) -> None:
+        """Note that data and model are fit for a job, which begins."""
+        self._last = job
+        self._block({other: found for other, found in self._blocked.items() if other != job})
+
+    def refused(self, job: str, error: FedhftError) -> None:
+        """Note why a job cannot be served."""
+        if error.code in _CAUSES:
+            self._last = job
+            self._block({**self._blocked, job: (_CAUSES[error.code], error.message)})
+
     def ready(self) -> tuple[bool, str]:
-        """Answer of the readiness page."""
+        """Answer of the readiness page. Of several jobs, the one taken last tells whether data and model are sound."""
         if not self._enrolled:
             return False, "not enrolled yet"
-        return self._reached, "" if self._reached else "the server does not answer"
+        if not self._reached:
+            return False, "the server does not answer"
+        _, reason = self._blocked.get(self._last, ("", ""))
+        return (False, f"job {self._last}: {reason}") if reason else (True, "")
+
+    def _block(self, blocked: dict[str, tuple[str, str]]) -> None:
+        self._blocked = blocked
+        for cause in _CAUSES.values():
+            count = sum(found == cause for found, _ in blocked.values())
+            metrics.AGENT_JOBS_BLOCKED.labels(cause=cause).set(count)
 
 
 def run(settings: AgentSettings) -> int:
@@ -104,6 +135,7 @@ class _Agent:
         while True:
             offers = self._connection.enroll()
             self._presence.enrolled()
+            self._presence.offered([o.job for o in offers])
             self._state.sweep([self._state.job(o.job, o.spec_digest) for o in offers], _KEEP_UNSEEN_S)
             offer = self._offers.choose(offers)
             if offer is not None:
@@ -127,6 +159,7 @@ class _Agent:
         try:
             finished = self._serve_job(offer)
         except FedhftError as error:
+            self._presence.refused(offer.job, error)
             if error.code is ErrorCode.JOB_NOT_RUNNING and not self._last:
                 log.info("the job ended before this agent joined it", extra={"job": offer.job})
                 self._offers.failed(offer.job, error.message)
@@ -159,6 +192,7 @@ class _Agent:
             self._workplace = _workplace(settings)
         state = self._state.job(offer.job, offer.spec_digest)
         session = self._workplace.session(self._connection, self._stop, spec, data, state)
+        self._presence.served(offer.job)
         finished = session.run()
         log.info("job over", extra={"job": offer.job, "status": finished.status, "reason": finished.reason})
         return finished
@@ -209,35 +243,36 @@ class _Agent:
 
 def _data(settings: AgentSettings, spec: JobSpec) -> ClientData:
     """This client's rows, read before the tensor library is loaded, so that bad rows are reported at once."""
-    _fix_threads(settings.threads)
+    fix_threads(settings.threads)
     from fedhft.datasets.client_data import load_client_data
 
     return load_client_data(spec, settings.client, settings.data, settings.holdout, settings.shared_validation)
 
 
 def _check_model_folder(name: str) -> None:
-    """Check a model folder for missing files before the tensor library is loaded. A hub id is checked when loaded.
+    """Look for missing and torn files before the tensor library is loaded. A hub id is checked when it is loaded.
 
     Raises FedhftError(INVALID_MODEL).
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        from fedhft.training.digest import read_config, tokenizer_digest, weight_files
+        from fedhft.training.digest import read_config, tokenizer_digest
+        from fedhft.training.stored_weights import stored_values
 
         read_config(folder)
-        weight_files(folder)
+        stored_values(folder)
         tokenizer_digest(folder)
 
 
 def _workplace(settings: AgentSettings) -> Workplace:
     """Load the tensor library."""
-    _fix_threads(settings.threads)
+    fix_threads(settings.threads)
     from fedhft_agent.workplace import Workplace
 
     return Workplace(settings)
 
 
-def _fix_threads(threads: int) -> None:
+def fix_threads(threads: int) -> None:
     """Set the number of threads; call it before numpy and torch are imported, which is when they read it."""
     if threads:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -26,6 +26,7 @@ from fedhft.process.signals import StopSignal
 from fedhft.rpc.address import parse_address
 from fedhft.rpc.channel import ChannelSettings, FreshChannel
 from fedhft.rpc.go_ahead import is_go_ahead
+from fedhft.rpc.outage import CAUSES, CURED_ELSEWHERE, Outage
 from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
 from fedhft.rpc.sockets import SocketMeter
 from fedhft.rpc.status import error_from_rpc
@@ -87,6 +88,7 @@ class Connection:
         self._peer = peer
         self._stop = stop
         self._on_contact = on_contact
+        self._outage = Outage(peer.server, peer.tls)
         self._token = ""
         self._lock = threading.Lock()
         self._in_flight: _Cancellable | None = None
@@ -201,8 +203,10 @@ class Connection:
     def persist(self, attempt: Callable[[], T]) -> T:
         """Make attempts until one is answered; while server or store is away, wait and try again.
 
-        An answer is a result, or a refusal that waiting cannot fix; NOT_ENROLLED is fixed by enrolling again. Raises
-        FedhftError (the refusal; SERVER_UNAVAILABLE and the like once time is up), or CallStoppedError.
+        An answer is a result, or a refusal that waiting cannot fix; NOT_ENROLLED is fixed by enrolling again. A server
+        that cannot be talked to until a person changes something is tried again too, though seldom: unless the cause
+        is on this side, and it has never answered this process. Raises FedhftError (the refusal; SERVER_UNAVAILABLE
+        and the like once time is up), or CallStoppedError.
         """
         defects = enrolments = 0
 
@@ -215,9 +219,14 @@ class Connection:
             except FedhftError as refusal:
                 error = refusal
             else:
+                self._outage.answered()
                 self._on_contact(True)
                 return result
-            self._on_contact(not error.outcome.retryable)
+            error = self._outage.explain(error)
+            answered = not error.outcome.retryable and error.code not in CAUSES
+            if answered:
+                self._outage.answered()
+            self._on_contact(answered)
             if error.code is ErrorCode.NOT_ENROLLED and enrolments < _REENROLMENTS:
                 enrolments += 1
                 log.info("the server does not know this agent; enrolling again")
@@ -234,6 +243,7 @@ class Connection:
             give_up_after_s=self._peer.give_up_after_s,
             on_wait=_say,
             backoff=self._peer.backoff,
+            seldom=lambda error: error.code in CURED_ELSEWHERE or (error.code in CAUSES and self._outage.ever_answered),
         )
 
     def pause(self, attempt: int) -> None:

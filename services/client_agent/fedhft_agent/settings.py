@@ -16,6 +16,7 @@ from pydantic_settings import NoDecode
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job_values import Size, parse_duration
+from fedhft.process.free_memory import free_memory
 from fedhft.process.settings import ProcessSettings, flag_of
 from fedhft.rpc.address import parse_address
 from fedhft_agent.owner_rules import OwnerRules
@@ -68,6 +69,13 @@ def _up_to(largest: float) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _or_auto(value: object) -> object:
+    """The word auto becomes what is free now, less a margin. Raises FedhftError(INVALID_ARGUMENT)."""
+    if value != "auto":
+        return value
+    return free_memory().budget
+
+
 Words = Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_several)]
 """As a flag or variable: words separated by commas. In a file also a list."""
 
@@ -76,7 +84,9 @@ class AgentSettings(ProcessSettings):
     """Settings of one agent process."""
 
     program: ClassVar[str] = "fedhft_agent"
-    about: ClassVar[str] = "Trains this machine's part of a federation."
+    about: ClassVar[str] = (
+        "Trains this machine's part of a federation. With the word check first, says whether it would work."
+    )
 
     server: Annotated[str, AfterValidator(_address)] = Field(description="the aggregator, host:port")
     client: Annotated[ClientId, AfterValidator(parse_client_id)] = Field(
@@ -88,9 +98,10 @@ class AgentSettings(ProcessSettings):
     )
     shared_validation: str | None = Field(None, description="the validation split that all clients share")
     model: str | None = Field(None, description="local copy of the base model, instead of the job's name for it")
-    memory: Size = Field(
+    memory: Annotated[Size, BeforeValidator(_or_auto)] = Field(
         0,
-        description='memory the agent may use, e.g. "2GiB"; decides its tier and the plans it refuses; 0: not stated',
+        description='memory the agent may use, e.g. "2GiB"; decides its tier and the plans it refuses; auto: what is '
+        "free at the start, within the limits of its control groups, less a margin; 0: not stated",
     )
     tier: str = Field("", description="tier to ask for; without one, the job decides")
     job: Annotated[JobId, AfterValidator(parse_job_id)] | None = Field(

@@ -9,6 +9,7 @@ import typer
 
 from fedhft.cli import certs, demo, job, model, probe, services, simulate
 from fedhft.errors import FedhftError
+from fedhft.telemetry.logs import silence_grpc
 
 app = typer.Typer(
     name="fedhft",
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Help, wrong usage and interrupts end in SystemExit with their codes.
     """
+    silence_grpc()
     try:
         app(arguments)
     except FedhftError as error:

@@ -32,7 +32,7 @@ def clusterer(context: typer.Context) -> None:
 
 
 def agent(context: typer.Context) -> None:
-    """Train this machine's part of a federation. Options: fedhft agent --help."""
+    """Train this machine's part of a federation, or look whether it would work: fedhft agent check. Options: --help."""
     become("fedhft_agent", context.args, needs=("torch", "transformers", "peft"), extra="agent")
 
 

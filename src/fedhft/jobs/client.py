@@ -17,6 +17,7 @@ from fedhft.job import JobSpec
 from fedhft.records import JobStatus
 from fedhft.rounds.paging import HISTORY_PAGE
 from fedhft.rpc.channel import ChannelSettings, FreshChannel
+from fedhft.rpc.outage import Outage
 from fedhft.rpc.retry import Backoff, call_with_retry
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
@@ -38,13 +39,15 @@ def is_over(job: jobs_pb2.Job) -> bool:
 class JobsClient:
     """Calls to one aggregator. A context manager; every method raises FedhftError.
 
-    give_up_after_s: how long a call is repeated while the server is away (SERVER_UNAVAILABLE, STORE_UNAVAILABLE).
+    give_up_after_s: how long a call is repeated while the server is away (SERVER_UNAVAILABLE, STORE_UNAVAILABLE). What
+    a retry cannot change (one of fedhft.rpc.outage.CAUSES) is raised at once.
     """
 
     def __init__(self, server: str, tls: TlsSettings | None = None, give_up_after_s: float = 10.0) -> None:
         self.server = server
         """host:port."""
         self._channel = FreshChannel(ChannelSettings(server, tls=tls))
+        self._outage = Outage(server, tls)
         self._give_up_after_s = give_up_after_s
         self._closed = False
 
@@ -157,6 +160,7 @@ class JobsClient:
             stream = self._open_watch(job, history[-1].round if history else 0, begin_with)
             try:
                 for told in stream:
+                    self._outage.answered()
                     away_since, repeat = None, 0
                     if _add_history(history, told):
                         continue  # the rest of the history is on its way
@@ -165,7 +169,7 @@ class JobsClient:
                         return
                 refusal = FedhftError(ErrorCode.SERVER_UNAVAILABLE, "the server stopped; start it again")
             except grpc.RpcError as error:
-                refusal = error_from_rpc(error)
+                refusal = self._explained(error)
                 if not refusal.outcome.retryable:
                     raise refusal from error
             finally:
@@ -228,7 +232,19 @@ class JobsClient:
             raise FedhftError(ErrorCode.SERVER_UNAVAILABLE, "this client was closed") from error
 
     def _call(self, call: Callable[[], T]) -> T:
-        return call_with_retry(call, lambda: False, give_up_after_s=self._give_up_after_s, backoff=_BACKOFF)
+        def attempt() -> T:
+            try:
+                result = call()
+            except grpc.RpcError as error:
+                raise self._explained(error) from error
+            self._outage.answered()
+            return result
+
+        return call_with_retry(attempt, lambda: False, give_up_after_s=self._give_up_after_s, backoff=_BACKOFF)
+
+    def _explained(self, error: grpc.RpcError) -> FedhftError:
+        refusal = error_from_rpc(error)
+        return refusal if self._closed else self._outage.explain(refusal)
 
 
 def _add_history(history: list[jobs_pb2.RoundSummary], told: jobs_pb2.Job) -> bool:

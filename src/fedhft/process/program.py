@@ -19,6 +19,7 @@ def run_program(kind: type[S], run: Callable[[S], int], arguments: Sequence[str]
 
     A FedhftError becomes one message on standard error and its exit code.
     """
+    logs.silence_grpc()
     try:
         settings = read_settings(kind, sys.argv[1:] if arguments is None else arguments)
         logs.configure(settings.log_format, settings.log_level)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from fedhft.errors import FedhftError
+from fedhft.telemetry.reminders import Reminders
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +23,20 @@ Tell = Callable[[bool], Awaitable[None]]
 
 
 class ReadinessWatch:
-    """Repeats a check and keeps its answer."""
+    """Repeats a check and keeps its answer. Why a service is not ready is logged when that begins, and seldom then."""
 
     def __init__(
         self,
         check: Check,
         interval_s: float = 1.0,
         answer_s: float = 2.0,
+        reminders: Reminders | None = None,
     ) -> None:
         self._check = check
         self._tell: Tell = _nobody
         self._interval_s = interval_s
         self._answer_s = answer_s
+        self._reminders = reminders or Reminders()
         self._state: tuple[bool, str] = (False, "starting")
         self._task: asyncio.Task[None] | None = None
 
@@ -75,11 +78,12 @@ class ReadinessWatch:
             logger.exception("the readiness check failed unexpectedly")
             state = (False, f"the check failed: {type(error).__name__}")
         before, self._state = self._state, state
-        if state[0] != before[0]:
-            if state[0]:
+        if state[0]:
+            self._reminders.over()
+            if not before[0]:
                 logger.info("ready")
-            else:
-                logger.warning("not ready", extra={"reason": state[1]})
+        elif self._reminders.due(state[1]):
+            logger.warning("not ready", extra={"reason": state[1]})
         await self._tell(state[0])
 
 

@@ -8,7 +8,8 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Identity, Role
 
 _FEDERATION = (
-    "Enroll", "GetOffer", "Join", "Decline", "NextTask", "PullBlob", "PushUpdate", "ReportEvaluation", "Leave",
+    "Enroll", "Preview", "GetOffer", "Join", "Decline", "NextTask", "PullBlob", "PushUpdate", "ReportEvaluation",
+    "Leave",
 )  # fmt: skip
 _JOBS = ("Submit", "Get", "List", "Clients", "Watch", "Cancel", "Pause", "Resume", "Delete", "Export", "Blob", "Revoke")
 _CLUSTERING = ("UpdateMemberships", "GetMemberships", "Describe")

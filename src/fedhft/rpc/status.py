@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.rpc.proxies import VARIABLES
 
 ERROR_CODE_KEY = "fedhft-error-code"
 """Trailing metadata key that carries `ErrorCode`."""
@@ -44,11 +45,15 @@ _HANDSHAKE = (
 )
 """What gRPC says when it spoke TLS and the other side did not, or showed the wrong certificate."""
 
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""Variables that gRPC takes a proxy from, in this order."""
+_UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""Statuses of calls that may not have got to a server; so may those whose connection broke."""
 
 _MESSAGE_TOO_LARGE = "larger than max"
 """What gRPC says of a message beyond its limit; a busy proxy or server refuses calls under the same status."""
+
+
+class UnreachableError(FedhftError):
+    """A call that, as far as gRPC can tell, did not get to a server or got no answer back."""
 
 
 def status_of(error: FedhftError) -> grpc.StatusCode:
@@ -82,7 +87,8 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
     """The error of a failed call, from a blocking or an asyncio stub.
 
     A refusal by the server comes back as it was raised there. A server that is away, slow or stopping
-    (UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, a broken connection) is SERVER_UNAVAILABLE.
+    (UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, a broken connection) is SERVER_UNAVAILABLE; an UnreachableError where
+    the connection may be to blame.
     """
     status = _call(error, "code")
     details = _call(error, "details") or ""
@@ -97,11 +103,13 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
     code = _WITHOUT_CODE.get(status, ErrorCode.INTERNAL)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and _MESSAGE_TOO_LARGE in details:
         code = ErrorCode.INTERNAL  # a defect: a retry would send the same message
+    unreachable = status in _UNREACHABLE
     if code is ErrorCode.INTERNAL and any(sign in details for sign in _BROKEN_CONNECTION):
-        code = ErrorCode.SERVER_UNAVAILABLE
+        code, unreachable = ErrorCode.SERVER_UNAVAILABLE, True
     if code is ErrorCode.SERVER_UNAVAILABLE:
         fix = "check that it is running, and its address" + _proxy_hint() + _tls_hint(details)
-        return FedhftError(code, f"the server does not answer ({status.name}: {details}); {fix}")
+        kind = UnreachableError if unreachable else FedhftError
+        return kind(code, f"the server does not answer ({status.name}: {details}); {fix}")
     if code is ErrorCode.PROTOCOL_VERSION:
         return FedhftError(
             code,
@@ -113,7 +121,7 @@ def error_from_rpc(error: grpc.RpcError) -> FedhftError:
 
 def _proxy_hint() -> str:
     """What to check besides, where gRPC goes through a proxy. Its URL may hold a password: only the name is shown."""
-    name = next((name for name in _PROXIES if os.environ.get(name)), None)
+    name = next((name for name in VARIABLES if os.environ.get(name)), None)
     return f"; {name} is set, so put the server's host into no_proxy if it is reached without a proxy" if name else ""
 
 

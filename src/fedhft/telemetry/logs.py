@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, get_args
@@ -41,6 +42,14 @@ def configure(format: str = "json", level: str = "info", stream: TextIO | None =
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+def silence_grpc() -> None:
+    """Keep gRPC's C core from writing lines of its own to standard error, unless GRPC_VERBOSITY asks for them.
+
+    Call it before gRPC is imported. What goes wrong there reaches callers as an error with a status.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

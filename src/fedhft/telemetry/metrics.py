@@ -180,6 +180,15 @@ AGENT_STATE_FAULTS = Counter(
     registry=REGISTRY,
 )
 
+AGENT_JOBS_BLOCKED = Gauge(
+    "fedhft_agent_jobs_blocked",
+    "Jobs on offer that this agent cannot serve with its data or its model, by cause: data or model.",
+    ["cause"],
+    registry=REGISTRY,
+)
+for _cause in ("data", "model"):
+    AGENT_JOBS_BLOCKED.labels(cause=_cause)
+
 # -- this process
 ProcessCollector(registry=REGISTRY)
 PROCESS_PEAK_MEMORY_BYTES = Gauge(

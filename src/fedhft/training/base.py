@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.training.digest import base_digest, read_config, tokenizer_digest, weight_files
+from fedhft.training.digest import base_digest, read_config, tokenizer_digest
+from fedhft.training.stored_weights import stored_values
 from fedhft.training.tasks import Task, task_of
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -70,9 +71,9 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     the job's task cannot use, or is not the one the job pins by digest.
     """
     task = task_of(spec.task)
-    path = _resolve(path_override or spec.model.name, spec.model.revision)
+    path = model_folder(path_override or spec.model.name, spec.model.revision)
     read_config(path)
-    weight_files(path)
+    stored_values(path)
     digest = base_digest(path)
     if spec.model.digest is not None and digest != spec.model.digest:
         raise FedhftError(
@@ -99,7 +100,11 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     )
 
 
-def _resolve(name: str, revision: str | None) -> Path:
+def model_folder(name: str, revision: str | None) -> Path:
+    """The folder of a model: `name` itself, or what the hub (or its local cache) has under it.
+
+    Raises FedhftError(INVALID_MODEL).
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()

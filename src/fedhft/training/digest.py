@@ -85,20 +85,27 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def weight_map(path: Path) -> dict[str, str]:
+    """Name of each tensor's file in a model directory with an index; empty for one without.
+
+    Raises FedhftError(INVALID_MODEL) for an index that is none.
+    """
+    index = path / WEIGHT_INDEX
+    if not index.is_file():
+        return {}
+    raw = read_json(index, f"model {index}", ErrorCode.INVALID_MODEL, most_bytes=_MOST_CONFIG_BYTES, strict=False)
+    listed = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL, f"model {index}: has no weight_map of file names; save the model again"
+        )
+    return listed
+
+
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a model directory. Raises FedhftError(INVALID_MODEL) when there are none."""
-    index = path / WEIGHT_INDEX
-    if index.is_file():
-        raw = read_json(index, f"model {index}", ErrorCode.INVALID_MODEL, most_bytes=_MOST_CONFIG_BYTES, strict=False)
-        listed = raw.get("weight_map") if isinstance(raw, dict) else None
-        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-            raise FedhftError(
-                ErrorCode.INVALID_MODEL, f"model {index}: has no weight_map of file names; save the model again"
-            )
-        names = sorted(set(listed.values()))
-        files = [path / Path(name).name for name in names]
-    else:
-        files = [path / WEIGHTS]
+    names = sorted(set(weight_map(path).values())) or [WEIGHTS]
+    files = [path / Path(name).name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise FedhftError(

@@ -93,6 +93,65 @@ class EnrollResponse(_message.Message):
 Global___EnrollResponse: _TypeAlias = EnrollResponse  # noqa: Y015
 
 @_typing.final
+class PreviewRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    protocol_version: _builtins.int
+    """Must equal the server's."""
+    job: _builtins.str
+    """Job on offer whose spec to send along; empty for none."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        protocol_version: _builtins.int = ...,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "job", b"job", "protocol_version", b"protocol_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRequest: _TypeAlias = PreviewRequest  # noqa: Y015
+
+@_typing.final
+class PreviewResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    OFFER_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """Clock of the store, milliseconds since the epoch: for people whose certificates seem to have expired."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOffer]:
+        """Jobs on offer to this client, without specs."""
+
+    @_builtins.property
+    def offer(self) -> Global___JobOffer:
+        """The job asked for, with its spec."""
+
+    def __init__(
+        self,
+        *,
+        now_ms: _builtins.int = ...,
+        jobs: _abc.Iterable[Global___JobOffer] | None = ...,
+        offer: Global___JobOffer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "now_ms", b"now_ms", "offer", b"offer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewResponse: _TypeAlias = PreviewResponse  # noqa: Y015
+
+@_typing.final
 class GetOfferRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -129,7 +188,7 @@ class JobOffer(_message.Message):
     SPEC_DIGEST_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     spec_json: _builtins.str
-    """Canonical JSON of the JobSpec; only in the answer to GetOffer."""
+    """Canonical JSON of the JobSpec; only in the answer to GetOffer, and in PreviewResponse.offer."""
     submitted_by: _builtins.str
     """Operator named by the certificate that the job was submitted with; empty when it came without one."""
     spec_digest: _builtins.bytes

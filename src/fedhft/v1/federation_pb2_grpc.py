@@ -41,6 +41,11 @@ class FederationStub:
                 request_serializer=fedhft_dot_v1_dot_federation__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=fedhft_dot_v1_dot_federation__pb2.EnrollResponse.FromString,
                 _registered_method=True)
+        self.Preview = channel.unary_unary(
+                '/fedhft.v1.Federation/Preview',
+                request_serializer=fedhft_dot_v1_dot_federation__pb2.PreviewRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_federation__pb2.PreviewResponse.FromString,
+                _registered_method=True)
         self.GetOffer = channel.unary_unary(
                 '/fedhft.v1.Federation/GetOffer',
                 request_serializer=fedhft_dot_v1_dot_federation__pb2.GetOfferRequest.SerializeToString,
@@ -90,6 +95,13 @@ class FederationServicer:
 
     def Enroll(self, request, context):
         """Identify an agent; returns a lease token and the jobs it may join. A later Enroll of the same client supersedes the token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Preview(self, request, context):
+        """What Enroll would say, without enrolling: changes nothing, and an agent that runs under the name keeps its lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +171,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Enroll,
                     request_deserializer=fedhft_dot_v1_dot_federation__pb2.EnrollRequest.FromString,
                     response_serializer=fedhft_dot_v1_dot_federation__pb2.EnrollResponse.SerializeToString,
+            ),
+            'Preview': grpc.unary_unary_rpc_method_handler(
+                    servicer.Preview,
+                    request_deserializer=fedhft_dot_v1_dot_federation__pb2.PreviewRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_federation__pb2.PreviewResponse.SerializeToString,
             ),
             'GetOffer': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOffer,
@@ -230,6 +247,33 @@ class Federation:
             '/fedhft.v1.Federation/Enroll',
             fedhft_dot_v1_dot_federation__pb2.EnrollRequest.SerializeToString,
             fedhft_dot_v1_dot_federation__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Preview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Federation/Preview',
+            fedhft_dot_v1_dot_federation__pb2.PreviewRequest.SerializeToString,
+            fedhft_dot_v1_dot_federation__pb2.PreviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

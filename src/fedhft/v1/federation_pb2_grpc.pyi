@@ -37,6 +37,8 @@ class FederationStub:
     def __new__(cls, channel: _aio.Channel) -> FederationAsyncStub: ...
     Enroll: _grpc.UnaryUnaryMultiCallable[_federation_pb2.EnrollRequest, _federation_pb2.EnrollResponse]
     """Identify an agent; returns a lease token and the jobs it may join. A later Enroll of the same client supersedes the token."""
+    Preview: _grpc.UnaryUnaryMultiCallable[_federation_pb2.PreviewRequest, _federation_pb2.PreviewResponse]
+    """What Enroll would say, without enrolling: changes nothing, and an agent that runs under the name keeps its lease."""
     GetOffer: _grpc.UnaryUnaryMultiCallable[_federation_pb2.GetOfferRequest, _federation_pb2.JobOffer]
     """One job on offer, with its spec."""
     Join: _grpc.UnaryUnaryMultiCallable[_federation_pb2.JoinRequest, _federation_pb2.JoinResponse]
@@ -65,6 +67,8 @@ class FederationAsyncStub(FederationStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enroll: _aio.UnaryUnaryMultiCallable[_federation_pb2.EnrollRequest, _federation_pb2.EnrollResponse]  # type: ignore[assignment]
     """Identify an agent; returns a lease token and the jobs it may join. A later Enroll of the same client supersedes the token."""
+    Preview: _aio.UnaryUnaryMultiCallable[_federation_pb2.PreviewRequest, _federation_pb2.PreviewResponse]  # type: ignore[assignment]
+    """What Enroll would say, without enrolling: changes nothing, and an agent that runs under the name keeps its lease."""
     GetOffer: _aio.UnaryUnaryMultiCallable[_federation_pb2.GetOfferRequest, _federation_pb2.JobOffer]  # type: ignore[assignment]
     """One job on offer, with its spec."""
     Join: _aio.UnaryUnaryMultiCallable[_federation_pb2.JoinRequest, _federation_pb2.JoinResponse]  # type: ignore[assignment]
@@ -96,6 +100,14 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.EnrollResponse, _abc.Awaitable[_federation_pb2.EnrollResponse]]:
         """Identify an agent; returns a lease token and the jobs it may join. A later Enroll of the same client supersedes the token."""
+
+    @_abc_1.abstractmethod
+    def Preview(
+        self,
+        request: _federation_pb2.PreviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.PreviewResponse, _abc.Awaitable[_federation_pb2.PreviewResponse]]:
+        """What Enroll would say, without enrolling: changes nothing, and an agent that runs under the name keeps its lease."""
 
     @_abc_1.abstractmethod
     def GetOffer(

@@ -1,0 +1,83 @@
+"""How much memory this process may still take: what the machine has left, and what its control groups leave it.
+
+A container sees the memory of the whole machine in /proc/meminfo; what ends it is the limit of its control group, or of
+one of the groups above.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedhft.errors import ErrorCode, FedhftError
+
+LEAST_MARGIN = 256 << 20
+"""Bytes left to the interpreter and its libraries."""
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Bytes that can be taken before something is killed or swapped, and what sets that bound."""
+
+    bytes: int
+    bound_by: str
+    """"MemAvailable", or the file that has the limit of a control group."""
+
+    @property
+    def budget(self) -> int:
+        """What an agent may plan with: less an eighth, at least LEAST_MARGIN, but never less than half."""
+        return max(self.bytes // 2, self.bytes - max(self.bytes // 8, LEAST_MARGIN))
+
+
+def free_memory(root: Path = Path("/")) -> FreeMemory:
+    """The narrowest bound, from the files under `root`. Raises FedhftError(INVALID_ARGUMENT) where there are none."""
+    found = [*_machine(root), *_version_2(root), *_version_1(root)]
+    if not found:
+        raise FedhftError(
+            ErrorCode.INVALID_ARGUMENT,
+            "--memory = auto: this system does not say how much memory is free; write a size such as 2GiB",
+        )
+    return min(found, key=lambda bound: bound.bytes)
+
+
+def _machine(root: Path) -> Iterator[FreeMemory]:
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.M)
+    if match:
+        yield FreeMemory(int(match[1]) * 1024, "MemAvailable")
+
+
+def _version_2(root: Path) -> Iterator[FreeMemory]:
+    match = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.M)
+    for group in _groups(root / "sys/fs/cgroup", match[1] if match else ""):
+        yield from _bound(group, "memory.max", "memory.current", "inactive_file")
+
+
+def _version_1(root: Path) -> Iterator[FreeMemory]:
+    match = re.search(r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$", _text(root / "proc/self/cgroup"), re.M)
+    for group in _groups(root / "sys/fs/cgroup/memory", match[1] if match else ""):
+        yield from _bound(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _groups(mount: Path, own: str) -> Iterator[Path]:
+    """This process's group and those above it. Inside a container the mount is its own group, whatever its path is."""
+    parts = [part for part in own.split("/") if part]
+    for count in range(len(parts), -1, -1):
+        yield mount.joinpath(*parts[:count])
+
+
+def _bound(group: Path, limit_file: str, used_file: str, reclaimable: str) -> Iterator[FreeMemory]:
+    """What a group may still take. Its cached file pages count as used, but go when the memory is needed."""
+    limit, used = _text(group / limit_file).strip(), _text(group / used_file).strip()
+    if limit.isdecimal() and used.isdecimal():  # version 1 writes a number near 2**63 for none
+        cached = re.search(rf"^{reclaimable} (\d+)$", _text(group / "memory.stat"), re.M)
+        taken = max(0, int(used) - (int(cached[1]) if cached else 0))
+        yield FreeMemory(max(0, int(limit) - taken), str(group / limit_file))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,81 @@
+"""Whether the weight files of a base model are whole, by their headers alone: no tensor is read, and no torch imported.
+
+A download or a copy that broke off leaves a file that is shorter than its header says, and the library that loads it
+does not name it. Format: https://huggingface.co/docs/safetensors (8 bytes, little-endian, with the length of a JSON
+header; the header; the tensors' bytes).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from fedhft.documents import parse_json
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.training.digest import weight_files, weight_map
+
+_MOST_HEADER_BYTES = 100_000_000
+"""The bound of safetensors itself."""
+_METADATA = "__metadata__"
+
+
+def stored_values(path: Path) -> int:
+    """Number of values in all weight files of a model directory.
+
+    Raises FedhftError(INVALID_MODEL) naming the file that is missing, cut off, or lacks a tensor that the index puts
+    there.
+    """
+    values = 0
+    placed = weight_map(path)
+    for file in weight_files(path):
+        tensors = _header(file)
+        values += sum(_size(file, name, tensor) for name, tensor in tensors.items())
+        absent = [name for name, where in placed.items() if Path(where).name == file.name and name not in tensors]
+        if absent:
+            raise _torn(file, f"lacks {absent[0]!r}, which the index puts there")
+    return values
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The header's entries, by tensor, once the file is known to have as many bytes as they say."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > min(size - 8, _MOST_HEADER_BYTES):
+                raise _torn(file, f"is cut off inside its header (it has {size} bytes)")
+            text = stream.read(length)
+    except OSError as error:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL, f"model {file}: cannot be read ({error.strerror}); check permissions and disk"
+        ) from error
+    try:
+        header = parse_json(text, "header", ErrorCode.INVALID_MODEL, most_bytes=_MOST_HEADER_BYTES, strict=False)
+    except FedhftError as error:
+        raise _torn(file, "has a header that is not JSON") from error
+    if not isinstance(header, dict):
+        raise _torn(file, "has a header that is not an object")
+    tensors = {name: tensor for name, tensor in header.items() if name != _METADATA}
+    end = 8 + length + max((_end(file, name, tensor) for name, tensor in tensors.items()), default=0)
+    if size != end:
+        raise _torn(file, f"has {size} bytes, but its header describes {end}")
+    return tensors
+
+
+def _end(file: Path, name: str, tensor: Any) -> int:
+    offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
+    if isinstance(offsets, list) and len(offsets) == 2 and all(type(offset) is int for offset in offsets):
+        return int(offsets[1])
+    raise _torn(file, f"does not say where {name!r} is")
+
+
+def _size(file: Path, name: str, tensor: Any) -> int:
+    shape = tensor.get("shape")
+    if isinstance(shape, list) and all(type(length) is int and length >= 0 for length in shape):
+        return math.prod(shape)
+    raise _torn(file, f"does not say what shape {name!r} has")
+
+
+def _torn(file: Path, problem: str) -> FedhftError:
+    return FedhftError(ErrorCode.INVALID_MODEL, f"model {file}: {problem}; download or copy the model again")

@@ -1,0 +1,473 @@
+"""A server that cannot be talked to: every cause by its own code and words, for the command line and for an agent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from fedhft_agent.connection import Connection, Peer
+
+from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
+from fedhft.ids import ClientId
+from fedhft.jobs.client import JobsClient
+from fedhft.local.processes import ServiceProcess
+from fedhft.process.signals import StopSignal
+from fedhft.rpc.diagnosis import LONGEST_S, diagnose
+from fedhft.rpc.outage import CURED_ELSEWHERE, Outage
+from fedhft.rpc.retry import Backoff
+from fedhft.rpc.status import UnreachableError
+from fedhft.rpc.tls import TlsSettings
+from tests.agents import ENVIRONMENT
+from tests.certificates import Certificates
+from tests.integration.scripted_federation import ScriptedFederation, served
+
+NO_PROXY = dict.fromkeys(("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"), "")
+BACKOFF = Backoff(first_s=0.05, longest_s=0.2, seldom_s=0.2)
+
+
+class Parties(NamedTuple):
+    """What both sides hold."""
+
+    own: Certificates
+    alien: Certificates
+    """Another authority of the same trust domain."""
+
+    @property
+    def server(self) -> TlsSettings:
+        return self.own.of("aggregator")
+
+    @property
+    def client(self) -> TlsSettings:
+        return self.own.of("agent/ash")
+
+
+class Cause(NamedTuple):
+    server: Callable[[Parties], TlsSettings | None]
+    client: Callable[[Parties], TlsSettings | None]
+    code: ErrorCode
+    words: tuple[str, ...]
+
+
+CAUSES = {
+    "another authority": Cause(
+        lambda p: p.server,
+        lambda p: TlsSettings(p.client.certificate, p.client.key, p.alien.of("agent/ash").authority),
+        ErrorCode.SERVER_UNTRUSTED,
+        (
+            "is not signed by --tls-authority",
+            "alien",
+            "its issuer is 'fedhft authority'",
+            "give --tls-authority the ca",
+        ),
+    ),
+    "a participant's certificate": Cause(
+        lambda p: p.own.of("operator/olga"),
+        lambda p: p.client,
+        ErrorCode.SERVER_UNTRUSTED,
+        ("is not one of a server", "fedhft certs issue aggregator"),
+    ),
+    "expired": Cause(
+        lambda p: p.own.expired("aggregator"),
+        lambda p: p.client,
+        ErrorCode.SERVER_CERTIFICATE_EXPIRED,
+        ("has expired since 20", "renew it at the server: fedhft certs renew"),
+    ),
+    "not yet valid": Cause(
+        lambda p: p.own.to_come("aggregator"),
+        lambda p: p.client,
+        ErrorCode.SERVER_CERTIFICATE_NOT_YET_VALID,
+        ("is not yet valid until 20", "this machine's clock (20", "compare the clocks"),
+    ),
+    "another name": Cause(
+        lambda p: p.own.named("aggregator", "agg.clinics.example", "10.0.0.7"),
+        lambda p: p.client,
+        ErrorCode.SERVER_NAME_MISMATCH,
+        ("is for agg.clinics.example, 10.0.0.7, not for 127.0.0.1", "fedhft certs renew aggregator --host 127.0.0.1"),
+    ),
+    "no certificate of ours": Cause(
+        lambda p: p.server,
+        lambda p: TlsSettings(authority=p.client.authority),
+        ErrorCode.CLIENT_CERTIFICATE_REFUSED,
+        ("requires a certificate of its callers, and none was given", "give --tls-certificate and --tls-key"),
+    ),
+    "an expired certificate of ours": Cause(
+        lambda p: p.server,
+        lambda p: p.own.expired("agent/ash"),
+        ErrorCode.CLIENT_CERTIFICATE_REFUSED,
+        ("does not accept --tls-certificate", "which has expired since 20", "fedhft certs renew"),
+    ),
+    "a foreign certificate of ours": Cause(
+        lambda p: p.server,
+        lambda p: TlsSettings(p.alien.of("agent/ash").certificate, p.alien.of("agent/ash").key, p.client.authority),
+        ErrorCode.CLIENT_CERTIFICATE_REFUSED,
+        ("does not accept --tls-certificate", "issued by 'fedhft authority'", "that the server's --tls-authority has"),
+    ),
+    "a server in plain text": Cause(
+        lambda p: None,
+        lambda p: p.client,
+        ErrorCode.SERVER_WITHOUT_TLS,
+        ("does not use TLS, and this side does", "give the server --tls-certificate and --tls-key"),
+    ),
+    "a client in plain text": Cause(
+        lambda p: p.server,
+        lambda p: None,
+        ErrorCode.SERVER_NEEDS_TLS,
+        ("uses TLS, and this side does not", "give --tls-authority"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
+    folder = tmp_path_factory.mktemp("parties")
+    return Parties(Certificates(folder / "own"), Certificates(folder / "alien"))
+
+
+def files(tls: TlsSettings | None) -> list[str]:
+    given = [] if tls is None else [("certificate", tls.certificate), ("key", tls.key), ("authority", tls.authority)]
+    return [text for name, path in given if path is not None for text in (f"--tls-{name}", str(path))]
+
+
+def job_list(server: str, tls: TlsSettings | None = None, **environment: str) -> tuple[int, str]:
+    """`fedhft job list` as a process: exit code, standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fedhft.cli.main", "job", "list", "--server", server, *files(tls)],
+        env={**os.environ, **NO_PROXY, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def peer(server: str, tls: TlsSettings | None, give_up_after_s: float | None = None) -> Peer:
+    return Peer(server, ClientId("ash"), tls=tls, give_up_after_s=give_up_after_s, backoff=BACKOFF)
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_command_line_ends_with_the_cause_s_own_code_and_words(parties: Parties, name: str) -> None:
+    cause = CAUSES[name]
+    with served(ScriptedFederation(), cause.server(parties)) as server:
+        code, said = job_list(server.address, cause.client(parties))
+    assert code == OUTCOMES[cause.code].exit_code, said
+    assert [word for word in cause.words if word not in said] == [], said
+    assert said.count("\n") == 1, "gRPC's own lines are among them"
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_an_agent_ends_or_waits_with_the_cause_s_own_code_and_words(parties: Parties, name: str) -> None:
+    cause = CAUSES[name]
+    waits = cause.code in CURED_ELSEWHERE
+    with served(ScriptedFederation(), cause.server(parties)) as server:
+        given = peer(server.address, cause.client(parties), 1.0 if waits else None)
+        started = time.monotonic()
+        with Connection(given, StopSignal()) as connection, pytest.raises(FedhftError) as caught:
+            connection.enroll()
+    assert caught.value.code is cause.code
+    assert [word for word in cause.words if word not in caught.value.message] == [], caught.value.message
+    assert (time.monotonic() - started > 0.5) == waits
+
+
+def test_an_agent_waits_for_a_server_s_certificate_to_be_renewed(parties: Parties) -> None:
+    contacts: list[bool] = []
+    with served(ScriptedFederation(), parties.own.expired("aggregator")) as server:
+
+        def repair() -> None:
+            server.stop()
+            server.tls = parties.server
+            server.start()
+
+        threading.Timer(1.0, repair).start()
+        with Connection(peer(server.address, parties.client), StopSignal(), contacts.append) as connection:
+            assert len(connection.enroll()) == 1
+    assert (contacts[0], contacts[-1]) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["another authority", "a client in plain text"])
+def test_an_agent_that_was_served_before_outlives_what_it_would_not_begin_with(parties: Parties, name: str) -> None:
+    cause = CAUSES[name]
+    alien = parties.alien.of("agent/ash")
+    secured = cause.client(parties) is not None
+    # What the server begins with is what this client can talk to.
+    client = TlsSettings(alien.certificate, alien.key, alien.authority) if secured else None
+    sound = parties.alien.of("aggregator") if secured else None
+    with (
+        served(ScriptedFederation(), sound) as server,
+        Connection(peer(server.address, client), StopSignal()) as connection,
+    ):
+        connection.enroll()
+
+        def restart(tls: TlsSettings | None) -> None:
+            server.stop()
+            server.tls = tls
+            server.start()
+
+        restart(cause.server(parties))
+        threading.Timer(1.5, restart, [sound]).start()
+        started = time.monotonic()
+        connection.next_task("job", [], wait_ms=0)
+        assert time.monotonic() - started > 1.0
+
+
+def test_a_server_that_is_only_away_keeps_its_code_and_every_address_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        port = taken.getsockname()[1]
+        error = diagnose(f"localhost:{port}", None)
+    assert error is not None
+    assert error.code is ErrorCode.SERVER_UNAVAILABLE
+    assert f"localhost:{port} at 127.0.0.1: connection refused" in error.message
+
+
+def test_localhost_does_not_hide_what_is_wrong_at_its_other_address(parties: Parties) -> None:
+    with served(ScriptedFederation(), parties.server) as server:
+        port = server.address.rpartition(":")[2]
+        code, said = job_list(f"localhost:{port}")
+    assert code == OUTCOMES[ErrorCode.SERVER_NEEDS_TLS].exit_code, said
+    assert f"localhost:{port} at 127.0.0.1 uses TLS" in said
+
+
+def test_a_name_that_nobody_knows_is_named() -> None:
+    error = diagnose("nowhere.invalid:50051", None, longest_s=30.0)
+    assert error is not None
+    assert error.code is ErrorCode.SERVER_UNAVAILABLE
+    assert "the name nowhere.invalid of nowhere.invalid:50051 is not known here" in error.message
+
+
+def test_a_sound_server_is_found_sound(parties: Parties) -> None:
+    with served(ScriptedFederation(), parties.server) as server:
+        assert diagnose(server.address, parties.client) is None
+    with served(ScriptedFederation()) as server:
+        assert diagnose(server.address, None) is None
+
+
+def test_an_outage_is_looked_into_once_and_again_after_the_server_had_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        looks = Counted(silent)
+        outage = Outage(f"127.0.0.1:{silent.getsockname()[1]}", None)
+        away = UnreachableError(ErrorCode.SERVER_UNAVAILABLE, "away")
+        first = outage.explain(away)
+        after = looks.seen
+        assert after > 0
+        assert outage.explain(away) is first
+        assert looks.seen == after
+        outage.answered()
+        outage.explain(away)
+        assert looks.seen > after
+        again = looks.seen
+        refusal = FedhftError(ErrorCode.SERVER_UNAVAILABLE, "at capacity")
+        assert outage.explain(refusal) is refusal, "the server said so itself"
+        assert looks.seen == again
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_diagnosis_of_a_server_that_never_says_a_word_takes_a_few_seconds(parties: Parties, secured: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        started = time.monotonic()
+        error = diagnose(f"127.0.0.1:{mute.getsockname()[1]}", parties.client if secured else None)
+        assert time.monotonic() - started < LONGEST_S + 1.0
+    assert error is None or error.code is ErrorCode.SERVER_UNAVAILABLE
+
+
+def test_a_watch_of_a_server_that_uses_tls_ends_at_once_with_the_cause(parties: Parties) -> None:
+    with (
+        served(ScriptedFederation(), parties.server) as server,
+        JobsClient(server.address, give_up_after_s=30.0) as jobs,
+        pytest.raises(FedhftError) as caught,
+    ):
+        next(jobs.watch("job"))
+    assert caught.value.code is ErrorCode.SERVER_NEEDS_TLS
+
+
+# -- proxies
+
+
+class Counted:
+    """Takes connections and closes them."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.seen = 0
+        self._listener = listener
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.seen += 1
+                connection.close()
+
+
+class Proxy:
+    """An HTTP proxy that gives one answer to every CONNECT and, if that is 200, a way to `behind`."""
+
+    def __init__(self, answer: str, behind: str = "") -> None:
+        self.asked: list[str] = []
+        self._answer = answer
+        self._behind = behind
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=[self._listener.accept()[0]], daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        with contextlib.suppress(OSError), near:
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += near.recv(4096)
+            self.asked.append(request.decode())
+            near.sendall(f"HTTP/1.1 {self._answer}\r\n\r\n".encode())
+            if not self._behind:
+                return
+            host, port = self._behind.split(":")
+            with socket.create_connection((host, int(port))) as far:
+                back = threading.Thread(target=pour, args=[far, near], daemon=True)
+                back.start()
+                pour(near, far)
+                back.join()
+
+
+def pour(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def refusing() -> Iterator[Proxy]:
+    proxy = Proxy("407 Proxy Authentication Required")
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_a_proxy_that_refuses_is_named_with_its_variable_and_its_answer(refusing: Proxy, variable: str) -> None:
+    code, said = job_list("agg.example:50053", **{variable: f"http://user:secret@{refusing.address}"})
+    assert code == OUTCOMES[ErrorCode.PROXY_REFUSED].exit_code, said
+    assert f"the proxy {refusing.address}, which the variable {variable} names, answers 'HTTP/1.1 407" in said
+    assert "put agg.example into no_proxy" in said
+    assert "secret" not in said
+    assert "CONNECT agg.example:50053 HTTP/1.1" in refusing.asked[-1]
+
+
+def test_a_proxy_that_is_not_there_is_named() -> None:
+    code, said = job_list("agg.example:50053", http_proxy="http://127.0.0.1:9")
+    assert code == OUTCOMES[ErrorCode.PROXY_REFUSED].exit_code, said
+    assert "the proxy 127.0.0.1:9, which the variable http_proxy names, cannot be reached (connection refused)" in said
+
+
+def test_what_is_wrong_behind_a_proxy_is_found_through_it(parties: Parties) -> None:
+    with served(ScriptedFederation(), parties.server) as server:
+        proxy = Proxy("200 OK", behind=server.address)
+        try:
+            code, said = job_list("agg.example:50053", parties.client, https_proxy=f"http://{proxy.address}")
+        finally:
+            proxy.close()
+    assert code == OUTCOMES[ErrorCode.SERVER_NAME_MISMATCH].exit_code, said
+    assert f"agg.example:50053 (through the proxy {proxy.address}) is for localhost, 127.0.0.1" in said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_on_this_machine_is_dialled_without_the_proxy(refusing: Proxy, host: str) -> None:
+    with served(ScriptedFederation()) as server:
+        port = server.address.rpartition(":")[2]
+        code, said = job_list(f"{host}:{port}", http_proxy=f"http://{refusing.address}")
+    assert code == OUTCOMES[ErrorCode.PROTOCOL_VERSION].exit_code, said  # it answered: it has no Jobs service
+    assert refusing.asked == []
+
+
+@pytest.mark.parametrize("exception", ["example", ".example", "agg.example,other", "10.0.0.0/8, agg.example"])
+def test_a_host_in_no_proxy_is_dialled_directly(
+    refusing: Proxy, monkeypatch: pytest.MonkeyPatch, exception: str
+) -> None:
+    for name, value in {**NO_PROXY, "http_proxy": f"http://{refusing.address}", "no_proxy": exception}.items():
+        monkeypatch.setenv(name, value)
+    error = diagnose("agg.example:50053", None, longest_s=30.0)
+    assert error is None or error.code is ErrorCode.SERVER_UNAVAILABLE
+    assert refusing.asked == []
+
+
+# -- processes
+
+
+def test_an_agent_s_process_exits_with_the_cause_s_code_and_its_log_is_json(parties: Parties, tmp_path: Path) -> None:
+    cause = CAUSES["no certificate of ours"]
+    (tmp_path / "rows.jsonl").write_text('{"text": "x", "label": "good"}\n')
+    with served(ScriptedFederation(), parties.server) as server:
+        arguments = ["--server", server.address, "--client", "ash", "--data", str(tmp_path / "rows.jsonl")]
+        arguments += ["--state-dir", str(tmp_path / "state"), *files(cause.client(parties))]
+        process = ServiceProcess("ash", "fedhft_agent", arguments, tmp_path / "ash.log", {**ENVIRONMENT, **NO_PROXY})
+        try:
+            assert process.wait(60), process.describe_log()
+        finally:
+            process.kill()
+    assert process.exit_code == OUTCOMES[cause.code].exit_code, process.describe_log()
+    *lines, last = process.log.read_text(encoding="utf-8").splitlines()
+    assert cause.words[0] in last
+    for line in lines:
+        json.loads(line)
+
+
+def aggregator(folder: Path, *arguments: str) -> ServiceProcess:
+    common = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--metrics-port", "0"]
+    log = folder / "aggregator.log"
+    return ServiceProcess("aggregator", "fedhft_aggregator", [*common, *arguments], log, ENVIRONMENT)
+
+
+def lines_of(process: ServiceProcess) -> list[dict[str, object]]:
+    """The log; fails on a line that is not JSON."""
+    return [json.loads(line) for line in process.log.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_server_s_log_stays_json_whoever_calls_it(parties: Parties, fresh_redis_url: str, tmp_path: Path) -> None:
+    process = aggregator(tmp_path, "--redis", fresh_redis_url, *files(parties.server))
+    try:
+        server = process.wait_listening(60)["grpc"]
+        for tls in (None, TlsSettings(authority=parties.client.authority)):
+            assert diagnose(server, tls) is not None
+        time.sleep(0.3)
+    finally:
+        process.terminate()
+        assert process.wait(30), process.describe_log()
+    assert any(line.get("message") == "stopping" for line in lines_of(process))
+
+
+@pytest.mark.parametrize("away", ["redis", "volume"])
+def test_a_service_whose_store_is_away_at_its_start_says_so_once(
+    fresh_redis_url: str, tmp_path: Path, away: str
+) -> None:
+    if away == "redis":
+        process, reason = aggregator(tmp_path, "--redis", "redis://127.0.0.1:9"), "does not answer"
+    else:
+        (tmp_path / "file").write_text("where a folder should be")
+        process = aggregator(tmp_path, "--redis", fresh_redis_url, "--blobs", f"dir:{tmp_path / 'file' / 'blobs'}")
+        reason = "cannot be used"
+    try:
+        process.wait_listening(60)
+        time.sleep(3.0)
+    finally:
+        process.terminate()
+        assert process.wait(30), process.describe_log()
+    said = [line for line in lines_of(process) if line.get("message") == "not ready"]
+    assert len(said) == 1, said
+    assert reason in str(said[0]["reason"])
+    assert len(lines_of(process)) <= 6, process.describe_log()
