@@ -1,5 +1,7 @@
 # Everything you need to type. `make help` lists the targets.
 #
+# WHEELS     folder of wheels that images are built from without a network, e.g. make wheels images WHEELS=out/wheels
+# BASE       base image, any with Python 3.11 or later and glibc
 # DEMO_ARGS  arguments of `fedhft demo`, e.g. make demo DEMO_ARGS="--compare fedit,local"
 # TEST_ARGS  arguments of pytest, e.g. make test TEST_ARGS="tests/unit -k wire"
 # PYTHON     interpreter that the virtual environment is created with (3.11 or newer; 3.11 and 3.12 have an embedded Redis)
@@ -18,6 +20,9 @@ PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 DATA ?=
+WHEELS ?=
+BASE ?= python:3.12-slim
+BUILDER ?= $(shell command -v podman || command -v docker || echo docker)
 
 # Nothing here needs the model hub: the demo's model is in a package, tests build their own.
 export HF_HUB_OFFLINE ?= 1
@@ -152,6 +157,25 @@ SECONDS ?= 600
 fuzz: $(VENV)/.dev ## Throw damaged and absurd inputs at every decoder (SECONDS=600)
 	@echo "Fuzzing every decoder for $(SECONDS) s"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --seconds $(SECONDS)
+
+# -- images
+
+# async-timeout: of Python before 3.11.3 only, which Debian's base images have.
+.PHONY: wheels
+wheels: $(VENV)/.dev ## Put all wheels that the images need into WHEELS (run it with the Python version of BASE)
+	@test -n "$(WHEELS)" || { echo "make: set WHEELS to a folder" >&2; exit 1; }
+	@echo "Collecting wheels in $(WHEELS)"
+	$(BIN)/python -m pip wheel --quiet $(PIP_ARGS) -c constraints-cpu.txt --wheel-dir "$(WHEELS)" \
+		'.[server,agent,data]' hatchling async-timeout
+
+.PHONY: images
+images: ## Build the images of aggregator, clusterer and agent (WHEELS=folder: without a network; BASE=image)
+	@echo "Building images with $(BUILDER) on $(BASE)"
+	for service in aggregator clusterer client_agent; do \
+		$(BUILDER) build $(if $(WHEELS),--network none --build-context wheels="$(WHEELS)" --build-arg PIP_NO_INDEX=1) \
+			--build-arg BASE_IMAGE="$(BASE)" -f services/$$service/Dockerfile -t fedhft-$${service#client_} .; \
+	done
+	$(BUILDER) images --filter reference='*fedhft-*'
 
 .PHONY: clean
 clean: ## Remove build products and caches (the virtual environment stays)
