@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ from fedhft.datasets.client_data import load_client_data
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec, parse_job
 from fedhft.jobs.client import JobsClient, is_over
-from fedhft.local.processes import ServiceProcess
+from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import Backoff
 from fedhft.training.base import load_base
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import federation_pb2, jobs_pb2
-from tests.models import rows
+from tests.models import rows, tiny_model
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
@@ -147,3 +148,24 @@ class _Counting(ClientWorker):
         self._trained.append(task.round)
         self.before_training()
         return super().train(task, should_stop)
+
+
+@contextmanager
+def running_site(folder: Path, redis_url: str) -> Iterator[Site]:
+    """A site with an aggregator of its own, stopped at the end."""
+    arguments = [
+        "--redis",
+        redis_url,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--metrics-port",
+        "0",
+    ]
+    aggregator = ServiceProcess("aggregator", "fedhft_aggregator", arguments, folder / "aggregator.log", ENVIRONMENT)
+    try:
+        found = aggregator.wait_listening(60)
+        yield Site(folder, found["grpc"], found["admin"], tiny_model(folder / "model", layers=2))
+    finally:
+        stop_all([aggregator], 0.0, 15.0)

@@ -33,7 +33,7 @@ from fedhft.process.signals import StopSignal
 from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.tls import TlsSettings
 from fedhft.training.stored_weights import stored_values
-from tests.agents import ENVIRONMENT, Site, free_address
+from tests.agents import ENVIRONMENT, Site, free_address, running_site
 from tests.certificates import Certificates
 from tests.models import tiny_model
 
@@ -52,23 +52,8 @@ def _root_logger_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("check")
-    arguments = [
-        "--redis",
-        redis_url,
-        "--listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-        "--metrics-port",
-        "0",
-    ]
-    aggregator = ServiceProcess("aggregator", "fedhft_aggregator", arguments, folder / "aggregator.log", ENVIRONMENT)
-    try:
-        found = aggregator.wait_listening(60)
-        yield Site(folder, found["grpc"], found["admin"], tiny_model(folder / "model", layers=2))
-    finally:
-        stop_all([aggregator], 0.0, 15.0)
+    with running_site(tmp_path_factory.mktemp("check"), redis_url) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -14,33 +14,17 @@ from fedhft_agent.transfers import PayloadCount, push_update
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient
-from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.telemetry.metrics import REGISTRY
 from fedhft.v1 import federation_pb2
-from tests.agents import ENVIRONMENT, InProcessAgent, Site
+from tests.agents import InProcessAgent, Site, running_site
 from tests.models import tiny_model
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("sessions")
-    arguments = [
-        "--redis",
-        redis_url,
-        "--listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-        "--metrics-port",
-        "0",
-    ]
-    aggregator = ServiceProcess("aggregator", "fedhft_aggregator", arguments, folder / "aggregator.log", ENVIRONMENT)
-    try:
-        found = aggregator.wait_listening(60)
-        yield Site(folder, found["grpc"], found["admin"], tiny_model(folder / "model", layers=2))
-    finally:
-        stop_all([aggregator], 0.0, 15.0)
+    with running_site(tmp_path_factory.mktemp("sessions"), redis_url) as running:
+        yield running
 
 
 def updates(outcome: str) -> float:
