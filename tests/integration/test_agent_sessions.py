@@ -15,7 +15,7 @@ from fedhft_agent.transfers import PayloadCount, push_update
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient
 from fedhft.rpc.retry import CallStoppedError
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from fedhft.v1 import federation_pb2
 from tests.agents import InProcessAgent, Site, running_site
 from tests.models import tiny_model

@@ -9,7 +9,7 @@ import pytest
 from fedhft.coordination.describe import describe, outline
 from fedhft.coordination.history import RoundHistory
 from fedhft.records import JobStatus
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from tests.unit.story import JOB, LEASE_MS, Crash, Story, rules
 
 # -- what is kept

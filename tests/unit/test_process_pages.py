@@ -116,7 +116,7 @@ def test_clusters_of_a_job_replace_those_before_and_go_with_it() -> None:
 def test_peak_memory_is_of_this_process_alone_and_stays_when_memory_is_freed() -> None:
     # In a child, because the peak of the tests' own process is whatever earlier tests made it.
     program = (
-        "from fedhft.telemetry.metrics import peak_memory_bytes as peak\n"
+        "from fedhft.telemetry.collectors import peak_memory_bytes as peak\n"
         "before = peak(); block = b'x' * (64 << 20); grown = peak(); del block; print(before, grown, peak())"
     )
     ballast = b"x" * (256 << 20)  # would count for the child if the figure survived exec
