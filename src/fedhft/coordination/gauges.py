@@ -15,7 +15,7 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
-from fedhft.records import Look, Phase, RoundRecord
+from fedhft.records import JobStatus, Look, Phase, RoundRecord
 from fedhft.rounds.attendance import needed
 from fedhft.rounds.statistics import figures_of, majority_of, peak_memory_of
 from fedhft.rounds.summary import ClientReport
@@ -49,7 +49,8 @@ class JobGauges:
             await self._recall()
             self._shown = True
         metrics.LEASE_HELD.labels(**name).set(1)
-        federations.one_of(self._job, look.status)
+        for status in JobStatus:
+            metrics.STATE.labels(**name, state=status.value).set(status is look.status)
         metrics.PAUSED.labels(**name).set(bool(look.paused) and not look.status.over)
         metrics.BLOCKED.labels(**name).set(bool(look.blocked) and not look.status.over)
         metrics.CLIENTS.labels(**name, state="live").set(look.live)

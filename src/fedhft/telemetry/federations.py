@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from fedhft.records import JobStatus
 from fedhft.rounds.patience import Failure
 from fedhft.telemetry import metrics
 from fedhft.telemetry.registry import EXPOSED_BY, known
@@ -68,12 +67,6 @@ def begin(federation: str, tiers: Collection[str]) -> None:
         known(family, federation=name)
     known(metrics.STEPS_FAILED, federation=name, kind=[kind.value for kind in Failure])
     known(metrics.LEASE_HELD, federation=name)
-
-
-def one_of(federation: str, status: JobStatus) -> None:
-    """Show a job's state."""
-    for each in JobStatus:
-        metrics.STATE.labels(federation=federation, state=each.value).set(each is status)
 
 
 def drop(federation: str, families: Iterable[object] | None = None) -> None:
