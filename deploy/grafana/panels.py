@@ -136,8 +136,10 @@ FEDERATION = Dashboard(
                 "Updates not folded as sent",
                 "Refused for what they hold, set aside, left out for pointing against the others, or scaled down.",
                 [
-                    Query(f"sum by (federation, code) (fedhft_updates_refused_total{{{F}}}) > 0", "{{code}}"),
-                    Query(f"sum by (federation) (fedhft_updates_refused_total{{{F}}})", "{{federation}} refused"),
+                    Query(
+                        f"sum by (federation, code) (fedhft_updates_refused_total{{{F}}})",
+                        "{{federation}} refused: {{code}}",
+                    ),
                     Query(f"sum by (federation) (fedhft_updates_set_aside_total{{{F}}})", "{{federation}} set aside"),
                     Query(f"sum by (federation) (fedhft_updates_opposed_total{{{F}}})", "{{federation}} opposed"),
                     Query(f"sum by (federation) (fedhft_updates_clipped_total{{{F}}})", "{{federation}} clipped"),
@@ -352,7 +354,7 @@ CLIENTS = Dashboard(
             Panel(
                 "Plan: rank sum",
                 "Ranks of all adapters of a client, added up.",
-                [Query(_worst("fedhft_federation_plan_rank_sum", "tier"), "{{federation}} {{tier}}")],
+                [Query(_worst("fedhft_federation_plan_ranks", "tier"), "{{federation}} {{tier}}")],
             ),
             Panel(
                 "Plan: density",

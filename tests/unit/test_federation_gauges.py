@@ -44,7 +44,7 @@ async def test_a_round_shows_its_number_times_and_clients() -> None:
     assert value("fedhft_federation_round_opened_seconds") == opened
     assert value("fedhft_federation_round_deadline_seconds") == opened + 60
     assert value("fedhft_federation_plan_depth", tier="standard") == 2
-    assert value("fedhft_federation_plan_rank_sum", tier="standard") == 8
+    assert value("fedhft_federation_plan_ranks", tier="standard") == 8
     assert value("fedhft_federation_plan_density", tier="standard") == 1.0
     await story.go_on(one, 45.0, "a", "b")  # the third is not heard of
     assert value("fedhft_federation_clients", state="live") == 2

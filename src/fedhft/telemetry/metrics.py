@@ -220,7 +220,7 @@ PLAN_DEPTH = gauge(
     "fedhft_federation_plan_depth", "Layers with adapters in the round's plan.", ["federation", "tier"], by=AGGREGATOR
 )
 PLAN_RANK_SUM = gauge(
-    "fedhft_federation_plan_rank_sum",
+    "fedhft_federation_plan_ranks",
     "Ranks of the adapters in the round's plan, added up.",
     ["federation", "tier"],
     by=AGGREGATOR,
