@@ -73,8 +73,8 @@ test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
 
 .PHONY: test-system
-test-system: $(VENV)/.dev ## Build the wheel and try each service in a clean environment with only its extra
-	@echo "Testing the wheel in clean environments"
+test-system: $(VENV)/.dev ## Try the wheel in clean environments, and scrape a federation with Prometheus
+	@echo "Testing the wheel in clean environments, and metrics with a real Prometheus"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
 
 .PHONY: test-deploy
