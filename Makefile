@@ -52,7 +52,7 @@ $(VENV)/.dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.deploy: pyproject.toml $(VENV)/.dev
-	@echo "Installing the schemas of Kubernetes objects into $(VENV)"
+	@echo "Installing what checks and generates manifests and dashboards into $(VENV)"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[deploy]'
 	@touch $@
 
@@ -121,6 +121,12 @@ check-protos: $(VENV)/.dev ## Fail when src/fedhft/v1 does not match protos/
 docs: $(VENV)/.dev ## Generate the reference pages and tables in docs/ from the code
 	@echo "Generating the reference pages and tables in docs/"
 	$(BIN)/python docs/generate.py
+
+.PHONY: monitoring
+monitoring: $(VENV)/.deploy ## Generate the dashboards and the PrometheusRule in deploy/ from panels and rules
+	@echo "Generating deploy/grafana/*.json and the PrometheusRule"
+	$(BIN)/python -m deploy.grafana.generate
+	$(BIN)/python -m deploy.prometheus.generate
 
 # -- benchmarks
 

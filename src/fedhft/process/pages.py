@@ -18,7 +18,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.telemetry import metrics
+from fedhft.telemetry.registry import Process, render
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,20 @@ class PagesServer:
         self._thread.join(timeout=1.0)
 
 
-def serve_pages(port: int, ready: Readiness, host: str = "127.0.0.1", idle_s: float = IDLE_SECONDS) -> PagesServer:
+def serve_pages(
+    port: int,
+    ready: Readiness,
+    host: str = "127.0.0.1",
+    idle_s: float = IDLE_SECONDS,
+    process: Process | None = None,
+) -> PagesServer:
     """Serve the pages on host:port (0 picks a free port). `ready` is called per request and must not block.
 
-    A connection that stays silent for `idle_s` seconds is closed.
+    process: whose series to show; None shows all. A connection that stays silent for `idle_s` seconds is closed.
     Raises FedhftError(INVALID_ARGUMENT) when the address cannot be bound.
     """
     try:
-        server = _Server(host, port, ready, idle_s)
+        server = _Server(host, port, ready, idle_s, process)
     except (OSError, OverflowError) as error:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "metrics address", f"{host}:{port}", f"cannot be bound ({error})",
@@ -75,8 +81,9 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 32
 
-    def __init__(self, host: str, port: int, ready: Readiness, idle_s: float) -> None:
+    def __init__(self, host: str, port: int, ready: Readiness, idle_s: float, process: Process | None) -> None:
         self.ready = ready
+        self.process = process
         self.idle_s = idle_s
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._open: dict[Any, None] = {}
@@ -125,7 +132,7 @@ class _Pages(BaseHTTPRequestHandler):
         """Answer one page."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics.render())
+            self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, render(self.server.process))
         elif path == "/healthz":
             self._answer(HTTPStatus.OK, "application/json", b'{"healthy":true}\n')
         elif path == "/readyz":
