@@ -4,6 +4,7 @@
 # BASE       base image, any with Python 3.11 or later and glibc
 # DEMO_ARGS  arguments of `fedhft demo`, e.g. make demo DEMO_ARGS="--compare fedit,local"
 # TEST_ARGS  arguments of pytest, e.g. make test TEST_ARGS="tests/unit -k wire"
+# TEST_WORKERS  processes that share the tests by file; `auto` is one per core, 0 runs them one after another
 # PYTHON     interpreter that the virtual environment is created with (3.11 or newer; 3.11 and 3.12 have an embedded Redis)
 # PIP_ARGS   arguments of pip, e.g. the index that has the CPU build of torch
 
@@ -19,6 +20,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
+TEST_WORKERS ?= auto
 DATA ?=
 WHEELS ?=
 BASE ?= python:3.12-slim
@@ -70,7 +72,7 @@ demo: $(VENV)/.demo ## Run a whole federation on this machine (DEMO_ARGS="--comp
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS="tests/unit")
 	@echo "Running the tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 .PHONY: test-system
 test-system: $(VENV)/.dev ## Try the wheel in clean environments, and scrape a federation with Prometheus
