@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
@@ -35,6 +35,29 @@ async def older_rounds(store: Store, record: JobRecord, *, before: int, after: i
     job = jobs_pb2.Job(job=record.job, status=record.status.value, rounds_done=done)
     await _add_history(store, job, lambda kept_from: page_of(done, kept_from, after=after, before=before, last=last))
     return job
+
+
+async def picked_rounds(store: Store, job: JobId, rounds: Iterable[int]) -> list[jobs_pb2.RoundSummary]:
+    """Figures of some rounds, ascending numbers given; those that are no longer kept are left out."""
+    found: list[jobs_pb2.RoundSummary] = []
+    for stretch in _stretches(rounds):
+        entries = (await store.history(job, stretch.start - 1, stretch.stop - 1)).entries
+        found.extend(RoundHistory.from_json(text).summary for text in entries)
+    return found
+
+
+def _stretches(rounds: Iterable[int]) -> Iterator[range]:
+    """Ascending numbers as ranges without gaps, of a page at most."""
+    current: range | None = None
+    for number in rounds:
+        if current is not None and number == current.stop and len(current) < HISTORY_PAGE:
+            current = range(current.start, number + 1)
+        else:
+            if current is not None:
+                yield current
+            current = range(number, number + 1)
+    if current is not None:
+        yield current
 
 
 async def _add_history(store: Store, job: jobs_pb2.Job, page_from: Callable[[int], range]) -> None:

@@ -1,7 +1,7 @@
 """An HTTP server on threads of its own, away from the data path, whose connections are bounded in number and in time.
 
 An answer takes milliseconds. Where more connections come than there are places, the one that has been served longest
-makes way: it is slow on purpose, or lost. A connection that is meant to last (server-sent events) is `hold`-ed: it gives
+makes way: it is slow on purpose, or lost. A connection that is meant to last (server-sent events) is held: it gives
 its place back, and counts against a bound of its own.
 """
 
