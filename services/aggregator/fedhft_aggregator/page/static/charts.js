@@ -14,6 +14,7 @@ const tierOf = (round, tier) => (round.tiers || []).find((one) => one.tier === t
 const CHARTS = [
   {
     id: "accuracy",
+    wide: true,
     title: (job) => (job.score === "accuracy" ? "Accuracy" : "Score"),
     note: "on clients' own rows (personal) and on the common rows (shared), at the start of each round",
     show: format.score,
@@ -119,7 +120,8 @@ const colorOf = (color) => token(color === "floor" ? "floor" : `series-${((color
 const drawn = new Map();
 
 // rounds: ascending. Draws what is new, and takes away what a job does not have.
-export function draw(job, rounds) {
+export function draw(job, published) {
+  const rounds = job.final ? [...published, job.final] : published;
   const holder = find("charts");
   for (const chart of CHARTS) {
     let own = drawn.get(chart.id);
@@ -138,6 +140,7 @@ export function draw(job, rounds) {
     own.legend.replaceChildren(...(measured ? lines.filter((line) => !line.quiet).map((line) => entryOf(line, chart)) : []));
     const last = lines.filter((line) => !line.quiet).map((line) => `${line.name} ${chart.show(line.points.at(-1).y)}`);
     own.canvas.setAttribute("aria-label", `${chart.title(job)}, ${chart.note}. Round ${rounds.at(-1)?.round ?? 0}: ${last.join(", ")}`);
+    own.final = job.final?.round;
     if (measured) plot(own, chart, lines, rounds);
   }
 }
@@ -158,7 +161,7 @@ function frameOf(chart) {
   const plotted = make("div", { class: "plot" }, canvas);
   const empty = make("p", { class: "empty" }, "No figures yet. They come with the first published round.");
   const note = make("p", { class: "quiet" }, chart.note);
-  const figure = make("figure", { class: "card", "data-chart": chart.id }, make("figcaption", {}, title, note, legend), plotted, empty);
+  const figure = make("figure", { class: chart.wide ? "card wide" : "card", "data-chart": chart.id }, make("figcaption", {}, title, note, legend), plotted, empty);
   return { figure, title, legend, canvas, plot: plotted, empty };
 }
 
@@ -188,6 +191,7 @@ function plot(own, chart, lines, rounds) {
     barPercentage: few ? 0.9 : 1,
     pointRadius: few && !line.flat && !line.quiet ? 2.5 : 0,
     pointHoverRadius: line.flat ? 0 : 4,
+    clip: chart.stacked ? undefined : false,
     cubicInterpolationMode: "monotone",
   }));
   const signature = `${chart.id}:${datasets.map((one) => one.label).join("|")}:${few}`;
@@ -217,7 +221,7 @@ function plot(own, chart, lines, rounds) {
           boxPadding: 4,
           usePointStyle: true,
           callbacks: {
-            title: (items) => `Round ${items[0]?.parsed.x}`,
+            title: (items) => (items[0]?.parsed.x === own.final ? "Final evaluation" : `Round ${items[0]?.parsed.x}`),
             label: (item) => ` ${item.dataset.label}: ${chart.show(item.parsed.y)}`,
           },
         },
@@ -229,7 +233,7 @@ function plot(own, chart, lines, rounds) {
           beginAtZero: Boolean(chart.zero || chart.stacked),
           border: { display: false },
           grid: { color: token("grid") },
-          ticks: { color: token("quiet"), maxTicksLimit: 6, callback: (value) => shortly(chart, value) },
+          ticks: { color: token("quiet"), maxTicksLimit: 6, stepSize: chart.show === format.bytes ? stepOf(lines) : undefined, callback: (value) => shortly(chart, value) },
         },
       },
     },
@@ -248,13 +252,29 @@ function xAxis(chart, rounds) {
     border: { color: token("line") },
     grid: { display: false },
     title: { display: false },
-    ticks: { color: token("quiet"), precision: 0, stepSize: last - first < 12 ? 1 : undefined, maxRotation: 0, autoSkipPadding: 14,
-      callback: (value) => (Number.isInteger(value) ? value : "") },
+    afterBuildTicks: (axis) => { axis.ticks = ticksOf(first, last); },
+    ticks: { color: token("quiet"), maxRotation: 0, autoSkip: false, callback: (value) => value },
   };
+}
+
+// Whole rounds, evenly spaced, a dozen at most.
+function ticksOf(first, last) {
+  const step = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10000].find((one) => (last - first) / one <= 11) || last;
+  const ticks = [{ value: first }];
+  for (let value = Math.ceil((first + step / 2) / step) * step; value <= last; value += step) ticks.push({ value });
+  return ticks;
+}
+
+// Round numbers of KiB or MiB between the lines of a grid.
+function stepOf(lines) {
+  const most = Math.max(1, ...lines.flatMap((line) => line.points.map((point) => point.y)));
+  const unit = 1024 ** Math.max(0, Math.floor(Math.log(most / 4) / Math.log(1024)));
+  return unit * ([1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500].find((one) => one * unit * 5 >= most) || 1024);
 }
 
 function shortly(chart, value) {
   if (chart.show === format.score) return Number(value.toFixed(2)).toString();
+  if (chart.show === format.factor) return `${Number(value.toFixed(1))}×`;
   if (chart.stacked) return Number.isInteger(value) ? value : "";
   return chart.show(value);
 }

@@ -23,7 +23,7 @@ export function bytes(value) {
 
 export function seconds(value) {
   if (!known(value)) return NONE;
-  if (value < 10) return `${value.toFixed(1)} s`;
+  if (value < 10 && !Number.isInteger(value)) return `${value.toFixed(1)} s`;
   if (value < 120) return `${Math.round(value)} s`;
   if (value < 7200) return `${Math.floor(value / 60)} min ${Math.floor(value % 60)} s`;
   if (value < 172800) return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;

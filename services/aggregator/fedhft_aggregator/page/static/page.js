@@ -68,7 +68,7 @@ function render(fresh) {
   job.openRound(state.job, 0);
   job.figures(state.job, rounds);
   if (fresh) {
-    charts.draw(state.job, state.job.final ? [...rounds, { ...state.job.final }] : rounds);
+    charts.draw(state.job, rounds);
     const left = state.job.rounds_done - rounds.length;
     find("charts-note").hidden = left <= 0;
     write(find("charts-note"), `${format.count(rounds.length)} of ${format.count(state.job.rounds_done)} rounds are drawn: the last ones, and older ones evenly spaced.`);

@@ -15,7 +15,7 @@ export function clients(told) {
     client.tier || format.NONE,
     planOf(client.plan),
     client.samples ? format.count(client.samples) : format.NONE,
-    format.plural(client.rounds_delivered, "round"),
+    format.count(client.rounds_delivered),
     format.ago(client.seen_seconds),
     mixOf(client.memberships),
     noteOf(client),
@@ -39,7 +39,7 @@ function mixOf(memberships) {
     part.style.background = `var(--series-${(place % 6) + 1})`;
     bar.append(part);
   });
-  return [bar, make("span", {}, `${strongest} (${Math.round(memberships[strongest] * 100)} %)`)];
+  return [bar, `${strongest} (${Math.round(memberships[strongest] * 100)} %)`];
 }
 
 function noteOf(client) {
@@ -59,7 +59,7 @@ export function bounded(told, firstPage) {
   } else {
     note.textContent = `None in the ${firstPage ? "last" : "shown"} rounds: every update was folded as it was sent.`;
   }
-  const columns = [["Round", "number"], ["Client"], ["What", "short"], ["Why", "text"]];
+  const columns = [["Round", "short"], ["Client", "short"], ["What", "short"], ["Why", "text"]];
   const rows = updates.map((one) => [
     format.count(one.round), one.client, badge(WORDS[one.what] || one.what, one.what === "clipped" ? "warn" : "bad"), whyOf(one),
   ]);
@@ -74,8 +74,8 @@ function whyOf(one) {
 
 export function rounds(told, final) {
   const columns = [["Round", "number"], ["Updates", "number"], ["Length", "number"], ["Personal", "number"], ["Worst decile", "number"],
-    ["After training", "number"], ["Shared", "number"], ["Loss", "number"], ["Up per client", "number"], ["Down", "number"], ["Compression", "number"],
-    ["Peak memory", "number"], ["Clusters", "short"]];
+    ["After training", "number"], ["Shared", "number"], ["Loss", "number"], ["Up, down", "number"], ["Compression", "number"],
+    ["Memory", "number"], ["Clusters", "short"]];
   const listed = [...told.rounds].reverse();
   if (final) listed.unshift({ ...final, name: "final" });
   table(find("rounds"), columns, listed.map((round) => [
@@ -87,8 +87,7 @@ export function rounds(told, final) {
     format.score(round.personal_after_mean),
     format.score(round.shared_before),
     format.score(round.personal_loss_before_median),
-    format.bytes(format.ratio(round.socket_bytes_up, round.accepted)),
-    format.bytes(format.ratio(round.socket_bytes_down, round.accepted)),
+    `${format.bytes(format.ratio(round.socket_bytes_up, round.accepted))}, ${format.bytes(format.ratio(round.socket_bytes_down, round.accepted))}`,
     format.factor(format.ratio(round.update_raw_bytes, round.update_bytes)),
     format.bytes(round.peak_rss_bytes_max || undefined),
     (round.cluster_sizes || []).join(" + ") || format.NONE,
