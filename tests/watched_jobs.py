@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedhft.coordination.history import RoundHistory
@@ -88,6 +88,7 @@ class WatchedJob:
     clients: Sequence[ClientId]
     fence: int = 0
     number: int = 0
+    parts: dict[str, Participant] = field(default_factory=dict)
 
     @property
     def job(self) -> JobId:
@@ -104,22 +105,21 @@ class WatchedJob:
             await self.store.join(self.job, record)
         await self.store.set_status(self.job, JobStatus.RUNNING, "", ALIVE)
         rows = {client: self._mixture(place) for place, client in enumerate(self.clients)}
-        await self.store.publish_memberships(
-            self.job, MembershipRecord(version=1, round=0, clusters=2, rows=rows), 0
-        )
+        await self.store.publish_memberships(self.job, MembershipRecord(version=1, round=0, clusters=2, rows=rows), 0)
         self.fence = await self.store.acquire(self.job, "here", 3_600_000) or 0
 
     async def open(self, evaluation: bool = False) -> None:
         self.number += 1
         now_ms = await self.store.now_ms()
-        parts = {
-            str(client): Participant(samples=120, plan=self._plan(place), memberships=self._mixture(place))
-            for place, client in enumerate(self.clients)
-        }
+        if not self.parts:
+            self.parts = {
+                str(client): Participant(samples=120, plan=self._plan(place), memberships=self._mixture(place))
+                for place, client in enumerate(self.clients)
+            }
         record = RoundRecord(
             number=self.number, phase=Phase.COLLECTING, evaluation=evaluation, base_version=self.number - 1,
             membership_version=1, clusters=2, opened_ms=now_ms, deadline_ms=now_ms + 600_000,
-            target=len(self.clients), quorum=max(1, len(self.clients) // 2), participants=parts,
+            target=len(self.clients), quorum=max(1, len(self.clients) // 2), participants=self.parts,
         )  # fmt: skip
         await self.store.open_round(self.job, record, self.fence)
 

@@ -30,6 +30,7 @@ JOBS = "jobs"
 _ANSWER_S = 10.0
 _OPEN_S = 1.0
 """Updates arrive without a change that people are woken for, so an open round is looked at so often."""
+_LIST_S = 4.0
 _IDLE_S = 10.0
 _RETRY_S = 2.0
 
@@ -163,9 +164,9 @@ class Feed:
 
     async def _list_jobs(self, name: str) -> float:
         """Write the list of jobs; returns how long to wait, seconds."""
-        begun = time.monotonic()
+        begun = time.thread_time()
         self.board.write(name, encoded(await self._known.jobs()))
-        return max(4.0, SHARE * (time.monotonic() - begun))
+        return max(_LIST_S, SHARE * (time.thread_time() - begun))
 
     async def _look_at(self, name: str) -> float:
         """Write one job, and wait for its next change; returns how long to wait at least before it is read again."""
@@ -173,9 +174,9 @@ class Feed:
         if self._store is None:
             raise FedhftError(ErrorCode.STORE_UNAVAILABLE, "the page is starting; try again")
         seen = await self._store.changes(job, Topic.PROGRESS)
-        begun = time.monotonic()
+        begun = time.thread_time()
         view = await self._known.news(job)
-        cost = time.monotonic() - begun
+        cost = time.thread_time() - begun
         self.board.write(name, encoded(view))
         await self._store.wait_change(job, Topic.PROGRESS, seen, _OPEN_S if view["open"] else _IDLE_S)
         return max(0.1, SHARE * cost)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SHARE = 20
-"""What took long to read is kept this many times as long: readings take a twentieth of the time at most."""
+"""A reading is kept this many times as long as it took of the processor: all take a twentieth of it at most."""
 _MOST = 128
 
 
@@ -22,8 +22,11 @@ class _Reading:
 class Kept:
     """Readings by key. At most 128 of them; the one that was read first is forgotten."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, processor: Callable[[], float] = time.thread_time
+    ) -> None:
         self._clock = clock
+        self._processor = processor
         self._readings: dict[tuple[object, ...], _Reading] = {}
         self._locks: dict[tuple[object, ...], asyncio.Lock] = {}
 
@@ -37,10 +40,10 @@ class Kept:
             async with lock:
                 known = self._readings.pop(key, None)
                 if known is None or known.until <= self._clock():
-                    begun = self._clock()
+                    begun = self._processor()
                     value = await read()
-                    now = self._clock()
-                    known = _Reading(value, now + max(least_s, SHARE * (now - begun)))
+                    cost = self._processor() - begun
+                    known = _Reading(value, self._clock() + max(least_s, SHARE * cost))
                 self._readings[key] = known
                 while len(self._readings) > _MOST:
                     del self._readings[next(iter(self._readings))]
