@@ -31,7 +31,7 @@ export function heading(job) {
 }
 
 function notice(word, text, kind) {
-  return make("p", { class: "notice", "data-kind": kind }, make("strong", {}, word), quoted(text));
+  return make("p", { class: "notice", "data-kind": kind }, make("strong", {}, word), " ", quoted(text));
 }
 
 // age: seconds since the server told of it.
