@@ -54,6 +54,11 @@ $(VENV)/.deploy: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[deploy]'
 	@touch $@
 
+$(VENV)/.browser: pyproject.toml $(VENV)/.dev
+	@echo "Installing what drives a browser into $(VENV)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[browser]'
+	@touch $@
+
 .PHONY: venv
 venv: $(VENV)/.dev ## Create .venv with everything development needs
 	@echo "$(VENV) is ready: source $(BIN)/activate"
@@ -73,8 +78,8 @@ test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
 
 .PHONY: test-system
-test-system: $(VENV)/.dev ## Build the wheel and try each service in a clean environment with only its extra
-	@echo "Testing the wheel in clean environments"
+test-system: $(VENV)/.browser ## Try the wheel in clean environments, and the page in Chromium where that is installed
+	@echo "Testing the wheel in clean environments, and the page in a browser"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
 
 .PHONY: test-deploy

@@ -13,7 +13,15 @@ from fedhft_aggregator.page.access import Gate, PageSettings
 from fedhft_aggregator.page.assets import read_assets
 from fedhft_aggregator.page.board import Board
 from fedhft_aggregator.page.kept import SHARE, Kept
-from fedhft_aggregator.page.readings import MOST_JOBS, RECENT_ROUNDS, SPREAD_ROUNDS, Readings
+from fedhft_aggregator.page.readings import (
+    MOST_JOBS,
+    RECENT_ROUNDS,
+    SPREAD_ROUNDS,
+    TABLE_CLIENTS,
+    TABLE_ROUNDS,
+    Readings,
+)
+from fedhft_aggregator.page.server import MOST_WATCHERS
 from fedhft_aggregator.service import _page_settings
 from fedhft_aggregator.settings import AggregatorSettings
 from hypothesis import given
@@ -22,6 +30,7 @@ from hypothesis import strategies as st
 from fedhft.coordination.deny_list import DenyList
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
+from fedhft.process.http_server import IDLE_SECONDS, MAX_CONNECTIONS
 from fedhft.records import JobStatus
 from fedhft.rounds.paging import thinned
 from fedhft.rpc.tls import TlsSettings
@@ -293,3 +302,21 @@ def test_everything_told_is_json_without_numbers_that_json_lacks() -> None:
     assert view["shared_before"] == 0.0
     assert "seconds" not in view
     assert "shared_after" not in view
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"then the newest others, {MOST_JOBS} at most",
+        f"became of its last update; {TABLE_CLIENTS} at a time",
+        f"figures of {TABLE_ROUNDS} rounds at a time",
+        f"draw the last {RECENT_ROUNDS} rounds, and at most {SPREAD_ROUNDS} of those before",
+        f"{MOST_WATCHERS} browsers are told",
+        f"answered on {MAX_CONNECTIONS} connections at once",
+        f"silent for {IDLE_SECONDS:g} s",
+        "takes a twentieth of a core" if SHARE == 20 else "another share",
+    ],
+)
+def test_numbers_in_its_document_are_the_code_s(sentence: str) -> None:
+    document = Path(__file__).parents[2] / "docs/page.md"
+    assert sentence in " ".join(document.read_text(encoding="utf-8").split())
