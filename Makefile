@@ -56,6 +56,11 @@ $(VENV)/.deploy: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[deploy]'
 	@touch $@
 
+$(VENV)/.browser: pyproject.toml $(VENV)/.dev
+	@echo "Installing what drives a browser into $(VENV)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[browser]'
+	@touch $@
+
 .PHONY: venv
 venv: $(VENV)/.dev ## Create .venv with everything development needs
 	@echo "$(VENV) is ready: source $(BIN)/activate"
@@ -75,8 +80,8 @@ test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 .PHONY: test-system
-test-system: $(VENV)/.dev ## Try the wheel in clean environments, and scrape a federation with Prometheus
-	@echo "Testing the wheel in clean environments, and metrics with a real Prometheus"
+test-system: $(VENV)/.browser ## Try the wheel in clean environments, metrics with a real Prometheus, the page in Chromium
+	@echo "Testing the wheel in clean environments, metrics with Prometheus, the page in a browser"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
 
 .PHONY: test-deploy

@@ -184,6 +184,14 @@ def load_canonical(text: str) -> JobSpec:
     return parse_job(raw)
 
 
+def stored_client_timeout(text: str) -> float:
+    """rounds.client_timeout of a stored job, seconds, without reading all of it; 0 where it is damaged."""
+    try:
+        return float(json.loads(text)["rounds"]["client_timeout"])
+    except (ValueError, TypeError, KeyError):
+        return 0.0  # people are shown a damaged job too
+
+
 def job_schema() -> dict[str, Any]:
     """JSON Schema of the job file, for editors; durations and sizes may also be text there."""
     schema = JobSpec.model_json_schema()

@@ -28,6 +28,7 @@ COMBINED = {
     "prod, hpa": ("../prod", ["hpa"]),
     "prod, blobs-pvc": ("../prod", ["blobs-pvc"]),
     "prod, ingress-passthrough": ("../prod", ["ingress-passthrough"]),
+    "prod, page": ("../prod", ["page"]),
     "prod, gateway": ("../prod", ["gateway"]),
     "prod, agent": ("../prod", ["agent"]),
     "prod, external-redis": ("../prod", ["external-redis"]),
