@@ -7,17 +7,20 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fedhft_agent.connection import Connection, Peer
+from fedhft_aggregator.clusterer_client import RemoteClusterer
 
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
-from fedhft.ids import ClientId
+from fedhft.ids import ClientId, JobId
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess
 from fedhft.process.signals import StopSignal
+from fedhft.rpc.channel import ChannelSettings
 from fedhft.rpc.diagnosis import LONGEST_S, diagnose
 from fedhft.rpc.outage import Outage
 from fedhft.rpc.retry import Backoff
@@ -288,3 +291,55 @@ def test_a_service_whose_store_is_away_at_its_start_says_so_once(
     assert len(said) == 1, said
     assert reason in str(said[0]["reason"])
     assert len(lines_of(process)) <= 6, process.describe_log()
+
+
+# -- an aggregator and its clusterer
+
+
+@pytest.mark.parametrize(
+    "name", ["another authority", "expired", "another name", "no certificate of ours", "a server in plain text"]
+)
+async def test_an_aggregator_says_in_the_same_words_why_it_cannot_call_its_clusterer(
+    parties: Parties, name: str
+) -> None:
+    cause = CAUSES[name]
+    with served(ScriptedFederation(), cause.server(parties)) as server:
+        clusterer = RemoteClusterer(ChannelSettings(server.address, tls=cause.client(parties)))
+        with pytest.raises(FedhftError) as caught:
+            await clusterer.update_memberships(JobId("job"), 0, 0)
+        await clusterer.close()
+    assert caught.value.code is cause.code
+    assert [word for word in cause.words if word not in caught.value.message] == [], caught.value.message
+
+
+def test_an_aggregator_that_cannot_reach_its_clusterer_is_ready_and_says_why_in_log_and_page(
+    parties: Parties, fresh_redis_url: str, tmp_path: Path
+) -> None:
+    with served(ScriptedFederation(), parties.own.expired("clusterer")) as server:
+        given = ["--redis", fresh_redis_url, "--clusterer", server.address, *files(parties.server)]
+        process = aggregator(tmp_path, *given)
+        try:
+            page = f"http://{process.wait_listening(60)['metrics']}/readyz"
+            assert "has expired since 20" in readiness(page, lambda reason: reason != "")
+            server.stop()
+            server.tls = parties.own.of("clusterer")
+            server.start()
+            assert readiness(page, lambda reason: reason == "") == ""
+        finally:
+            process.terminate()
+            assert process.wait(30), process.describe_log()
+    (said,) = [line for line in lines_of(process) if line.get("message") == "the clusterer cannot be reached"]
+    assert (said["code"], "fedhft certs renew" in str(said["reason"])) == ("server_certificate_expired", True)
+    assert any(line.get("message") == "the clusterer can be reached again" for line in lines_of(process))
+
+
+def readiness(page: str, as_wanted: Callable[[str], bool]) -> str:
+    """The reason on a page of a process that is ready, once it is as wanted."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        with urllib.request.urlopen(page, timeout=5.0) as answer:  # noqa: S310  (503 raises)
+            found = str(json.load(answer)["reason"])
+        if as_wanted(found):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)

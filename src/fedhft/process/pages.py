@@ -23,7 +23,7 @@ from fedhft.telemetry import metrics
 logger = logging.getLogger(__name__)
 
 Readiness = Callable[[], tuple[bool, str]]
-"""Answers at once: (ready, reason when not)."""
+"""Answers at once: (ready, reason when not, or what does not work although it is)."""
 
 MAX_CONNECTIONS = 16
 """Connections served at once; for any more the one that has been served longest is closed."""
