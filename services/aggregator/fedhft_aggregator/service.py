@@ -34,6 +34,8 @@ def run(settings: AggregatorSettings) -> int:
 async def serve(settings: AggregatorSettings) -> None:
     """Serve agents and people, and drive every unfinished job. Raises FedhftError for settings that cannot work."""
     reached = failpoint(os.environ.get(VARIABLE, ""))
+    if settings.tls is not None:
+        settings.tls.read()  # files that are not sound are told at once, not after waiting for a store
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings.redis, settings.blobs)
         stack.push_async_callback(store.close)
