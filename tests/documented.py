@@ -1,10 +1,10 @@
-"""Commands of the documents: fenced blocks of shell, and the marks on them that say who runs them.
+"""Commands of the documents: fenced blocks of shell, and the marks on them.
 
-The line that opens a block says it, where readers of the page do not see it:
+The line that opens a block has the marks, where readers of the page do not see them:
 
-    ```sh run-by=tests/system/test_install_walk.py
-    ```sh terminal run-by=...      every line is a program that stays, each in a terminal of its own
-    ```sh not-run                  cannot be run by a test here: it needs a cluster, a registry, hours, or data
+    ```sh                every line is run by the test that RUNS in tests/unit/test_docs_commands.py names
+    ```sh terminal       so too; every line is a program that stays, each in a terminal of its own
+    ```sh not-run        cannot be run by a test here: it needs a cluster, a registry, data, or hours
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class Block:
 
     page: str
     """Path in the repository."""
+    section: str
+    """The heading above it, without its marks."""
     line: int
     """Of the opening fence, from 1."""
     text: str
@@ -33,21 +35,19 @@ class Block:
         return "terminal" in self.marks
 
     @property
-    def run_by(self) -> str:
-        """Path of the test that runs it; empty for none."""
-        return next((mark.partition("=")[2] for mark in self.marks if mark.startswith("run-by=")), "")
-
-    @property
     def lines(self) -> list[str]:
         """Commands, one a line."""
         return self.text.splitlines()
 
 
-def shell_blocks(page: str) -> list[Block]:
-    """Every block of shell of a page, in order."""
+def shell_blocks(page: str, section: str = "") -> list[Block]:
+    """Every block of shell of a page, or of one of its sections, in order."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.finditer(r"^ *```sh( [^\n]*)?\n(.*?)^ *```", text, re.M | re.S)
-    return [
-        Block(page, text.count("\n", 0, match.start()) + 1, match[2], tuple((match[1] or "").split()))
-        for match in found
-    ]
+    found = []
+    for match in re.finditer(r"^ *```sh( [^\n]*)?\n(.*?)^ *```", text, re.M | re.S):
+        before = text[: match.start()]
+        # A heading is looked for outside of blocks: their comments look like headings.
+        headings = re.findall(r"^#+ (.*)$", re.sub(r"^ *```.*?^ *```", "", before, flags=re.M | re.S), re.M)
+        marks = tuple((match[1] or "").split())
+        found.append(Block(page, headings[-1] if headings else "", before.count("\n") + 1, match[2], marks))
+    return [block for block in found if section in ("", block.section)]

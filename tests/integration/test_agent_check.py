@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from fedhft.rpc.tls import TlsSettings
 from fedhft.training.stored_weights import stored_values
 from tests.agents import ENVIRONMENT, Site, free_address, running_site
 from tests.certificates import Certificates
+from tests.documented import shell_blocks
 from tests.models import tiny_model
 from tests.root_logger import root_logger_as_before
 
@@ -414,3 +416,17 @@ def test_the_command_ends_with_the_code_of_the_first_failure(look: Looking, tmp_
     done = run("--data", str(tmp_path / "none.jsonl"), "--model", str(tmp_path))
     assert done.returncode == OUTCOMES[ErrorCode.INVALID_DATA].exit_code
     assert done.stdout.splitlines()[-1].startswith("2 failed")
+
+
+def test_the_documented_command_is_one_that_works(look: Looking, job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = shell_blocks("docs/operations.md", "Before an agent starts")
+    (line,) = block.lines
+    here = {"--server": look.site.server, "--job": job, "--data": str(look.site.data("ash"))}
+    here["--holdout"] = here["--data"]
+    program, agent, check, *given = shlex.split(line)
+    assert (program, agent, check) == ("fedhft", "agent", "check")
+    options = {flag: here.get(flag, value) for flag, value in zip(given[::2], given[1::2], strict=True)}
+    capsys.readouterr()
+    words = [word for pair in options.items() for word in pair]
+    assert main(["check", *words, "--model", str(look.site.model), "--state-dir", str(look.state)]) == 0
+    assert "0 failed" in capsys.readouterr().out

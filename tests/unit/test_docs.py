@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 from fedhft_agent import after_refusal, agent, connection, heartbeat, offers, transfers
+from fedhft_agent.check.settings import CheckSettings
 from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, transfer_places, uploads
 from fedhft_aggregator.settings import AggregatorSettings
 from fedhft_clusterer.settings import ClustererSettings
@@ -30,6 +31,7 @@ from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
 from fedhft.planning.tiers import tier_of
 from fedhft.process import pages
+from fedhft.process.settings import flag_of
 from fedhft.records import JobStatus, Phase
 from fedhft.reporting import table
 from fedhft.rounds import paging, patience, retention
@@ -58,7 +60,7 @@ def page(name: str) -> str:
 
 def blocks(path: Path, language: str) -> list[str]:
     text = path.read_text(encoding="utf-8")
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.M | re.S)
+    return re.findall(rf"^ *```{language}(?: [a-z -]+)?\n(.*?)^ *```", text, re.M | re.S)
 
 
 def row(name: str, first: str) -> str:
@@ -181,6 +183,8 @@ def check_fedhft(words: list[str]) -> None:
             known = {option for parameter in command.params for option in parameter.opts}
             if number == 0 and word in ("aggregator", "clusterer", "agent"):
                 known = service_options(word)
+                if words[1:2] == ["check"]:
+                    known |= {flag_of(name) for name in CheckSettings.model_fields}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
