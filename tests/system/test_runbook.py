@@ -22,7 +22,7 @@ from tests.system.terminals import Staying, Terminal, own_network, taken
 INSTALL, RUNBOOK = "docs/install.md", "docs/runbook.md"
 PORTS = (6379, 50051, 50052, 50053, 50061, 50063, 9101, 9102, 9111)
 BLOCK_S, START_S, JOB_S = 600.0, 180.0, 900.0
-ROUNDS = 8
+ROUNDS = 5
 pytestmark = pytest.mark.timeout(3600)
 
 
