@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from fedhft_agent import after_refusal, agent, connection, heartbeat, offers, transfers
+from fedhft_agent import after_refusal, agent, connection, heartbeat, offers
 from fedhft_agent.check.settings import CheckSettings
 from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, transfer_places, uploads
 from fedhft_aggregator.settings import AggregatorSettings
@@ -339,7 +339,8 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"waits at most {federation_service.MAX_WAIT_MS // 1000} s"),
         ("docs/protocol.md", f"| long poll | {federation_service.MAX_WAIT_MS // 1000} s |"),
         ("docs/protocol.md", f"at most {uploads.MAX_CHUNK_BYTES // 2**20} MiB"),
-        ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
+        ("docs/protocol.md", f"agents begin with {connection.CHUNK_BYTES // 2**10} KiB"),
+        ("docs/protocol.md", f"go up to {connection.LARGEST_CHUNK_BYTES // 2**10} KiB"),
         ("docs/protocol.md", f"An update of up to {uploads.MAX_INLINE_BYTES // 2**10} KiB comes inside its header"),
         ("docs/protocol.md", f"in pieces of {intake.PIECE_BYTES // 2**10} KiB"),
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),

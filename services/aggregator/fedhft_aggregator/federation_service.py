@@ -32,7 +32,7 @@ from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
 from fedhft_aggregator.job_offers import JobOffers
-from fedhft_aggregator.published_blobs import CROWDED_PIECE_BYTES, PIECE_BYTES, PublishedBlobs
+from fedhft_aggregator.published_blobs import PublishedBlobs, piece_size
 from fedhft_aggregator.transfer_places import TransferPlaces
 from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_INLINE_BYTES, Upload, Uploads, observe_agent
 from fedhft_aggregator.waiting import Waiting
@@ -199,8 +199,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         )
         begin = requests.number("offset", request.offset)
         async with self._pulls.place(client) as turn:
-            piece_bytes = CROWDED_PIECE_BYTES if turn.crowded else PIECE_BYTES
-            async for offset, piece in self._published.pieces(job, digest, begin, piece_bytes):
+            async for offset, piece in self._published.pieces(job, digest, begin, piece_size(turn.crowded)):
                 # Written here and not yielded, so that a reader that does not read is bounded in time.
                 await context.write(federation_pb2.BlobChunk(offset=offset, data=piece))
                 moved.inc(len(piece))

@@ -12,6 +12,7 @@ import grpc.aio
 from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.job_cache import JobCache
+from fedhft.process.garbage import collect_rarely
 from fedhft.process.running import Admin, Service, run_service
 from fedhft.rpc.channel import ChannelSettings
 from fedhft.store.open import open_store
@@ -27,6 +28,7 @@ from fedhft_aggregator.settings import AggregatorSettings
 
 def run(settings: AggregatorSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises FedhftError for settings that cannot work."""
+    collect_rarely()
     asyncio.run(serve(settings))
     return 0
 
