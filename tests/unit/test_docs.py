@@ -24,6 +24,7 @@ from fedhft.cli.main import app
 from fedhft.cli.server_options import ServerOptions
 from fedhft.clustering import fitting, selection, signature
 from fedhft.coordination import coordinator, tidying
+from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.job import JobSpec, parse_job, read_job
 from fedhft.job_sections import Tier
 from fedhft.job_values import parse_size
@@ -296,6 +297,13 @@ def test_built_and_unbuilt_presets_are_as_the_readme_says() -> None:
     unbuilt = re.search(r"Not built: .*? the presets (.*?);", text)
     assert unbuilt is not None
     assert not set(re.findall(r"`([a-z-]+)`", unbuilt[1])) & set(PRESETS)
+
+
+@pytest.mark.parametrize("name", ["docs/runbook.md", "docs/operations.md"])
+def test_codes_in_documents_have_the_exit_codes_that_stand_beside_them(name: str) -> None:
+    named = re.findall(r"`([a-z]+(?:_[a-z]+)+)` \((\d\d)\)", page(name))
+    assert named or name != "docs/runbook.md"
+    assert [(code, number) for code, number in named if OUTCOMES[ErrorCode(code)].exit_code != int(number)] == []
 
 
 def test_exit_codes_of_agents_are_as_documented() -> None:
