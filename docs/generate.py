@@ -144,6 +144,14 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "the proxy that `grpc_proxy`, `https_proxy` or `http_proxy` names cannot be reached, or does not let through",
         "put the server's host into `no_proxy`, or ask who runs the proxy",
     ),
+    ErrorCode.TLS_FILE_NOT_PEM: (
+        "a TLS file of this side is not PEM, or is damaged",
+        "give files in PEM; the message has the command that converts one",
+    ),
+    ErrorCode.TLS_KEY_MISMATCH: (
+        "`--tls-key` is not the key of `--tls-certificate`",
+        "give the pair that was issued together",
+    ),
     ErrorCode.FENCED: ("a coordinator lost its lease; seen by aggregators only", "none: the next holder goes on"),
     ErrorCode.JOB_FAILED: ("the job ended without a result", "`fedhft job get` has the reason"),
     ErrorCode.DECLINED: (

@@ -68,8 +68,14 @@ def test_files_that_do_not_belong_together_are_refused_by_name(certificates: Cer
     with pytest.raises(FedhftError, match=r"tls\.crt.*does not go with the key"):
         TlsSettings(one.certificate, two.key, one.authority).read()
     (tmp_path / "junk").write_text("junk")
-    with pytest.raises(FedhftError, match=r"junk.*has no certificates"):
+    with pytest.raises(FedhftError, match=r"junk: is not PEM"):
         TlsSettings(authority=tmp_path / "junk").read()
+    torn = tmp_path / "torn"
+    torn.write_bytes(one.certificate.read_bytes()[:200] if one.certificate else b"")
+    for settings in (TlsSettings(authority=torn), TlsSettings(torn, one.key)):
+        with pytest.raises(FedhftError, match=r"torn: cannot be used.*copy it again") as caught:
+            settings.read()
+        assert caught.value.code is ErrorCode.TLS_FILE_NOT_PEM
 
 
 async def test_a_server_whose_certificate_names_no_trust_domain_says_whose_callers_to_trust(

@@ -19,6 +19,7 @@ from fedhft.rpc.channel import ChannelSettings
 from fedhft.store.open import open_store
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2_grpc
 from fedhft_aggregator.clusterer_client import RemoteClusterer
+from fedhft_aggregator.clusterer_watch import ClustererWatch
 from fedhft_aggregator.failpoints import VARIABLE, failpoint
 from fedhft_aggregator.federation_service import Federation
 from fedhft_aggregator.jobs_service import Jobs
@@ -38,19 +39,28 @@ def run(settings: AggregatorSettings) -> int:
 async def serve(settings: AggregatorSettings) -> None:
     """Serve agents and people, and drive every unfinished job. Raises FedhftError for settings that cannot work."""
     reached = failpoint(os.environ.get(VARIABLE, ""))
+    if settings.tls is not None:
+        settings.tls.read()  # files that are not sound are told at once, not after waiting for a store
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings.redis, settings.blobs)
         stack.push_async_callback(store.close)
         clusterer: RemoteClusterer | None = None
+        watch: ClustererWatch | None = None
         if settings.clusterer:
             clusterer = RemoteClusterer(ChannelSettings(settings.clusterer, tls=settings.tls))
             stack.push_async_callback(clusterer.close)
+            watch = ClustererWatch(settings.clusterer, settings.tls)
+            await stack.enter_async_context(watch.watching())
         jobs = JobCache(store)
         decoded = DecodedUpdates()
         loops = JobLoops(store, jobs, clusterer, reached, decoded, settings.kept_rounds)
 
         deny_list = DenyList(store)
         await stack.enter_async_context(deny_list.following())
+
+        async def check() -> str:
+            await store.ping()
+            return watch.trouble if watch is not None else ""
 
         def register(server: grpc.aio.Server) -> None:
             federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, jobs, reached, decoded), server)
@@ -61,7 +71,7 @@ async def serve(settings: AggregatorSettings) -> None:
         service = Service(
             names=("fedhft.v1.Federation",),
             register=register,
-            check=store.ping,
+            check=check,
             work=_driving(loops),
             max_concurrent_rpcs=settings.max_concurrent_rpcs or None,
             check_certificate=deny_list.check,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
-
-from fedhft.errors import FedhftError
+from fedhft.rpc.certificate_shown import own_certificate
 from fedhft.rpc.tls import Stamp, TlsSettings
-from fedhft_agent.check.certificates import own_certificate
 
 
 class OwnExpiry:
@@ -22,9 +19,9 @@ class OwnExpiry:
         if self._tls is None or self._tls.certificate is None:
             return 0.0
         if (stamp := self._tls.stamp()) != self._stamp:
-            try:
-                self._ends = float(ssl.cert_time_to_seconds(own_certificate(self._tls)["notAfter"]))
-            except (FedhftError, OSError, KeyError, ValueError):
+            own = own_certificate(self._tls)
+            if own is None:
                 return self._ends
+            self._ends = own.not_after
             self._stamp = stamp
         return self._ends

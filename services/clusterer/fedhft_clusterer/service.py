@@ -37,6 +37,8 @@ def run(settings: ClustererSettings) -> int:
 
 async def serve(settings: ClustererSettings) -> None:
     """Fit mixtures for the aggregator. Raises FedhftError for settings that cannot work."""
+    if settings.tls is not None:
+        settings.tls.read()  # files that are not sound are told at once, not after waiting for a store
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings.redis, "redis")
         stack.push_async_callback(store.close)

@@ -17,7 +17,7 @@ from fedhft.telemetry.registry import Process, render
 __all__ = ["IDLE_SECONDS", "MAX_CONNECTIONS", "PagesServer", "Readiness", "serve_pages"]
 
 Readiness = Callable[[], tuple[bool, str]]
-"""Answers at once: (ready, reason when not)."""
+"""Answers at once: (ready, reason when not, or what does not work although it is)."""
 
 
 class PagesServer:
