@@ -77,7 +77,7 @@ async def test_a_new_holder_shows_what_the_one_before_had_published() -> None:
     story = await Story.begin(rounds=rules())
     await story.join("a", "b")
     one = story.coordinator("one")
-    await story.play_round(one)
+    await story.play_round(one, moved={"peak_rss_bytes": 7_000})
     await story.settle(one)
     federations.drop(JOB)  # the page of another process
     story.wait(LEASE_MS / 1000 + 1)
@@ -85,6 +85,7 @@ async def test_a_new_holder_shows_what_the_one_before_had_published() -> None:
     await story.settle(story.coordinator("two"))
     assert value("fedhft_federation_cluster_participants", cluster="0") == 2
     assert value("fedhft_federation_plan_depth", tier="standard") == 2
+    assert value("fedhft_federation_peak_memory_bytes", tier="standard") == 7_000
 
 
 async def test_an_ended_job_keeps_its_last_figures_and_has_no_lease_and_no_deadline() -> None:

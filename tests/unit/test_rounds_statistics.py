@@ -8,7 +8,7 @@ import pytest
 
 from fedhft.plan import AdapterPlan
 from fedhft.records import Participant
-from fedhft.rounds.statistics import figures_of, majority_of, peak_memory_of
+from fedhft.rounds.statistics import figures_of
 from fedhft.rounds.summary import ClientReport
 from fedhft.v1 import federation_pb2 as pb
 
@@ -16,17 +16,17 @@ PERSONAL, SHARED = pb.Score.SPLIT_PERSONAL, pb.Score.SPLIT_SHARED
 BEFORE, AFTER = pb.Score.MOMENT_BEFORE, pb.Score.MOMENT_AFTER
 
 
-def score(split: Any, moment: Any, value: float, loss: float, rows: int = 10, majority: float = 0.0) -> pb.Score:
+def score(split: Any, moment: Any, value: float, loss: float, rows: int = 10) -> pb.Score:
     view = pb.Score.VIEW_OWN
-    return pb.Score(split=split, moment=moment, view=view, value=value, loss=loss, rows=rows, majority=majority)
+    return pb.Score(split=split, moment=moment, view=view, value=value, loss=loss, rows=rows)
 
 
 def report(
     client: str, *scores: pb.Score, tier: str = "small", shard: int | None = None, peak: int = 0
 ) -> ClientReport:
-    plan = AdapterPlan(tier=tier, depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
+    plan = AdapterPlan(tier="small", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
     part = Participant(samples=10, plan=plan, memberships=(1.0,), shard=shard)
-    return ClientReport(client, 10, part, scores, pb.Measurements(peak_rss_bytes=peak), ())
+    return ClientReport(client, 10, part, scores, pb.Measurements(), ())
 
 
 def by_name(*reports: ClientReport) -> dict[tuple[str, str, str], tuple[float, float]]:
@@ -54,15 +54,3 @@ def test_of_shared_rows_there_is_the_mean_over_rows_of_clients_that_were_dealt_s
 
 def test_without_scores_there_are_no_figures() -> None:
     assert by_name(report("a")) == {}
-    assert majority_of([report("a")]) is None
-
-
-def test_the_majority_floor_counts_every_client_once() -> None:
-    both = report("a", score(PERSONAL, BEFORE, 0, 0, majority=0.5), score(PERSONAL, AFTER, 0, 0, majority=0.5))
-    one = report("b", score(PERSONAL, AFTER, 0, 0, majority=0.8))
-    assert majority_of([both, one]) == pytest.approx(0.65)
-
-
-def test_memory_is_the_largest_of_each_tier_and_unmeasured_is_not_zero() -> None:
-    reports = [report("a", peak=5), report("b", peak=7), report("c", tier="large", peak=3), report("d", tier="none")]
-    assert peak_memory_of(reports) == {"small": 7, "large": 3}

@@ -17,7 +17,7 @@ from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.records import JobStatus, Look, Phase, RoundRecord
 from fedhft.rounds.attendance import needed
-from fedhft.rounds.statistics import figures_of, majority_of, peak_memory_of
+from fedhft.rounds.statistics import figures_of
 from fedhft.rounds.summary import ClientReport
 from fedhft.store.interface import Store
 from fedhft.telemetry import federations, metrics
@@ -120,10 +120,6 @@ def show_published(job: JobId, entry: RoundHistory, reports: Sequence[ClientRepo
         labels = {"federation": job, "split": figure.split, "moment": figure.moment, "statistic": figure.statistic}
         metrics.SCORE.labels(**labels).set(figure.score)
         metrics.LOSS.labels(**labels).set(figure.loss)
-    if (majority := majority_of(reports)) is not None:
-        metrics.MAJORITY_SCORE.labels(federation=job).set(majority)
-    for tier, peak in peak_memory_of(reports).items():
-        metrics.PEAK_MEMORY_BYTES.labels(federation=job, tier=tier).set(peak)
     outcome = "evaluated" if entry.evaluation else "published"
     metrics.ROUNDS.labels(federation=job, outcome=outcome).inc()
 
@@ -138,6 +134,15 @@ def _show_summary(job: JobId, summary: Any) -> None:
         if summary.HasField(field):
             labels = {"federation": job, "split": split, "moment": moment, "statistic": statistic}
             metrics.SCORE.labels(**labels).set(getattr(summary, field))
+    for moment in ("before", "after"):
+        if summary.HasField(field := f"personal_loss_{moment}_median"):
+            labels = {"federation": job, "split": "personal", "moment": moment, "statistic": "median"}
+            metrics.LOSS.labels(**labels).set(getattr(summary, field))
+    if summary.HasField("personal_majority_mean"):
+        metrics.MAJORITY_SCORE.labels(federation=job).set(summary.personal_majority_mean)
+    for figures in summary.tiers:
+        if figures.peak_rss_bytes_max:  # it was measured
+            metrics.PEAK_MEMORY_BYTES.labels(federation=job, tier=figures.tier).set(figures.peak_rss_bytes_max)
     metrics.ROUND_MEMBERSHIPS_VERSION.labels(federation=job).set(summary.membership_version)
     for cluster, size in enumerate(summary.cluster_sizes):
         metrics.CLUSTER_PARTICIPANTS.labels(federation=job, cluster=str(cluster)).set(size)

@@ -1,4 +1,4 @@
-"""Statistics over a round's clients, from their reports: scores and losses by split and moment, peak memory by tier."""
+"""Statistics over a round's clients, from their reports: scores and losses by split and moment."""
 
 from __future__ import annotations
 
@@ -43,27 +43,6 @@ def figures_of(reports: Sequence[ClientReport]) -> tuple[Figure, ...]:
         if value is not None and loss_of_rows is not None:
             found.append(Figure("shared", moment, "mean", value, loss_of_rows))
     return tuple(found)
-
-
-def majority_of(reports: Sequence[ClientReport]) -> float | None:
-    """Score of always answering with the most frequent label, mean over clients; None where nobody scored own rows."""
-    known = {
-        report.client: score.majority
-        for report in reports
-        for moment in MOMENTS.values()
-        if (score := report.score(SPLITS["personal"], moment)) is not None
-    }
-    return sum(known.values()) / len(known) if known else None
-
-
-def peak_memory_of(reports: Sequence[ClientReport]) -> dict[str, int]:
-    """Largest peak resident set by tier, bytes; without those that did not measure it."""
-    peaks: dict[str, int] = {}
-    for report in reports:
-        tier, peak = report.participant.plan.tier, report.measurements.peak_rss_bytes
-        if peak:
-            peaks[tier] = max(peak, peaks.get(tier, 0))
-    return peaks
 
 
 def _mean(values: Sequence[float]) -> float:
