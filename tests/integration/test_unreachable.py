@@ -27,6 +27,7 @@ from fedhft.rpc.outage import CURED_ELSEWHERE, Outage
 from fedhft.rpc.retry import Backoff
 from fedhft.rpc.status import UnreachableError
 from fedhft.rpc.tls import TlsSettings
+from fedhft.telemetry.registry import REGISTRY
 from tests.agents import ENVIRONMENT
 from tests.certificates import Certificates
 from tests.integration.scripted_federation import ScriptedFederation, served
@@ -169,6 +170,7 @@ def test_the_command_line_ends_with_the_cause_s_own_code_and_words(parties: Part
 def test_an_agent_ends_or_waits_with_the_cause_s_own_code_and_words(parties: Parties, name: str) -> None:
     cause = CAUSES[name]
     waits = cause.code in CURED_ELSEWHERE
+    counted = failures(cause.code)
     with served(ScriptedFederation(), cause.server(parties)) as server:
         given = peer(server.address, cause.client(parties), 1.0 if waits else None)
         started = time.monotonic()
@@ -177,6 +179,12 @@ def test_an_agent_ends_or_waits_with_the_cause_s_own_code_and_words(parties: Par
     assert caught.value.code is cause.code
     assert [word for word in cause.words if word not in caught.value.message] == [], caught.value.message
     assert (time.monotonic() - started > 0.5) == waits
+    assert failures(cause.code) > counted
+
+
+def failures(code: ErrorCode) -> float:
+    """Attempts of agents that did not reach their server, for this cause."""
+    return REGISTRY.get_sample_value("fedhft_agent_connection_failures_total", {"code": code.value}) or 0.0
 
 
 def test_an_agent_waits_for_a_server_s_certificate_to_be_renewed(parties: Parties) -> None:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from fedhft.process.http_server import IDLE_SECONDS, MAX_CONNECTIONS, BoundedHandler, BoundedServer
-from fedhft.telemetry import metrics
+from fedhft.telemetry.registry import Process, render
 
 __all__ = ["IDLE_SECONDS", "MAX_CONNECTIONS", "PagesServer", "Readiness", "serve_pages"]
 
@@ -37,18 +37,25 @@ class PagesServer:
         self._server.stop()
 
 
-def serve_pages(port: int, ready: Readiness, host: str = "127.0.0.1", idle_s: float = IDLE_SECONDS) -> PagesServer:
+def serve_pages(
+    port: int,
+    ready: Readiness,
+    host: str = "127.0.0.1",
+    idle_s: float = IDLE_SECONDS,
+    process: Process | None = None,
+) -> PagesServer:
     """Serve the pages on host:port (0 picks a free port). `ready` is called per request and must not block.
 
-    A connection that stays silent for `idle_s` seconds is closed.
+    process: whose series to show; None shows all. A connection that stays silent for `idle_s` seconds is closed.
     Raises FedhftError(INVALID_ARGUMENT) when the address cannot be bound.
     """
-    return PagesServer(_Server(host, port, ready, idle_s))
+    return PagesServer(_Server(host, port, ready, idle_s, process))
 
 
 class _Server(BoundedServer):
-    def __init__(self, host: str, port: int, ready: Readiness, idle_s: float) -> None:
+    def __init__(self, host: str, port: int, ready: Readiness, idle_s: float, process: Process | None) -> None:
         self.ready = ready
+        self.process = process
         super().__init__((host, port), _Pages, field_name="metrics address", idle_s=idle_s)
 
 
@@ -59,7 +66,7 @@ class _Pages(BoundedHandler):
         """Answer one page."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics.render())
+            self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, render(self.server.process))
         elif path == "/healthz":
             self._answer(HTTPStatus.OK, "application/json", b'{"healthy":true}\n')
         elif path == "/readyz":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, median_low
 
@@ -81,7 +81,10 @@ def readable_reports(
     return tuple(reports), unreadable
 
 
-def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
+def pooled(
+    scores: Iterable[federation_pb2.Score | None],
+    of: Callable[[federation_pb2.Score], float] = lambda score: score.value,
+) -> float | None:
     """Mean over rows: exact for accuracies of disjoint shards. None where nothing was scored.
 
     Shards of one split differ by one row at most, so a report of more rows than the (low) median and one weighs no more
@@ -93,7 +96,7 @@ def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
     most = median_low(score.rows for score in known) + 1
     weights = [min(score.rows, most) for score in known]
     total = sum(weights)
-    return sum(score.value * weight for score, weight in zip(known, weights, strict=True)) / total if total else None
+    return sum(of(score) * weight for score, weight in zip(known, weights, strict=True)) / total if total else None
 
 
 def spread(values: Iterable[float | None]) -> tuple[float, float, float] | None:
