@@ -158,7 +158,7 @@ def test_thinned_rounds_are_few_ascending_and_end_with_the_last(
 
 
 async def test_a_damaged_job_is_listed_beside_the_others(store: InMemoryStore) -> None:
-    await store.create_job(JobId("damaged"), "{not json")
+    await store.create_job(JobId("damaged"), "[" * 100_000)
     whole = WatchedJob(store, watched_spec("whole"), names(2))
     await whole.start()
     listed = {one["job"]: one for one in (await Readings(store).jobs())["jobs"]}

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedhft.aggregation.mixture import strongest
+from fedhft.documents import parse_json
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import MOST_STORED_BYTES
 from fedhft.jobs.messages import as_dict
 from fedhft.methods import Combine
 from fedhft.records import OutcomeKind
@@ -113,8 +116,8 @@ def local_floor(job: str, scored: Sequence[jobs_pb2.RoundSummary]) -> dict[str, 
 def spec_of(text: str) -> dict[str, Any]:
     """A stored job as plain values; {} where it is damaged."""
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = parse_json(text, "stored job", ErrorCode.INVALID_JOB, most_bytes=MOST_STORED_BYTES)
+    except FedhftError:
         return {}
     return found if isinstance(found, dict) else {}
 
