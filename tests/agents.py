@@ -14,6 +14,7 @@ from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.heartbeat import INTERVAL_S
 from fedhft_agent.owner_rules import NO_RULES, OwnerRules
 from fedhft_agent.session import Enlistment, Session
+from redis import Redis
 
 from fedhft.datasets.client_data import load_client_data
 from fedhft.ids import ClientId
@@ -152,7 +153,9 @@ class _Counting(ClientWorker):
 
 @contextmanager
 def running_site(folder: Path, redis_url: str) -> Iterator[Site]:
-    """A site with an aggregator of its own, stopped at the end."""
+    """A site with an aggregator of its own, stopped at the end, and this Redis, emptied of other jobs."""
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
     arguments = [
         "--redis",
         redis_url,

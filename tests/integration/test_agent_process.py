@@ -107,7 +107,7 @@ def test_an_agent_whose_client_enrolled_elsewhere_ends_and_says_so(site: Site, s
     wait_for(first, "joined")
     with Connection(Peer(site.server, ClientId("twin")), StopSignal()) as second:
         second.enroll()
-    exits(first, ErrorCode.LEASE_SUPERSEDED, timeout_s=20.0)  # although it waits for work
+    exits(first, ErrorCode.LEASE_SUPERSEDED, timeout_s=45.0)  # although it waits for work
     cancel(site, "taken")
 
 

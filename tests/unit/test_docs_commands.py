@@ -21,6 +21,7 @@ RUNS: dict[tuple[str, str], str] = {
     ("docs/operations.md", "Before an agent starts"): "tests/integration/test_agent_check.py",
     ("docs/operations.md", "TLS"): "tests/integration/test_tls_walkthrough.py",
     ("docs/operations.md", "Health"): "tests/system/test_runbook.py",
+    ("docs/page.md", ""): "tests/integration/test_page_commands.py",
     ("docs/operations.md", "When something dies"): EVERYTHING,
 }
 """Who runs the blocks of a page and section; without a section, of the whole page."""
