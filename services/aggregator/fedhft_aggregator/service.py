@@ -34,7 +34,7 @@ async def serve(settings: AggregatorSettings) -> None:
     """Serve agents and people, and drive every unfinished job. Raises FedhftError for settings that cannot work."""
     reached = failpoint(os.environ.get(VARIABLE, ""))
     async with contextlib.AsyncExitStack() as stack:
-        store = open_store(settings.redis, settings.blobs)
+        store = open_store(settings.redis, settings.blobs, settings.redis_password_file)
         stack.push_async_callback(store.close)
         clusterer: RemoteClusterer | None = None
         if settings.clusterer:

@@ -33,7 +33,7 @@ def run(settings: ClustererSettings) -> int:
 async def serve(settings: ClustererSettings) -> None:
     """Fit mixtures for the aggregator. Raises FedhftError for settings that cannot work."""
     async with contextlib.AsyncExitStack() as stack:
-        store = open_store(settings.redis, "redis")
+        store = open_store(settings.redis, "redis", settings.redis_password_file)
         stack.push_async_callback(store.close)
         threads = ThreadPoolExecutor(FITS_AT_ONCE, thread_name_prefix="fit")
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)

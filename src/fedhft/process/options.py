@@ -1,4 +1,4 @@
-"""A process's settings as people give them: flags, environment, a settings file, secrets in files, in this order.
+"""A process's settings as people give them: flags, environment, secrets in files, a settings file, in this order.
 
 The command line is generated from the fields of the settings class, so each option is stated once.
 """
@@ -6,6 +6,7 @@ The command line is generated from the fields of the settings class, so each opt
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import warnings
@@ -23,8 +24,10 @@ from fedhft.process.settings import PREFIX, ProcessSettings, flag_of, missing, v
 
 S = TypeVar("S", bound=ProcessSettings)
 
-_SOURCES = ("settings", "secrets_dir")
+_SOURCES = ("config", "secrets_dir")
 """Settings that say where the others come from; only a flag or a variable can give them."""
+_EARLIER_NAMES = {"settings": "config"}
+"""Flags and variables of earlier releases that still work and are not shown, with their names now."""
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 _WRONG_TYPE = {
     "int_parsing": "is not a whole number",
@@ -92,12 +95,15 @@ def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
     flags = vars(parser.parse_args(list(arguments)))
     links = {name.removeprefix(PREFIX).lower() for name in service_links(kind, os.environ)}
     environment = {name: value for name, value in EnvSettingsSource(kind)().items() if name not in links}
+    for earlier, name in _EARLIER_NAMES.items():
+        if value := os.environ.get(variable_of(earlier)):
+            environment.setdefault(name, value)
     sources = [_Source(flags, flag_of), _Source(environment, variable_of)]
     file, folder = ({**environment, **flags}.get(name) for name in _SOURCES)
-    if file:
-        sources.append(_settings_file(kind, Path(file)))
     if folder:
         sources.append(_secrets(kind, Path(folder)))
+    if file:
+        sources.append(_settings_file(kind, Path(file)))
     values: dict[str, Any] = {}
     for source in reversed(sources):
         values.update(source.values)
@@ -137,6 +143,8 @@ def _parser(kind: type[ProcessSettings]) -> argparse.ArgumentParser:
             parser.add_argument(option.flag, action="store_true", help=text)
         else:
             parser.add_argument(option.flag, choices=option.choices, help=text)
+    for earlier, name in _EARLIER_NAMES.items():
+        parser.add_argument(flag_of(earlier), dest=name, help=argparse.SUPPRESS)
     return parser
 
 
@@ -154,14 +162,17 @@ def _option(kind: type[ProcessSettings], name: str) -> Option:
 
 
 def _settings_file(kind: type[ProcessSettings], path: Path) -> _Source:
-    values = read_toml(path, f"{flag_of('settings')} = {str(path)!r}", ErrorCode.INVALID_ARGUMENT)
+    values = read_toml(path, f"{flag_of('config')} = {str(path)!r}", ErrorCode.INVALID_ARGUMENT)
+    known = [name for name in kind.model_fields if name not in _SOURCES]
     for key in values:
-        if key not in kind.model_fields or key in _SOURCES:
+        if key not in known:
+            near = nearest(key, known)
+            meant = f"did you mean {near}? All are in" if near else "see"
             raise _unreadable(
-                "settings",
+                "config",
                 path,
                 f"{key} is an unknown key",
-                f"see {kind.program} --help; a key is an option with _ for -",
+                f"{meant} {kind.program} --help; a key is an option with _ for -",
             )
     return _Source(values, lambda name: f"{path}: {name}")
 
@@ -192,6 +203,12 @@ def _secrets(kind: type[ProcessSettings], folder: Path) -> _Source:
             )
     given = {name: value for name, value in found.items() if value}
     return _Source(given, lambda name: str(folder / (PREFIX + name).lower()), secret=True)
+
+
+def nearest(given: str, known: Sequence[str]) -> str:
+    """The known name that somebody who wrote `given` probably meant; empty when none is near."""
+    plain = given.lower().replace("-", "_")
+    return next(iter(difflib.get_close_matches(plain, known, n=1)), "")
 
 
 def _unreadable(name: str, path: Path, problem: str, fix: str) -> FedhftError:

@@ -9,14 +9,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
@@ -31,6 +33,7 @@ from redis.exceptions import (
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.store import refusals
+from fedhft.store.password_file import PasswordFile
 from fedhft.telemetry import metrics
 
 Argument = str | bytes | int
@@ -80,11 +83,15 @@ class RedisConnection:
     inside `asyncio.wait_for`, which on Python 3.11 can swallow a cancellation, and the cancelled task would run on.
     """
 
-    def __init__(self, url: str, settings: ConnectionSettings | None = None) -> None:
+    def __init__(self, url: str, settings: ConnectionSettings | None = None, password_file: Path | None = None) -> None:
+        """Raises INVALID_ARGUMENT for a URL or a password file that cannot be used."""
         settings = settings or ConnectionSettings()
         self.where = _without_credentials(url)
         self._settings = settings
         self._url = url
+        self._credentials: CredentialProvider | None = None
+        if password_file is not None:
+            self._url, self._credentials = _with_password_of(url, password_file)
         self._connections = self._pool(settings.connections)
         self._places = asyncio.Semaphore(settings.connections)
         self._idle: list[AbstractConnection] = []
@@ -104,6 +111,7 @@ class RedisConnection:
                 **({} if self._url.startswith("unix:") else {"socket_keepalive": True}),
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
+                credential_provider=self._credentials,
             )
         except ValueError as error:
             raise _malformed(self.where, str(error)) from error
@@ -212,8 +220,21 @@ def _without_credentials(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
+def _with_password_of(url: str, file: Path) -> tuple[str, CredentialProvider]:
+    """The URL without its user, and what provides user and password."""
+    parts = urlsplit(url)
+    if parts.password:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--redis-password-file", str(file), "and the store url both hold a password",
+            "keep the file, and take the password out of the url",
+        )  # fmt: skip
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return bare, PasswordFile(file, unquote(parts.username or ""))
+
+
 def _unescaped(url: str) -> FedhftError:
     return FedhftError.field(
         ErrorCode.INVALID_ARGUMENT, "store url", f"***@{url.rpartition('@')[2]}", "cannot be read",
-        "percent-encode user and password: write # as %23, / as %2F, ? as %3F, : as %3A, @ as %40",
+        "percent-encode user and password: write # as %23, / as %2F, ? as %3F, : as %3A, @ as %40; or put the password "
+        "as it is into a file, for --redis-password-file",
     )  # fmt: skip
