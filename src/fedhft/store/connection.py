@@ -39,6 +39,7 @@ from fedhft.telemetry import metrics
 Argument = str | bytes | int
 """One argument of a command."""
 
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 _STATE = re.compile(r"(?:^|-)(?:LOADING|BUSY|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|TRYAGAIN|CLUSTERDOWN) ")
 """In an error: the server takes no commands for a while. First, or after a dash where a script quotes it."""
 _STATES = (ReadOnlyError, MasterDownError, TryAgainError, ClusterDownError)
@@ -68,8 +69,10 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script in `lua/<name>.lua`."""
-    text = files("fedhft.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    """The script in `lua/<name>.lua`, with what it includes from `lua/included`."""
+    folder = files("fedhft.store").joinpath("lua")
+    text = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    text = _INCLUDE.sub(lambda found: folder.joinpath("included", f"{found[1]}.lua").read_text(encoding="utf-8"), text)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
