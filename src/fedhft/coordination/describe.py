@@ -64,12 +64,17 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         submitted_by=record.submitted_by,
         schema_pinned=record.schema_pinned,
     )
+    if record.created_ms:  # 0 in a damaged record
+        job.age_seconds = max(0, look.now_ms - record.created_ms) / 1000
     if current is None:
         return job
     if current.phase is not Phase.PUBLISHED:
         job.open_round = current.number
         job.asked = current.asked
         job.accepted = look.accepted
+        job.target = current.target
+        job.round_seconds = max(0, look.now_ms - current.opened_ms) / 1000
+        job.deadline_seconds = (current.deadline_ms - look.now_ms) / 1000
     elif current.evaluation:
         (text,) = (await store.history(name, -1)).entries
         entry = RoundHistory.from_json(text)

@@ -114,6 +114,27 @@ class JobsClient:
                 return
             after = page.clients[-1].client
 
+    def events(self, job: str, last: int = 0) -> jobs_pb2.ListEventsResponse:
+        """What happened to a job and its clients, in order: the newest `last` events, 0 for all that are kept."""
+        request = jobs_pb2.ListEventsRequest(job=job, last=last)
+        return self._call(lambda: self._stub.Events(request, timeout=_CALL_S))
+
+    def known_clients(self) -> Iterator[jobs_pb2.KnownClient]:
+        """Every client that is enrolled or in a job that is not over, ascending, over as many calls as that takes."""
+        after = ""
+        while True:
+            request = jobs_pb2.ListKnownClientsRequest(after=after)
+            page = self._call(lambda request=request: self._stub.KnownClients(request, timeout=_CALL_S))  # type: ignore[misc]
+            yield from page.clients
+            if not page.more or not page.clients:
+                return
+            after = page.clients[-1].client
+
+    def remove_client(self, client: str, reason: str) -> tuple[str, ...]:
+        """Take a client out of every job that is not over and end its lease; returns the jobs that it left."""
+        request = jobs_pb2.RemoveClientRequest(client=client, reason=reason)
+        return tuple(self._call(lambda: self._stub.RemoveClient(request, timeout=_CALL_S)).jobs)
+
     def cancel(self, job: str, reason: str) -> jobs_pb2.Job:
         """End a job."""
         request = jobs_pb2.CancelJobRequest(job=job, reason=reason)
@@ -139,9 +160,16 @@ class JobsClient:
         request = jobs_pb2.RevokeRequest(serial=serial, identity=identity, not_after_ms=not_after_ms, reason=reason)
         return self._call(lambda: self._stub.Revoke(request, timeout=_CALL_S)).revoked
 
-    def export(self, job: str) -> jobs_pb2.ExportJobResponse:
-        """References to everything needed to build the adapters of the last version."""
-        return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))
+    def export(self, job: str, version: int = 0) -> jobs_pb2.ExportJobResponse:
+        """References to everything needed to build the adapters of a version, the last for 0."""
+        request = jobs_pb2.ExportJobRequest(job=job, version=version)
+        answer = self._call(lambda: self._stub.Export(request, timeout=_CALL_S))
+        if version and answer.version != version:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "version", version, f"this server exports only its last, {answer.version}",
+                "upgrade the aggregator, or leave the version out",
+            )  # fmt: skip
+        return answer
 
     def watch(self, job: str, last: int | None = HISTORY_PAGE) -> Iterator[jobs_pb2.Job]:
         """The job now and after every change until it is over, with all rounds that this watch has brought so far.
