@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fedhft.coordination.describe import describe, older_rounds, outline
@@ -28,10 +29,24 @@ log = logging.getLogger(__name__)
 MOST_UNFINISHED_JOBS = 200
 """Every one has a coordinator, and is offered to every agent."""
 _WATCH_HEARTBEAT_S = 15.0
+"""A watcher hears at least this often."""
+_WATCH_LOOK_S = 3.0
+"""How often a watch looks for what wakes nobody: updates that were accepted, clients that joined."""
+_NO_NEWS = ("age_seconds", "round_seconds", "deadline_seconds", "history")
+"""Fields that differ in messages about the same; rounds that a message brings are looked at by themselves."""
 
 
 async def _nothing() -> None:
     """Nobody follows the deny list."""
+
+
+def _news(job: jobs_pb2.Job) -> bytes:
+    """What of a message makes a difference to who watches."""
+    told = jobs_pb2.Job()
+    told.CopyFrom(job)
+    for name in _NO_NEWS:
+        told.ClearField(name)  # type: ignore[arg-type]
+    return told.SerializeToString(deterministic=True)
 
 
 class Jobs(jobs_pb2_grpc.JobsServicer):
@@ -90,12 +105,18 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         caller = authenticate(context)
         name, sent = parse_job_id(request.job), requests.number("history_after", request.history_after)
         last = requests.number("history_last", request.history_last)
+        last_told: bytes | None = None
+        told_at = 0.0
         while True:
             caller.recheck()  # a watch may outlast what its caller is allowed
             seen = await self._store.changes(name, Topic.PROGRESS)
             record = await self._store.job(name)
             job = await describe(self._store, record, after=sent, last=last)
-            yield job
+            now = time.monotonic()
+            news = _news(job)
+            if job.history or news != last_told or now - told_at >= _WATCH_HEARTBEAT_S:
+                yield job
+                last_told, told_at = news, now
             last = 0
             if job.history:
                 sent = job.history[-1].round
@@ -103,7 +124,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
                     continue
             if record.status.over:
                 return
-            await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_HEARTBEAT_S)
+            await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_LOOK_S)
 
     async def Clients(self, request: jobs_pb2.ListClientsRequest, context: Context) -> jobs_pb2.ListClientsResponse:
         """A page of the clients that serve a job, or will not."""

@@ -6,7 +6,6 @@ The command line is generated from the fields of the settings class, so each opt
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import warnings
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SecretsSettingsSource, SettingsError
 
-from fedhft.documents import read_toml
+from fedhft.documents import nearest, read_toml
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.settings import PREFIX, ProcessSettings, flag_of, missing, variable_of
 
@@ -26,8 +25,9 @@ S = TypeVar("S", bound=ProcessSettings)
 
 _SOURCES = ("config", "secrets_dir")
 """Settings that say where the others come from; only a flag or a variable can give them."""
-_EARLIER_NAMES = {"settings": "config"}
+_EARLIER_NAMES = {"settings": "config", "format": "output"}
 """Flags and variables of earlier releases that still work and are not shown, with their names now."""
+_SHORT = {"output": "-o"}
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 _WRONG_TYPE = {
     "int_parsing": "is not a whole number",
@@ -95,7 +95,7 @@ def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
     flags = vars(parser.parse_args(list(arguments)))
     links = {name.removeprefix(PREFIX).lower() for name in service_links(kind, os.environ)}
     environment = {name: value for name, value in EnvSettingsSource(kind)().items() if name not in links}
-    for earlier, name in _EARLIER_NAMES.items():
+    for earlier, name in _earlier_names(kind):
         if value := os.environ.get(variable_of(earlier)):
             environment.setdefault(name, value)
     sources = [_Source(flags, flag_of), _Source(environment, variable_of)]
@@ -142,10 +142,15 @@ def _parser(kind: type[ProcessSettings]) -> argparse.ArgumentParser:
         if option.switch:
             parser.add_argument(option.flag, action="store_true", help=text)
         else:
-            parser.add_argument(option.flag, choices=option.choices, help=text)
-    for earlier, name in _EARLIER_NAMES.items():
+            flags = (_SHORT[option.name], option.flag) if option.name in _SHORT else (option.flag,)
+            parser.add_argument(*flags, choices=option.choices, help=text)
+    for earlier, name in _earlier_names(kind):
         parser.add_argument(flag_of(earlier), dest=name, help=argparse.SUPPRESS)
     return parser
+
+
+def _earlier_names(kind: type[ProcessSettings]) -> list[tuple[str, str]]:
+    return [(earlier, name) for earlier, name in _EARLIER_NAMES.items() if name in kind.model_fields]
 
 
 def _option(kind: type[ProcessSettings], name: str) -> Option:
@@ -203,12 +208,6 @@ def _secrets(kind: type[ProcessSettings], folder: Path) -> _Source:
             )
     given = {name: value for name, value in found.items() if value}
     return _Source(given, lambda name: str(folder / (PREFIX + name).lower()), secret=True)
-
-
-def nearest(given: str, known: Sequence[str]) -> str:
-    """The known name that somebody who wrote `given` probably meant; empty when none is near."""
-    plain = given.lower().replace("-", "_")
-    return next(iter(difflib.get_close_matches(plain, known, n=1)), "")
 
 
 def _unreadable(name: str, path: Path, problem: str, fix: str) -> FedhftError:
