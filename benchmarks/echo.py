@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
-from fedhft_agent.transfers import CHUNK_BYTES
+from fedhft_agent.connection import LARGEST_CHUNK_BYTES
 from fedhft_aggregator.published_blobs import PIECE_BYTES
 
 from benchmarks.figures import cpu_seconds
@@ -23,7 +23,6 @@ from fedhft.process.allocator import bound_arenas
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.rpc.server import server_options
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
-from fedhft.wire.digest import chunks
 
 
 class Echo(federation_pb2_grpc.FederationServicer):  # type: ignore[misc]
@@ -45,8 +44,8 @@ class Echo(federation_pb2_grpc.FederationServicer):  # type: ignore[misc]
         self, request: federation_pb2.PullBlobRequest, context: Any
     ) -> AsyncIterator[federation_pb2.BlobChunk]:
         """Send everything."""
-        for offset, part in chunks(self._data, PIECE_BYTES):
-            yield federation_pb2.BlobChunk(offset=offset, data=part)
+        for start in range(0, len(self._data), PIECE_BYTES):
+            yield federation_pb2.BlobChunk(offset=start, data=self._data[start : start + PIECE_BYTES])
 
 
 async def serve(size: int) -> None:
@@ -65,8 +64,9 @@ async def _client(address: str, size: int, rounds: int) -> None:
 
     async def messages() -> AsyncIterator[federation_pb2.PushUpdateRequest]:
         yield federation_pb2.PushUpdateRequest(header=federation_pb2.UpdateHeader(size=size))
-        for offset, part in chunks(data, CHUNK_BYTES):
-            yield federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=offset, data=part))
+        for start in range(0, size, LARGEST_CHUNK_BYTES):
+            chunk = federation_pb2.BlobChunk(offset=start, data=data[start : start + LARGEST_CHUNK_BYTES])
+            yield federation_pb2.PushUpdateRequest(chunk=chunk)
 
     async with open_aio_channel(ChannelSettings(address, own_connection=True)) as channel:
         stub = federation_pb2_grpc.FederationStub(channel)

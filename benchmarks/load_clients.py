@@ -17,17 +17,18 @@ from dataclasses import asdict, dataclass, field
 
 import grpc
 import numpy as np
-from fedhft_agent.transfers import CHUNK_BYTES
+from fedhft_agent.connection import CHUNK_BYTES, LARGEST_CHUNK_BYTES, LEAST_CHUNK_BYTES
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot
 from fedhft.errors import ErrorCode
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.rpc.go_ahead import is_go_ahead
+from fedhft.rpc.piece_size import PieceSize
 from fedhft.rpc.status import error_from_rpc
 from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 from fedhft.wire.codec import encode
-from fedhft.wire.digest import chunks, digest_of
+from fedhft.wire.digest import digest_of
 
 CALL_S = 600.0
 WAIT_MS = 30_000
@@ -92,6 +93,7 @@ class Client:
         self._figures = figures
         self._random = np.random.default_rng(number)
         self._held: dict[str, int] = {}
+        self._chunk_size = PieceSize(CHUNK_BYTES, LEAST_CHUNK_BYTES, LARGEST_CHUNK_BYTES)
 
     async def run(self, joining: asyncio.Semaphore) -> None:
         """Enroll, join, then pull and push until the job is over."""
@@ -172,7 +174,7 @@ class Client:
             yield federation_pb2.PushUpdateRequest(header=header)
             if header.blob or header.query_staged or not is_go_ahead(await call.initial_metadata()):
                 return
-            for offset, part in chunks(blob, CHUNK_BYTES, begin):
+            for offset, part in self._chunk_size.pieces(blob, begin):
                 yield federation_pb2.PushUpdateRequest(chunk=federation_pb2.BlobChunk(offset=offset, data=part))
 
         started = time.perf_counter()

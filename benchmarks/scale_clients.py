@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc.aio
 import numpy as np
+from fedhft_agent.heartbeat import INTERVAL_S
 
 from benchmarks.load_clients import Shape
 from fedhft import PROTOCOL_VERSION
@@ -94,7 +95,7 @@ class Client:
                         if self._crowd.deliver:
                             await self._push(answer.train)
                     case "train":
-                        await asyncio.sleep(1.0)
+                        await asyncio.sleep(INTERVAL_S)  # it trains, and looks now and then whether the round goes on
 
     async def _join(self) -> None:
         enrolled = await self._stub.Enroll(

@@ -55,6 +55,8 @@ class ErrorCode(StrEnum):
     SERVER_WITHOUT_TLS = "server_without_tls"
     SERVER_NEEDS_TLS = "server_needs_tls"
     PROXY_REFUSED = "proxy_refused"
+    TLS_FILE_NOT_PEM = "tls_file_not_pem"
+    TLS_KEY_MISMATCH = "tls_key_mismatch"
     FENCED = "fenced"
     JOB_FAILED = "job_failed"
     JOB_RUNNING = "job_running"
@@ -119,6 +121,8 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.SERVER_WITHOUT_TLS: Outcome("UNAVAILABLE", 57, False),
     ErrorCode.SERVER_NEEDS_TLS: Outcome("UNAVAILABLE", 58, False),
     ErrorCode.PROXY_REFUSED: Outcome("UNAVAILABLE", 59, False),
+    ErrorCode.TLS_FILE_NOT_PEM: Outcome("INVALID_ARGUMENT", 64, False),
+    ErrorCode.TLS_KEY_MISMATCH: Outcome("INVALID_ARGUMENT", 65, False),
     ErrorCode.FENCED: Outcome("ABORTED", 41, False),
     ErrorCode.JOB_FAILED: Outcome("FAILED_PRECONDITION", 42, False),
     ErrorCode.JOB_RUNNING: Outcome("FAILED_PRECONDITION", 43, False),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,8 @@ from fedhft.store.redis import _DURABLE
 from tests.deploy.object_policies import SUPPLIED
 from tests.deploy.objects import environment, find, of_kind, workloads
 from tests.deploy.process_policies import certified, unauthenticated
-from tests.deploy.rendering import COMPONENTS, NAMES, OVERLAYS, render
+from tests.deploy.rendering import COMPONENTS, K8S, NAMES, OVERLAYS, render
+from tests.documented import shell_blocks
 from tests.unit.test_house import ROOT
 
 PAGE = ROOT / "docs/kubernetes.md"
@@ -203,3 +207,14 @@ def test_certificates_of_people_are_kept_out_of_the_repository() -> None:
     if done.returncode == 128:
         pytest.skip("this is not a checkout")
     assert done.returncode == 0
+
+
+def test_the_documented_commands_make_the_certificates_of_mtls_files(tmp_path: Path) -> None:
+    (block,) = shell_blocks("docs/kubernetes.md", "Secrets")
+    shutil.copytree(K8S, tmp_path / "deploy/k8s", ignore=shutil.ignore_patterns("certs"))
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    subprocess.run(["bash", "-euc", block.text], cwd=tmp_path, env=environment, timeout=120, check=True)
+    folder = tmp_path / "deploy/k8s/components/mtls-files"
+    named = re.findall(r"certs/[\w./-]+", (folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (folder / name).is_file()] == []

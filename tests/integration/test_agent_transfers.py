@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fedhft_agent.connection import Connection, Peer
-from fedhft_agent.transfers import CHUNK_BYTES, FRUITLESS_ATTEMPTS, PayloadCount, pull_blob, push_update
+from fedhft_agent.connection import CHUNK_BYTES, Connection, Peer
+from fedhft_agent.transfers import FRUITLESS_ATTEMPTS, PayloadCount, pull_blob, push_update
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId

@@ -148,10 +148,10 @@ async def test_a_watch_notices_an_update_within_a_round_and_says_how_far_it_is(f
         async with asyncio.timeout(10):  # a heartbeat would take 15 s
             await watching
         last = seen[-1]
-        assert (last.target, last.asked) == (2, 2)
-        assert 0 < last.deadline_seconds <= 60
-        assert 0 < last.round_seconds < 60
-        assert last.age_seconds >= last.round_seconds
+        assert (last.open.target, last.asked) == (2, 2)
+        assert 0 < last.open.seconds_left <= 60
+        assert 0 < last.open.seconds < 60
+        assert last.age_seconds >= last.open.seconds
 
 
 async def test_a_watch_that_has_nothing_to_tell_is_silent(fresh_redis_url: str) -> None:

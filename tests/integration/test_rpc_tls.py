@@ -13,7 +13,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.tls import TlsSettings, WatchedFiles, check_private
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from tests.certificates import Certificates
 from tests.integration.rpc_service import NAME, call, echo, register, served
 
@@ -68,8 +68,14 @@ def test_files_that_do_not_belong_together_are_refused_by_name(certificates: Cer
     with pytest.raises(FedhftError, match=r"tls\.crt.*does not go with the key"):
         TlsSettings(one.certificate, two.key, one.authority).read()
     (tmp_path / "junk").write_text("junk")
-    with pytest.raises(FedhftError, match=r"junk.*has no certificates"):
+    with pytest.raises(FedhftError, match=r"junk: is not PEM"):
         TlsSettings(authority=tmp_path / "junk").read()
+    torn = tmp_path / "torn"
+    torn.write_bytes(one.certificate.read_bytes()[:200] if one.certificate else b"")
+    for settings in (TlsSettings(authority=torn), TlsSettings(torn, one.key)):
+        with pytest.raises(FedhftError, match=r"torn: cannot be used.*copy it again") as caught:
+            settings.read()
+        assert caught.value.code is ErrorCode.TLS_FILE_NOT_PEM
 
 
 async def test_a_server_whose_certificate_names_no_trust_domain_says_whose_callers_to_trust(

@@ -1,182 +1,61 @@
-"""A server that cannot be talked to: every cause by its own code and words, for the command line and for an agent."""
+"""A server that cannot be talked to: what is found out, how long that takes, who waits, proxies, logs."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from fedhft_agent.connection import Connection, Peer
+from fedhft_aggregator.clusterer_client import RemoteClusterer
 
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
-from fedhft.ids import ClientId
+from fedhft.ids import ClientId, JobId
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess
 from fedhft.process.signals import StopSignal
+from fedhft.rpc.channel import ChannelSettings
 from fedhft.rpc.diagnosis import LONGEST_S, diagnose
-from fedhft.rpc.outage import CURED_ELSEWHERE, Outage
+from fedhft.rpc.outage import Outage
 from fedhft.rpc.retry import Backoff
 from fedhft.rpc.status import UnreachableError
 from fedhft.rpc.tls import TlsSettings
+from fedhft.telemetry.registry import REGISTRY
 from tests.agents import ENVIRONMENT
-from tests.certificates import Certificates
 from tests.integration.scripted_federation import ScriptedFederation, served
+from tests.tls_causes import CAUSES, NO_PROXY, Parties, Proxy, files, job_list, make_parties
 
-NO_PROXY = dict.fromkeys(("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"), "")
 BACKOFF = Backoff(first_s=0.05, longest_s=0.2, seldom_s=0.2)
-
-
-class Parties(NamedTuple):
-    """What both sides hold."""
-
-    own: Certificates
-    alien: Certificates
-    """Another authority of the same trust domain."""
-
-    @property
-    def server(self) -> TlsSettings:
-        return self.own.of("aggregator")
-
-    @property
-    def client(self) -> TlsSettings:
-        return self.own.of("agent/ash")
-
-
-class Cause(NamedTuple):
-    server: Callable[[Parties], TlsSettings | None]
-    client: Callable[[Parties], TlsSettings | None]
-    code: ErrorCode
-    words: tuple[str, ...]
-
-
-CAUSES = {
-    "another authority": Cause(
-        lambda p: p.server,
-        lambda p: TlsSettings(p.client.certificate, p.client.key, p.alien.of("agent/ash").authority),
-        ErrorCode.SERVER_UNTRUSTED,
-        (
-            "is not signed by --tls-authority",
-            "alien",
-            "its issuer is 'fedhft authority'",
-            "give --tls-authority the ca",
-        ),
-    ),
-    "a participant's certificate": Cause(
-        lambda p: p.own.of("operator/olga"),
-        lambda p: p.client,
-        ErrorCode.SERVER_UNTRUSTED,
-        ("is not one of a server", "fedhft certs issue aggregator"),
-    ),
-    "expired": Cause(
-        lambda p: p.own.expired("aggregator"),
-        lambda p: p.client,
-        ErrorCode.SERVER_CERTIFICATE_EXPIRED,
-        ("has expired since 20", "renew it at the server: fedhft certs renew"),
-    ),
-    "not yet valid": Cause(
-        lambda p: p.own.to_come("aggregator"),
-        lambda p: p.client,
-        ErrorCode.SERVER_CERTIFICATE_NOT_YET_VALID,
-        ("is not yet valid until 20", "this machine's clock (20", "compare the clocks"),
-    ),
-    "another name": Cause(
-        lambda p: p.own.named("aggregator", "agg.clinics.example", "10.0.0.7"),
-        lambda p: p.client,
-        ErrorCode.SERVER_NAME_MISMATCH,
-        ("is for agg.clinics.example, 10.0.0.7, not for 127.0.0.1", "fedhft certs renew aggregator --host 127.0.0.1"),
-    ),
-    "no certificate of ours": Cause(
-        lambda p: p.server,
-        lambda p: TlsSettings(authority=p.client.authority),
-        ErrorCode.CLIENT_CERTIFICATE_REFUSED,
-        ("requires a certificate of its callers, and none was given", "give --tls-certificate and --tls-key"),
-    ),
-    "an expired certificate of ours": Cause(
-        lambda p: p.server,
-        lambda p: p.own.expired("agent/ash"),
-        ErrorCode.CLIENT_CERTIFICATE_REFUSED,
-        ("does not accept --tls-certificate", "which has expired since 20", "fedhft certs renew"),
-    ),
-    "a foreign certificate of ours": Cause(
-        lambda p: p.server,
-        lambda p: TlsSettings(p.alien.of("agent/ash").certificate, p.alien.of("agent/ash").key, p.client.authority),
-        ErrorCode.CLIENT_CERTIFICATE_REFUSED,
-        ("does not accept --tls-certificate", "issued by 'fedhft authority'", "that the server's --tls-authority has"),
-    ),
-    "a server in plain text": Cause(
-        lambda p: None,
-        lambda p: p.client,
-        ErrorCode.SERVER_WITHOUT_TLS,
-        ("does not use TLS, and this side does", "give the server --tls-certificate and --tls-key"),
-    ),
-    "a client in plain text": Cause(
-        lambda p: p.server,
-        lambda p: None,
-        ErrorCode.SERVER_NEEDS_TLS,
-        ("uses TLS, and this side does not", "give --tls-authority"),
-    ),
-}
 
 
 @pytest.fixture(scope="module")
 def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
-    folder = tmp_path_factory.mktemp("parties")
-    return Parties(Certificates(folder / "own"), Certificates(folder / "alien"))
-
-
-def files(tls: TlsSettings | None) -> list[str]:
-    given = [] if tls is None else [("certificate", tls.certificate), ("key", tls.key), ("authority", tls.authority)]
-    return [text for name, path in given if path is not None for text in (f"--tls-{name}", str(path))]
-
-
-def job_list(server: str, tls: TlsSettings | None = None, **environment: str) -> tuple[int, str]:
-    """`fedhft job list` as a process: exit code, standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fedhft.cli.main", "job", "list", "--server", server, *files(tls)],
-        env={**os.environ, **NO_PROXY, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    return make_parties(tmp_path_factory.mktemp("parties"))
 
 
 def peer(server: str, tls: TlsSettings | None, give_up_after_s: float | None = None) -> Peer:
     return Peer(server, ClientId("ash"), tls=tls, give_up_after_s=give_up_after_s, backoff=BACKOFF)
 
 
-@pytest.mark.parametrize("name", CAUSES)
-def test_the_command_line_ends_with_the_cause_s_own_code_and_words(parties: Parties, name: str) -> None:
-    cause = CAUSES[name]
+def test_an_agent_s_failed_attempts_are_counted_by_cause(parties: Parties) -> None:
+    cause = CAUSES["another name"]
+    counted = failures(cause.code)
     with served(ScriptedFederation(), cause.server(parties)) as server:
-        code, said = job_list(server.address, cause.client(parties))
-    assert code == OUTCOMES[cause.code].exit_code, said
-    assert [word for word in cause.words if word not in said] == [], said
-    assert said.count("\n") == 1, "gRPC's own lines are among them"
-
-
-@pytest.mark.parametrize("name", CAUSES)
-def test_an_agent_ends_or_waits_with_the_cause_s_own_code_and_words(parties: Parties, name: str) -> None:
-    cause = CAUSES[name]
-    waits = cause.code in CURED_ELSEWHERE
-    with served(ScriptedFederation(), cause.server(parties)) as server:
-        given = peer(server.address, cause.client(parties), 1.0 if waits else None)
-        started = time.monotonic()
-        with Connection(given, StopSignal()) as connection, pytest.raises(FedhftError) as caught:
+        given = peer(server.address, cause.client(parties), 1.0)
+        with Connection(given, StopSignal()) as connection, pytest.raises(FedhftError):
             connection.enroll()
-    assert caught.value.code is cause.code
-    assert [word for word in cause.words if word not in caught.value.message] == [], caught.value.message
-    assert (time.monotonic() - started > 0.5) == waits
+    assert failures(cause.code) > counted
+
+
+def failures(code: ErrorCode) -> float:
+    """Attempts of agents that did not reach their server, for this cause."""
+    return REGISTRY.get_sample_value("fedhft_agent_connection_failures_total", {"code": code.value}) or 0.0
 
 
 def test_an_agent_waits_for_a_server_s_certificate_to_be_renewed(parties: Parties) -> None:
@@ -309,49 +188,6 @@ class Counted:
                 connection.close()
 
 
-class Proxy:
-    """An HTTP proxy that gives one answer to every CONNECT and, if that is 200, a way to `behind`."""
-
-    def __init__(self, answer: str, behind: str = "") -> None:
-        self.asked: list[str] = []
-        self._answer = answer
-        self._behind = behind
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._serve, args=[self._listener.accept()[0]], daemon=True).start()
-
-    def _serve(self, near: socket.socket) -> None:
-        with contextlib.suppress(OSError), near:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                request += near.recv(4096)
-            self.asked.append(request.decode())
-            near.sendall(f"HTTP/1.1 {self._answer}\r\n\r\n".encode())
-            if not self._behind:
-                return
-            host, port = self._behind.split(":")
-            with socket.create_connection((host, int(port))) as far:
-                back = threading.Thread(target=pour, args=[far, near], daemon=True)
-                back.start()
-                pour(near, far)
-                back.join()
-
-
-def pour(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-
-
 @pytest.fixture
 def refusing() -> Iterator[Proxy]:
     proxy = Proxy("407 Proxy Authentication Required")
@@ -471,3 +307,55 @@ def test_a_service_whose_store_is_away_at_its_start_says_so_once(
     assert len(said) == 1, said
     assert reason in str(said[0]["reason"])
     assert len(lines_of(process)) <= 6, process.describe_log()
+
+
+# -- an aggregator and its clusterer
+
+
+@pytest.mark.parametrize(
+    "name", ["another authority", "expired", "another name", "no certificate of ours", "a server in plain text"]
+)
+async def test_an_aggregator_says_in_the_same_words_why_it_cannot_call_its_clusterer(
+    parties: Parties, name: str
+) -> None:
+    cause = CAUSES[name]
+    with served(ScriptedFederation(), cause.server(parties)) as server:
+        clusterer = RemoteClusterer(ChannelSettings(server.address, tls=cause.client(parties)))
+        with pytest.raises(FedhftError) as caught:
+            await clusterer.update_memberships(JobId("job"), 0, 0)
+        await clusterer.close()
+    assert caught.value.code is cause.code
+    assert [word for word in cause.words if word not in caught.value.message] == [], caught.value.message
+
+
+def test_an_aggregator_that_cannot_reach_its_clusterer_is_ready_and_says_why_in_log_and_page(
+    parties: Parties, fresh_redis_url: str, tmp_path: Path
+) -> None:
+    with served(ScriptedFederation(), parties.own.expired("clusterer")) as server:
+        given = ["--redis", fresh_redis_url, "--clusterer", server.address, *files(parties.server)]
+        process = aggregator(tmp_path, *given)
+        try:
+            page = f"http://{process.wait_listening(60)['metrics']}/readyz"
+            assert "has expired since 20" in readiness(page, lambda reason: reason != "")
+            server.stop()
+            server.tls = parties.own.of("clusterer")
+            server.start()
+            assert readiness(page, lambda reason: reason == "") == ""
+        finally:
+            process.terminate()
+            assert process.wait(30), process.describe_log()
+    (said,) = [line for line in lines_of(process) if line.get("message") == "the clusterer cannot be reached"]
+    assert (said["code"], "fedhft certs renew" in str(said["reason"])) == ("server_certificate_expired", True)
+    assert any(line.get("message") == "the clusterer can be reached again" for line in lines_of(process))
+
+
+def readiness(page: str, as_wanted: Callable[[str], bool]) -> str:
+    """The reason on a page of a process that is ready, once it is as wanted."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        with urllib.request.urlopen(page, timeout=5.0) as answer:  # noqa: S310  (503 raises)
+            found = str(json.load(answer)["reason"])
+        if as_wanted(found):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)

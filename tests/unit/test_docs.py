@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import typer.main
-from fedhft_agent import after_refusal, agent, connection, heartbeat, offers, transfers
+from fedhft_agent import after_refusal, agent, connection, heartbeat, offers
+from fedhft_agent.check.settings import CheckSettings
 from fedhft_aggregator import clusterer_client, failpoints, federation_service, intake, transfer_places, uploads
 from fedhft_aggregator.settings import AggregatorSettings
 from fedhft_clusterer.settings import ClustererSettings
@@ -23,6 +24,7 @@ from fedhft.cli.main import app
 from fedhft.cli.server_options import DEFAULT_SERVER
 from fedhft.clustering import fitting, selection, signature
 from fedhft.coordination import coordinator, tidying
+from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.job import JobSpec, parse_job, read_job
 from fedhft.job_sections import Tier
 from fedhft.job_values import parse_size
@@ -30,6 +32,7 @@ from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
 from fedhft.planning.tiers import tier_of
 from fedhft.process import pages
+from fedhft.process.settings import flag_of
 from fedhft.records import JobStatus, Phase
 from fedhft.reporting import table
 from fedhft.rounds import paging, patience, retention
@@ -58,7 +61,7 @@ def page(name: str) -> str:
 
 def blocks(path: Path, language: str) -> list[str]:
     text = path.read_text(encoding="utf-8")
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.M | re.S)
+    return re.findall(rf"^ *```{language}(?: [a-z -]+)?\n(.*?)^ *```", text, re.M | re.S)
 
 
 def row(name: str, first: str) -> str:
@@ -182,6 +185,8 @@ def check_fedhft(words: list[str]) -> None:
             known = {option for parameter in command.params for option in parameter.opts}
             if number == 0 and word in ("aggregator", "clusterer", "agent"):
                 known = service_options(word)
+                if words[1:2] == ["check"]:
+                    known |= {flag_of(name) for name in CheckSettings.model_fields}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -295,6 +300,13 @@ def test_built_and_unbuilt_presets_are_as_the_readme_says() -> None:
     assert not set(re.findall(r"`([a-z-]+)`", unbuilt[1])) & set(PRESETS)
 
 
+@pytest.mark.parametrize("name", ["docs/runbook.md", "docs/operations.md"])
+def test_codes_in_documents_have_the_exit_codes_that_stand_beside_them(name: str) -> None:
+    named = re.findall(r"`([a-z]+(?:_[a-z]+)+)` \((\d\d)\)", page(name))
+    assert named or name != "docs/runbook.md"
+    assert [(code, number) for code, number in named if OUTCOMES[ErrorCode(code)].exit_code != int(number)] == []
+
+
 def test_exit_codes_of_agents_are_as_documented() -> None:
     text = page("docs/exit-codes.md")
     codes = agent._EXIT_OF_STATUS
@@ -336,7 +348,8 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"waits at most {federation_service.MAX_WAIT_MS // 1000} s"),
         ("docs/protocol.md", f"| long poll | {federation_service.MAX_WAIT_MS // 1000} s |"),
         ("docs/protocol.md", f"at most {uploads.MAX_CHUNK_BYTES // 2**20} MiB"),
-        ("docs/protocol.md", f"agents send {transfers.CHUNK_BYTES // 2**10} KiB"),
+        ("docs/protocol.md", f"agents begin with {connection.CHUNK_BYTES // 2**10} KiB"),
+        ("docs/protocol.md", f"go up to {connection.LARGEST_CHUNK_BYTES // 2**10} KiB"),
         ("docs/protocol.md", f"An update of up to {uploads.MAX_INLINE_BYTES // 2**10} KiB comes inside its header"),
         ("docs/protocol.md", f"in pieces of {intake.PIECE_BYTES // 2**10} KiB"),
         ("docs/concepts.md", f"asks for its task every {heartbeat.INTERVAL_S:g} s"),

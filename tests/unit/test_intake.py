@@ -15,7 +15,6 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.v1 import federation_pb2
-from fedhft.wire.digest import chunks
 
 JOB = JobId("job")
 DATA = np.random.default_rng(0).bytes(3 * PIECE_BYTES)
@@ -23,8 +22,9 @@ DATA = np.random.default_rng(0).bytes(3 * PIECE_BYTES)
 
 async def take(intake: Intake, data: bytes, size: int, start: int = 0, end: int | None = None) -> None:
     """Hand over data[start:end] in chunks of `size` bytes."""
-    for offset, part in chunks(data[:end], size, start):
-        await intake.add(federation_pb2.BlobChunk(offset=offset, data=part))
+    data = data[:end]
+    for offset in range(start, len(data), size):
+        await intake.add(federation_pb2.BlobChunk(offset=offset, data=data[offset : offset + size]))
 
 
 async def stored(store: InMemoryStore, data: bytes) -> bytes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import grpc.aio
 
 from fedhft.ids import JobId
 from fedhft.rpc.channel import ChannelSettings, FreshAioChannel
+from fedhft.rpc.outage import Outage
 from fedhft.rpc.status import error_from_rpc
 from fedhft.v1 import clustering_pb2, clustering_pb2_grpc
 
@@ -17,7 +20,8 @@ class RemoteClusterer:
     """Calls the clusterer service; on failure the caller keeps the old memberships."""
 
     def __init__(self, settings: ChannelSettings) -> None:
-        """Raises FedhftError(INVALID_ARGUMENT) for TLS files that are not sound."""
+        """Raises FedhftError for TLS files that are not sound."""
+        self._outage = Outage(settings.target, settings.tls)
         self._channel = FreshAioChannel(settings, grace_s=_DEADLINE_S)
 
     async def update_memberships(self, job: JobId, expected_version: int, after_round: int) -> None:
@@ -27,7 +31,9 @@ class RemoteClusterer:
             stub = clustering_pb2_grpc.ClusteringStub(self._channel.current())
             await stub.UpdateMemberships(request, timeout=_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            refusal = error_from_rpc(error)
+            raise await asyncio.to_thread(self._outage.explain, refusal) from error
+        self._outage.answered()
 
     async def close(self) -> None:
         """Close the connection; calls in flight end."""

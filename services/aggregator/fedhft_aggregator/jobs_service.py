@@ -32,8 +32,6 @@ _WATCH_HEARTBEAT_S = 15.0
 """A watcher hears at least this often."""
 _WATCH_LOOK_S = 3.0
 """How often a watch looks for what wakes nobody: updates that were accepted, clients that joined."""
-_NO_NEWS = ("age_seconds", "round_seconds", "deadline_seconds", "history")
-"""Fields that differ in messages about the same; rounds that a message brings are looked at by themselves."""
 
 
 async def _nothing() -> None:
@@ -44,8 +42,12 @@ def _news(job: jobs_pb2.Job) -> bytes:
     """What of a message makes a difference to who watches."""
     told = jobs_pb2.Job()
     told.CopyFrom(job)
-    for name in _NO_NEWS:
-        told.ClearField(name)  # type: ignore[arg-type]
+    # What differs in messages about the same; rounds that a message brings are looked at by themselves.
+    for name in ("age_seconds", "history"):
+        told.ClearField(name)
+    if told.HasField("open"):
+        told.open.ClearField("seconds")
+        told.open.ClearField("seconds_left")
     return told.SerializeToString(deterministic=True)
 
 

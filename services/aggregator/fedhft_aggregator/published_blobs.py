@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
+from fedhft.rpc.piece_size import PieceSize
 from fedhft.store.blobs import BlobStore
 from fedhft.store.whole_blob import read_whole
 
@@ -20,6 +21,11 @@ CROWDED_PIECE_BYTES = 32 * 1024
 """While others wait for their turn, a stream must move every few seconds: a slow link can carry this much in them."""
 
 
+def piece_size(crowded: bool) -> PieceSize:
+    """Of a stream that begins while others wait for their turn, or while nobody does."""
+    return PieceSize(CROWDED_PIECE_BYTES if crowded else PIECE_BYTES, CROWDED_PIECE_BYTES, PIECE_BYTES)
+
+
 class PublishedBlobs:
     """A bounded cache over a blob store."""
 
@@ -29,10 +35,8 @@ class PublishedBlobs:
         self._held = 0
         self._reading: dict[tuple[JobId, str], asyncio.Task[bytes]] = {}
 
-    async def pieces(
-        self, job: JobId, digest: str, offset: int, piece_bytes: int = PIECE_BYTES
-    ) -> AsyncIterator[tuple[int, bytes]]:
-        """Pieces of `piece_bytes` from an offset on, as (offset, bytes).
+    async def pieces(self, job: JobId, digest: str, offset: int, of: PieceSize) -> AsyncIterator[tuple[int, bytes]]:
+        """Pieces from an offset on, as (offset, bytes); the next one is asked for when the one before went through.
 
         Raises FedhftError: UNKNOWN_BLOB, WRONG_OFFSET, DAMAGED_BLOB when the stored bytes are damaged.
         """
@@ -45,12 +49,15 @@ class PublishedBlobs:
                 ErrorCode.WRONG_OFFSET, "offset", offset, f"the blob has {size} bytes", "start where your copy ends"
             )
         whole = await self._whole(job, digest) if size <= LARGEST_KEPT else None
+        if whole is not None:
+            for start, piece in of.pieces(whole, offset):
+                yield start, piece
+            return
+        of.begin()
         while offset < size:
-            if whole is None:
-                piece = await self._blobs.get(job, digest, offset, piece_bytes)
-            else:
-                piece = whole[offset : offset + piece_bytes]
+            piece = await self._blobs.get(job, digest, offset, of.size)
             yield offset, piece
+            of.moved(len(piece))
             offset += len(piece)
 
     async def _whole(self, job: JobId, digest: str) -> bytes:

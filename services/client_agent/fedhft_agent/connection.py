@@ -27,10 +27,12 @@ from fedhft.rpc.address import parse_address
 from fedhft.rpc.channel import ChannelSettings, FreshChannel
 from fedhft.rpc.go_ahead import is_go_ahead
 from fedhft.rpc.outage import CAUSES, CURED_ELSEWHERE, Outage
+from fedhft.rpc.piece_size import PieceSize
 from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
 from fedhft.rpc.sockets import SocketMeter
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
+from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,12 @@ TURN_S = 120.0
 """How long an upload may wait for the server's go-ahead, on top of the time for its bytes."""
 SLOWEST_LINK = 4096
 """Bytes per second below which a stream is cut and resumed."""
+CHUNK_BYTES = 64 * 1024
+"""Of the first chunks that an agent sends."""
+LARGEST_CHUNK_BYTES = 256 * 1024
+"""Of the chunks that it sends once the link has shown to be fast; the server may ask for smaller ones."""
+LEAST_CHUNK_BYTES = 4 * 1024
+"""Chunks get smaller, down to this size, after every attempt that brought nothing."""
 LONGEST_REASON = 500
 """Characters of a reason that the server takes."""
 DEFECTS_IN_A_ROW = 5
@@ -93,7 +101,8 @@ class Connection:
         self._lock = threading.Lock()
         self._in_flight: _Cancellable | None = None
         self.max_wait_ms = _DEFAULT_WAIT_MS
-        self.max_chunk_bytes = 0
+        self.chunk_size = PieceSize(CHUNK_BYTES, LEAST_CHUNK_BYTES, LARGEST_CHUNK_BYTES)
+        """Of the chunks of updates, which the next update's begin with, too."""
         self.max_inline_bytes = 0
         self.meter = SocketMeter(remote_ports=[parse_address(peer.server, "--server")[1]])
         """Counts what the connection carried."""
@@ -226,6 +235,8 @@ class Connection:
             answered = not error.outcome.retryable and error.code not in CAUSES
             if answered:
                 self._outage.answered()
+            elif error.code is ErrorCode.SERVER_UNAVAILABLE or error.code in CAUSES:
+                metrics.AGENT_CONNECTION_FAILURES.labels(code=error.code.value).inc()
             self._on_contact(answered)
             if error.code is ErrorCode.NOT_ENROLLED and enrolments < _REENROLMENTS:
                 enrolments += 1
@@ -280,7 +291,8 @@ class Connection:
             answer = call.result()
         self._token = answer.lease_token
         self.max_wait_ms = answer.max_wait_ms or _DEFAULT_WAIT_MS
-        self.max_chunk_bytes = answer.max_chunk_bytes
+        if answer.max_chunk_bytes:
+            self.chunk_size.bound(answer.max_chunk_bytes)
         self.max_inline_bytes = answer.max_inline_bytes
         return answer.jobs
 

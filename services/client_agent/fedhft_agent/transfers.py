@@ -14,16 +14,11 @@ from typing import Protocol
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.v1 import adapter_pb2, federation_pb2
-from fedhft.wire.digest import chunks, digest_of
+from fedhft.wire.digest import digest_of
 from fedhft_agent.connection import Connection
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 64 * 1024
-"""Largest chunk this agent sends; the server may ask for smaller ones."""
-LEAST_CHUNK_BYTES = 4 * 1024
-"""A server whose places are all taken ends a stream whose next chunk takes too long, and a slow link would never get
-one through: chunks are halved after every attempt that brought nothing, down to this size."""
 FRUITLESS_ATTEMPTS = 5
 """Attempts in a row that may end with wrong or missing bytes and no progress."""
 
@@ -149,7 +144,6 @@ class _Upload:
         self._count = count
         self._ask = ask
         self._confirmed = 0
-        self._chunk_bytes = CHUNK_BYTES
         self._begun: int | None = None
         self.result: Result.ValueType = federation_pb2.PushUpdateResponse.RESULT_UNSPECIFIED
 
@@ -172,7 +166,7 @@ class _Upload:
                 return
             offset = min(answer.staged_bytes, len(self._data))
             if offset == self._begun:
-                self._chunk_bytes = max(self._chunk_bytes // 2, LEAST_CHUNK_BYTES)
+                self._connection.chunk_size.fruitless()
             self._confirmed = offset
         self._ask, self._begun = True, offset
         self.result = self._connection.push(self._header, self._chunks(offset), len(self._data) - offset).result
@@ -184,7 +178,6 @@ class _Upload:
         return self._connection.push(question, iter(()), 0)
 
     def _chunks(self, offset: int) -> Iterator[federation_pb2.BlobChunk]:
-        size = min(self._chunk_bytes, self._connection.max_chunk_bytes or CHUNK_BYTES)
-        for start, part in chunks(self._data, size, offset):
+        for start, part in self._connection.chunk_size.pieces(self._data, offset):
             self._count.sent += len(part)
             yield federation_pb2.BlobChunk(offset=start, data=part)

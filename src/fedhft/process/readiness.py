@@ -17,7 +17,7 @@ from fedhft.telemetry.reminders import Reminders
 logger = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[object]]
-"""Returns when all is well, raises FedhftError when not."""
+"""Returns when the service can work, raises FedhftError when not. A str tells what people should know all the same."""
 Tell = Callable[[bool], Awaitable[None]]
 """Is told after every check whether all is well."""
 
@@ -41,7 +41,10 @@ class ReadinessWatch:
         self._task: asyncio.Task[None] | None = None
 
     def ready(self) -> tuple[bool, str]:
-        """The last answer and, when not ready, why. Any thread may call it; it does not block."""
+        """The last answer and, when not ready, why; or what does not work although the service is ready.
+
+        Any thread may call it; it does not block.
+        """
         return self._state
 
     async def start(self, tell: Tell) -> None:
@@ -67,8 +70,8 @@ class ReadinessWatch:
     async def _once(self) -> None:
         try:
             async with asyncio.timeout(self._answer_s):
-                await self._check()
-            state = (True, "")
+                known = await self._check()
+            state = (True, known if isinstance(known, str) else "")
         except TimeoutError:
             state = (False, f"no answer within {self._answer_s:g} s")
         except FedhftError as error:

@@ -55,16 +55,16 @@ def progress_of(job: jobs_pb2.Job, total: int) -> Progress | None:
 
     total: rounds of the job, 0 when not known.
     """
-    if not job.open_round or job.paused or job.blocked or not job.HasField("round_seconds"):
+    if not job.open_round or job.paused or job.blocked or not job.HasField("open"):
         return None
-    target, elapsed = job.target or job.asked, job.round_seconds
+    target, elapsed = job.open.target or job.asked, job.open.seconds
     lengths = [entry.seconds for entry in job.history[-_COUNTED:]]
     usual = median(lengths) if lengths else None
     if usual is None and job.accepted > 0:
         usual = elapsed * target / job.accepted
     left = None if usual is None else max(0.0, usual - elapsed)
-    if left is not None and job.deadline_seconds > 0:
-        left = min(left, job.deadline_seconds)
+    if left is not None and job.open.seconds_left > 0:
+        left = min(left, job.open.seconds_left)
     following = max(0, total - job.open_round)
     job_left = None if left is None or usual is None or not total else left + following * usual
     return Progress(job.open_round, total, job.accepted, target, elapsed, left, job_left)

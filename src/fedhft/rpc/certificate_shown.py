@@ -29,6 +29,8 @@ class CertificateShown:
 
     names: tuple[str, ...]
     """DNS names and addresses that it is for."""
+    uris: tuple[str, ...]
+    """URIs that it is for, among them the SPIFFE id of its holder."""
     issuer: str
     """Common name of who signed it, or all it says about it."""
     not_before: float
@@ -91,6 +93,7 @@ def fields_of(told: dict[str, Any]) -> CertificateShown:
     common = [value for key, value in issuer if key == "commonName"]
     return CertificateShown(
         tuple(value for kind, value in told.get("subjectAltName", ()) if kind in ("DNS", "IP Address")),
+        tuple(value for kind, value in told.get("subjectAltName", ()) if kind == "URI"),
         common[0] if common else ", ".join(f"{key}={value}" for key, value in issuer),
         ssl.cert_time_to_seconds(told.get("notBefore", "")),
         ssl.cert_time_to_seconds(told.get("notAfter", "")),

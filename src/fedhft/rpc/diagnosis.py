@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -51,8 +51,8 @@ _ABOUT_OURS = ("ALERT_UNKNOWN_CA", "ALERT_ACCESS_DENIED", "ALERT_BAD_CERT", "ALE
 Dial = Callable[[], AbstractContextManager[socket.socket]]
 
 
-class _Way(NamedTuple):
-    """One way to the server."""
+class Way(NamedTuple):
+    """One way to the server: an address of its name, or a proxy."""
 
     server: str
     """host:port as it was given."""
@@ -61,7 +61,7 @@ class _Way(NamedTuple):
     place: str
     """The server and the address that is dialled, for messages."""
     dial: Dial
-    """Opens a connection. Raises OSError, FedhftError."""
+    """Opens a connection. Raises OSError, FedhftError(PROXY_REFUSED)."""
 
 
 def diagnose(server: str, tls: TlsSettings | None, longest_s: float = LONGEST_S) -> FedhftError | None:
@@ -76,9 +76,8 @@ def diagnose(server: str, tls: TlsSettings | None, longest_s: float = LONGEST_S)
 
 def _look(server: str, tls: TlsSettings | None) -> FedhftError | None:
     try:
-        host, port = parse_address(server, "server")
         faults = []
-        for way in _ways(server, host.strip("[]"), port):
+        for way in ways(server):
             fault = _try(way, tls)
             if fault is None:
                 return None
@@ -90,46 +89,48 @@ def _look(server: str, tls: TlsSettings | None) -> FedhftError | None:
     certain = [fault for fault in faults if fault.code is not ErrorCode.SERVER_UNAVAILABLE]
     if certain:
         return certain[0]
-    reasons = ", ".join(dict.fromkeys(fault.message for fault in faults))
-    return _away(f"the server does not answer ({reasons}); check that it is running, and its address")
+    return no_answer([fault.message for fault in faults])
 
 
-def _ways(server: str, host: str, port: int) -> Iterator[_Way]:
+def ways(server: str) -> Iterator[Way]:
+    """Every way that gRPC may take to host:port. Raises FedhftError when the name of the host is not known."""
+    host, port = parse_address(server, "server")
+    host = host.strip("[]")
     proxy = None if is_loopback(host) else proxies.proxy_of(host)
     if proxy is not None:
-        yield _Way(server, host, f"{server} (through the proxy {proxy.place})", lambda: _through(proxy, server))
+        yield Way(server, host, f"{server} (through the proxy {proxy.place})", lambda: _through(proxy, server))
         return
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _away(
+        raise server_away(
             f"the server does not answer: the name {host} of {server} is not known here "
             f"({getattr(error, 'strerror', None) or error}); check the address, and this machine's name service"
         ) from error
     for family, _, _, _, address in found[:_MOST_ADDRESSES]:
         ip = str(address[0])
         place = server if ip == host else f"{server} at {ip}"
-        yield _Way(server, host, place, lambda family=family, address=address: _direct(family, address))  # type: ignore[misc]
+        yield Way(server, host, place, lambda family=family, address=address: _direct(family, address))  # type: ignore[misc]
 
 
-def _try(way: _Way, tls: TlsSettings | None) -> FedhftError | None:
+def _try(way: Way, tls: TlsSettings | None) -> FedhftError | None:
     """Try one way. None: a client could go on."""
     try:
         with way.dial():
             pass
     except OSError as error:
-        return _away(f"{way.place}: {_reason(error)}")
+        return server_away(f"{way.place}: {reason_of(error)}")
     return _plain(way) if tls is None else _secured(way, tls)
 
 
 # -- plain text
 
 
-def _plain(way: _Way) -> FedhftError | None:
+def _plain(way: Way) -> FedhftError | None:
     try:
         answer = _first_frame(way)
     except OSError as error:
-        answer, reason = b"", _reason(error)
+        answer, reason = b"", reason_of(error)
     else:
         reason = "the connection is closed without an answer" if not answer else "what answers does not speak HTTP/2"
     if _is_settings(answer):
@@ -141,10 +142,10 @@ def _plain(way: _Way) -> FedhftError | None:
             "authority that signed the server's and, where the server asks for one, your own with --tls-certificate "
             "and --tls-key",
         )
-    return _away(f"{way.place}: {reason}")
+    return server_away(f"{way.place}: {reason}")
 
 
-def _speaks_tls(way: _Way) -> bool:
+def _speaks_tls(way: Way) -> bool:
     try:
         _handshake(way, trusting_context(None, None))
     except ssl.SSLError as error:
@@ -154,7 +155,7 @@ def _speaks_tls(way: _Way) -> bool:
     return True
 
 
-def _first_frame(way: _Way) -> bytes:
+def _first_frame(way: Way) -> bytes:
     with way.dial() as connection:
         connection.sendall(_PREFACE)
         return _received(connection)
@@ -175,7 +176,7 @@ def _is_settings(answer: bytes) -> bool:
 # -- TLS
 
 
-def _secured(way: _Way, tls: TlsSettings) -> FedhftError | None:
+def _secured(way: Way, tls: TlsSettings) -> FedhftError | None:
     context = client_context(tls)
     try:
         refused = _says_nothing(way, context)
@@ -193,7 +194,7 @@ def _secured(way: _Way, tls: TlsSettings) -> FedhftError | None:
     return _own_refused(way, tls, "") if refused else None
 
 
-def _says_nothing(way: _Way, context: ssl.SSLContext) -> bool:
+def _says_nothing(way: Way, context: ssl.SSLContext) -> bool:
     """Shake hands and begin; whether the server ends the connection instead of beginning too.
 
     In TLS 1.3 a client learns only then what the server thinks of its certificate, and gRPC's server does not say it.
@@ -209,7 +210,7 @@ def _says_nothing(way: _Way, context: ssl.SSLContext) -> bool:
     return not answer
 
 
-def _without_tls(way: _Way, error: OSError) -> FedhftError:
+def _without_tls(way: Way, error: OSError) -> FedhftError:
     with contextlib.suppress(OSError):
         if _is_settings(_first_frame(way)):
             return FedhftError(
@@ -217,11 +218,11 @@ def _without_tls(way: _Way, error: OSError) -> FedhftError:
                 f"{way.place} does not use TLS, and this side does; give the server --tls-certificate and --tls-key, "
                 "or leave out --tls-authority, --tls-certificate and --tls-key here",
             )
-    return _away(f"{way.place}: the TLS handshake failed: {_reason(error)}")
+    return server_away(f"{way.place}: the TLS handshake failed: {reason_of(error)}")
 
 
 def _unacceptable(
-    way: _Way, tls: TlsSettings, context: ssl.SSLContext, error: ssl.SSLCertVerificationError
+    way: Way, tls: TlsSettings, context: ssl.SSLContext, error: ssl.SSLCertVerificationError
 ) -> FedhftError:
     """Why the server's certificate is not good."""
     shown, now = _shown(way, tls), time.time()
@@ -251,7 +252,7 @@ def _unacceptable(
 
 
 def _untrusted(
-    way: _Way,
+    way: Way,
     tls: TlsSettings,
     context: ssl.SSLContext,
     error: ssl.SSLCertVerificationError,
@@ -271,7 +272,7 @@ def _untrusted(
     return FedhftError(ErrorCode.SERVER_UNTRUSTED, f"the certificate of {way.place} {problem}; {fix}")
 
 
-def _shown(way: _Way, tls: TlsSettings) -> CertificateShown | None:
+def _shown(way: Way, tls: TlsSettings) -> CertificateShown | None:
     """What the certificate says that could not be verified; None where it does not tell."""
     try:
         with (
@@ -284,7 +285,7 @@ def _shown(way: _Way, tls: TlsSettings) -> CertificateShown | None:
         return None
 
 
-def _own_refused(way: _Way, tls: TlsSettings, said: str) -> FedhftError:
+def _own_refused(way: Way, tls: TlsSettings, said: str) -> FedhftError:
     """The server asks for a certificate of this side, which has none or another."""
     if tls.certificate is None:
         problem = "requires a certificate of its callers, and none was given"
@@ -306,7 +307,7 @@ def _own_refused(way: _Way, tls: TlsSettings, said: str) -> FedhftError:
     )
 
 
-def _handshake(way: _Way, context: ssl.SSLContext) -> dict[str, Any]:
+def _handshake(way: Way, context: ssl.SSLContext) -> dict[str, Any]:
     with way.dial() as plain, context.wrap_socket(plain, server_hostname=way.host) as secured:
         return secured.getpeercert() or {}
 
@@ -330,23 +331,31 @@ def _through(proxy: proxies.Proxy, server: str) -> socket.socket:
     try:
         connection = socket.create_connection((proxy.host, proxy.port), _STEP_S)
     except OSError as error:
-        raise proxies.refused(proxy, server, f"cannot be reached ({_reason(error)})") from error
+        raise proxies.refused(proxy, server, f"cannot be reached ({reason_of(error)})") from error
     try:
         proxies.open_tunnel(connection, proxy, server)
     except OSError as error:
         connection.close()
-        raise proxies.refused(proxy, server, f"does not answer ({_reason(error)})") from error
+        raise proxies.refused(proxy, server, f"does not answer ({reason_of(error)})") from error
     except FedhftError:
         connection.close()
         raise
     return connection
 
 
-def _away(message: str) -> FedhftError:
+def no_answer(faults: Sequence[str]) -> FedhftError:
+    """No way leads to the server; each fault names its way."""
+    reasons = ", ".join(dict.fromkeys(faults))
+    return server_away(f"the server does not answer ({reasons}); check that it is running, and its address")
+
+
+def server_away(message: str) -> FedhftError:
+    """What no setting of this side can change."""
     return FedhftError(ErrorCode.SERVER_UNAVAILABLE, message)
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why a connection failed, in a few words."""
     if isinstance(error, TimeoutError):
         return f"no answer within {_STEP_S:g} s"
     if isinstance(error, ConnectionRefusedError):

@@ -19,6 +19,9 @@ from fedhft.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
+_CERTIFICATE, _PRIVATE_KEY = b"CERTIFICATE-----", b"PRIVATE KEY-----"
+"""How the first line of PEM ends; there are several kinds of both."""
+
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """What tells that a file was replaced, for each file: inode, time of change and size; None when it is not there."""
 
@@ -58,24 +61,31 @@ class TlsSettings:
     def read(self) -> Pems:
         """The files' content, checked: PEM, a key that is the certificate's and that nobody else can read.
 
-        Raises FedhftError(INVALID_ARGUMENT).
+        Raises FedhftError(TLS_FILE_NOT_PEM, TLS_KEY_MISMATCH), and (INVALID_ARGUMENT) for a file that cannot be read
+        here, or can be by others.
         """
         if self.key is not None:
             check_private(self.key)
         pems = Pems(_read(self.certificate), _read(self.key), _read(self.authority))
+        for path, content in ((self.authority, pems.authority), (self.certificate, pems.certificate)):
+            if path is not None and _CERTIFICATE not in (content or b""):
+                raise _not_pem(path, "CERTIFICATE", "openssl x509")
+        if self.key is not None and _PRIVATE_KEY not in (pems.key or b""):
+            raise _not_pem(self.key, "PRIVATE KEY", "openssl pkey")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         if self.authority is not None:
             try:
                 context.load_verify_locations(self.authority)
             except ssl.SSLError as error:
-                raise _unfit(self.authority, f"has no certificates ({error.reason or error})") from error
+                raise _damaged(self.authority, error) from error
         if self.certificate is not None and self.key is not None:
             try:
                 # A password is never asked for: a service has nobody to ask.
                 context.load_cert_chain(self.certificate, self.key, password=lambda: "")
             except (ssl.SSLError, OSError, ValueError) as error:
-                reason = getattr(error, "reason", None) or error
-                raise _unfit(self.certificate, f"does not go with the key {self.key} ({reason})") from error
+                if "MISMATCH" in (getattr(error, "reason", None) or ""):
+                    raise _another_pair(self.certificate, self.key) from error
+                raise _damaged(self.certificate, error, f" with the key {self.key}") from error
         return pems
 
     def server_credentials(self, on_use: Callable[[Pems], None] = lambda pems: None) -> grpc.ServerCredentials:
@@ -83,7 +93,7 @@ class TlsSettings:
 
         Every handshake looks whether the files were replaced, and uses the new ones if they are sound; `on_use` is told
         of the first ones and of each replacement, in whatever thread noticed it.
-        Raises FedhftError(INVALID_ARGUMENT).
+        Raises FedhftError: as `read`, and (INVALID_ARGUMENT) without a certificate.
         """
         if self.certificate is None or self.key is None:
             raise FedhftError(ErrorCode.INVALID_ARGUMENT, "TLS: a server needs a certificate and a key; give both")
@@ -102,7 +112,7 @@ class TlsSettings:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Credentials of a client, as its files are now. Raises FedhftError(INVALID_ARGUMENT)."""
+        """Credentials of a client, as its files are now. Raises FedhftError: as `read`."""
         return channel_credentials(self.read())
 
 
@@ -116,7 +126,7 @@ def channel_credentials(pems: Pems) -> grpc.ChannelCredentials:
 class WatchedFiles:
     """One party's files, read again when they have been replaced. A replacement that is not sound changes nothing.
 
-    Raises FedhftError(INVALID_ARGUMENT) when the files are not sound at the start. Thread-safe: gRPC asks from its own
+    Raises FedhftError when the files are not sound at the start. Thread-safe: gRPC asks from its own
     threads.
     """
 
@@ -198,10 +208,23 @@ def _unreadable(path: Path, error: OSError) -> FedhftError:
     return _refused(path, f"cannot be read ({error.strerror}); check the path")
 
 
-def _unfit(path: Path, problem: str) -> FedhftError:
-    return _refused(path, f"{problem}; give PEM files that belong together")
+def _not_pem(path: Path, label: str, converter: str) -> FedhftError:
+    problem = f"is not PEM, it has no line -----BEGIN {label}-----"
+    fix = f"convert it, if it is DER: {converter} -inform der -in {path} -out {path}.pem"
+    return _refused(path, f"{problem}; {fix}", ErrorCode.TLS_FILE_NOT_PEM)
 
 
-def _refused(path: Path, problem: str) -> FedhftError:
+def _damaged(path: Path, error: Exception, also: str = "") -> FedhftError:
+    reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
+    fix = "copy it again from who issued it; a key must not have a passphrase"
+    return _refused(path, f"cannot be used{also} ({reason}); {fix}", ErrorCode.TLS_FILE_NOT_PEM)
+
+
+def _another_pair(certificate: Path, key: Path) -> FedhftError:
+    problem = f"does not go with the key {key}, which is another certificate's"
+    return _refused(certificate, f"{problem}; give the pair that was issued together", ErrorCode.TLS_KEY_MISMATCH)
+
+
+def _refused(path: Path, problem: str, code: ErrorCode = ErrorCode.INVALID_ARGUMENT) -> FedhftError:
     # Not FedhftError.field, which would cut a long path before the name of the file.
-    return FedhftError(ErrorCode.INVALID_ARGUMENT, f"TLS file {path}: {problem}")
+    return FedhftError(code, f"TLS file {path}: {problem}")

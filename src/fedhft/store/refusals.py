@@ -47,7 +47,7 @@ def lease_superseded(client: str) -> FedhftError:
         "client",
         client,
         "another agent enrolled under this name",
-        "stop one of the two or give each its own client id",
+        "stop one of the two or give each its own client id; restarted by supervisors, they take turns without end",
     )
 
 

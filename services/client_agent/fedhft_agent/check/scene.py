@@ -37,6 +37,9 @@ class Scene:
     free: FreeMemory | None = None
     """Before anything large was loaded."""
     reachable: bool = False
+    """Whether a call can get to the server, as far as is known."""
+    files_sound: bool = False
+    """Those of TLS, where it is used: readable, belonging together, in date."""
     jobs: list[KnownJob] = field(default_factory=list)
     weights_bytes: int = 0
     """Of the base model in memory; 0 while unknown."""

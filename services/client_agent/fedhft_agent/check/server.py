@@ -5,12 +5,9 @@ Nothing is enrolled: `Preview` says what an Enroll would, and an agent that runs
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -21,19 +18,19 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import SCHEME, Role, parse_identity
 from fedhft.job import load_canonical, read_job
 from fedhft.rpc.address import is_loopback, parse_address
+from fedhft.rpc.certificate_shown import clock, own_certificate
 from fedhft.rpc.channel import ChannelSettings, open_channel
+from fedhft.rpc.diagnosis import diagnose, no_answer, reason_of, ways
 from fedhft.rpc.status import error_from_rpc
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
-from fedhft_agent.check.certificates import check_handshake, days_left, own_certificate
 from fedhft_agent.check.findings import Finding, failed, ok, warning
 from fedhft_agent.check.scene import KnownJob, Scene
 from fedhft_agent.owner_rules import NO_RULES, check_offer
 
-CONNECT_S = 5.0
-"""How long an address may take to accept a connection."""
+DIAGNOSIS_S = 30.0
+"""How long to look for what is wrong with the connection."""
 CALL_S = 15.0
 """How long the server may take to answer a call."""
-MOST_ADDRESSES = 8
 MOST_JOBS = 8
 """Jobs on offer that data and model are checked against."""
 SOON_DAYS = 14.0
@@ -41,37 +38,28 @@ SOON_DAYS = 14.0
 MOST_SKEW_S = 30.0
 """Difference of the clocks that is warned of."""
 _SERVICE = "fedhft.v1.Federation"
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 def check_address(scene: Scene) -> Iterator[Finding]:
-    """Whether every address of the server's name accepts connections."""
-    server = scene.settings.server
-    host, port = _host(server)
-    try:
-        resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise FedhftError(
-            ErrorCode.SERVER_UNAVAILABLE,
-            f"--server = {server!r}: the name {host} is not known ({error.strerror}); check the name, and this "
-            "machine's DNS",
-        ) from error
-    addresses = list(dict.fromkeys(found[4][:2] for found in resolved))[:MOST_ADDRESSES]
-    said = {str(address[0]): _reach(str(address[0]), port) for address in addresses}
-    detail = f"{server}: " + ", ".join(f"{address} {answer}" for address, (_, answer) in said.items())
-    reached = [up for up, _ in said.values()]
-    proxy = next((name for name in _PROXIES if os.environ.get(name)), None) if not is_loopback(host) else None
-    scene.reachable = any(reached) or proxy is not None
-    if all(reached):
-        yield ok("address", detail)
-    elif scene.reachable:
-        also = f"; {proxy} is set, so the agent may reach it through a proxy" if proxy else ""
-        yield warning("address", detail + also, "see that the server listens on all of its addresses")
+    """Whether every address of the server's name accepts connections, or the proxy that is in between lets us through.
+
+    Raises FedhftError(SERVER_UNAVAILABLE, PROXY_REFUSED).
+    """
+    answers, faults = [], []
+    for way in ways(scene.settings.server):
+        begun = time.monotonic()
+        try:
+            with way.dial():
+                answers.append(f"{way.place} answers in {(time.monotonic() - begun) * 1000:.0f} ms")
+        except OSError as error:
+            faults.append(f"{way.place}: {reason_of(error)}")
+    if not answers:
+        raise no_answer(faults)
+    scene.reachable = True
+    if faults:
+        yield warning("address", ", ".join([*answers, *faults]), "see that the server listens on all of its addresses")
     else:
-        raise FedhftError(
-            ErrorCode.SERVER_UNAVAILABLE,
-            f"{detail}; see that the aggregator runs, that it listens on this address, and that no firewall is between",
-        )
+        yield ok("address", ", ".join(answers))
 
 
 def check_certificate(scene: Scene) -> Iterator[Finding]:
@@ -79,8 +67,7 @@ def check_certificate(scene: Scene) -> Iterator[Finding]:
     settings = scene.settings
     tls = settings.tls
     if tls is None:
-        host, _ = _host(settings.server)
-        if is_loopback(host):
+        if is_loopback(parse_address(settings.server, "--server")[0]):
             yield ok("certificate", "no TLS, to a server on this machine")
         else:
             yield warning(
@@ -91,23 +78,34 @@ def check_certificate(scene: Scene) -> Iterator[Finding]:
         return
     tls.read()
     if tls.certificate is None:
+        scene.files_sound = True
         yield ok("certificate", "none; a server that asks for one will refuse this agent")
         return
     certificate = own_certificate(tls)
-    begun, left = days_left(certificate, datetime.now(UTC))
-    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI" and SCHEME in value]
+    if certificate is None:
+        raise FedhftError(
+            ErrorCode.INVALID_ARGUMENT,
+            f"TLS file {tls.certificate}: is not a certificate that a client can show; give the agent's own",
+        )
+    now = time.time()
+    uris = [uri for uri in certificate.uris if SCHEME in uri]
     who = ", ".join(uris) or "nobody"
     renewal = f"`fedhft certs renew agent/{settings.client}`, or whoever issued it"
-    if left < 0:
+    if certificate.not_after < now:
         raise FedhftError(
-            ErrorCode.NOT_AUTHORISED, f"{tls.certificate} expired {_days(-left)} ago ({who}); renew it: {renewal}"
+            ErrorCode.CLIENT_CERTIFICATE_REFUSED,
+            f"--tls-certificate ({tls.certificate}), of {who}, has expired since {clock(certificate.not_after)}; "
+            f"renew it: {renewal}",
         )
-    if begun < 0:
+    if certificate.not_before > now:
         raise FedhftError(
-            ErrorCode.NOT_AUTHORISED,
-            f"{tls.certificate} is not valid before {_days(-begun)} from now ({who}); set this machine's clock",
+            ErrorCode.CLIENT_CERTIFICATE_REFUSED,
+            f"--tls-certificate ({tls.certificate}), of {who}, is not valid until {clock(certificate.not_before)}, by "
+            f"this machine's clock ({clock(now)}); set the clock",
         )
+    scene.files_sound = True
     _check_identity(uris, settings.client)
+    left = (certificate.not_after - now) / 86400
     if left < SOON_DAYS:
         yield warning("certificate", f"{who} expires in {_days(left)}", f"renew it: {renewal}")
     else:
@@ -126,19 +124,27 @@ def _check_identity(uris: list[str], client: str) -> None:
 
 
 def check_tls(scene: Scene) -> Iterator[Finding]:
-    """The server's certificate: signed by our authority, in date, for the name it is called by; and whether it takes
-    ours.
+    """Whether both sides agree about TLS and, where they use it, take each other's certificates.
+
+    Raises FedhftError, in the same words as the agent and with the same code.
     """
-    tls = scene.settings.tls
-    if tls is None:
-        return
+    tls, server = scene.settings.tls, scene.settings.server
     if not scene.reachable:
-        yield warning("tls", "not checked: the server cannot be reached")
+        if tls is not None:
+            yield warning("tls", "not checked: the server cannot be reached")
         return
-    host, port = _host(scene.settings.server)
-    version = check_handshake(host, port, tls, CONNECT_S)
-    signer = tls.authority or "this system"
-    yield ok("tls", f"{version}; the server's certificate is for {host} and signed by the authority of {signer}")
+    if tls is not None and not scene.files_sound:
+        scene.reachable = False
+        yield warning("tls", "not checked: this agent's files cannot be used")
+        return
+    cause = diagnose(server, tls, DIAGNOSIS_S)
+    if cause is not None:
+        scene.reachable = False
+        raise cause
+    if tls is not None:
+        host = parse_address(server, "--server")[0].strip("[]")
+        signer = tls.authority or "this system"
+        yield ok("tls", f"the server's certificate is for {host} and signed by the authority of {signer}")
 
 
 def check_server(scene: Scene) -> Iterator[Finding]:
@@ -182,20 +188,6 @@ def check_rules(scene: Scene) -> Iterator[Finding]:
             broken.append(finding if _only_job(scene) else finding.softened)
     shown = f"{len(given)} set ({', '.join(given)})" if given else "none: every job on offer is served"
     yield from broken or [ok("rules", shown)]
-
-
-def _host(server: str) -> tuple[str, int]:
-    host, port = parse_address(server, "--server")
-    return host.strip("[]"), port
-
-
-def _reach(address: str, port: int) -> tuple[bool, str]:
-    begun = time.monotonic()
-    try:
-        socket.create_connection((address, port), CONNECT_S).close()
-    except OSError as error:
-        return False, f"does not answer ({error.strerror or 'no answer in time'})"
-    return True, f"answers in {(time.monotonic() - begun) * 1000:.0f} ms"
 
 
 def _days(days: float) -> str:
