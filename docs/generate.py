@@ -3,7 +3,7 @@
 Whole pages: docs/job-reference.md, docs/exit-codes.md. Blocks of other pages, between the marks
 `<!-- begin generated: NAME -->` and `<!-- end generated: NAME -->`: choices, presets, preset-wire (methods.md);
 options-aggregator, options-clusterer, options-agent, options-job (operations.md); metrics, recording-rules, alerts
-(metrics.md).
+(metrics.md); commands (cli.md).
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ A job file is TOML; [examples/job.toml](../examples/job.toml) is one. `fedhft jo
 * An unknown key, or a value outside its bounds, is refused by name; the exit code is [10](exit-codes.md).
 * A *duration* is a number of seconds or text such as `"90s"`, `"10m"`, `"1h30m"` (units ms, s, m, h, d). A *size* is
   a number of bytes or text such as `"512MiB"`, `"2GiB"` (KB, MB, GB, KiB, MiB, GiB). Both are stored as numbers.
-* The store keeps a canonical form with every default written out; `fedhft job get NAME --format json` shows it under
+* The store keeps a canonical form with every default written out; `fedhft job get NAME -o json` shows it under
   `spec`."""
 
 _REFUSED_INTRO = "Each line is what `fedhft job submit` answers to an otherwise valid job."
@@ -462,10 +462,54 @@ def options_job() -> str:
     rows = []
     for field in dataclasses.fields(ServerOptions):
         option = parameters[field.name]
-        default = "" if option.default is None else f"`{option.default}`"
-        variable = f"`{option.envvar}`" if option.envvar else ""
-        rows.append((f"`{option.opts[0]}`", variable, default, _cell(option.help)))
+        rows.append(_parameter(option))
     return _table(("option", "environment variable", "default", "meaning"), rows)
+
+
+def commands() -> str:
+    """Every command: what it is for, how it is called, its own options."""
+    import typer.main
+
+    from fedhft.cli.main import app
+    from fedhft.cli.server_options import ServerOptions
+
+    shared = {field.name for field in dataclasses.fields(ServerOptions)}
+    parts = []
+    for name, command, reaches in _commands_of(typer.main.get_command(app), ("fedhft",), shared):
+        words = [" ".join(line.split()) for line in (command.help or "").split("\n\n")]
+        own = [one for one in command.params if one.name not in {"help", *(shared if reaches else ())}]
+        arguments = [one for one in own if one.param_type_name == "argument"]
+        options = [one for one in own if one.param_type_name != "argument" and not one.hidden]
+        shape = [one.name.upper() if one.required else f"[{one.name.upper()}]" for one in arguments]
+        shape += [f"{one.opts[0]} {one.name.upper()}" for one in options if one.required]
+        parts.append(f"### `{' '.join([name, *shape])}`")
+        parts += words
+        if reaches:
+            parts.append("Reaches an aggregator; takes `-o`.")
+        if own:
+            rows = [_parameter(one) for one in (*arguments, *options)]
+            parts.append(_table(("argument or option", "variable", "default", "meaning"), rows))
+    return "\n\n".join(parts)
+
+
+def _commands_of(command: Any, path: tuple[str, ...], shared: set[str]) -> Iterable[tuple[str, Any, bool]]:
+    """Name, command, and whether it takes the options that reach a server, of every command below this one."""
+    for name, inner in getattr(command, "commands", {}).items():
+        if hasattr(inner, "commands"):
+            yield from _commands_of(inner, (*path, name), shared)
+        else:
+            yield " ".join((*path, name)), inner, shared <= {one.name for one in inner.params}
+
+
+def _parameter(one: Any) -> tuple[str, ...]:
+    is_argument = one.param_type_name == "argument"
+    name = one.name.upper() if is_argument else ", ".join(f"`{option}`" for option in one.opts)
+    shown = one.show_default if isinstance(one.show_default, str) else None
+    plain = getattr(one.default, "value", one.default)
+    says = isinstance(plain, str | int | float) and not isinstance(plain, bool) and plain != "" and not one.required
+    default = shown or (f"`{plain}`" if says else "")
+    variable = f"`{one.envvar}`" if getattr(one, "envvar", None) else ""
+    return (f"`{name}`" if is_argument else name, variable, default, _cell(one.help or ""))
 
 
 def metrics() -> str:
@@ -524,6 +568,7 @@ def _cell(text: str) -> str:
 
 
 BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "cli.md": {"commands": commands},
     "methods.md": {"choices": choices, "presets": presets, "preset-wire": preset_wire},
     "operations.md": {
         "options-aggregator": options_aggregator,

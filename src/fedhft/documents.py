@@ -1,6 +1,7 @@
 """JSON and TOML from outside: one door, bounded in size and depth, that lets nothing but FedhftError out.
 
     parse_json, parse_toml      text or bytes -> values
+    nearest                     the known key that an unknown one was probably meant to be
     Fields                      takes the fields of such an object out, one by one, typed and bounded
 
 What Python's own readers let through and no reader of ours expects is refused here: nesting that exhausts the stack,
@@ -11,11 +12,12 @@ pair. A byte order mark at the start is skipped.
 from __future__ import annotations
 
 import codecs
+import difflib
 import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,6 +67,12 @@ def parse_toml(data: str | bytes, name: str, code: ErrorCode, *, most_bytes: int
         problem = f"is not TOML: {error}" if not isinstance(error, RecursionError) else _TOO_DEEP
         raise FedhftError(code, f"{name}: {problem}; correct it and try again") from error
     return table
+
+
+def nearest(given: str, known: Sequence[str]) -> str:
+    """The known key that somebody who wrote `given` probably meant; empty when none is near."""
+    plain = given.lower().replace("-", "_")
+    return next(iter(difflib.get_close_matches(plain, known, n=1)), "")
 
 
 def read_toml(path: Path, name: str, code: ErrorCode, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:

@@ -61,6 +61,30 @@ Traffic = tuple[int, int, int, int]
 """Bytes a client has moved since it joined: socket sent, socket received, payload sent, payload received."""
 
 
+class EventKind(StrEnum):
+    """What can happen to a job, its rounds and its clients. The statuses of a job are among them."""
+
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    OPENED = "opened"
+    EXTENDED = "extended"
+    REOPENED = "reopened"
+    PUBLISHED = "published"
+    EVALUATING = "evaluating"
+    EVALUATED = "evaluated"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    BLOCKED = "blocked"
+    UNBLOCKED = "unblocked"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    JOINED = "joined"
+    LEFT = "left"
+    DECLINED = "declined"
+    SET_ASIDE = "set_aside"
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -133,6 +157,19 @@ class ClientRecord(_Record):
     """Unit-norm float32 values; empty where the method has none (yet)."""
     has_shared_validation: bool = False
     joined_ms: int
+
+
+class EventRecord(_Record):
+    """Something that happened to a job."""
+
+    at_ms: int
+    """The store's clock."""
+    kind: EventKind
+    round: int = 0
+    """The round it is about; 0 where it is about none."""
+    client: str = ""
+    text: str = ""
+    """A reason, or a count; for people."""
 
 
 class DeclineRecord(_Record):

@@ -342,12 +342,12 @@ def test_a_full_disk_is_found(look: Looking, tmp_path: Path) -> None:
 def test_the_owners_rules_are_held_against_the_job(look: Looking, job: str, tmp_path: Path) -> None:
     settings = tmp_path / "owner.toml"
     settings.write_text('allow_jobs = ["nothing-*"]\nmost_rounds = 5\n')
-    code, found = look("--settings", str(settings))
+    code, found = look("--config", str(settings))
     assert (code, found["rules"][0]["status"]) == (0, "warning")
-    code, found = look("--settings", str(settings), "--job", job)
+    code, found = look("--config", str(settings), "--job", job)
     only_failure(code, found, "rules", ErrorCode.DECLINED, "is not in allow_jobs")
     settings.write_text("most_rounds = -1\n")
-    code, found = look("--settings", str(settings))
+    code, found = look("--config", str(settings))
     only_failure(code, found, "settings", ErrorCode.INVALID_ARGUMENT, "--most-rounds = -1")
 
 

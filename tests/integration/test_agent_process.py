@@ -207,7 +207,7 @@ def test_an_agent_declines_what_breaks_its_owners_rules_tells_why_and_serves_the
     site.submit("allowed")
     settings = site.folder / "owner.toml"
     settings.write_text('most_rounds = 10\nallow_jobs = ["too-*", "allowed"]\n')
-    agent = site.process("owned", "--settings", str(settings))
+    agent = site.process("owned", "--config", str(settings))
     started.append(agent)
     assert site.ended("allowed").status == "completed"
     with JobsClient(site.admin) as jobs:

@@ -62,7 +62,7 @@ class Walk:
         return started
 
     def job(self) -> Any:
-        return json.loads(self.people.type("fedhft job get first --format json", BLOCK_S))
+        return json.loads(self.people.type("fedhft job get first -o json", BLOCK_S))
 
     def wait_rounds(self, count: int) -> Any:
         deadline = time.monotonic() + JOB_S

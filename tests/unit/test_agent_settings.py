@@ -57,12 +57,12 @@ def test_a_file_can_hold_an_agents_settings_as_numbers_or_as_people_write_them(t
     file.write_text(
         'memory = "2GiB"\nthreads = 1\nmetrics_port = 0\ngive_up_after = "2m"\nonce = true\njob = "j"\nstate_dir = "s"'
     )
-    settings = read("--settings", str(file))
+    settings = read("--config", str(file))
     assert (settings.memory, settings.threads, settings.metrics_port) == (2**31, 1, 0)
     assert (settings.give_up_after_s, settings.once, settings.job) == (120.0, True, "j")
     assert settings.state_folder == Path("s")
     file.write_text("client = 5\nthreads = 1.5")
-    assert refused("--settings", str(file)).startswith("--threads = 1.5: is not in range")
+    assert refused("--config", str(file)).startswith("--threads = 1.5: is not in range")
 
 
 def test_without_a_home_directory_the_state_directory_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,17 +84,17 @@ def test_an_owners_rules_come_as_words_or_as_a_list_and_without_any_nothing_is_b
     file = tmp_path / "agent.toml"
     file.write_text('allow_jobs = ["a-*", "b"]\nallow_operators = "ops, other"\nmost_rank = 8\nlargest_share = 0.5')
     monkeypatch.setenv("FEDHFT_ALLOW_ENCODINGS", "int8,bf16")
-    rules = read("--settings", str(file), "--most-epochs", "1.5", "--least-updates", "3").rules
+    rules = read("--config", str(file), "--most-epochs", "1.5", "--least-updates", "3").rules
     assert (rules.allow_jobs, rules.allow_operators) == (("a-*", "b"), ("ops", "other"))
     assert (rules.allow_encodings, rules.most_rank, rules.largest_share) == (("int8", "bf16"), 8, 0.5)
     assert (rules.most_epochs, rules.least_updates) == (1.5, 3)
-    assert read("--settings", str(file), "--allow-jobs", "").rules.allow_jobs == ()
+    assert read("--config", str(file), "--allow-jobs", "").rules.allow_jobs == ()
     file.write_text("allow_jobs = 5")
-    assert "--allow-jobs: 5 is neither text nor a list" in refused("--settings", str(file))
+    assert "--allow-jobs: 5 is neither text nor a list" in refused("--config", str(file))
 
 
 def test_the_example_of_an_owners_rules_is_a_settings_file_in_which_every_rule_is_set() -> None:
-    rules = read("--settings", str(Path(__file__).parent.parent.parent / "examples/owner.toml")).rules
+    rules = read("--config", str(Path(__file__).parent.parent.parent / "examples/owner.toml")).rules
     unset = [field.name for field in dataclasses.fields(OwnerRules) if not getattr(rules, field.name)]
     assert unset == []
 

@@ -13,8 +13,7 @@ import jsonschema
 import pytest
 
 from fedhft.cli.demo import parse_clusters, parse_densities, parse_partition
-from fedhft.cli.job import _report
-from fedhft.cli.output import OutputFormat
+from fedhft.cli.job_views import print_job
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.messages import as_dict
 from fedhft.training.digest import base_digest
@@ -65,7 +64,15 @@ def test_every_command_that_the_documents_name_is_there() -> None:
 @pytest.mark.parametrize("command", ["submit", "list", "get", "watch", "clusters", "cancel", "export"])
 def test_every_command_that_asks_an_aggregator_says_how_to_reach_it(command: str) -> None:
     shown = fedhft("job", command, "--help").stdout
-    for text in ("--server", "FEDHFT_ADMIN_SERVER", "--tls-authority", "--tls-certificate", "--tls-key", "--format"):
+    for text in (
+        "--server",
+        "FEDHFT_ADMIN_SERVER",
+        "--tls-authority",
+        "--tls-certificate",
+        "--tls-key",
+        "--context",
+        "--output",
+    ):
         assert text in shown
 
 
@@ -198,7 +205,7 @@ def test_messages_become_json_with_numbers_as_numbers_and_absent_scores_as_null(
 def test_answers_about_a_long_job_show_people_its_last_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     job = jobs_pb2.Job(job="long", status="cancelled", rounds_done=60, history_from=1)
     job.history.extend(jobs_pb2.RoundSummary(round=number) for number in range(11, 61))
-    _report(job, OutputFormat.TABLE)
+    print_job(job)
     shown = capsys.readouterr().out.splitlines()
     assert "rounds 1 to 40 are not shown; `fedhft job get long --rounds 0` shows all that are kept" in shown
     assert [line.split()[0] for line in shown if line.strip()[:1].isdigit()] == [str(n) for n in range(41, 61)]

@@ -19,9 +19,9 @@ from fedhft_aggregator.settings import AggregatorSettings
 from fedhft_clusterer.settings import ClustererSettings
 
 from fedhft.aggregation.fold import BLOCK
-from fedhft.cli import job as job_commands
+from fedhft.cli import job_views
 from fedhft.cli.main import app
-from fedhft.cli.server_options import ServerOptions
+from fedhft.cli.server_options import DEFAULT_SERVER
 from fedhft.clustering import fitting, selection, signature
 from fedhft.coordination import coordinator, tidying
 from fedhft.errors import OUTCOMES, ErrorCode
@@ -153,7 +153,8 @@ def test_there_is_a_job_fragment_to_check() -> None:
 def commands(path: Path) -> Iterator[list[str]]:
     """Words of every `fedhft ...` and `make ...` in shell blocks and in inline code."""
     text = path.read_text(encoding="utf-8")
-    lines = [line.strip() for block in blocks(path, "sh") for line in block.splitlines()]
+    whole = [block.replace("\\\n", " ") for block in blocks(path, "sh")]  # a line goes on after a backslash
+    lines = [line.strip() for block in whole for line in block.splitlines()]
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
     for line in lines:
@@ -361,7 +362,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"a page of its history ({paging.HISTORY_PAGE} rounds"),
         ("docs/protocol.md", f"A message holds at most {paging.HISTORY_PAGE} rounds"),
         ("docs/protocol.md", f"`history_last = {paging.HISTORY_PAGE}`"),
-        ("docs/operations.md", f"the last {job_commands._SHOWN_ROUNDS} rounds"),
+        ("docs/operations.md", f"the last {job_views.SHOWN_ROUNDS} rounds"),
         ("docs/operations.md", f"tell the newest {paging.HISTORY_PAGE}."),
         ("docs/operations.md", f"the last {paging.KEPT_ROUNDS:,} rounds are kept"),
         ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
@@ -395,7 +396,7 @@ def test_times_that_are_written_as_words_are_the_code_s() -> None:
     assert "up to half an hour" in page("docs/protocol.md")
     assert agent._KEEP_UNSEEN_S == 7 * 86400
     assert "after seven days" in page("docs/operations.md")
-    assert JobsClient.__init__.__defaults__ == (None, 10.0)
+    assert JobsClient.__init__.__defaults__ == (None, 10.0, None)
     assert "The command line gives up after 10 s" in page("docs/protocol.md")
 
 
@@ -404,8 +405,8 @@ def test_ports_in_the_walkthrough_are_the_defaults() -> None:
     assert "--clusterer 127.0.0.1:50052" in page("docs/operations.md")
     assert "curl -s http://127.0.0.1:9101/readyz" in page("docs/operations.md")
     assert "`9101`" in GENERATE.options_aggregator()
-    assert AggregatorSettings().admin_listen == ServerOptions().server == "127.0.0.1:50053"
-    assert "fedhft job submit examples/job.toml --server 127.0.0.1:50053" in page("docs/operations.md")
+    assert AggregatorSettings().admin_listen == DEFAULT_SERVER == "127.0.0.1:50053"
+    assert f"--admin-server {DEFAULT_SERVER}" in page("docs/operations.md")
 
 
 # -- links and manners

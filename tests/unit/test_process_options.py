@@ -41,21 +41,37 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_a_setting_comes_from_the_first_of_flag_variable_file_secret_and_default(
+def test_a_setting_comes_from_the_first_of_flag_variable_secret_file_and_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file, secrets = tmp_path / "settings.toml", tmp_path / "secrets"
     secrets.mkdir()
-    sources = ["--settings", str(file), "--secrets-dir", str(secrets)]
+    sources = ["--config", str(file), "--secrets-dir", str(secrets)]
     assert read().grace == 10.0
-    (secrets / "fedhft_grace").write_text("1.5\n")
-    file.write_text("")
+    file.write_text("grace = 1.5")
     assert read(*sources).grace == 1.5
-    file.write_text("grace = 2")
+    (secrets / "fedhft_grace").write_text("2\n")
     assert read(*sources).grace == 2.0
     monkeypatch.setenv("FEDHFT_GRACE", "3")
     assert read(*sources).grace == 3.0
     assert read(*sources, "--grace", "4").grace == 4.0
+
+
+def test_the_earlier_name_of_config_still_works_and_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("grace = 2")
+    assert read("--settings", str(file)).grace == 2.0
+    monkeypatch.setenv("FEDHFT_SETTINGS", str(file))
+    assert read().grace == 2.0
+    other = tmp_path / "config.toml"
+    other.write_text("grace = 3")
+    monkeypatch.setenv("FEDHFT_CONFIG", str(other))
+    assert read().grace == 3.0
+    with pytest.raises(SystemExit):
+        read("--help")
+    assert "--settings" not in capsys.readouterr().out
 
 
 def test_an_empty_variable_or_secret_is_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -72,7 +88,7 @@ def test_the_files_of_settings_and_secrets_can_be_named_by_variables(
     file.write_text('listen = "127.0.0.1:7"\nmetrics_port = 8\nlog_level = "debug"\ntls_authority = "ca.pem"')
     (tmp_path / "fedhft_redis").write_text("redis://:secret@host:6379/0\n")
     (tmp_path / "other").write_text("is nobody's")
-    monkeypatch.setenv("FEDHFT_SETTINGS", str(file))
+    monkeypatch.setenv("FEDHFT_CONFIG", str(file))
     monkeypatch.setenv("FEDHFT_SECRETS_DIR", str(tmp_path))
     settings = read()
     assert (settings.listen, settings.metrics_port, settings.log_level) == ("127.0.0.1:7", 8, "debug")
@@ -92,7 +108,11 @@ def test_secrets_are_read_as_kubernetes_mounts_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('metrics_prot = 1\nredis = "x"', "metrics_prot is an unknown key; see fedhft_aggregator --help"),
+        (
+            'metrics_prot = 1\nredis = "x"',
+            "metrics_prot is an unknown key; did you mean metrics_port? All are in fedhft_aggregator --help",
+        ),
+        ("qqq = 1", "qqq is an unknown key; see fedhft_aggregator --help"),
         ('secrets_dir = "x"', "secrets_dir is an unknown key"),
         ("metrics-port = 1", "metrics-port is an unknown key"),
         ("grace = ", "is not TOML"),
@@ -101,13 +121,13 @@ def test_secrets_are_read_as_kubernetes_mounts_them(tmp_path: Path) -> None:
 def test_a_wrong_settings_file_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(text)
-    message = refused("--settings", str(file))
+    message = refused("--config", str(file))
     assert said in message
-    assert message.startswith("--settings = ")
+    assert message.startswith("--config = ")
 
 
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
-    assert "--settings = 'nowhere.toml': cannot be read: No such file" in refused("--settings", "nowhere.toml")
+    assert "--config = 'nowhere.toml': cannot be read: No such file" in refused("--config", "nowhere.toml")
     assert "--secrets-dir = 'nowhere': is not a folder" in refused("--secrets-dir", "nowhere")
     (tmp_path / "fedhft_redis").mkdir()
     assert "fedhft_redis" in refused("--secrets-dir", str(tmp_path))
@@ -133,7 +153,7 @@ def test_a_value_of_the_wrong_type_is_wrong_usage_and_says_where_it_stands(
     assert "invalid choice: 'xml'" in usage_error(capsys, "--log-format", "xml")
     file = tmp_path / "settings.toml"
     file.write_text('grace = "long"')
-    assert f"{file}: grace = 'long': is not a number" in usage_error(capsys, "--settings", str(file))
+    assert f"{file}: grace = 'long': is not a number" in usage_error(capsys, "--config", str(file))
     (tmp_path / "fedhft_grace").write_text("hunter2")
     said = usage_error(capsys, "--secrets-dir", str(tmp_path))
     assert f"{tmp_path / 'fedhft_grace'}: is not a number" in said

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fedhft.cli.demo import print_summary
 from fedhft.job import JobSpec
 from fedhft.reporting.plots import write_plots
 from fedhft.reporting.report import MethodRun, fewest_rows, mean_over, write_report
@@ -154,12 +155,18 @@ def test_the_report_names_every_method_score_client_and_adapter() -> None:
     assert "majority label would score 0.500" in text
 
 
-@pytest.mark.parametrize("several", [True, False])
-def test_the_table_of_rounds_takes_every_round_once_and_is_whole_in_80_columns(several: bool) -> None:
+def a_large_job() -> jobs_pb2.Job:
     job = finished_job(spec_of())
     for entry in (*job.history, job.final):
         entry.payload_bytes_up, entry.payload_bytes_down, entry.seconds = 1023 << 10, 1023 << 20, 12345.6
-    console = Console(file=io.StringIO(), width=80, record=True)
+    return job
+
+
+@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_of_rounds_takes_every_round_once_and_is_whole_in_80_columns(several: bool, width: int) -> None:
+    job = a_large_job()
+    console = Console(file=io.StringIO(), width=width, record=True)
     table = RoundTable(console, several)
     rows = [*table.take_in("fedhft-paper", job), *table.take_in("fedit", job)]
     assert [row[:2] for row in rows[:3]] == [("fedhft-paper", name) for name in ("1", "2", "final")]
@@ -167,7 +174,38 @@ def test_the_table_of_rounds_takes_every_round_once_and_is_whole_in_80_columns(s
     table.print()
     printed = console.export_text()
     assert all(" ".join(row if several else row[1:]) in " ".join(printed.split()) for row in rows)
-    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert all(len(line) <= width for line in printed.splitlines())
+    assert "want of room" not in printed
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_the_table_of_rounds_leaves_out_columns_in_60_columns_and_says_which(several: bool) -> None:
+    console = Console(file=io.StringIO(), width=60, record=True)
+    table = RoundTable(console, several)
+    (first, *_) = table.take_in("fedhft-paper", a_large_job())
+    table.print()
+    printed = console.export_text()
+    assert all(len(line.rstrip()) <= 60 for line in printed.splitlines())
+    told = " ".join(printed.split())
+    assert "not shown, for want of room: " in told
+    assert told.rpartition(": ")[2].endswith("clusters")
+    line = next(line for line in printed.splitlines() if line.strip().startswith("fedhft-paper" if several else "1 "))
+    cells = line.replace(" MiB", "MiB").replace(" GiB", "GiB").split()
+    kept = [cell.replace(" ", "") for cell in (first if several else first[1:])]
+    assert cells == [cell for cell in kept if cell in cells]
+    assert len(cells) >= 6
+    assert "…" not in printed
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_summary_of_a_demo_is_never_cut(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    runs = tuple(method_run(name).result for name in ("fedhft", "fedhft-paper"))
+    print_summary(console, DemoResult(runs))
+    printed = console.export_text()
+    assert all(len(line.rstrip()) <= width for line in printed.splitlines())
+    assert "…" not in printed
+    assert ("want of room" in printed) is (width == 60)
 
 
 def test_tables_of_the_report_have_as_many_cells_as_heads() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from fedhft.coordination.describe import describe, memberships_message, older_rounds, outline
+from fedhft.coordination.describe import describe, older_rounds, outline
+from fedhft.coordination.exported import exported, kept_whole
+from fedhft.coordination.known_clients import known_clients, remove_client
 from fedhft.coordination.roster import roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Role, parse_identity
@@ -16,7 +19,7 @@ from fedhft.rounds import requests
 from fedhft.rounds.joining import pinned_schema
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
-from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import jobs_pb2, jobs_pb2_grpc
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.published_blobs import PIECE_BYTES
 from fedhft_aggregator.revocations import revocation_of
@@ -26,10 +29,26 @@ log = logging.getLogger(__name__)
 MOST_UNFINISHED_JOBS = 200
 """Every one has a coordinator, and is offered to every agent."""
 _WATCH_HEARTBEAT_S = 15.0
+"""A watcher hears at least this often."""
+_WATCH_LOOK_S = 3.0
+"""How often a watch looks for what wakes nobody: updates that were accepted, clients that joined."""
 
 
 async def _nothing() -> None:
     """Nobody follows the deny list."""
+
+
+def _news(job: jobs_pb2.Job) -> bytes:
+    """What of a message makes a difference to who watches."""
+    told = jobs_pb2.Job()
+    told.CopyFrom(job)
+    # What differs in messages about the same; rounds that a message brings are looked at by themselves.
+    for name in ("age_seconds", "history"):
+        told.ClearField(name)
+    if told.HasField("open"):
+        told.open.ClearField("seconds")
+        told.open.ClearField("seconds_left")
+    return told.SerializeToString(deterministic=True)
 
 
 class Jobs(jobs_pb2_grpc.JobsServicer):
@@ -88,12 +107,18 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         caller = authenticate(context)
         name, sent = parse_job_id(request.job), requests.number("history_after", request.history_after)
         last = requests.number("history_last", request.history_last)
+        last_told: bytes | None = None
+        told_at = 0.0
         while True:
             caller.recheck()  # a watch may outlast what its caller is allowed
             seen = await self._store.changes(name, Topic.PROGRESS)
             record = await self._store.job(name)
             job = await describe(self._store, record, after=sent, last=last)
-            yield job
+            now = time.monotonic()
+            news = _news(job)
+            if job.history or news != last_told or now - told_at >= _WATCH_HEARTBEAT_S:
+                yield job
+                last_told, told_at = news, now
             last = 0
             if job.history:
                 sent = job.history[-1].round
@@ -101,13 +126,41 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
                     continue
             if record.status.over:
                 return
-            await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_HEARTBEAT_S)
+            await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_LOOK_S)
 
     async def Clients(self, request: jobs_pb2.ListClientsRequest, context: Context) -> jobs_pb2.ListClientsResponse:
         """A page of the clients that serve a job, or will not."""
         authenticate(context)
         record = await self._store.job(parse_job_id(request.job))
         return await roster(self._store, record, request.after, request.limit)
+
+    async def Events(self, request: jobs_pb2.ListEventsRequest, context: Context) -> jobs_pb2.ListEventsResponse:
+        """What happened to a job, the newest of it."""
+        authenticate(context)
+        name = parse_job_id(request.job)
+        await self._store.job(name)
+        events = (await self._store.events(name))[-request.last :]
+        return jobs_pb2.ListEventsResponse(
+            events=[jobs_pb2.JobEvent(**event.model_dump(mode="json")) for event in events],
+            now_ms=await self._store.now_ms(),
+        )
+
+    async def KnownClients(
+        self, request: jobs_pb2.ListKnownClientsRequest, context: Context
+    ) -> jobs_pb2.ListKnownClientsResponse:
+        """A page of the clients that are enrolled or in a job."""
+        authenticate(context)
+        return await known_clients(self._store, request.after, request.limit)
+
+    async def RemoveClient(
+        self, request: jobs_pb2.RemoveClientRequest, context: Context
+    ) -> jobs_pb2.RemoveClientResponse:
+        """Take a client out of its jobs and end its lease."""
+        caller = authenticate(context)
+        client = parse_client_id(request.client)
+        left = await remove_client(self._store, client, requests.reason(request.reason, "removed"))
+        log.info("client removed", extra={"client": client, "jobs": left, "by": caller.name, "peer": caller.peer})
+        return jobs_pb2.RemoveClientResponse(jobs=left)
 
     async def Cancel(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.Job:
         """End a job that has not ended."""
@@ -152,45 +205,20 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         return jobs_pb2.DeleteJobResponse()
 
     async def Export(self, request: jobs_pb2.ExportJobRequest, context: Context) -> jobs_pb2.ExportJobResponse:
-        """References to what is needed to build the adapters of the last version."""
+        """References to what is needed to build the adapters of a version."""
         authenticate(context)
-        name = parse_job_id(request.job)
-        record = await self._store.job(name)
-        schema = await self._store.schema(name)
-        version = await self._store.version(name)
-        if schema is None or version is None or not version.snapshots:
-            raise FedhftError(
-                ErrorCode.JOB_NOT_RUNNING, f"job {name} has published no adapter; wait for its first round"
-            )
-        memberships = await self._store.memberships(name)
-        blobs = [
-            adapter_pb2.BlobRef(
-                digest=bytes.fromhex(blob.digest),
-                size=blob.size,
-                kind=adapter_pb2.BLOB_KIND_SNAPSHOT,
-                scope=scope,
-                version=version.version,
-            )
-            for scope, blob in sorted(version.snapshots.items())
-        ]
-        return jobs_pb2.ExportJobResponse(
-            spec_json=record.spec_json,
-            schema_json=schema,
-            version=version.version,
-            blobs=blobs,
-            memberships=memberships_message(name, memberships) if memberships else None,
-        )
+        return await exported(self._store, parse_job_id(request.job), requests.number("version", request.version))
 
     async def Blob(self, request: jobs_pb2.JobBlobRequest, context: Context) -> AsyncIterator[jobs_pb2.JobBlobChunk]:
         """A snapshot's bytes from an offset on."""
         authenticate(context)
         name = parse_job_id(request.job)
-        version = await self._store.version(name)
-        offered = {blob.digest for blob in version.snapshots.values()} if version else set()
+        versions = await kept_whole(self._store, name)
+        offered = {blob.digest for version in versions for blob in version.snapshots.values()}
         digest = requests.blob_digest(request.digest)
         size = await self._store.blobs.size(name, digest) if digest in offered else None
         if size is None:
-            raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is not in the last version; export again")
+            raise FedhftError(ErrorCode.UNKNOWN_BLOB, f"blob {digest[:16]} is in no version that is kept; export again")
         offset = requests.number("offset", request.offset)
         while offset < size:
             data = await self._store.blobs.get(name, digest, offset, PIECE_BYTES)

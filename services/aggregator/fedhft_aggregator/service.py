@@ -42,7 +42,7 @@ async def serve(settings: AggregatorSettings) -> None:
     if settings.tls is not None:
         settings.tls.read()  # files that are not sound are told at once, not after waiting for a store
     async with contextlib.AsyncExitStack() as stack:
-        store = open_store(settings.redis, settings.blobs)
+        store = open_store(settings.redis, settings.blobs, settings.redis_password_file)
         stack.push_async_callback(store.close)
         clusterer: RemoteClusterer | None = None
         watch: ClustererWatch | None = None

@@ -40,7 +40,7 @@ async def serve(settings: ClustererSettings) -> None:
     if settings.tls is not None:
         settings.tls.read()  # files that are not sound are told at once, not after waiting for a store
     async with contextlib.AsyncExitStack() as stack:
-        store = open_store(settings.redis, "redis")
+        store = open_store(settings.redis, "redis", settings.redis_password_file)
         stack.push_async_callback(store.close)
         threads = ThreadPoolExecutor(FITS_AT_ONCE, thread_name_prefix="fit")
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedhft.cli.output import FormatOption, OutputFormat, print_json, print_table
+from fedhft.cli.contexts import VARIABLE
+from fedhft.cli.output import Column, Output, OutputOption, answer, print_table
 from fedhft.errors import ErrorCode, FedhftError
 
 if TYPE_CHECKING:
@@ -37,17 +38,16 @@ def init(
     trust_domain: Annotated[str, typer.Argument(help="Name of the federation, e.g. clinics.example.")],
     directory: DirOption = _DIR,
     days: Annotated[int, typer.Option(help="Days that the authority is valid.")] = 3650,
-    format: FormatOption = OutputFormat.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Make an authority: its key (which never leaves this machine) and its certificate. Repeating changes nothing."""
     _check_installed()
     from fedhft.certs.authority import Authority
 
     authority = Authority.init(directory, trust_domain, days)
-    if format is OutputFormat.JSON:
-        print_json({"trust_domain": authority.trust_domain, "dir": str(directory)})
-    else:
-        typer.echo(f"authority of {authority.trust_domain} in {directory}, valid until {authority.not_after:%Y-%m-%d}")
+    value = {"trust_domain": authority.trust_domain, "dir": str(directory)}
+    words = f"authority of {authority.trust_domain} in {directory}, valid until {authority.not_after:%Y-%m-%d}"
+    answer(output, value, [authority.trust_domain], lambda: typer.echo(words))
 
 
 @app.command()
@@ -56,12 +56,12 @@ def issue(
     host: HostOption = None,
     days: DaysOption = 90,
     directory: DirOption = _DIR,
-    format: FormatOption = OutputFormat.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Issue a certificate: writes ca.crt, tls.crt and tls.key into the holder's folder. Repeating changes nothing."""
     authority = _authority(directory)
     entry = authority.issue(authority.identity(name), host or (), days)
-    _report(authority, [entry], format)
+    _report(authority, [entry], output)
 
 
 @app.command()
@@ -70,19 +70,19 @@ def renew(
     host: HostOption = None,
     days: DaysOption = 90,
     directory: DirOption = _DIR,
-    format: FormatOption = OutputFormat.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Replace a holder's certificate and key, for the same identity. Running processes take the new files up."""
     authority = _authority(directory)
     entry = authority.renew(authority.identity(name), host or (), days)
-    _report(authority, [entry], format)
+    _report(authority, [entry], output)
 
 
 @app.command("list")
-def list_certificates(directory: DirOption = _DIR, format: FormatOption = OutputFormat.TABLE) -> None:
+def list_certificates(directory: DirOption = _DIR, output: OutputOption = Output.TABLE) -> None:
     """List every certificate issued: whose, until when, and whether it was revoked."""
     authority = _authority(directory)
-    _report(authority, authority.index().entries, format)
+    _report(authority, authority.index().entries, output)
 
 
 @app.command()
@@ -104,8 +104,11 @@ def revoke(
         Path | None, typer.Option(envvar="FEDHFT_TLS_CERTIFICATE", help="PEM of your certificate, an operator's.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="FEDHFT_TLS_KEY", help="PEM of your private key.")] = None,
+    context: Annotated[
+        str | None, typer.Option(envvar=VARIABLE, help="As for fedhft job: where the TLS files are, if not given.")
+    ] = None,
     directory: DirOption = _DIR,
-    format: FormatOption = OutputFormat.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Revoke a holder's certificates. With --server they are refused from their next call on. Repeating is fine."""
     authority = _authority(directory)
@@ -113,12 +116,12 @@ def revoke(
     if server is not None:
         from fedhft.cli.server_options import ServerOptions
 
-        options = ServerOptions(server, tls_authority, tls_certificate, tls_key, format)
+        options = ServerOptions(server, tls_authority, tls_certificate, tls_key, context)
         with options.client() as client:
             for entry in entries:
                 until_ms = int(entry.not_after.timestamp() * 1000)
                 client.revoke(entry.serial, entry.identity.uri, until_ms, entry.reason)
-    _report(authority, entries, format)
+    _report(authority, entries, output)
     if server is None:
         typer.echo("no service was told: repeat with --server HOST:PORT, the aggregator's --admin-listen", err=True)
 
@@ -130,16 +133,29 @@ def _authority(directory: Path) -> Authority:
     return Authority(directory)
 
 
-def _report(authority: Authority, entries: Sequence[Entry], format: OutputFormat) -> None:
+def _report(authority: Authority, entries: Sequence[Entry], output: Output) -> None:
     now = datetime.now(UTC)
     rows = [_row(authority, entry, now) for entry in entries]
-    if format is OutputFormat.JSON:
-        print_json({"trust_domain": authority.trust_domain, "certificates": rows})
-        return
-    heads = ("name", "state", "expires", "days left", "serial", "hosts", "reason")
+    value = {"trust_domain": authority.trust_domain, "certificates": rows}
+    title = f"authority of {authority.trust_domain}, valid until {authority.not_after:%Y-%m-%d}"
+    columns = (
+        Column("name"),
+        Column("state"),
+        Column("expires", 2),
+        Column("days left"),
+        Column("serial", 4),
+        Column("hosts", text=True),
+        Column("reason", text=True),
+    )
     keys = ("name", "state", "not_after", "days_left", "serial", "hosts", "reason")
-    shown = [[", ".join(row[key]) if key == "hosts" else row[key] for key in keys] for row in rows]
-    print_table(heads, shown, f"authority of {authority.trust_domain}, valid until {authority.not_after:%Y-%m-%d}")
+    shown = [[_shown(key, row[key]) for key in keys] for row in rows]
+    answer(output, value, [row["name"] for row in rows], lambda: print_table(columns, shown, title))
+
+
+def _shown(key: str, value: Any) -> Any:
+    if key == "hosts":
+        return ", ".join(value)
+    return value[:10] if key == "not_after" else value  # the day is enough for people
 
 
 def _row(authority: Authority, entry: Entry, now: datetime) -> dict[str, Any]:

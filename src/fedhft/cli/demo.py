@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhft.cli.output import FormatOption, OutputFormat, print_json
+from fedhft.cli.output import Report, ReportOption, print_json
 from fedhft.errors import ErrorCode, FedhftError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fedhft.reporting.result import DemoResult
 
 _MOST_DIGITS = 4
+_SUMMARY_RANKS = (0, 0, 4, 2, 3, 1, 5, 6, 7)
+"""Columns of the summary that are left out first where there is little room: those with the largest."""
 _DATA, _TRAINING, _RUN = "Data", "Training", "Run"
 
 
@@ -120,11 +122,11 @@ def demo(
     timeout: Annotated[
         float, typer.Option(help="Longest time one method may take, seconds.", rich_help_panel=_RUN)
     ] = 3600.0,
-    format: FormatOption = OutputFormat.TABLE,
+    output: ReportOption = Report.TABLE,
 ) -> None:
     """Run a whole federation on this machine: Redis, clusterer, aggregator and agents as real processes talking gRPC.
 
-    Writes report.md, plots, results.json, every method's history and the exported adapters under --out. With --format
+    Writes report.md, plots, results.json, every method's history and the exported adapters under --out. With -o
     json standard output is one object {"runs": [...]}; progress goes to standard error.
     """
     from rich.console import Console
@@ -159,7 +161,7 @@ def demo(
         keep_logs=keep_logs,
         timeout_s=timeout,
     )
-    console = Console(stderr=format is OutputFormat.JSON)
+    console = Console(stderr=output is Report.JSON)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         with RoundTable(console) as table:
@@ -171,7 +173,7 @@ def demo(
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    if format is OutputFormat.JSON:
+    if output is Report.JSON:
         print_json(result.as_dict())
     else:
         print_summary(console, result)
@@ -216,15 +218,15 @@ def print_summary(console: Console, result: DemoResult) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from fedhft.reporting.columns import fitting, left_out
     from fedhft.reporting.table import shown, size
 
-    # Narrow enough for 80 columns, even with the largest figures.
+    # Narrow enough for 80 columns, even with the largest figures; where there is less room, columns are left out.
     title = "Scores before local training, bytes per client and round"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for head in ("method", "personal", "worst\ntenth", "after", "shared", "up", "down", "agent\nmemory", "seconds"):
-        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
-    for run in result.runs:
-        table.add_row(
+    heads = ("method", "personal", "worst\ntenth", "after", "shared", "up", "down", "agent\nmemory", "seconds")
+    rows = [
+        (
             run.method,
             shown(run.personal.before.mean),
             shown(run.personal.before.worst_tenth),
@@ -235,7 +237,17 @@ def print_summary(console: Console, result: DemoResult) -> None:
             size(run.agent_peak_rss_bytes.max),
             f"{run.wall_seconds:.0f}",
         )
+        for run in result.runs
+    ]
+    lines = [[*head.split("\n"), *(row[index] for row in rows)] for index, head in enumerate(heads)]
+    places, _ = fitting([max(map(len, column)) for column in lines], _SUMMARY_RANKS, 1, console.width)
+    for place in places:
+        table.add_column(heads[place], justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[place] for place in places))
     console.print(table)
+    if missing := left_out([head.replace("\n", " ") for head in heads], places):
+        console.print(missing, markup=False, highlight=False)
     for run in result.runs:
         found = run.clusters
         if found.adjusted_rand_index is not None:

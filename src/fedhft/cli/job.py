@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhft.cli.output import OutputFormat, print_json, print_table
+from fedhft.cli.interrupted import if_interrupted
+from fedhft.cli.job_views import (
+    SHOWN_ROUNDS,
+    STATES,
+    as_values,
+    matches,
+    missing_rounds,
+    print_clients,
+    print_events,
+    print_job,
+    print_jobs,
+    print_memberships,
+)
+from fedhft.cli.output import Output, answer, console, print_json
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.rounds.paging import HISTORY_PAGE
 
 if TYPE_CHECKING:
+    from fedhft.jobs.client import JobsClient
     from fedhft.v1 import jobs_pb2
 
 app = typer.Typer(help="Submit and watch jobs on an aggregator.", no_args_is_help=True)
 
-_LISTED = ("job", "status", "reason", "paused", "blocked", "rounds_done", "clients", "open_round", "accepted", "asked")
+_LISTED = (
+    "job", "status", "reason", "paused", "blocked", "rounds_done", "clients", "open_round", "accepted", "asked",
+    "age_seconds",
+)  # fmt: skip
 """Fields of a job that `list` shows to programs."""
 
-_SHOWN_ROUNDS = 20
-"""Rounds that people are shown unless they ask for others."""
-
 JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
+
+
+class State(StrEnum):
+    """What `list --status` takes: the statuses of a job, and what can hold one up."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    EVALUATING = "evaluating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+    BLOCKED = "blocked"
 
 
 @app.command()
@@ -37,6 +65,9 @@ def submit(
             show_default="the first client to join decides",
         ),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the job until it ends; exits with 42 unless it completed.")
+    ] = False,
 ) -> None:
     """Check a job file and store the job. Submitting the identical job again is fine."""
     from fedhft.job import read_job
@@ -48,23 +79,36 @@ def submit(
 
         schema = build_schema(load_base(spec, model), spec)
     with options.client() as client:
-        _report(client.submit(spec, schema), options.format)
+        unknown = f"whether the job was submitted is not known; `fedhft job get {spec.name}` tells"
+        with if_interrupted(unknown):
+            submitted = client.submit(spec, schema)
+        if not wait:
+            _show(submitted, options.output)
+            return
+        with if_interrupted(f"the job is submitted; watch it with `fedhft job watch {spec.name}`"):
+            if options.output is Output.TABLE:
+                typer.echo(f"{spec.name}: submitted")
+            last = _follow(client, spec.name, SHOWN_ROUNDS, options.output is Output.TABLE)
+        if options.output is not Output.TABLE and last is not None:
+            _show(last, options.output)
+    _check_completed(last)
 
 
 @app.command("list")
 @with_server_options
-def list_jobs(options: ServerOptions) -> None:
-    """List every job, oldest first."""
+def list_jobs(
+    options: ServerOptions,
+    status: Annotated[
+        list[State] | None,
+        typer.Option(help="Only jobs in this state; repeatable.", show_default="all"),
+    ] = None,
+) -> None:
+    """List jobs, oldest first."""
     with options.client() as client:
-        jobs = client.list()
-    if options.format is OutputFormat.JSON:
-        print_json({"jobs": [{key: full[key] for key in _LISTED} for full in map(_as_dict, jobs)]})
-    else:
-        rows = []
-        for job in jobs:
-            status, reason = _standing(job)
-            rows.append((job.job, status, job.rounds_done, len(job.clients), reason))
-        print_table(("job", "status", "rounds", "clients", "reason"), rows)
+        jobs = [job for job in client.list() if matches(job, [state.value for state in status or ()])]
+    value = {"jobs": [{key: full[key] for key in _LISTED} for full in map(as_values, jobs)]}
+    none = "no jobs in this state" if status else "no jobs yet; `fedhft job submit FILE` submits one"
+    answer(options.output, value, [job.job for job in jobs], lambda: print_jobs(jobs) if jobs else typer.echo(none))
 
 
 @app.command()
@@ -77,15 +121,15 @@ def get(
         typer.Option(
             min=0,
             help="How many of the last rounds to show; 0: all that are kept.",
-            show_default=f"{_SHOWN_ROUNDS}; all with --format json",
+            show_default=f"{SHOWN_ROUNDS}; all with json and yaml",
         ),
     ] = None,
 ) -> None:
     """Show one job: where it stands, its last rounds, its scores."""
     if rounds is None:
-        rounds = 0 if options.format is OutputFormat.JSON else _SHOWN_ROUNDS
+        rounds = SHOWN_ROUNDS if options.output is Output.TABLE else 0
     with options.client() as client:
-        _report(client.get(job, rounds or None), options.format, rounds)
+        _show(client.get(job, rounds or None), options.output, rounds)
 
 
 @app.command()
@@ -100,31 +144,39 @@ def watch(
             max=HISTORY_PAGE,
             help="How many of the rounds published so far to begin with; 0: all that are kept.",
         ),
-    ] = _SHOWN_ROUNDS,
+    ] = SHOWN_ROUNDS,
 ) -> None:
-    """Follow a job until it ends (--format json: an object per line and change). Exits with 42 unless it completed."""
-    from fedhft.errors import ErrorCode, FedhftError
-
-    last: jobs_pb2.Job | None = None
-    with options.client() as client:
-        if options.format is OutputFormat.JSON:
-            for last in client.watch(job, rounds or None):
-                print_json(_as_dict(last), indent=None)
+    """Follow a job until it ends (-o json: an object per line and change). Exits with 42 unless it completed."""
+    with options.client() as client, if_interrupted(f"the job goes on; `fedhft job watch {job}` shows it again"):
+        if options.output is Output.TABLE:
+            last = _follow(client, job, rounds, show=True)
         else:
-            from rich.console import Console
+            last = None
+            for last in client.watch(job, rounds or None):
+                if options.output is Output.JSON:
+                    print_json(as_values(last), indent=None)
+                elif options.output is Output.YAML:
+                    typer.echo("---")
+                    _show(last, options.output)
+            if last is not None and options.output is Output.NAME:
+                typer.echo(job)
+    _check_completed(last)
 
-            from fedhft.reporting.table import RoundTable
 
-            console = Console()
-            with RoundTable(console, several=False) as table:
-                for change in client.watch(job, rounds or None):
-                    if last is None:
-                        for line in _missing_rounds(change):
-                            console.print(line, markup=False, highlight=False, soft_wrap=True)
-                    last = change
-                    table.show(job, last)
-    if last is not None and last.status != "completed":
-        raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} ended as {last.status}: {last.reason}")
+@app.command()
+@with_server_options
+def events(
+    options: ServerOptions,
+    job: JobArgument,
+    last: Annotated[int, typer.Option(min=0, help="How many of the newest events to show; 0: all that are kept.")] = 50,
+) -> None:
+    """Show what happened to a job and its clients: rounds, pauses, what blocked it, who came, left or declined."""
+    from fedhft.jobs.messages import as_dict
+
+    with options.client() as client:
+        told = client.events(job, last)
+    value = {"job": job, **as_dict(told)}
+    answer(options.output, value, [event.kind for event in told.events], lambda: print_events(told))
 
 
 @app.command()
@@ -135,12 +187,8 @@ def clusters(options: ServerOptions, job: JobArgument) -> None:
 
     with options.client() as client:
         memberships = client.get(job, last=1).memberships
-    if options.format is OutputFormat.JSON:
-        print_json(as_dict(memberships))
-        return
-    heads = ("client", *(f"cluster-{cluster}" for cluster in range(memberships.clusters)))
-    title = f"{job}: membership version {memberships.version}, after round {memberships.round}"
-    print_table(heads, [(row.client, *row.weights) for row in memberships.rows], title)
+    names = [row.client for row in memberships.rows]
+    answer(options.output, as_dict(memberships), names, lambda: print_memberships(job, memberships))
 
 
 @app.command()
@@ -151,38 +199,9 @@ def clients(options: ServerOptions, job: JobArgument) -> None:
 
     with options.client() as client:
         listed = list(client.clients(job))
-    told = [(one, _STATES.get(one.state, "unknown")) for one in listed]
-    if options.format is OutputFormat.JSON:
-        print_json({"job": job, "clients": [{**as_dict(one), "state": state} for one, state in told]})
-        return
-    rows = [
-        (
-            one.client,
-            state,
-            one.tier,
-            one.samples,
-            one.rounds_delivered,
-            _ago(one.joined_seconds, one.HasField("joined_seconds")),
-            _ago(one.seen_seconds, one.HasField("seen_seconds")),
-            one.reason or _treated(one),
-        )
-        for one, state in told
-    ]
-    print_table(("client", "state", "tier", "samples", "rounds", "since", "last seen", "reason"), rows)
-
-
-_STATES = {1: "live", 2: "silent", 3: "declined"}
-
-
-def _treated(client: jobs_pb2.JobClient) -> str:
-    """What the last fold made of its update, if anything."""
-    if client.set_aside:
-        return f"set aside: {client.set_aside}"
-    return f"clipped to {client.clipped:.2f} of its size" if client.HasField("clipped") else ""
-
-
-def _ago(seconds: float, known: bool) -> str:
-    return f"{seconds:.0f} s ago" if known else ""
+    told = [{**as_dict(one), "state": STATES.get(one.state, "unknown")} for one in listed]
+    names = [one.client for one in listed]
+    answer(options.output, {"job": job, "clients": told}, names, lambda: print_clients(listed))
 
 
 @app.command()
@@ -193,8 +212,8 @@ def cancel(
     reason: Annotated[str, typer.Option(help="Why; agents and watchers are told.")] = "cancelled from the command line",
 ) -> None:
     """End a job; agents are told at their next call."""
-    with options.client() as client:
-        _report(client.cancel(job, reason), options.format)
+    with options.client() as client, _unknown_outcome(job):
+        _show(client.cancel(job, reason), options.output)
 
 
 @app.command()
@@ -205,16 +224,16 @@ def pause(
     reason: Annotated[str, typer.Option(help="Why; watchers are told.")] = "paused from the command line",
 ) -> None:
     """Let a job wait: no round opens, closes or runs out of time until it is resumed."""
-    with options.client() as client:
-        _report(client.pause(job, reason), options.format)
+    with options.client() as client, _unknown_outcome(job):
+        _show(client.pause(job, reason), options.output)
 
 
 @app.command()
 @with_server_options
 def resume(options: ServerOptions, job: JobArgument) -> None:
     """Let a paused job go on."""
-    with options.client() as client:
-        _report(client.resume(job), options.format)
+    with options.client() as client, _unknown_outcome(job):
+        _show(client.resume(job), options.output)
 
 
 @app.command()
@@ -225,12 +244,9 @@ def delete(
     force: Annotated[bool, typer.Option("--force", help="Even if it is not over.")] = False,
 ) -> None:
     """Delete everything the server keeps of a job that is over. Export its adapters first."""
-    with options.client() as client:
+    with options.client() as client, if_interrupted(f"parts may be left; `fedhft job delete {job}` goes on with it"):
         client.delete(job, force)
-    if options.format is OutputFormat.JSON:
-        print_json({"job": job, "deleted": True})
-    else:
-        typer.echo(f"{job}: deleted")
+    answer(options.output, {"job": job, "deleted": True}, [job], lambda: typer.echo(f"{job}: deleted"))
 
 
 @app.command()
@@ -239,6 +255,9 @@ def export(
     options: ServerOptions,
     job: JobArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the PEFT directories.")],
+    version: Annotated[
+        int, typer.Option(min=0, help="Version to export, one of the last two; 0: the last.", show_default="the last")
+    ] = 0,
     client: Annotated[
         list[str] | None, typer.Option("--client", help="Also export this client's mixture; repeatable.")
     ] = None,
@@ -249,17 +268,20 @@ def export(
         ),
     ] = "",
 ) -> None:
-    """Write the last version's adapters: one PEFT directory per cluster and per --client."""
+    """Write a version's adapters: one PEFT directory per cluster and per --client."""
     from fedhft.export.published import fetch_adapters, write_adapters
 
-    with options.client() as jobs:
-        adapters = fetch_adapters(jobs, job)
+    with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
+        adapters = fetch_adapters(jobs, job, version)
         written = write_adapters(adapters, out, jobs.get(job, last=1), base_model, client or ())
-    if options.format is OutputFormat.JSON:
-        print_json({"job": job, "version": adapters.state.version, "adapters": [str(path) for path in written]})
-    else:
-        for path in written:
-            typer.echo(str(path))
+    paths = [str(path) for path in written]
+    value = {"job": job, "version": adapters.state.version, "adapters": paths}
+
+    def table() -> None:
+        for path in paths:
+            typer.echo(path)
+
+    answer(options.output, value, paths, table)
 
 
 @app.command()
@@ -270,68 +292,37 @@ def schema() -> None:
     print_json(job_schema())
 
 
-def _as_dict(job: jobs_pb2.Job) -> dict[str, Any]:
-    """A job for programs; its spec as an object."""
-    from fedhft.documents import parse_json
-    from fedhft.errors import ErrorCode, FedhftError
-    from fedhft.jobs.messages import as_dict
-
-    told = as_dict(job)
-    text = told.pop("spec_json")
-    try:
-        spec = parse_json(text, "spec", ErrorCode.INVALID_JOB, most_bytes=len(text)) if text else None
-    except FedhftError:  # damaged in the store; shown as it is
-        spec = text
-    return {**told, "spec": spec}
-
-
-def _standing(job: jobs_pb2.Job) -> tuple[str, str]:
-    """Where a job stands, and why, for people."""
-    if job.paused:
-        return f"{job.status}, paused", job.paused
-    if job.blocked:
-        return f"{job.status}, blocked", job.blocked
-    return job.status, job.reason
-
-
-def _missing_rounds(job: jobs_pb2.Job) -> list[str]:
-    """What people have to know of the rounds that are not among those shown."""
-    lines = []
-    kept_from = job.history_from or 1  # servers of earlier releases keep all
-    if kept_from > 1:
-        lines.append(f"{_rounds(1, kept_from - 1)} no longer kept")
-    if job.history and job.history[0].round > kept_from:
-        older = _rounds(kept_from, job.history[0].round - 1)
-        lines.append(f"{older} not shown; `fedhft job get {job.job} --rounds 0` shows all that are kept")
-    return lines
-
-
-def _rounds(first: int, last: int) -> str:
-    return f"round {first} is" if first == last else f"rounds {first} to {last} are"
-
-
-def _report(job: jobs_pb2.Job, format: OutputFormat, rounds: int = _SHOWN_ROUNDS) -> None:
+def _show(job: jobs_pb2.Job, output: Output, rounds: int = SHOWN_ROUNDS) -> None:
     """Print a job; of its history people are shown the last `rounds` rounds (0: all), programs what the client has."""
-    if format is OutputFormat.JSON:
-        print_json(_as_dict(job))
-        return
-    from rich.console import Console
+    answer(output, as_values(job), [job.job], lambda: print_job(job, rounds))
 
+
+def _follow(client: JobsClient, job: str, rounds: int, show: bool) -> jobs_pb2.Job | None:
+    """Watch a job until it ends, for people if `show`; returns it."""
     from fedhft.reporting.table import RoundTable
 
-    status, reason = _standing(job)
-    typer.echo(f"{job.job}: {status}{f' ({reason})' if reason else ''}")
-    if job.submitted_by:
-        typer.echo(f"submitted by: {job.submitted_by}")
-    typer.echo(f"schema: {'pinned at submission' if job.schema_pinned else 'as the first client to join has it'}")
-    typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")
-    if job.open_round:
-        typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")
-    if rounds:
-        del job.history[:-rounds]
-    for line in _missing_rounds(job):
-        typer.echo(line)
-    if job.history:
-        table = RoundTable(Console(), several=False)
-        table.take_in(job.job, job)
-        table.print()
+    last: jobs_pb2.Job | None = None
+    if not show:
+        for change in client.watch(job, rounds or None):
+            last = change
+        return last
+    out = console()
+    with RoundTable(out, several=False) as table:
+        for change in client.watch(job, rounds or None):
+            if last is None:
+                for line in missing_rounds(change):
+                    out.print(line, markup=False, highlight=False, soft_wrap=True)
+            last = change
+            table.show(job, last)
+    return last
+
+
+def _check_completed(last: jobs_pb2.Job | None) -> None:
+    from fedhft.errors import ErrorCode, FedhftError
+
+    if last is not None and last.status != "completed":
+        raise FedhftError(ErrorCode.JOB_FAILED, f"job {last.job} ended as {last.status}: {last.reason}")
+
+
+def _unknown_outcome(job: str) -> if_interrupted:
+    return if_interrupted(f"whether it was done is not known; `fedhft job get {job}` tells")

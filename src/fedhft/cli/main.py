@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from fedhft.cli import certs, demo, job, model, probe, services, simulate
+from fedhft.cli import certs, client, config, demo, job, model, probe, services, simulate
+from fedhft.cli import version as version_command
+from fedhft.cli.output import EARLIER_OPTIONS
 from fedhft.errors import FedhftError
 from fedhft.telemetry.logs import silence_grpc
 
@@ -16,9 +18,15 @@ app = typer.Typer(
     help="Federated fine-tuning of language models across machines that are not equally strong.",
     epilog="Exit codes: 0 done, 2 wrong usage, 130 interrupted; every other code is listed in docs/exit-codes.md.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={
+        "help_option_names": ["--help", "-h"],
+        "token_normalize_func": lambda name: EARLIER_OPTIONS.get(name, name),
+    },
     pretty_exceptions_enable=False,
 )
+
+
+_INTERRUPTED = 130
 
 
 def _version(wanted: bool) -> None:
@@ -41,8 +49,11 @@ def options(
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate_job)
 app.command("probe")(probe.probe)
+app.command("version")(version_command.version)
 services.add_to(app)
 app.add_typer(job.app, name="job")
+app.add_typer(client.app, name="client")
+app.add_typer(config.app, name="config")
 app.add_typer(certs.app, name="certs")
 app.add_typer(model.app, name="model")
 
@@ -60,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         return error.outcome.exit_code
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:  # where Typer does not see it, as while a context is being left
+        return _INTERRUPTED
     return 0
 
 

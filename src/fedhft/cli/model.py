@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedhft.cli.output import FormatOption, OutputFormat, print_json
+from fedhft.cli.output import Output, OutputOption, answer
 
 app = typer.Typer(help="Base models.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ def group() -> None:
 @app.command()
 def digest(
     model: Annotated[str, typer.Argument(help="Folder of a model, as save_pretrained writes it.")],
-    format: FormatOption = OutputFormat.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Print the digests of a base model (for a job's model.digest) and of its tokenizer."""
     from pathlib import Path
@@ -28,7 +28,5 @@ def digest(
 
     path = Path(model).expanduser()
     base, tokenizer = base_digest(path), tokenizer_digest(path)
-    if format is OutputFormat.JSON:
-        print_json({"model": model, "digest": base, "tokenizer_digest": tokenizer})
-    else:
-        typer.echo(f"model      {base}\ntokenizer  {tokenizer}")
+    value = {"model": model, "digest": base, "tokenizer_digest": tokenizer}
+    answer(output, value, [base], lambda: typer.echo(f"model      {base}\ntokenizer  {tokenizer}"))

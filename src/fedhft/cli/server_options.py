@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from fedhft.cli.output import FormatOption, OutputFormat
+from fedhft.cli.config import complete_context
+from fedhft.cli.contexts import VARIABLE, chosen_context
+from fedhft.cli.output import Output, OutputOption
 
 if TYPE_CHECKING:
     from fedhft.jobs.client import JobsClient
 
 P = ParamSpec("P")
+DEFAULT_SERVER = "127.0.0.1:50053"
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,14 @@ class ServerOptions:
     """Every field is an option of every command `with_server_options`."""
 
     server: Annotated[
-        str,
+        str | None,
         typer.Option(
             envvar="FEDHFT_ADMIN_SERVER",
             metavar="HOST:PORT",
             help="The aggregator's address for people, its --admin-listen.",
+            show_default=f"the context's, else {DEFAULT_SERVER}",
         ),
-    ] = "127.0.0.1:50053"
+    ] = None
     tls_authority: Annotated[
         Path | None,
         typer.Option(envvar="FEDHFT_TLS_AUTHORITY", help="PEM of the authority that signed the server's certificate."),
@@ -39,17 +43,39 @@ class ServerOptions:
         Path | None, typer.Option(envvar="FEDHFT_TLS_CERTIFICATE", help="PEM of your certificate.")
     ] = None
     tls_key: Annotated[Path | None, typer.Option(envvar="FEDHFT_TLS_KEY", help="PEM of your private key.")] = None
-    format: FormatOption = OutputFormat.TABLE
+    context: Annotated[
+        str | None,
+        typer.Option(
+            envvar=VARIABLE,
+            help="What to take server and TLS files from where they are not given; see fedhft config.",
+            show_default="the one in use",
+            autocompletion=complete_context,
+        ),
+    ] = None
+    output: OutputOption = Output.TABLE
 
     def client(self) -> JobsClient:
-        """A client of the aggregator, to be closed. Raises FedhftError(INVALID_ARGUMENT) for half a TLS pair."""
+        """A client of the aggregator, to be closed.
+
+        Raises FedhftError(INVALID_ARGUMENT) for half a TLS pair, an address that is none, a context that is not known.
+        """
+        from fedhft.cli.waiting import Waiting
         from fedhft.jobs.client import JobsClient
         from fedhft.rpc.address import parse_address
         from fedhft.rpc.tls import TlsSettings
 
-        parse_address(self.server, "--server")
-        given = (self.tls_certificate, self.tls_key, self.tls_authority)
-        return JobsClient(self.server, TlsSettings(*given) if any(given) else None)
+        chosen = chosen_context(self.context)
+        server = self.server or chosen.admin_server or DEFAULT_SERVER
+        parse_address(server, "--server")
+        certificate = self.tls_certificate or _path(chosen.tls_certificate)
+        key = self.tls_key or _path(chosen.tls_key)
+        authority = self.tls_authority or _path(chosen.tls_authority)
+        tls = TlsSettings(certificate, key, authority) if certificate or key or authority else None
+        return JobsClient(server, tls, listener=Waiting(server))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def with_server_options(command: Callable[Concatenate[ServerOptions, P], None]) -> Callable[..., None]:

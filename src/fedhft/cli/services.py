@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from fedhft.cli.contexts import VARIABLE, chosen_context
 from fedhft.errors import ErrorCode, FedhftError
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -33,7 +34,20 @@ def clusterer(context: typer.Context) -> None:
 
 def agent(context: typer.Context) -> None:
     """Train this machine's part of a federation, or look whether it would work: fedhft agent check. Options: --help."""
+    _take_context()
     become("fedhft_agent", context.args, needs=("torch", "transformers", "peft"), extra="agent")
+
+
+def _take_context() -> None:
+    """Where FEDHFT_CONTEXT names a context, server and authority come from it, unless variables say otherwise.
+
+    The context in use is for people: a service must not depend on it.
+    """
+    if name := os.environ.get(VARIABLE):
+        chosen = chosen_context(name)
+        for variable, value in (("FEDHFT_SERVER", chosen.server), ("FEDHFT_TLS_AUTHORITY", chosen.tls_authority)):
+            if value is not None:
+                os.environ.setdefault(variable, value)
 
 
 def become(module: str, arguments: Sequence[str], *, needs: Sequence[str], extra: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhft.cli.output import FormatOption, OutputFormat, print_json
+from fedhft.cli.output import Report, ReportOption, print_json
 
 
 def simulate_job(
@@ -30,7 +30,7 @@ def simulate_job(
         str | None, typer.Option(help="Folder of the base model.", show_default="what the job names")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of tensor operations; with 1, runs repeat bit for bit.")] = 1,
-    format: FormatOption = OutputFormat.TABLE,
+    output: ReportOption = Report.TABLE,
 ) -> None:
     """Run a job in this process, without sockets: the same rounds, folds and local training, for hundreds of clients.
 
@@ -52,12 +52,12 @@ def simulate_job(
     kind = parse_partition(partition)
     spec = read_job(file)
     rows = rows_for(spec, data, clients, per_client=per_client, kind=kind, alpha=alpha, groups=groups)
-    console = Console(stderr=format is OutputFormat.JSON)
+    console = Console(stderr=output is Report.JSON)
     found = model_for(spec.model.name, model)
     with RoundTable(console) as table:
         run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job)).result
     result = DemoResult((run,))
-    if format is OutputFormat.JSON:
+    if output is Report.JSON:
         print_json(result.as_dict())
     else:
         print_summary(console, result)

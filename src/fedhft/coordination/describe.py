@@ -90,6 +90,8 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         live=look.live,
         declined=len(await store.declined(name)),
     )
+    if record.created_ms:  # 0 in a damaged record
+        job.age_seconds = max(0, look.now_ms - record.created_ms) / 1000
     if current is None:
         return job
     if current.phase is not Phase.PUBLISHED:

@@ -20,7 +20,7 @@ from fedhft.wire.codec import decode
 
 @dataclass(frozen=True, eq=False)
 class PublishedAdapters:
-    """The last version of a job, fetched. memberships: client -> weights over clusters."""
+    """A version of a job, fetched. memberships: client -> weights over clusters."""
 
     spec: JobSpec
     schema: AdapterSchema
@@ -28,9 +28,12 @@ class PublishedAdapters:
     memberships: Mapping[str, tuple[float, ...]]
 
 
-def fetch_adapters(client: JobsClient, job: str) -> PublishedAdapters:
-    """Fetch the last version of a job. Raises FedhftError, JOB_NOT_RUNNING when nothing was published."""
-    export = client.export(job)
+def fetch_adapters(client: JobsClient, job: str, version: int = 0) -> PublishedAdapters:
+    """Fetch a version of a job, the last for 0.
+
+    Raises FedhftError, JOB_NOT_RUNNING when nothing was published, INVALID_ARGUMENT when the server does not keep it.
+    """
+    export = client.export(job, version)
     schema = AdapterSchema.from_json(export.schema_json)
     memberships = {row.client: tuple(row.weights) for row in export.memberships.rows}
     clusters = export.memberships.clusters or 1 + max((_cluster(ref.scope) for ref in export.blobs), default=0)
@@ -59,6 +62,8 @@ def write_adapters(
     for client in dict.fromkeys(clients):
         membership = adapters.memberships.get(client, (1.0 / count,) * count)
         every.append(ExportedMixture.of_client(client, served(membership, floor)))
+    if adapters.state.version < job.rounds_done:  # the final scores are those of the last version
+        job = jobs_pb2.Job(job=job.job, clients=job.clients, rounds_done=adapters.state.version)
     spec, schema, name = adapters.spec, adapters.schema, base_name or adapters.spec.model.name
     for exported in every:
         card = model_card(spec, schema, job, adapters.state.version, exported, name)

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -18,7 +18,7 @@ from fedhft.records import JobStatus
 from fedhft.rounds.paging import HISTORY_PAGE
 from fedhft.rpc.channel import ChannelSettings, FreshChannel
 from fedhft.rpc.outage import Outage
-from fedhft.rpc.retry import Backoff, call_with_retry
+from fedhft.rpc.retry import Backoff, Wait, call_with_retry
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
 from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
@@ -31,6 +31,36 @@ _CALL_S = 30.0
 _BACKOFF = Backoff(first_s=0.2, longest_s=5.0)
 
 
+class CallListener(Protocol):
+    """Learns how calls go, so that a person can be told that a server does not answer."""
+
+    def begin(self) -> None:
+        """A call begins."""
+        ...
+
+    def retrying(self, wait: Wait) -> None:
+        """It failed and is made again after a wait."""
+        ...
+
+    def end(self) -> None:
+        """It was answered, or given up."""
+        ...
+
+
+class _Nobody:
+    def begin(self) -> None:
+        pass
+
+    def retrying(self, wait: Wait) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 def is_over(job: jobs_pb2.Job) -> bool:
     """Whether nothing happens to the job any more."""
     return JobStatus(job.status).over
@@ -40,15 +70,23 @@ class JobsClient:
     """Calls to one aggregator. A context manager; every method raises FedhftError.
 
     give_up_after_s: how long a call is repeated while the server is away (SERVER_UNAVAILABLE, STORE_UNAVAILABLE). What
-    a retry cannot change (one of fedhft.rpc.outage.CAUSES) is raised at once.
+    a retry cannot change (one of fedhft.rpc.outage.CAUSES) is raised at once. listener: is told when calls begin, are
+    made again and end.
     """
 
-    def __init__(self, server: str, tls: TlsSettings | None = None, give_up_after_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        server: str,
+        tls: TlsSettings | None = None,
+        give_up_after_s: float = 10.0,
+        listener: CallListener | None = None,
+    ) -> None:
         self.server = server
         """host:port."""
         self._channel = FreshChannel(ChannelSettings(server, tls=tls))
         self._outage = Outage(server, tls)
         self._give_up_after_s = give_up_after_s
+        self._listener = listener or _NOBODY
         self._closed = False
 
     def __enter__(self) -> JobsClient:
@@ -114,6 +152,27 @@ class JobsClient:
                 return
             after = page.clients[-1].client
 
+    def events(self, job: str, last: int = 0) -> jobs_pb2.ListEventsResponse:
+        """What happened to a job and its clients, in order: the newest `last` events, 0 for all that are kept."""
+        request = jobs_pb2.ListEventsRequest(job=job, last=last)
+        return self._call(lambda: self._stub.Events(request, timeout=_CALL_S))
+
+    def known_clients(self) -> Iterator[jobs_pb2.KnownClient]:
+        """Every client that is enrolled or in a job that is not over, ascending, over as many calls as that takes."""
+        after = ""
+        while True:
+            request = jobs_pb2.ListKnownClientsRequest(after=after)
+            page = self._call(lambda request=request: self._stub.KnownClients(request, timeout=_CALL_S))  # type: ignore[misc]
+            yield from page.clients
+            if not page.more or not page.clients:
+                return
+            after = page.clients[-1].client
+
+    def remove_client(self, client: str, reason: str) -> tuple[str, ...]:
+        """Take a client out of every job that is not over and end its lease; returns the jobs that it left."""
+        request = jobs_pb2.RemoveClientRequest(client=client, reason=reason)
+        return tuple(self._call(lambda: self._stub.RemoveClient(request, timeout=_CALL_S)).jobs)
+
     def cancel(self, job: str, reason: str) -> jobs_pb2.Job:
         """End a job."""
         request = jobs_pb2.CancelJobRequest(job=job, reason=reason)
@@ -139,9 +198,16 @@ class JobsClient:
         request = jobs_pb2.RevokeRequest(serial=serial, identity=identity, not_after_ms=not_after_ms, reason=reason)
         return self._call(lambda: self._stub.Revoke(request, timeout=_CALL_S)).revoked
 
-    def export(self, job: str) -> jobs_pb2.ExportJobResponse:
-        """References to everything needed to build the adapters of the last version."""
-        return self._call(lambda: self._stub.Export(jobs_pb2.ExportJobRequest(job=job), timeout=_CALL_S))
+    def export(self, job: str, version: int = 0) -> jobs_pb2.ExportJobResponse:
+        """References to everything needed to build the adapters of a version, the last for 0."""
+        request = jobs_pb2.ExportJobRequest(job=job, version=version)
+        answer = self._call(lambda: self._stub.Export(request, timeout=_CALL_S))
+        if version and answer.version != version:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "version", version, f"this server exports only its last, {answer.version}",
+                "upgrade the aggregator, or leave the version out",
+            )  # fmt: skip
+        return answer
 
     def watch(self, job: str, last: int | None = HISTORY_PAGE) -> Iterator[jobs_pb2.Job]:
         """The job now and after every change until it is over, with all rounds that this watch has brought so far.
@@ -155,12 +221,14 @@ class JobsClient:
         history: list[jobs_pb2.RoundSummary] = []
         away_since: float | None = None
         repeat = 0
+        self._listener.begin()
         while True:
             begin_with = 0 if history or last is None else min(last, HISTORY_PAGE)
             stream = self._open_watch(job, history[-1].round if history else 0, begin_with)
             try:
                 for told in stream:
                     self._outage.answered()
+                    self._listener.end()
                     away_since, repeat = None, 0
                     if _add_history(history, told):
                         continue  # the rest of the history is on its way
@@ -171,14 +239,19 @@ class JobsClient:
             except grpc.RpcError as error:
                 refusal = self._explained(error)
                 if not refusal.outcome.retryable:
+                    self._listener.end()
                     raise refusal from error
             finally:
                 stream.cancel()
             away_since = time.monotonic() if away_since is None else away_since
             if self._closed or time.monotonic() - away_since > self._give_up_after_s:
+                self._listener.end()
                 raise refusal
             repeat += 1
-            time.sleep(random.uniform(0, _BACKOFF.bound_s(repeat)))
+            pause_s = random.uniform(0, _BACKOFF.bound_s(repeat))
+            self._listener.begin()
+            self._listener.retrying(Wait(refusal, pause_s, repeat))
+            time.sleep(pause_s)
 
     def blob(self, job: str, ref: adapter_pb2.BlobRef) -> bytes:
         """The bytes of one blob; resumes where a broken stream ended. Raises DIGEST_MISMATCH, TRUNCATED_STREAM."""
@@ -240,7 +313,17 @@ class JobsClient:
             self._outage.answered()
             return result
 
-        return call_with_retry(attempt, lambda: False, give_up_after_s=self._give_up_after_s, backoff=_BACKOFF)
+        self._listener.begin()
+        try:
+            return call_with_retry(
+                attempt,
+                lambda: False,
+                give_up_after_s=self._give_up_after_s,
+                on_wait=self._listener.retrying,
+                backoff=_BACKOFF,
+            )
+        finally:
+            self._listener.end()
 
     def _explained(self, error: grpc.RpcError) -> FedhftError:
         refusal = error_from_rpc(error)

@@ -1,4 +1,4 @@
-"""A process's settings as people give them: flags, environment, a settings file, secrets in files, in this order.
+"""A process's settings as people give them: flags, environment, secrets in files, a settings file, in this order.
 
 The command line is generated from the fields of the settings class, so each option is stated once.
 """
@@ -17,14 +17,17 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SecretsSettingsSource, SettingsError
 
-from fedhft.documents import read_toml
+from fedhft.documents import nearest, read_toml
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.settings import PREFIX, ProcessSettings, flag_of, missing, variable_of
 
 S = TypeVar("S", bound=ProcessSettings)
 
-_SOURCES = ("settings", "secrets_dir")
+_SOURCES = ("config", "secrets_dir")
 """Settings that say where the others come from; only a flag or a variable can give them."""
+_EARLIER_NAMES = {"settings": "config", "format": "output"}
+"""Flags and variables of earlier releases that still work and are not shown, with their names now."""
+_SHORT = {"output": "-o"}
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 _WRONG_TYPE = {
     "int_parsing": "is not a whole number",
@@ -92,12 +95,15 @@ def read_settings(kind: type[S], arguments: Sequence[str]) -> S:
     flags = vars(parser.parse_args(list(arguments)))
     links = {name.removeprefix(PREFIX).lower() for name in service_links(kind, os.environ)}
     environment = {name: value for name, value in EnvSettingsSource(kind)().items() if name not in links}
+    for earlier, name in _earlier_names(kind):
+        if value := os.environ.get(variable_of(earlier)):
+            environment.setdefault(name, value)
     sources = [_Source(flags, flag_of), _Source(environment, variable_of)]
     file, folder = ({**environment, **flags}.get(name) for name in _SOURCES)
-    if file:
-        sources.append(_settings_file(kind, Path(file)))
     if folder:
         sources.append(_secrets(kind, Path(folder)))
+    if file:
+        sources.append(_settings_file(kind, Path(file)))
     values: dict[str, Any] = {}
     for source in reversed(sources):
         values.update(source.values)
@@ -136,8 +142,15 @@ def _parser(kind: type[ProcessSettings]) -> argparse.ArgumentParser:
         if option.switch:
             parser.add_argument(option.flag, action="store_true", help=text)
         else:
-            parser.add_argument(option.flag, choices=option.choices, help=text)
+            flags = (_SHORT[option.name], option.flag) if option.name in _SHORT else (option.flag,)
+            parser.add_argument(*flags, choices=option.choices, help=text)
+    for earlier, name in _earlier_names(kind):
+        parser.add_argument(flag_of(earlier), dest=name, help=argparse.SUPPRESS)
     return parser
+
+
+def _earlier_names(kind: type[ProcessSettings]) -> list[tuple[str, str]]:
+    return [(earlier, name) for earlier, name in _EARLIER_NAMES.items() if name in kind.model_fields]
 
 
 def _option(kind: type[ProcessSettings], name: str) -> Option:
@@ -154,14 +167,17 @@ def _option(kind: type[ProcessSettings], name: str) -> Option:
 
 
 def _settings_file(kind: type[ProcessSettings], path: Path) -> _Source:
-    values = read_toml(path, f"{flag_of('settings')} = {str(path)!r}", ErrorCode.INVALID_ARGUMENT)
+    values = read_toml(path, f"{flag_of('config')} = {str(path)!r}", ErrorCode.INVALID_ARGUMENT)
+    known = [name for name in kind.model_fields if name not in _SOURCES]
     for key in values:
-        if key not in kind.model_fields or key in _SOURCES:
+        if key not in known:
+            near = nearest(key, known)
+            meant = f"did you mean {near}? All are in" if near else "see"
             raise _unreadable(
-                "settings",
+                "config",
                 path,
                 f"{key} is an unknown key",
-                f"see {kind.program} --help; a key is an option with _ for -",
+                f"{meant} {kind.program} --help; a key is an option with _ for -",
             )
     return _Source(values, lambda name: f"{path}: {name}")
 

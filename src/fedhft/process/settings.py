@@ -54,7 +54,7 @@ class ProcessSettings(BaseSettings):
     tls_authority: Path | None = Field(
         None, description="PEM certificates that must have signed the other side's; an agent that has them uses TLS"
     )
-    settings: Path | None = Field(None, description="TOML file with settings; a key is an option with _ for -")
+    config: Path | None = Field(None, description="TOML file with settings; a key is an option with _ for -")
     secrets_dir: Path | None = Field(
         None, description="folder with a file per secret, named like its variable in lower case: fedhft_redis"
     )
@@ -108,6 +108,11 @@ class ServiceSettings(ProcessSettings):
 
     listen: str
     redis: str = Field("redis://127.0.0.1:6379/0", description="store: redis://host:port/db or unix:///path")
+    redis_password_file: Path | None = Field(
+        None,
+        description="file with the store's password as it is, nothing in it encoded; read at every connection, so that "
+        "it may be replaced",
+    )
     trust_domain: str = Field(
         "", description="SPIFFE trust domain of callers; without it, that of this process's own certificate"
     )

@@ -1,4 +1,4 @@
-"""The one object a demo reports: `DemoResult.as_dict()` is what `fedhft demo --format json` prints.
+"""The one object a demo reports: `DemoResult.as_dict()` is what `fedhft demo -o json` prints.
 
 Keys are stable. A score is what the job's task measures: accuracy in 0..1 for labels, Pearson correlation for numbers.
 *Personal* scores are personalised accuracy (a client's own held-out rows), the *shared* score is global accuracy (one

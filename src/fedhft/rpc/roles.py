@@ -11,7 +11,10 @@ _FEDERATION = (
     "Enroll", "Preview", "GetOffer", "Join", "Decline", "NextTask", "PullBlob", "PushUpdate", "ReportEvaluation",
     "Leave",
 )  # fmt: skip
-_JOBS = ("Submit", "Get", "List", "Clients", "Watch", "Cancel", "Pause", "Resume", "Delete", "Export", "Blob", "Revoke")
+_JOBS = (
+    "Submit", "Get", "List", "Clients", "Watch", "Cancel", "Pause", "Resume", "Delete", "Export", "Blob", "Revoke",
+    "Events", "KnownClients", "RemoveClient",
+)  # fmt: skip
 _CLUSTERING = ("UpdateMemberships", "GetMemberships", "Describe")
 
 ROLE_OF_METHOD: Mapping[str, Role] = {

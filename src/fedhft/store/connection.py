@@ -9,14 +9,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
@@ -31,11 +33,13 @@ from redis.exceptions import (
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.store import refusals
+from fedhft.store.password_file import PasswordFile
 from fedhft.telemetry import metrics
 
 Argument = str | bytes | int
 """One argument of a command."""
 
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 _STATE = re.compile(r"(?:^|-)(?:LOADING|BUSY|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|TRYAGAIN|CLUSTERDOWN) ")
 """In an error: the server takes no commands for a while. First, or after a dash where a script quotes it."""
 _STATES = (ReadOnlyError, MasterDownError, TryAgainError, ClusterDownError)
@@ -65,8 +69,10 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script in `lua/<name>.lua`."""
-    text = files("fedhft.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    """The script in `lua/<name>.lua`, with what it includes from `lua/included`."""
+    folder = files("fedhft.store").joinpath("lua")
+    text = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    text = _INCLUDE.sub(lambda found: folder.joinpath("included", f"{found[1]}.lua").read_text(encoding="utf-8"), text)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -80,11 +86,15 @@ class RedisConnection:
     inside `asyncio.wait_for`, which on Python 3.11 can swallow a cancellation, and the cancelled task would run on.
     """
 
-    def __init__(self, url: str, settings: ConnectionSettings | None = None) -> None:
+    def __init__(self, url: str, settings: ConnectionSettings | None = None, password_file: Path | None = None) -> None:
+        """Raises INVALID_ARGUMENT for a URL or a password file that cannot be used."""
         settings = settings or ConnectionSettings()
         self.where = _without_credentials(url)
         self._settings = settings
         self._url = url
+        self._credentials: CredentialProvider | None = None
+        if password_file is not None:
+            self._url, self._credentials = _with_password_of(url, password_file)
         self._connections = self._pool(settings.connections)
         self._places = asyncio.Semaphore(settings.connections)
         self._idle: list[AbstractConnection] = []
@@ -104,6 +114,7 @@ class RedisConnection:
                 **({} if self._url.startswith("unix:") else {"socket_keepalive": True}),
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
+                credential_provider=self._credentials,
             )
         except ValueError as error:
             raise _malformed(self.where, str(error)) from error
@@ -212,8 +223,21 @@ def _without_credentials(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
+def _with_password_of(url: str, file: Path) -> tuple[str, CredentialProvider]:
+    """The URL without its user, and what provides user and password."""
+    parts = urlsplit(url)
+    if parts.password:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--redis-password-file", str(file), "and the store url both hold a password",
+            "keep the file, and take the password out of the url",
+        )  # fmt: skip
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return bare, PasswordFile(file, unquote(parts.username or ""))
+
+
 def _unescaped(url: str) -> FedhftError:
     return FedhftError.field(
         ErrorCode.INVALID_ARGUMENT, "store url", f"***@{url.rpartition('@')[2]}", "cannot be read",
-        "percent-encode user and password: write # as %23, / as %2F, ? as %3F, : as %3A, @ as %40",
+        "percent-encode user and password: write # as %23, / as %2F, ? as %3F, : as %3A, @ as %40; or put the password "
+        "as it is into a file, for --redis-password-file",
     )  # fmt: skip

@@ -62,6 +62,10 @@ class InMemoryAgents(InMemoryTables):
         """See Store.agents."""
         return {client: self._agents[client] for client in sorted(clients) if client in self._agents}
 
+    async def enrolled(self) -> list[ClientId]:
+        """See Store.enrolled."""
+        return sorted(self._agents)
+
     async def forget_agent(self, client: ClientId) -> None:
         """See Store.forget_agent."""
         self._agents.pop(client, None)

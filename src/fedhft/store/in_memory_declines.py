@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import DeclineRecord
+from fedhft.records import DeclineRecord, EventKind
 from fedhft.store.in_memory_tables import InMemoryTables
 
 
@@ -17,7 +17,10 @@ class InMemoryDeclines(InMemoryTables):
         its, _ = self._existing(job)
         if client in its.clients:
             return False
+        before = its.declines.get(client)
         its.declines[client] = DeclineRecord(client=client, reason=reason, declined_ms=self._now_ms())
+        if before is None or before.reason != reason:  # an agent looks again every half hour
+            self._note(its, EventKind.DECLINED, client=client, text=reason)
         return True
 
     async def declined(self, job: JobId) -> list[ClientId]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from fedhft.ids import ClientId
 from fedhft.records import (
     ClientRecord,
     DeclineRecord,
+    EventRecord,
     JobRecord,
     MembershipRecord,
     Missed,
@@ -20,6 +21,7 @@ from fedhft.records import (
     UpdateRecord,
     VersionRecord,
 )
+from fedhft.store.keys import KEPT_EVENTS
 
 
 @dataclass
@@ -61,6 +63,8 @@ class KeptJob:
     attempts: Attempts = field(default_factory=Attempts)
     aside: dict[int, dict[str, str]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    events: deque[EventRecord] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
+    client_events: deque[EventRecord] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     counters: dict[Topic, int] = field(default_factory=lambda: defaultdict(int))
     moved: dict[Topic, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 

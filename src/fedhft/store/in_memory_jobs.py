@@ -8,7 +8,7 @@ import numpy as np
 
 from fedhft.adapter import Float64
 from fedhft.ids import ClientId, JobId
-from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
+from fedhft.records import ClientRecord, EventKind, JobRecord, JobStatus, MembershipRecord, Topic
 from fedhft.store import refusals
 from fedhft.store.in_memory_job import KeptJob
 from fedhft.store.in_memory_tables import InMemoryTables
@@ -37,6 +37,7 @@ class InMemoryJobs(InMemoryTables):
             schema_pinned=bool(schema_json),
         )
         its.schema = schema_json or None
+        self._note(its, EventKind.SUBMITTED, text=submitted_by)
         return True
 
     async def job(self, job: JobId) -> JobRecord:
@@ -61,6 +62,7 @@ class InMemoryJobs(InMemoryTables):
         if record.status not in expected:
             return False
         its.record = record.model_copy(update={"status": status, "reason": reason})
+        self._note(its, EventKind(status.value), text=reason)
         for topic in Topic:
             its.wake(topic)
         return True
@@ -83,6 +85,7 @@ class InMemoryJobs(InMemoryTables):
         its.clients[ClientId(client.client)] = client
         its.declines.pop(ClientId(client.client), None)
         its.seen_ms[ClientId(client.client)] = self._now_ms()
+        self._note(its, EventKind.JOINED, client=client.client)
         its.wake(Topic.ARRIVALS)
 
     async def set_signature(self, job: JobId, client: ClientId, signature: tuple[float, ...]) -> bool:
@@ -94,12 +97,13 @@ class InMemoryJobs(InMemoryTables):
         its.clients[client] = record.model_copy(update={"signature": signature})
         return True
 
-    async def leave(self, job: JobId, client: ClientId) -> bool:
+    async def leave(self, job: JobId, client: ClientId, reason: str = "") -> bool:
         """See Store.leave."""
         its = self._of(job)
         if its.clients.pop(client, None) is None:
             return False
         its.seen_ms.pop(client, None)
+        self._note(its, EventKind.LEFT, client=client, text=reason)
         its.wake(Topic.ARRIVALS)
         return True
 

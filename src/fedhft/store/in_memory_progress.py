@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import Attempt, JobStatus, Missed, Outcome, Phase, Topic
+from fedhft.records import Attempt, EventKind, EventRecord, JobStatus, Missed, Outcome, Phase, Topic
 from fedhft.store import refusals
 from fedhft.store.in_memory_job import Attempts, KeptJob
 from fedhft.store.in_memory_tables import InMemoryTables
@@ -36,6 +36,7 @@ class InMemoryProgress(InMemoryTables):
         if its.paused_ms is not None or record.status.over:
             return False
         its.record = record.model_copy(update={"paused": reason})
+        self._note(its, EventKind.PAUSED, text=reason)
         its.paused_ms = self._now_ms()
         for topic in Topic:
             its.wake(topic)
@@ -50,6 +51,7 @@ class InMemoryProgress(InMemoryTables):
         its.record = record.model_copy(update={"paused": ""})
         its.paused_ms = None
         its.attempts = Attempts()
+        self._note(its, EventKind.RESUMED)
         if its.round is not None and its.round.phase is Phase.COLLECTING:
             its.round = its.round.model_copy(update={"deadline_ms": its.round.deadline_ms + away_ms})
         for topic in Topic:
@@ -62,6 +64,7 @@ class InMemoryProgress(InMemoryTables):
         if its is None or its.record is None or its.record.blocked == reason:
             return False
         its.record = its.record.model_copy(update={"blocked": reason})
+        self._note(its, EventKind.BLOCKED if reason else EventKind.UNBLOCKED, text=reason)
         its.wake(Topic.PROGRESS)
         return True
 
@@ -89,9 +92,12 @@ class InMemoryProgress(InMemoryTables):
 
     async def set_aside(self, job: JobId, number: int, reasons: Mapping[str, str], fence: int) -> None:
         """See Store.set_aside."""
-        aside = self._fenced(job, fence).aside.setdefault(number, {})
+        its = self._fenced(job, fence)
+        aside = its.aside.setdefault(number, {})
         for client, reason in reasons.items():
-            aside.setdefault(client, reason)
+            if client not in aside:
+                aside[client] = reason
+                self._note(its, EventKind.SET_ASIDE, round=number, client=client, text=reason)
 
     async def are_set_aside(self, job: JobId, number: int) -> Mapping[str, str]:
         """See Store.are_set_aside."""
@@ -104,6 +110,11 @@ class InMemoryProgress(InMemoryTables):
     async def outcomes(self, job: JobId) -> Mapping[str, Outcome]:
         """See Store.outcomes."""
         return dict(sorted(self._of(job).outcomes.items()))
+
+    async def events(self, job: JobId) -> list[EventRecord]:
+        """See Store.events."""
+        its = self._of(job)
+        return sorted([*its.events, *its.client_events], key=lambda event: event.at_ms)
 
     async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:
         """See Store.delete_job."""

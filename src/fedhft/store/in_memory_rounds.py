@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AcceptResult, History, Look, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
+from fedhft.records import (
+    AcceptResult,
+    EventKind,
+    History,
+    Look,
+    Phase,
+    RoundRecord,
+    Topic,
+    Traffic,
+    UpdateRecord,
+    VersionRecord,
+)
 from fedhft.store import refusals
 from fedhft.store.in_memory_tables import InMemoryTables
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
@@ -43,6 +54,9 @@ class InMemoryRounds(InMemoryTables):
             raise refusals.round_closed(job, round_.number, its.state())
         its.round = its.opened = round_
         its.updates.pop(round_.number - KEPT_UPDATE_ROUNDS, None)
+        final = ", final evaluation" if round_.evaluation else ""
+        text = f"{len(round_.participants)} clients{final}"
+        self._note(its, EventKind.OPENED, round=round_.number, text=text)
         its.wake(Topic.TASKS)
         its.wake(Topic.PROGRESS)
 
@@ -109,6 +123,8 @@ class InMemoryRounds(InMemoryTables):
             raise refusals.round_closed(job, number, its.state())
         if now.deadline_ms != deadline_ms:
             its.round = now.model_copy(update={"deadline_ms": deadline_ms, "extensions": now.extensions + int(counted)})
+            if counted:
+                self._note(its, EventKind.EXTENDED, round=number)
 
     async def begin_fold(self, job: JobId, number: int, fence: int) -> tuple[ClientId, ...]:
         """See Store.begin_fold."""
@@ -138,6 +154,7 @@ class InMemoryRounds(InMemoryTables):
                 "extensions": now.extensions + 1,
             }
         )
+        self._note(its, EventKind.REOPENED, round=number, text="too few updates were left")
         its.wake(Topic.TASKS)
 
     async def publish(
@@ -165,6 +182,8 @@ class InMemoryRounds(InMemoryTables):
             del its.history[:-kept]
         its.traffic.update(traffic or {})
         its.round = now.model_copy(update={"phase": Phase.PUBLISHED})
+        kind = EventKind.EVALUATED if now.evaluation else EventKind.PUBLISHED
+        self._note(its, kind, round=number, text=f"{len(now.pinned)} of {len(now.participants)} clients")
         its.wake(Topic.PROGRESS)
         return True
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AgentRecord, JobRecord, JobStatus, Revocation
+from fedhft.records import AgentRecord, EventKind, EventRecord, JobRecord, JobStatus, Revocation
 from fedhft.store import refusals
 from fedhft.store.blobs import BlobStore
 from fedhft.store.in_memory_job import KeptJob
@@ -29,6 +29,11 @@ class InMemoryTables:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+    def _note(self, its: KeptJob, kind: EventKind, *, round: int = 0, client: str = "", text: str = "") -> None:
+        """Add an event to a job's log."""
+        event = EventRecord(at_ms=self._now_ms(), kind=kind, round=round, client=client, text=text)
+        (its.client_events if client else its.events).append(event)
 
     def _of(self, job: JobId) -> KeptJob:
         """What is kept of a job, to be read only: empty for a job that does not exist."""

@@ -100,6 +100,10 @@ class Store(ProgressStore, Protocol):
         """Records of those that are enrolled."""
         ...
 
+    async def enrolled(self) -> list[ClientId]:
+        """Ids of all enrolled agents, sorted. Walks through the whole store: for people, not for every call."""
+        ...
+
     async def forget_agent(self, client: ClientId) -> None:
         """Remove an agent; its token is no longer valid."""
         ...
@@ -171,8 +175,8 @@ class Store(ProgressStore, Protocol):
         """Replace the signature of a joined client; False when it is not joined (one that left stays away)."""
         ...
 
-    async def leave(self, job: JobId, client: ClientId) -> bool:
-        """Remove a client; wakes ARRIVALS. False when it was not there."""
+    async def leave(self, job: JobId, client: ClientId, reason: str = "") -> bool:
+        """Remove a client; wakes ARRIVALS. False when it was not there. reason: for the job's log of events."""
         ...
 
     async def decline(self, job: JobId, client: ClientId, reason: str) -> bool:

@@ -39,6 +39,9 @@ KEPT_UPDATE_ROUNDS = 32
 KEPT_MEMBERSHIPS = 8
 """How many versions of a job's memberships are kept; publishing one deletes older ones."""
 
+KEPT_EVENTS = 1000
+"""How many events are kept of a job, and as many again of its clients."""
+
 SEEN_EVERY_MS = 1000
 """Signs of life that follow each other faster are not written."""
 
@@ -176,6 +179,16 @@ class JobKeys:
         that its length tells how many older ones were dropped.
         """
         return self.prefix + "history"
+
+    @property
+    def events(self) -> str:
+        """list: the last KEPT_EVENTS EventRecords (JSON) of the job and its rounds, in order."""
+        return self.prefix + "events"
+
+    @property
+    def client_events(self) -> str:
+        """list: the same of its clients (joined, left, declined, updates set aside)."""
+        return self.prefix + "client-events"
 
     @property
     def deliveries(self) -> str:

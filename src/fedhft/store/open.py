@@ -12,11 +12,12 @@ from fedhft.store.interface import BlobBackEnd, Store
 _BLOB_KINDS = 'use "redis", "memory" (with memory:// only) or "dir:PATH"'
 
 
-def open_store(url: str, blobs: str) -> Store:
+def open_store(url: str, blobs: str, password_file: Path | None = None) -> Store:
     """Open a store; connects when first used.
 
     `url`: "memory://", "redis://host:port/db", "rediss://..." or "unix://path".
     `blobs`: "redis", "memory" or "dir:PATH".
+    `password_file`: holds the password of Redis, which the url then lacks.
     Raises INVALID_ARGUMENT for anything else, and for pairs that would lose what they acknowledged.
     """
     if url.startswith("memory:"):
@@ -26,7 +27,7 @@ def open_store(url: str, blobs: str) -> Store:
     from fedhft.store.redis import RedisStore
     from fedhft.store.redis_identity import RedisIdentity
 
-    redis = RedisConnection(url)
+    redis = RedisConnection(url, password_file=password_file)
     return RedisStore(redis, _back_end(blobs, in_memory=False, identity=RedisIdentity(redis)))
 
 

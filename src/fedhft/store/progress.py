@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from fedhft.ids import JobId
-from fedhft.records import Attempt, JobStatus, Missed, Outcome
+from fedhft.records import Attempt, EventRecord, JobStatus, Missed, Outcome
 
 
 class ProgressStore(Protocol):
@@ -74,6 +74,14 @@ class ProgressStore(Protocol):
 
     async def outcomes(self, job: JobId) -> Mapping[str, Outcome]:
         """The last outcome of every client that has one; one that cannot be read counts as none."""
+        ...
+
+    # -- what happened
+    async def events(self, job: JobId) -> list[EventRecord]:
+        """What happened to a job and its clients, in order: the last KEPT_EVENTS of each.
+
+        Written by the transitions themselves, in the same step, so that nothing is missing and nothing is told twice.
+        """
         ...
 
     async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:

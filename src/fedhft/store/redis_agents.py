@@ -10,6 +10,8 @@ from fedhft.records import AgentRecord, Phase, Poll, Topic
 from fedhft.store import keys, refusals
 from fedhft.store.connection import RedisConnection
 
+_SCANNED_AT_ONCE = 1000
+
 
 class RedisAgents:
     """The agent part of RedisStore."""
@@ -109,6 +111,18 @@ class RedisAgents:
             for client, record in zip(ordered, records, strict=True)
             if record
         }
+
+    async def enrolled(self) -> list[ClientId]:
+        """See Store.enrolled."""
+        prefix = keys.agent(ClientId(""))
+        found: set[bytes] = set()
+        cursor = 0
+        while True:
+            answer = await self._redis.call("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", _SCANNED_AT_ONCE)
+            cursor = int(answer[0])
+            found.update(answer[1])
+            if cursor == 0:
+                return sorted(ClientId(key.decode().removeprefix(prefix)) for key in found)
 
     async def forget_agent(self, client: ClientId) -> None:
         """See Store.forget_agent."""

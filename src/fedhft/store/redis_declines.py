@@ -19,7 +19,9 @@ class RedisDeclines:
     async def decline(self, job: JobId, client: ClientId, reason: str) -> bool:
         """See Store.decline."""
         its = JobKeys(job)
-        outcome, *noted = await self._redis.run("decline", (its.job, its.clients, its.declines), client, reason)
+        outcome, *noted = await self._redis.run(
+            "decline", (its.job, its.clients, its.declines, its.client_events), client, reason
+        )
         if outcome == b"unknown_job":
             raise refusals.unknown_job(job)
         return bool(noted[0])

@@ -26,7 +26,7 @@ class RedisJobs:
         """See Store.create_job."""
         its = JobKeys(job)
         outcome, *created = await self._redis.run(
-            "create_job", (its.job, JOBS, its.schema), job, spec_json, submitted_by, schema_json
+            "create_job", (its.job, JOBS, its.schema, its.events), job, spec_json, submitted_by, schema_json
         )
         if outcome == b"job_exists":
             raise refusals.job_exists(job)
@@ -61,7 +61,11 @@ class RedisJobs:
         its = JobKeys(job)
         outcome, *changed = await self._redis.run(
             "set_status",
-            (its.job, its.fence, *(its.changes(topic) for topic in (Topic.TASKS, Topic.ARRIVALS, Topic.PROGRESS))),
+            (
+                *(its.job, its.fence),
+                *(its.changes(topic) for topic in (Topic.TASKS, Topic.ARRIVALS, Topic.PROGRESS)),
+                its.events,
+            ),
             "" if fence is None else fence,
             status.value,
             reason,
@@ -92,7 +96,10 @@ class RedisJobs:
         its = JobKeys(job)
         (outcome,) = await self._redis.run(
             "join",
-            (its.job, its.clients, its.seen, its.signatures, its.declines, its.changes(Topic.ARRIVALS)),
+            (
+                *(its.job, its.clients, its.seen, its.signatures, its.declines),
+                *(its.changes(Topic.ARRIVALS), its.client_events),
+            ),
             client.client,
             client.model_dump_json(exclude={"signature"}),
             _packed(client.signature),
@@ -106,11 +113,14 @@ class RedisJobs:
         _, joined = await self._redis.run("set_signature", (its.clients, its.signatures), client, _packed(signature))
         return bool(joined)
 
-    async def leave(self, job: JobId, client: ClientId) -> bool:
+    async def leave(self, job: JobId, client: ClientId, reason: str = "") -> bool:
         """See Store.leave."""
         its = JobKeys(job)
         _, left = await self._redis.run(
-            "leave", (its.clients, its.seen, its.signatures, its.changes(Topic.ARRIVALS)), client
+            "leave",
+            (its.clients, its.seen, its.signatures, its.changes(Topic.ARRIVALS), its.client_events),
+            client,
+            reason,
         )
         return bool(left)
 

@@ -8,11 +8,12 @@ from collections.abc import Collection, Mapping
 from pydantic import ValidationError
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import Attempt, JobStatus, Missed, Outcome, Topic
+from fedhft.records import Attempt, EventRecord, JobStatus, Missed, Outcome, Topic
 from fedhft.store import refusals
 from fedhft.store.blobs import BlobStore
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import JOBS, REMEMBERED_S, SET_ASIDE_TTL_S, JobKeys
+from fedhft.store.reading import reading
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class RedisProgress:
     async def pause_job(self, job: JobId, reason: str) -> bool:
         """See Store.pause_job."""
         its = JobKeys(job)
-        outcome, *changed = await self._redis.run("pause_job", (its.job, *its.all_changes), reason)
+        outcome, *changed = await self._redis.run("pause_job", (its.job, *its.all_changes, its.events), reason)
         if outcome == b"unknown_job":
             raise refusals.unknown_job(job)
         return bool(changed[0])
@@ -54,7 +55,7 @@ class RedisProgress:
         its = JobKeys(job)
         outcome, *changed = await self._redis.run(
             "resume_job",
-            (its.job, its.round, its.attempts, *its.all_changes),
+            (its.job, its.round, its.attempts, *its.all_changes, its.events),
         )
         if outcome == b"unknown_job":
             raise refusals.unknown_job(job)
@@ -63,7 +64,7 @@ class RedisProgress:
     async def set_blocked(self, job: JobId, reason: str) -> bool:
         """See Store.set_blocked."""
         its = JobKeys(job)
-        _, changed = await self._redis.run("set_blocked", (its.job, its.changes(Topic.PROGRESS)), reason)
+        _, changed = await self._redis.run("set_blocked", (its.job, its.changes(Topic.PROGRESS), its.events), reason)
         return bool(changed)
 
     async def begin_attempt(self, job: JobId, step: str, fence: int, anew: bool = False) -> Attempt:
@@ -97,7 +98,12 @@ class RedisProgress:
         its = JobKeys(job)
         pairs = (text for pair in reasons.items() for text in pair)
         (outcome,) = await self._redis.run(
-            "set_aside", (its.fence, its.set_aside(number)), fence, SET_ASIDE_TTL_S, *pairs
+            "set_aside",
+            (its.fence, its.set_aside(number), its.client_events),
+            fence,
+            SET_ASIDE_TTL_S,
+            number,
+            *pairs,
         )
         if outcome == b"fenced":
             raise refusals.fenced(job, fence)
@@ -126,6 +132,14 @@ class RedisProgress:
             except ValidationError:  # what only informs must not keep agents from their tasks
                 log.warning("an outcome cannot be read", extra={"job": job, "client": client})
         return outcomes
+
+    async def events(self, job: JobId) -> list[EventRecord]:
+        """See Store.events."""
+        its = JobKeys(job)
+        found = await self._redis.together(*(("LRANGE", key, 0, -1) for key in (its.events, its.client_events)))
+        with reading(f"an event of job {job}"):
+            events = [EventRecord.model_validate_json(text) for texts in found for text in texts]
+        return sorted(events, key=lambda event: event.at_ms)
 
     async def delete_job(self, job: JobId, allowed: Collection[JobStatus]) -> None:
         """See Store.delete_job."""

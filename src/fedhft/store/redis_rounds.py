@@ -94,6 +94,7 @@ class RedisRounds:
                 its.updates(round_.number - KEPT_UPDATE_ROUNDS),
                 its.changes(Topic.TASKS),
                 its.changes(Topic.PROGRESS),
+                its.events,
             ),
             fence,
             round_.number,
@@ -216,7 +217,7 @@ class RedisRounds:
         """See Store.extend_round."""
         its = JobKeys(job)
         outcome, *detail = await self._redis.run(
-            "extend_round", (its.fence, its.round), fence, number, deadline_ms, int(counted)
+            "extend_round", (its.fence, its.round, its.events), fence, number, deadline_ms, int(counted)
         )
         _check(outcome, detail, job, number, fence)
 
@@ -241,6 +242,7 @@ class RedisRounds:
                 its.set_aside(number),
                 its.changes(Topic.TASKS),
                 its.changes(Topic.PROGRESS),
+                its.events,
             ),
             fence,
             number,
@@ -262,7 +264,7 @@ class RedisRounds:
         its = JobKeys(job)
         outcome, *detail = await self._redis.run(
             "publish",
-            (its.fence, its.round, its.versions, its.history, its.traffic, its.changes(Topic.PROGRESS)),
+            (its.fence, its.round, its.versions, its.history, its.traffic, its.changes(Topic.PROGRESS), its.events),
             fence,
             number,
             version.version,

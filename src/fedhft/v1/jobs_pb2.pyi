@@ -247,6 +247,225 @@ class ListClientsResponse(_message.Message):
 Global___ListClientsResponse: _TypeAlias = ListClientsResponse  # noqa: Y015
 
 @_typing.final
+class ListEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    last: _builtins.int
+    """Most events in the answer, the newest of them; 0 brings all that are kept."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """The server's clock, milliseconds since the epoch."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobEvent]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___JobEvent] | None = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "now_ms", b"now_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class JobEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    """The server's clock, milliseconds since the epoch."""
+    kind: _builtins.str
+    """submitted, running, opened, extended, reopened, published, evaluating, evaluated, paused, resumed, blocked,
+    unblocked, completed, failed or cancelled; of a client joined, left, declined or set_aside.
+    """
+    round: _builtins.int
+    """The round it is about; 0 when about none."""
+    client: _builtins.str
+    text: _builtins.str
+    """A reason, or a count, for people."""
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        round: _builtins.int = ...,
+        client: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "client", b"client", "kind", b"kind", "round", b"round", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobEvent: _TypeAlias = JobEvent  # noqa: Y015
+
+@_typing.final
+class ListKnownClientsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    after: _builtins.str
+    """Clients after this one; empty begins with the first."""
+    limit: _builtins.int
+    """Most clients in the answer; 0 leaves it to the server, which sends 1,000 at most."""
+    def __init__(
+        self,
+        *,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKnownClientsRequest: _TypeAlias = ListKnownClientsRequest  # noqa: Y015
+
+@_typing.final
+class ListKnownClientsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether clients follow after the last one here."""
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownClient]: ...
+    def __init__(
+        self,
+        *,
+        clients: _abc.Iterable[Global___KnownClient] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKnownClientsResponse: _TypeAlias = ListKnownClientsResponse  # noqa: Y015
+
+@_typing.final
+class KnownClient(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    ENROLLED_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SEEN_SECONDS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    enrolled: _builtins.bool
+    """Whether its agent holds a lease."""
+    agent_version: _builtins.str
+    """Empty and 0 unless enrolled."""
+    memory_bytes: _builtins.int
+    seen_seconds: _builtins.float
+    """Seconds since it was last heard from; unset when not known."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Jobs that are not over and that it has joined, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        enrolled: _builtins.bool = ...,
+        agent_version: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        seen_seconds: _builtins.float | None = ...,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds", "agent_version", b"agent_version", "client", b"client", "enrolled", b"enrolled", "jobs", b"jobs", "memory_bytes", b"memory_bytes", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seen_seconds: _TypeAlias = _typing.Literal["seen_seconds"]  # noqa: Y015
+    _WhichOneofArgType__seen_seconds: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seen_seconds) -> _WhichOneofReturnType__seen_seconds | None: ...
+
+Global___KnownClient: _TypeAlias = KnownClient  # noqa: Y015
+
+@_typing.final
+class RemoveClientRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    reason: _builtins.str
+    """For the jobs' events."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveClientRequest: _TypeAlias = RemoveClientRequest  # noqa: Y015
+
+@_typing.final
+class RemoveClientResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Jobs that it has left."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveClientResponse: _TypeAlias = RemoveClientResponse  # noqa: Y015
+
+@_typing.final
 class JobClient(_message.Message):
     """One client's part in a job."""
 
@@ -453,15 +672,19 @@ class ExportJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     job: _builtins.str
+    version: _builtins.int
+    """A version that is still kept whole, the last two; 0 takes the last."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -574,6 +797,7 @@ class Job(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     DECLINED_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -602,6 +826,8 @@ class Job(_message.Message):
     """Clients heard from within rounds.client_timeout."""
     declined: _builtins.int
     """Clients that will not serve the job."""
+    age_seconds: _builtins.float
+    """Seconds since it was submitted; unset when not known (a damaged record, a server of an earlier release)."""
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that have joined."""
@@ -650,12 +876,15 @@ class Job(_message.Message):
         live: _builtins.int = ...,
         declined: _builtins.int = ...,
         open: Global___OpenRound | None = ...,
+        age_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "memberships", b"memberships", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "age_seconds", b"age_seconds", "final", b"final", "memberships", b"memberships", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "declined", b"declined", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "live", b"live", "memberships", b"memberships", "open", b"open", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "accepted", b"accepted", "age_seconds", b"age_seconds", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "declined", b"declined", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "live", b"live", "memberships", b"memberships", "open", b"open", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__age_seconds: _TypeAlias = _typing.Literal["age_seconds"]  # noqa: Y015
+    _WhichOneofArgType__age_seconds: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__age_seconds) -> _WhichOneofReturnType__age_seconds | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 

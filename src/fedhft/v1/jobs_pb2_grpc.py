@@ -59,6 +59,21 @@ class JobsStub:
                 request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
                 response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
                 _registered_method=True)
+        self.Events = channel.unary_unary(
+                '/fedhft.v1.Jobs/Events',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
+        self.KnownClients = channel.unary_unary(
+                '/fedhft.v1.Jobs/KnownClients',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.FromString,
+                _registered_method=True)
+        self.RemoveClient = channel.unary_unary(
+                '/fedhft.v1.Jobs/RemoveClient',
+                request_serializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/fedhft.v1.Jobs/Cancel',
                 request_serializer=fedhft_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
@@ -127,6 +142,27 @@ class JobsServicer:
 
     def Clients(self, request, context):
         """Who serves a job, and who will not: one page of its clients, in ascending order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Events(self, request, context):
+        """What happened to a job and its clients, the newest of it, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KnownClients(self, request, context):
+        """Every client that is enrolled or in a job that is not over: one page, in ascending order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveClient(self, request, context):
+        """Take a client out of every job that is not over, and end its lease. Its agent may enroll again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +244,21 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Clients,
                     request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.FromString,
                     response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.SerializeToString,
+            ),
+            'Events': grpc.unary_unary_rpc_method_handler(
+                    servicer.Events,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListEventsRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'KnownClients': grpc.unary_unary_rpc_method_handler(
+                    servicer.KnownClients,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.SerializeToString,
+            ),
+            'RemoveClient': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveClient,
+                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -380,6 +431,87 @@ class Jobs:
             '/fedhft.v1.Jobs/Clients',
             fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
             fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Events(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/Events',
+            fedhft_dot_v1_dot_jobs__pb2.ListEventsRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KnownClients(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/KnownClients',
+            fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveClient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/RemoveClient',
+            fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.SerializeToString,
+            fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.FromString,
             options,
             channel_credentials,
             insecure,

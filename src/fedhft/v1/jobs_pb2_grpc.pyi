@@ -39,6 +39,12 @@ class JobsStub:
     """The job now and after every change, until it ends or the caller goes away."""
     Clients: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListClientsRequest, _jobs_pb2.ListClientsResponse]
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
+    Events: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListEventsRequest, _jobs_pb2.ListEventsResponse]
+    """What happened to a job and its clients, the newest of it, in order."""
+    KnownClients: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListKnownClientsRequest, _jobs_pb2.ListKnownClientsResponse]
+    """Every client that is enrolled or in a job that is not over: one page, in ascending order."""
+    RemoveClient: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RemoveClientRequest, _jobs_pb2.RemoveClientResponse]
+    """Take a client out of every job that is not over, and end its lease. Its agent may enroll again."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]
     """End a job; agents are told at their next call."""
     Pause: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.Job]
@@ -65,6 +71,12 @@ class JobsAsyncStub(JobsStub):
     """The job now and after every change, until it ends or the caller goes away."""
     Clients: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListClientsRequest, _jobs_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
+    Events: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListEventsRequest, _jobs_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """What happened to a job and its clients, the newest of it, in order."""
+    KnownClients: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListKnownClientsRequest, _jobs_pb2.ListKnownClientsResponse]  # type: ignore[assignment]
+    """Every client that is enrolled or in a job that is not over: one page, in ascending order."""
+    RemoveClient: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RemoveClientRequest, _jobs_pb2.RemoveClientResponse]  # type: ignore[assignment]
+    """Take a client out of every job that is not over, and end its lease. Its agent may enroll again."""
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """End a job; agents are told at their next call."""
     Pause: _aio.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
@@ -118,6 +130,30 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListClientsResponse, _abc.Awaitable[_jobs_pb2.ListClientsResponse]]:
         """Who serves a job, and who will not: one page of its clients, in ascending order."""
+
+    @_abc_1.abstractmethod
+    def Events(
+        self,
+        request: _jobs_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListEventsResponse, _abc.Awaitable[_jobs_pb2.ListEventsResponse]]:
+        """What happened to a job and its clients, the newest of it, in order."""
+
+    @_abc_1.abstractmethod
+    def KnownClients(
+        self,
+        request: _jobs_pb2.ListKnownClientsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListKnownClientsResponse, _abc.Awaitable[_jobs_pb2.ListKnownClientsResponse]]:
+        """Every client that is enrolled or in a job that is not over: one page, in ascending order."""
+
+    @_abc_1.abstractmethod
+    def RemoveClient(
+        self,
+        request: _jobs_pb2.RemoveClientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.RemoveClientResponse, _abc.Awaitable[_jobs_pb2.RemoveClientResponse]]:
+        """Take a client out of every job that is not over, and end its lease. Its agent may enroll again."""
 
     @_abc_1.abstractmethod
     def Cancel(

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         report.add([failed("settings", error)])
         return report.end()
     logs.configure(settings.log_format, "error")  # what loads a model has much to say; findings say what matters
-    report = _Report(as_json_list=settings.format == "json")
+    report = _Report(as_json_list=settings.output == "json")
     late = _run(settings, report)
     code = report.end()
     if late:
@@ -87,5 +87,7 @@ class _Report:
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
     """The format asked for, where the settings as a whole cannot be read."""
-    given = " ".join(arguments)
-    return "--format json" in given or "--format=json" in given or os.environ.get("FEDHFT_FORMAT") == "json"
+    given = f" {' '.join(arguments)} "
+    flags = ("--output json ", "--output=json ", "-o json ", "-ojson ", "--format json ", "--format=json ")
+    variables = ("FEDHFT_OUTPUT", "FEDHFT_FORMAT")
+    return any(f" {flag}" in given for flag in flags) or any(os.environ.get(name) == "json" for name in variables)

@@ -19,5 +19,5 @@ class CheckSettings(AgentSettings):
     job_file: Path | None = Field(
         None, description="job file to check data, model and rules against, instead of the jobs that the server offers"
     )
-    format: Literal["table", "json"] = Field("table", description="lines for people, or a list for programs")
+    output: Literal["table", "json"] = Field("table", description="lines for people, or a list for programs")
     patience: float = Field(120.0, gt=0, le=86400, description="seconds that each check may take")

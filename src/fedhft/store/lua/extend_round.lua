@@ -1,10 +1,12 @@
 -- Move the deadline of a collecting round, and count the extension if it is one. The same deadline again changes nothing.
--- EVALSHA sha 2 KEYS... ARGV...
+-- EVALSHA sha 3 KEYS... ARGV...
 -- KEYS  fence   counter, read: the current fencing token
 --       round   hash, read and written: number, phase, deadline_ms, extensions
+--       events  list, written: what happened to the job
 -- Returns {'ok'}, {'fenced'} or {'round_closed', state}.
-local fence, round = unpack(KEYS)
+local fence, round, events = unpack(KEYS)
 local token, number, deadline_ms, counted = unpack(ARGV)
+-- include: note_event
 
 if redis.call('GET', fence) ~= token then
   return {'fenced'}
@@ -17,6 +19,7 @@ if now[3] ~= deadline_ms then
   redis.call('HSET', round, 'deadline_ms', deadline_ms)
   if counted == '1' then
     redis.call('HINCRBY', round, 'extensions', 1)
+    note_event(events, 'extended', number, '', '')
   end
 end
 return {'ok'}

@@ -1,14 +1,16 @@
 -- Add a client to a job, or replace its record.
--- EVALSHA sha 6 KEYS... ARGV...
+-- EVALSHA sha 7 KEYS... ARGV...
 -- KEYS  job          hash, read: whether the job exists
 --       clients      hash, written: the client's record
 --       seen         sorted set, written: it was heard from now
 --       signatures   hash, written: its signature; '' removes it
 --       declines     hash, written: what it said when it would not join is removed
 --       arrivals     counter and channel, written
+--       events       list, written: what happened to its clients
 -- Returns {'ok'} or {'unknown_job'}.
-local job, clients, seen, signatures, declines, arrivals = unpack(KEYS)
+local job, clients, seen, signatures, declines, arrivals, events = unpack(KEYS)
 local client, record, signature = unpack(ARGV)
+-- include: note_event
 
 if redis.call('EXISTS', job) == 0 then
   return {'unknown_job'}
@@ -22,5 +24,6 @@ if signature == '' then
 else
   redis.call('HSET', signatures, client, signature)
 end
+note_event(events, 'joined', 0, client, '')
 redis.call('PUBLISH', arrivals, redis.call('INCR', arrivals))
 return {'ok'}

@@ -1,5 +1,5 @@
 -- Open the next round of a job. Repeating the same opening changes nothing.
--- EVALSHA sha 7 KEYS... ARGV...
+-- EVALSHA sha 8 KEYS... ARGV...
 -- KEYS  fence          counter, read: the current fencing token
 --       job            hash, read: status
 --       round          hash, read and replaced: the round
@@ -7,12 +7,14 @@
 --       forgotten      hash, deleted: accepted updates of a round too old to keep
 --       tasks          counter and channel, written
 --       progress       counter and channel, written
+--       events         list, written: what happened to the job
 -- ARGV  token, number, record, phase, base_version, deadline_ms, evaluation, opened_ms, target, quorum, then every
 --       participant.
 -- Returns {'ok'}, {'fenced'}, {'unknown_job'}, {'job_not_running', status} or {'round_closed', state}.
-local fence, job, round, participants, forgotten, tasks, progress = unpack(KEYS)
+local fence, job, round, participants, forgotten, tasks, progress, events = unpack(KEYS)
 local token, number, record, phase, base_version, deadline_ms, evaluation, opened_ms, target, quorum = unpack(ARGV, 1, 10)
 local FIRST_PARTICIPANT = 11
+-- include: note_event
 
 if redis.call('GET', fence) ~= token then
   return {'fenced'}
@@ -41,6 +43,8 @@ redis.call('DEL', participants, forgotten)
 for i = FIRST_PARTICIPANT, #ARGV do
   redis.call('SADD', participants, ARGV[i])
 end
+note_event(events, 'opened', number, '',
+  string.format('%d clients%s', #ARGV - FIRST_PARTICIPANT + 1, evaluation == '1' and ', final evaluation' or ''))
 redis.call('PUBLISH', tasks, redis.call('INCR', tasks))
 redis.call('PUBLISH', progress, redis.call('INCR', progress))
 return {'ok'}
