@@ -209,3 +209,64 @@ def test_answers_about_a_long_job_show_people_its_last_rounds(capsys: pytest.Cap
     shown = capsys.readouterr().out.splitlines()
     assert "rounds 1 to 40 are not shown; `fedhft job get long --rounds 0` shows all that are kept" in shown
     assert [line.split()[0] for line in shown if line.strip()[:1].isdigit()] == [str(n) for n in range(41, 61)]
+
+
+def test_the_version_is_told_to_people_and_to_programs() -> None:
+    told = json.loads(fedhft("version", "--json").stdout)
+    assert told == json.loads(fedhft("version", "-o", "json").stdout)
+    assert set(told) == {"version", "protocol", "python"}
+    assert fedhft("version", "-o", "name").stdout.strip() == told["version"]
+    assert f"fedhft {told['version']}, protocol {told['protocol']}" in fedhft("version").stdout
+
+
+def test_output_has_an_earlier_name_that_is_not_shown() -> None:
+    assert fedhft("version", "--format", "json").stdout == fedhft("version", "-o", "json").stdout
+    assert fedhft("version", "--format=json").stdout == fedhft("version", "--output=json").stdout
+    assert "--format" not in fedhft("version", "--help").stdout
+    assert fedhft("version", "-o", "xml").returncode == 2
+
+
+def test_yaml_says_the_same_as_json_and_without_a_library_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    import yaml
+
+    assert yaml.safe_load(fedhft("version", "-o", "yaml").stdout) == json.loads(fedhft("version", "-o", "json").stdout)
+    monkeypatch.setitem(sys.modules, "yaml", None)  # as if it were not installed
+    done = fedhft("version", "-o", "yaml")
+    assert done.returncode == ErrorCodeExit.INVALID_ARGUMENT
+    assert "pip install pyyaml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("fedhft jo", "job"),
+        ("fedhft job ev", "events"),
+        ("fedhft job list --sta", "--status"),
+        ("fedhft conf", "config"),
+    ],
+)
+def test_the_shell_completes_commands_and_options(words: str, expected: str) -> None:
+    place = str(len(words.split()) - 1)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'fedhft'; from fedhft.cli.main import main; main()"],
+        env={**os.environ, "_FEDHFT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert expected in done.stdout.split(), done
+
+
+def test_an_agent_takes_the_server_of_a_named_context_and_never_of_the_one_in_use(tmp_path: Path) -> None:
+    def tried(**variables: str) -> str:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEDHFT_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "fedhft.cli", "agent", "--client", "a", "--data", "gone.jsonl",
+             "--give-up-after", "1s", "--state-dir", str(tmp_path / "state")],
+            env={**inherited, "XDG_CONFIG_HOME": str(tmp_path), **variables},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        return done.stderr
+
+    assert fedhft("config", "set", "site", "--server", "127.0.0.1:1", XDG_CONFIG_HOME=str(tmp_path)).returncode == 0
+    assert "server is required" in tried() or "--server" in tried()
+    assert "127.0.0.1:1" in tried(FEDHFT_CONTEXT="site")
+    assert "context = 'sight'" in tried(FEDHFT_CONTEXT="sight")
