@@ -4,6 +4,7 @@
 # BASE       base image, any with Python 3.11 or later and glibc
 # DEMO_ARGS  arguments of `fedhft demo`, e.g. make demo DEMO_ARGS="--compare fedit,local"
 # TEST_ARGS  arguments of pytest, e.g. make test TEST_ARGS="tests/unit -k wire"
+# TEST_WORKERS  processes that share the tests by file; `auto` is one per core, 0 runs them one after another
 # PYTHON     interpreter that the virtual environment is created with (3.11 or newer; 3.11 and 3.12 have an embedded Redis)
 # PIP_ARGS   arguments of pip, e.g. the index that has the CPU build of torch
 
@@ -19,6 +20,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
+TEST_WORKERS ?= auto
 DATA ?=
 WHEELS ?=
 BASE ?= python:3.12-slim
@@ -50,8 +52,13 @@ $(VENV)/.dev: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.deploy: pyproject.toml $(VENV)/.dev
-	@echo "Installing the schemas of Kubernetes objects into $(VENV)"
+	@echo "Installing what checks and generates manifests and dashboards into $(VENV)"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[deploy]'
+	@touch $@
+
+$(VENV)/.browser: pyproject.toml $(VENV)/.dev
+	@echo "Installing what drives a browser into $(VENV)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints-cpu.txt -e '.[browser]'
 	@touch $@
 
 # An environment of its own: checkov pins packages that others here need newer.
@@ -79,11 +86,11 @@ demo: $(VENV)/.demo ## Run a whole federation on this machine (DEMO_ARGS="--comp
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS="tests/unit")
 	@echo "Running the tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 .PHONY: test-system
-test-system: $(VENV)/.dev ## Build the wheel and try each service in a clean environment with only its extra
-	@echo "Testing the wheel in clean environments"
+test-system: $(VENV)/.browser ## Try the wheel in clean environments, metrics with a real Prometheus, the page in Chromium
+	@echo "Testing the wheel in clean environments, metrics with Prometheus, the page in a browser"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
 
 .PHONY: test-deploy
@@ -128,6 +135,12 @@ check-protos: $(VENV)/.dev ## Fail when src/fedhft/v1 does not match protos/
 docs: $(VENV)/.dev ## Generate the reference pages and tables in docs/ from the code
 	@echo "Generating the reference pages and tables in docs/"
 	$(BIN)/python docs/generate.py
+
+.PHONY: monitoring
+monitoring: $(VENV)/.deploy ## Generate the dashboards and the PrometheusRule in deploy/ from panels and rules
+	@echo "Generating deploy/grafana/*.json and the PrometheusRule"
+	$(BIN)/python -m deploy.grafana.generate
+	$(BIN)/python -m deploy.prometheus.generate
 
 # -- benchmarks
 

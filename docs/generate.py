@@ -2,7 +2,8 @@
 
 Whole pages: docs/job-reference.md, docs/exit-codes.md. Blocks of other pages, between the marks
 `<!-- begin generated: NAME -->` and `<!-- end generated: NAME -->`: choices, presets, preset-wire (methods.md);
-options-aggregator, options-clusterer, options-agent, options-job, metrics (operations.md).
+options-aggregator, options-clusterer, options-agent, options-job (operations.md); metrics, recording-rules, alerts
+(metrics.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -467,47 +469,48 @@ def options_job() -> str:
 
 
 def metrics() -> str:
-    """Every metric: name, type, labels, who exposes it, meaning."""
+    """Every series: name, type, labels, who exposes it, meaning."""
     from fedhft.telemetry import metrics as defined
+    from fedhft.telemetry.registry import EXPOSED_BY
 
-    sources = {
-        service: "".join(path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py"))
-        for service, folder in _WHO.items()
-    }
-    shared = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/fedhft/rpc").rglob("*.py"))
-    library = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/fedhft/coordination").rglob("*.py"))
     rows = []
-    for variable, metric in vars(defined).items():
-        if not variable.isupper() or not hasattr(metric, "describe"):
-            continue
-        family = metric.describe()[0]
-        use = f"metrics.{variable}"
-        who = [service for service, text in sources.items() if use in text]
-        if use in shared:
-            who = ["aggregator", "clusterer", *(name for name in who if name == "agent")]
-        if use in library:
-            who.append(_LIBRARY_WHO.get(variable, "aggregator"))
-        rows.append(_metric_row(family, getattr(metric, "_labelnames", ()), who or _EVERYWHERE.get(variable, [])))
-    carried = next(iter(defined.SOCKET_BYTES.collect()))
-    rows.append(_metric_row(carried, ["direction"], ["aggregator", "clusterer", "agent"]))
-    return _table(("metric", "labels", "exposed by", "meaning"), sorted(rows))
+    for metric, by in EXPOSED_BY.items():
+        if any(metric is value for value in vars(defined).values()):
+            family = next(iter(metric.collect()))
+            labels = getattr(metric, "_labelnames", None) or _LABELS.get(family.name, ())
+            name = {"counter": f"{family.name}_total", "info": f"{family.name}_info"}.get(family.type, family.name)
+            rows.append((f"`{name}` ({family.type})", ", ".join(labels), ", ".join(by), _cell(family.documentation)))
+    return _table(("series", "labels", "exposed by", "meaning"), sorted(rows))
 
 
-_WHO = {"aggregator": "services/aggregator", "clusterer": "services/clusterer", "agent": "services/client_agent"}
-_LIBRARY_WHO = {"CLUSTERINGS": "clusterer", "CLUSTERING_SECONDS": "clusterer"}
-"""Metrics set in fedhft.coordination that the clusterer runs; the aggregator runs the rest of it."""
-_EVERYWHERE = {
-    "PROCESS_PEAK_MEMORY_BYTES": ["aggregator", "clusterer", "agent"],
-    "CLUSTER_CLIENTS": ["aggregator", "clusterer"],
-    "MEMBERSHIPS_VERSION": ["aggregator", "clusterer"],
+_LABELS: Mapping[str, Sequence[str]] = {
+    "fedhft_socket_bytes": ("direction",),
+    "fedhft_agent_socket_bytes": ("direction",),
+    "fedhft_build": ("version", "protocol"),
 }
-"""Metrics set inside fedhft.telemetry.metrics itself."""
+"""Labels of the families that are made when the page is read."""
 
 
-def _metric_row(family: Any, labels: Sequence[str], who: Sequence[str]) -> tuple[str, ...]:
-    name = family.name + ("_total" if family.type == "counter" else "")
-    shown = ", ".join(dict.fromkeys(who)) or "declared; nothing sets it yet"
-    return f"`{name}` ({family.type})", ", ".join(labels), shown, _cell(family.documentation)
+def recording_rules() -> str:
+    """What rules.yaml records."""
+    text = (ROOT / "deploy/prometheus/rules.yaml").read_text(encoding="utf-8")
+    about = dict(re.findall(r"- record: (\S+)\n +# (.*)\n", text))
+    rows = [(f"`{name}`", meaning) for name, meaning in about.items()]
+    if len(rows) != text.count("- record:"):
+        raise ValueError("rules.yaml: a recording rule has no comment below its name")
+    return _table(("series", "meaning"), rows)
+
+
+def alerts() -> str:
+    """The alerts of rules.yaml, with their pages of the runbook."""
+    import yaml
+
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text(encoding="utf-8"))["groups"]
+    rows = []
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        name, told = rule["alert"], re.sub(r"\{\{.*?\}\}", "…", rule["annotations"]["summary"])
+        rows.append((f"[{name}](runbook-alerts.md#{name.lower()})", rule["labels"]["severity"], _cell(told)))
+    return _table(("alert", "severity", "says"), rows)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -527,8 +530,8 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "options-clusterer": options_clusterer,
         "options-agent": options_agent,
         "options-job": options_job,
-        "metrics": metrics,
     },
+    "metrics.md": {"metrics": metrics, "recording-rules": recording_rules, "alerts": alerts},
 }
 """Page -> block -> what belongs there."""
 

@@ -23,7 +23,7 @@ from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.status import error_from_rpc
 from fedhft.store.interface import Store
 from fedhft.store.open import open_store
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2, jobs_pb2_grpc
 from tests.light import LightClient, light_schema
 

@@ -37,7 +37,7 @@ from fedhft.methods import PRESET_WIRE, PRESETS, Method, method_of
 SPEC_VERSION: Literal[1] = 1
 MOST_SPEC_BYTES = 256 << 10
 """Longest job, as a file or as JSON: room for ten thousand names of clients."""
-_MOST_STORED_BYTES = 4 << 20
+MOST_STORED_BYTES = 4 << 20
 """Longest stored form; earlier releases took longer jobs."""
 LATER_FIELDS = (("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"))
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
@@ -169,7 +169,7 @@ def submitted_job(text: str) -> JobSpec:
 
 def load_canonical(text: str) -> JobSpec:
     """Read the stored form, migrating older versions. Raises FedhftError(INVALID_JOB)."""
-    raw = _object(text, "stored job", _MOST_STORED_BYTES)
+    raw = _object(text, "stored job", MOST_STORED_BYTES)
     version = raw.get("version")
     if version != SPEC_VERSION:
         raise FedhftError.field(
@@ -182,6 +182,14 @@ def load_canonical(text: str) -> JobSpec:
     if isinstance(raw.get("limits"), dict):  # a job that an earlier release stored goes on without bounds of influence
         raw["limits"] = {"sample_cap": 0.0, "clip": 0.0, "opposed": 0.0, **raw["limits"]}
     return parse_job(raw)
+
+
+def stored_client_timeout(text: str) -> float:
+    """rounds.client_timeout of a stored job, seconds, without reading all of it; 0 where it is damaged."""
+    try:
+        return float(_object(text, "stored job", MOST_STORED_BYTES)["rounds"]["client_timeout"])
+    except (FedhftError, ValueError, TypeError, KeyError):
+        return 0.0  # people are shown a damaged job too
 
 
 def job_schema() -> dict[str, Any]:

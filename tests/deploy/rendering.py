@@ -28,6 +28,7 @@ COMBINED = {
     "prod, hpa": ("../prod", ["hpa"]),
     "prod, blobs-pvc": ("../prod", ["blobs-pvc"]),
     "prod, ingress-passthrough": ("../prod", ["ingress-passthrough"]),
+    "prod, page": ("../prod", ["page"]),
     "prod, gateway": ("../prod", ["gateway"]),
     "prod, agent": ("../prod", ["agent"]),
     "prod, external-redis": ("../prod", ["external-redis"]),
@@ -45,8 +46,12 @@ def render(name: str) -> list[Object]:
 
 
 def deployable(folder: Path) -> Path:
-    """A copy of deploy/k8s with the certificates that mtls-files needs; returns its overlays."""
+    """A copy of deploy/k8s with the certificates that mtls-files needs; returns its overlays.
+
+    Beside it goes what its monitoring takes in: deploy/grafana.
+    """
     shutil.copytree(K8S, folder, ignore=shutil.ignore_patterns("certs"))
+    shutil.copytree(K8S.parent / "grafana", folder.parent / "grafana", dirs_exist_ok=True)
     authority = Authority.init(folder / "components/mtls-files/certs", "fedhft.example")
     for line in (K8S / "components/mtls-files/kustomization.yaml").read_text(encoding="utf-8").splitlines():
         if found := re.match(r"# +fedhft certs issue (\w+) --dir certs(.*)", line):

@@ -153,7 +153,7 @@ async def test_a_certificate_that_expires_on_an_open_connection_is_refused_from_
     await ash.enroll()
     later = time.time() + 91 * 86400
     with monkeypatch.context() as patch:
-        patch.setattr("fedhft.rpc.interceptors.callers.time.time", lambda: later)
+        patch.setattr("fedhft.rpc.peer.time.time", lambda: later)
         code, text = await refused(ash.enroll())
     assert (code, "expired at" in text) == (ErrorCode.NOT_AUTHORISED, True)
     await ash.enroll()

@@ -13,6 +13,7 @@ from fedhft.adapter import MaskedDelta, MaskedMatrix
 from fedhft.clustering.signature import DIMENSIONS
 from fedhft.errors import ErrorCode
 from fedhft.plan import AdapterPlan
+from fedhft.telemetry.registry import REGISTRY
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft.wire.codec import encode
 from fedhft.wire.entropy import pack
@@ -64,6 +65,10 @@ async def test_figures_that_would_end_every_round_are_refused(fresh_redis_url: s
                 setattr(header.measurements, name, value)
             header.signature.extend(report.get("signature", ()))
             assert await mallory.refused(mallory.push(header, [(0, blob)])) is code, what
+        for code in (ErrorCode.INVALID_ARGUMENT, ErrorCode.NON_FINITE):
+            labels = {"federation": "figures", "code": code.value}
+            expected = sum(refusal is code for _, _, refusal in REPORTS)
+            assert REGISTRY.get_sample_value("fedhft_updates_refused_total", labels) == expected
         await federation.honest_complete()
 
 

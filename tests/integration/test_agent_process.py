@@ -185,8 +185,10 @@ def test_an_agent_serves_job_after_job_past_one_it_cannot_serve_and_loads_the_mo
     assert page(address, "/healthz")[0] == 200
     metrics = page(address, "/metrics")[1]
     assert 'fedhft_agent_updates_total{outcome="accepted"} 4.0' in metrics
-    assert 'fedhft_refusals_total{code="invalid_model"} 1.0' in metrics
-    sent = next(line for line in metrics.splitlines() if line.startswith('fedhft_socket_bytes_total{direction="sent"}'))
+    assert 'fedhft_agent_refusals_total{code="invalid_model"} 1.0' in metrics
+    assert "fedhft_refusals_total" not in metrics, "a service's series on an agent's page"
+    start = 'fedhft_agent_socket_bytes_total{direction="sent"}'
+    sent = next(line for line in metrics.splitlines() if line.startswith(start))
     assert float(sent.split()[1]) > 4000
     kept = site.folder / "state-serial" / "jobs"
     deadline = time.monotonic() + 10

@@ -15,7 +15,7 @@ from fedhft_agent.transfers import PayloadCount, push_update
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient
 from fedhft.rpc.retry import CallStoppedError
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from fedhft.v1 import federation_pb2
 from tests.agents import InProcessAgent, Site, running_site
 from tests.models import tiny_model
@@ -113,13 +113,13 @@ def test_an_update_too_late_for_its_round_is_abandoned_and_the_next_round_traine
 
 def test_a_refused_update_is_given_up_and_its_round_is_not_trained_over_and_over(site: Site) -> None:
     spec = site.submit("norm", limits={"update_norm": 1e-9}, rounds={"total": 1, "deadline": "3s", "extensions": 0})
-    refused = REGISTRY.get_sample_value("fedhft_refusals_total", {"code": "norm_too_large"}) or 0.0
+    refused = REGISTRY.get_sample_value("fedhft_agent_refusals_total", {"code": "norm_too_large"}) or 0.0
     with InProcessAgent(site, spec) as agent:
         finished = agent.run()
     assert finished.status == "failed"
     assert agent.trained == [1]
     assert agent.worker.pending() is None
-    assert REGISTRY.get_sample_value("fedhft_refusals_total", {"code": "norm_too_large"}) == refused + 1
+    assert REGISTRY.get_sample_value("fedhft_agent_refusals_total", {"code": "norm_too_large"}) == refused + 1
 
 
 def test_an_agent_the_job_has_lost_joins_again(site: Site) -> None:

@@ -31,7 +31,7 @@ from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.status import error_from_rpc
 from fedhft.store.interface import Store
 from fedhft.store.open import open_store
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from fedhft.v1 import clustering_pb2 as pb
 from fedhft.v1 import clustering_pb2_grpc
 from tests.light import light_job
@@ -321,8 +321,8 @@ async def test_versions_can_be_read_again_and_described(clusterer: Clusterer) ->
     assert 0.9 < description.mean_largest_membership <= 1.0
     assert description.dimensions >= 2
     assert description.log_likelihood != 0.0
-    assert counted("fedhft_memberships_version", job="described") == 2
-    assert [counted("fedhft_cluster_clients", job="described", cluster=str(j)) for j in range(3)] == [5, 5, 5]
+    assert counted("fedhft_memberships_version", federation="described") == 2
+    assert [counted("fedhft_cluster_clients", federation="described", cluster=str(j)) for j in range(3)] == [5, 5, 5]
 
 
 async def test_too_few_clients_are_all_in_one_cluster(clusterer: Clusterer) -> None:
@@ -401,6 +401,7 @@ async def test_health_and_readiness_follow_redis_down_and_up_and_nothing_publish
             await eventually(health, (health_pb2.HealthCheckResponse.NOT_SERVING, 503))
             _, reason = await running.page("/readyz")
             assert json.loads(reason)["reason"]
+            assert "fedhft_store_up 0.0" in (await running.page("/metrics"))[1]
             assert (await running.page("/healthz"))[0] == 200
             code, _ = await refused(service.ask(job, expected=1))
             assert code is ErrorCode.STORE_UNAVAILABLE
@@ -412,6 +413,7 @@ async def test_health_and_readiness_follow_redis_down_and_up_and_nothing_publish
             assert 'fedhft_refusals_total{code="store_unavailable"} 1.0' in metrics
             assert 'fedhft_clusterings_total{outcome="published"} 2.0' in metrics
             assert 'fedhft_socket_bytes_total{direction="received"}' in metrics
+            assert "fedhft_store_up 1.0" in metrics
             running.child.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(running.child.wait(), 15) == 0
     finally:

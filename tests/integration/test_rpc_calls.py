@@ -16,7 +16,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel, open_channel
 from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.status import error_from_rpc
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from tests.integration.rpc_service import ARITIES, NAME, blocking_call, call, echo, register, served
 
 EVERY_METHOD = (*ARITIES, "written_stream")

@@ -13,7 +13,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.rpc.channel import ChannelSettings, open_aio_channel
 from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.rpc.tls import TlsSettings, WatchedFiles, check_private
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from tests.certificates import Certificates
 from tests.integration.rpc_service import NAME, call, echo, register, served
 

@@ -12,7 +12,7 @@ import pytest
 
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from fedhft.v1 import federation_pb2
 from tests.agents import InProcessAgent, Site
 from tests.aggregator import Aggregator, serving

@@ -26,6 +26,7 @@ from fedhft.rpc.outage import Outage
 from fedhft.rpc.retry import Backoff
 from fedhft.rpc.status import UnreachableError
 from fedhft.rpc.tls import TlsSettings
+from fedhft.telemetry.registry import REGISTRY
 from tests.agents import ENVIRONMENT
 from tests.integration.scripted_federation import ScriptedFederation, served
 from tests.tls_causes import CAUSES, NO_PROXY, Parties, Proxy, files, job_list, make_parties
@@ -40,6 +41,21 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
 
 def peer(server: str, tls: TlsSettings | None, give_up_after_s: float | None = None) -> Peer:
     return Peer(server, ClientId("ash"), tls=tls, give_up_after_s=give_up_after_s, backoff=BACKOFF)
+
+
+def test_an_agent_s_failed_attempts_are_counted_by_cause(parties: Parties) -> None:
+    cause = CAUSES["another name"]
+    counted = failures(cause.code)
+    with served(ScriptedFederation(), cause.server(parties)) as server:
+        given = peer(server.address, cause.client(parties), 1.0)
+        with Connection(given, StopSignal()) as connection, pytest.raises(FedhftError):
+            connection.enroll()
+    assert failures(cause.code) > counted
+
+
+def failures(code: ErrorCode) -> float:
+    """Attempts of agents that did not reach their server, for this cause."""
+    return REGISTRY.get_sample_value("fedhft_agent_connection_failures_total", {"code": code.value}) or 0.0
 
 
 def test_an_agent_waits_for_a_server_s_certificate_to_be_renewed(parties: Parties) -> None:

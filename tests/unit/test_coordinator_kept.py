@@ -9,7 +9,7 @@ import pytest
 from fedhft.coordination.describe import describe, outline
 from fedhft.coordination.history import RoundHistory
 from fedhft.records import JobStatus
-from fedhft.telemetry.metrics import REGISTRY
+from fedhft.telemetry.registry import REGISTRY
 from tests.unit.story import JOB, LEASE_MS, Crash, Story, rules
 
 # -- what is kept
@@ -152,7 +152,7 @@ async def test_a_history_entry_holds_no_counters_of_clients() -> None:
 async def test_phases_are_observed_each_by_itself_and_once() -> None:
     def seen(phase: str) -> tuple[float, float]:
         return tuple(  # type: ignore[return-value]
-            REGISTRY.get_sample_value(f"fedhft_round_phase_seconds_{what}", {"phase": phase}) or 0.0
+            REGISTRY.get_sample_value(f"fedhft_round_phase_seconds_{what}", {"federation": JOB, "phase": phase}) or 0.0
             for what in ("count", "sum")
         )
 

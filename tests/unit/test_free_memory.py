@@ -8,7 +8,7 @@ import pytest
 from fedhft_agent.settings import AgentSettings
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.process.free_memory import LEAST_MARGIN, FreeMemory, free_memory
+from fedhft.process.free_memory import LEAST_MARGIN, FreeMemory, free_memory, memory_limit
 from fedhft.process.options import read_settings
 
 GIB = 1 << 30
@@ -92,3 +92,12 @@ def test_an_agent_with_automatic_memory_plans_with_what_is_free() -> None:
     required = ["--server", "host:1", "--client", "c", "--data", "d.jsonl"]
     memory = read_settings(AgentSettings, [*required, "--memory", "auto"]).memory
     assert 0 < memory < free_memory().bytes * 1.2
+
+
+def test_the_limit_is_that_of_the_narrowest_group_or_the_machine_s_memory(tmp_path: Path) -> None:
+    assert memory_limit(tmp_path) == 0
+    machine(tmp_path, 2**20, "0::/a/b\n")
+    assert memory_limit(tmp_path) == 99999999 * 1024
+    version_2(tmp_path / "sys/fs/cgroup/a/b", "max", GIB)
+    version_2(tmp_path / "sys/fs/cgroup/a", str(2 * GIB), GIB)
+    assert memory_limit(tmp_path) == 2 * GIB

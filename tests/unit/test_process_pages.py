@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.pages import MAX_CONNECTIONS, PagesServer, serve_pages
-from fedhft.telemetry import metrics
+from fedhft.telemetry import federations, metrics
+from fedhft.telemetry.registry import Process
 
 
 class Switch:
@@ -98,25 +99,29 @@ def test_socket_bytes_are_sampled_at_the_scrape(pages: PagesServer) -> None:
     assert 'fedhft_socket_bytes_total{direction="received"} 2000.0' in body
 
 
-def test_clusters_of_a_job_replace_those_before_and_go_with_it() -> None:
-    def shown() -> list[str]:
-        return [line for line in metrics.render().decode().splitlines() if 'job="shown"' in line]
+def test_a_page_has_the_series_of_its_own_process_alone(switch: Switch) -> None:
+    pages = serve_pages(0, switch, process=Process.AGENT)
+    try:
+        _, body = get(pages, "/metrics")
+    finally:
+        pages.stop()
+    assert "fedhft_agent_updates_total" in body
+    assert "fedhft_build_info" in body
+    assert "fedhft_store_up" not in body
+    assert "fedhft_rounds" not in body
 
-    metrics.set_clusters("shown", 3, [4, 5, 6])
-    metrics.set_clusters("shown", 4, [7, 8])
-    assert sorted(shown()) == [
-        'fedhft_cluster_clients{cluster="0",job="shown"} 7.0',
-        'fedhft_cluster_clients{cluster="1",job="shown"} 8.0',
-        'fedhft_memberships_version{job="shown"} 4.0',
-    ]
-    metrics.forget_job("shown")
-    assert shown() == []
+
+def test_no_series_tells_when_it_was_created(pages: PagesServer) -> None:
+    metrics.ROUNDS.labels(federation="created", outcome="published").inc()
+    _, body = get(pages, "/metrics")
+    assert "_created" not in body
+    federations.drop("created")
 
 
 def test_peak_memory_is_of_this_process_alone_and_stays_when_memory_is_freed() -> None:
     # In a child, because the peak of the tests' own process is whatever earlier tests made it.
     program = (
-        "from fedhft.telemetry.metrics import peak_memory_bytes as peak\n"
+        "from fedhft.telemetry.collectors import peak_memory_bytes as peak\n"
         "before = peak(); block = b'x' * (64 << 20); grown = peak(); del block; print(before, grown, peak())"
     )
     ballast = b"x" * (256 << 20)  # would count for the child if the figure survived exec

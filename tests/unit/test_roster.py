@@ -5,7 +5,8 @@ from __future__ import annotations
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.roster import roster
 from fedhft.ids import ClientId
-from fedhft.records import JobStatus
+from fedhft.plan import AdapterPlan
+from fedhft.records import JobStatus, MembershipRecord
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.v1 import jobs_pb2
 from tests.contract.federation import (
@@ -51,15 +52,21 @@ async def test_what_is_known_of_each_client_is_shown() -> None:
     assert (alice.client, alice.state, alice.rounds_delivered) == ("alice", STATE.STATE_LIVE, 1)
     assert (alice.seen_seconds, alice.joined_seconds, alice.samples, alice.tier) == (0.0, 661.0, 60, "full")
     assert alice.set_aside == "its blob is damaged"
+    assert AdapterPlan.of(alice.plan) == round_record().participants["alice"].plan
+    assert not carol.HasField("plan")
+    assert list(alice.memberships) == []
     assert (bob.client, bob.state, bob.seen_seconds, bob.set_aside) == ("bob", STATE.STATE_SILENT, 61.0, "")
     assert (carol.state, carol.reason, carol.joined_seconds) == (STATE.STATE_DECLINED, "too many epochs", 61.0)
     assert carol.seen_seconds == 61.0
     summary = jobs_pb2.RoundSummary(round=1, clipped=[jobs_pb2.Scaled(client="bob", factor=0.25)])
     await store.publish(JOB, 1, version_record(), RoundHistory(summary).to_json(), fence)
     await store.open_round(JOB, round_record(2, evaluation=True), fence)
+    mixture = MembershipRecord(version=1, round=1, clusters=2, rows={"bob": (0.25, 0.75)})
+    assert await store.publish_memberships(JOB, mixture, 0)
     alice, bob, _ = await listed(store)  # the final evaluation folds nothing
     assert (alice.set_aside, alice.HasField("clipped")) == ("its blob is damaged", False)
     assert bob.clipped == 0.25
+    assert (list(alice.memberships), list(bob.memberships)) == ([], [0.25, 0.75])
     assert [one.client for one in await listed(store, after="alice", limit=1)] == ["bob"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,13 +22,23 @@ BEFORE, AFTER = Score.MOMENT_BEFORE, Score.MOMENT_AFTER
 OWN, MASS = Score.VIEW_OWN, Score.VIEW_MASS_WEIGHTED
 
 
-def score(split: Any, moment: Any, value: float, rows: int = 10, view: Any = OWN, majority: float = 0.0) -> pb.Score:
-    return pb.Score(split=split, moment=moment, view=view, value=value, rows=rows, majority=majority)
+def score(
+    split: Any, moment: Any, value: float, rows: int = 10, view: Any = OWN, majority: float = 0.0, loss: float = 0.0
+) -> pb.Score:
+    return pb.Score(split=split, moment=moment, view=view, value=value, rows=rows, majority=majority, loss=loss)
 
 
-def report(client: str, *scores: pb.Score, samples: int = 10, shard: int | None = 0, **figures: Any) -> ClientReport:
-    part = Participant(samples=samples, plan=PLAN, memberships=(0.25, 0.75), shard=shard)
-    return ClientReport(client, samples, part, scores, pb.Measurements(**figures), ())
+def report(
+    client: str,
+    *scores: pb.Score,
+    samples: int = 10,
+    shard: int | None = 0,
+    tier: str = "small",
+    size: int = 0,
+    **figures: Any,
+) -> ClientReport:
+    part = Participant(samples=samples, plan=replace(PLAN, tier=tier), memberships=(0.25, 0.75), shard=shard)
+    return ClientReport(client, samples, part, scores, pb.Measurements(**figures), (), size)
 
 
 def current(*clients: str) -> RoundRecord:
@@ -154,3 +165,37 @@ def test_a_report_is_read_back_as_it_was_written() -> None:
     assert (found.client, found.samples, found.measurements) == ("b", 4, figures)
     assert found.score(PERSONAL, BEFORE) == score(PERSONAL, BEFORE, 0.5)
     assert found.signature == pytest.approx((0.6, -0.8))
+
+
+def test_the_majority_class_baseline_is_the_mean_over_those_who_scored_their_rows() -> None:
+    summary = summed(
+        report("a", score(PERSONAL, BEFORE, 0.9, majority=0.5)),
+        report("b", score(PERSONAL, BEFORE, 0.9, majority=0.0)),
+        report("c"),
+    )
+    assert summary.personal_majority_mean == 0.25
+    numbers = summed(report("a", score(PERSONAL, BEFORE, 0.9)))
+    assert not numbers.HasField("personal_majority_mean")
+
+
+def test_one_absurd_loss_does_not_move_the_loss_that_people_are_shown() -> None:
+    reports = [
+        report(name, score(PERSONAL, BEFORE, 0.5, loss=loss))
+        for name, loss in zip("abc", (0.5, 0.7, 3e38), strict=True)
+    ]
+    summary = summed(*reports)
+    assert summary.personal_loss_before_median == 0.7
+    assert not summary.HasField("personal_loss_after_median")
+
+
+def test_memory_and_bytes_before_and_after_coding_are_told_by_tier() -> None:
+    summary = summed(
+        report("a", tier="small", size=100, raw_bytes_sent=800, peak_rss_bytes=10),
+        report("b", tier="large", size=500, raw_bytes_sent=2000, peak_rss_bytes=50),
+        report("c", tier="small", size=0, raw_bytes_sent=9, peak_rss_bytes=30),
+    )
+    assert (summary.update_bytes, summary.update_raw_bytes) == (600, 2800)
+    large, small = summary.tiers
+    assert (large.tier, large.clients, large.update_bytes, large.peak_rss_bytes_max) == ("large", 1, 500, 50)
+    assert (small.tier, small.clients, small.update_bytes, small.update_raw_bytes) == ("small", 2, 100, 800)
+    assert (small.peak_rss_bytes_max, small.peak_rss_bytes_mean) == (30, 20.0)

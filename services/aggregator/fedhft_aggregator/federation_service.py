@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.adapter import AdapterSchema
@@ -30,11 +31,12 @@ from fedhft.rpc.caller import Caller, Context, authenticate
 from fedhft.rpc.go_ahead import GO_AHEAD
 from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
+from fedhft.telemetry.federations import CONTENT_CODES
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
 from fedhft_aggregator.job_offers import JobOffers
 from fedhft_aggregator.published_blobs import PublishedBlobs, piece_size
 from fedhft_aggregator.transfer_places import TransferPlaces
-from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_INLINE_BYTES, Upload, Uploads, observe_agent
+from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_INLINE_BYTES, Upload, Uploads, observe_client
 from fedhft_aggregator.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self._waiting = Waiting(store, cache)
         self._published = PublishedBlobs(store.blobs)
         # Blobs in memory are bounded by the streams that send at once, not by the number of clients.
-        self._pulls = TransferPlaces(PULLS_AT_ONCE)
+        self._pulls = TransferPlaces(PULLS_AT_ONCE, "down")
 
     async def Enroll(self, request: federation_pb2.EnrollRequest, context: Context) -> federation_pb2.EnrollResponse:
         """Check identity and protocol; return a lease token and the jobs on offer."""
@@ -73,6 +75,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             client, request.memory_bytes, request.agent_version, request.lease_token, caller.serial
         )
         if agent.lease_token != request.lease_token:
+            metrics.ENROLMENTS.inc()
             self._waiting.recall(client)  # another agent that waits under this name learns it at once
             log.info("agent enrolled", extra={"client": client, "version": request.agent_version, "peer": caller.peer})
         return federation_pb2.EnrollResponse(
@@ -193,6 +196,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             )
         part = cached.round.participants.get(client) if cached.round else None
         moved = metrics.PAYLOAD_BYTES.labels(
+            federation=job,
             direction="down",
             payload="snapshot" if digest in cached.snapshot_digests else "delta",
             tier=part.plan.tier if part else "none",
@@ -223,12 +227,15 @@ class Federation(federation_pb2_grpc.FederationServicer):
             if repeated is not None:
                 return repeated
         cached = await self._cache.get(job, poll.tasks)
-        awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, client, header)
-        upload = Upload(client, job, header.lease_token, awaited, header)
-        if header.query_staged:
-            response = federation_pb2.PushUpdateResponse
-            return response(result=response.RESULT_STAGED, staged_bytes=await self._uploads.staged(upload))
-        return await self._uploads.receive(upload, request_iterator, lambda: context.send_initial_metadata(GO_AHEAD))
+        with _refusals_counted(job):
+            awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, client, header)
+            upload = Upload(client, job, header.lease_token, awaited, header)
+            if header.query_staged:
+                response = federation_pb2.PushUpdateResponse
+                return response(result=response.RESULT_STAGED, staged_bytes=await self._uploads.staged(upload))
+            return await self._uploads.receive(
+                upload, request_iterator, lambda: context.send_initial_metadata(GO_AHEAD)
+            )
 
     async def _repeated(
         self, client: ClientId, job: JobId, header: federation_pb2.UpdateHeader
@@ -257,7 +264,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         part = cached.round.participants.get(client) if cached.round else None
         result = await self._store.accept(job, evaluation_record(client, request, part), request.lease_token)
         if part is not None and result is AcceptResult.ACCEPTED:
-            observe_agent(request.measurements, part.plan.tier)
+            observe_client(request.measurements, job, part.plan.tier)
         return federation_pb2.ReportEvaluationResponse(recorded=result is AcceptResult.ACCEPTED)
 
     async def Leave(self, request: federation_pb2.LeaveRequest, context: Context) -> federation_pb2.LeaveResponse:
@@ -281,6 +288,17 @@ class Federation(federation_pb2_grpc.FederationServicer):
         await self._store.decline(job, client, reason)
         log.info("job declined", extra={"job": job, "client": client, "reason": reason})
         return federation_pb2.DeclineResponse()
+
+
+@contextmanager
+def _refusals_counted(job: JobId) -> Iterator[None]:
+    """Count an update that is refused for what it holds, and not for when it came."""
+    try:
+        yield
+    except FedhftError as error:
+        if error.code.value in CONTENT_CODES:
+            metrics.UPDATES_REFUSED.labels(federation=job, code=error.code.value).inc()
+        raise
 
 
 def _check_protocol(version: int) -> None:

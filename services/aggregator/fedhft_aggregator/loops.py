@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Callable
 
 from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.decoded import DecodedUpdates
-from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.store.interface import Store
-from fedhft.telemetry import metrics
+from fedhft.telemetry.federations import EndedFederations
 from fedhft.telemetry.reminders import Reminders
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,11 @@ class JobLoops:
 
     async def discover(self) -> None:
         """Pick up jobs submitted to other replicas, or before a restart of this one. Runs until cancelled."""
-        reminders = Reminders()
+        reminders, ended = Reminders(), EndedFederations(time.monotonic)
         while True:
             try:
                 alive = [await self._store.job(job) for job in await self._store.open_jobs()]
-                metrics.JOBS_PAUSED.set(sum(1 for record in alive if record.paused))
-                metrics.JOBS_BLOCKED.set(sum(1 for record in alive if record.blocked))
+                ended.sweep([record.job for record in alive])
                 for record in alive:
                     self.start(JobId(record.job))
                 reminders.over()
@@ -85,7 +84,6 @@ class JobLoops:
             self._clusterer,
             self._holder,
             reached=self._reached,
-            observe=_observer(job),
             decoded=self._decoded,
             kept_rounds=self._kept_rounds,
         )
@@ -94,12 +92,3 @@ class JobLoops:
         finally:
             self._tasks.pop(job, None)
             self._cache.forget(job)
-            metrics.forget_job(job)
-
-
-def _observer(job: JobId) -> Callable[[RoundHistory], None]:
-    def observe(entry: RoundHistory) -> None:
-        metrics.ROUNDS.labels(outcome="evaluated" if entry.evaluation else "published").inc()
-        metrics.set_clusters(job, entry.summary.membership_version, entry.summary.cluster_sizes)
-
-    return observe

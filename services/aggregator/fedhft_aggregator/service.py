@@ -12,6 +12,7 @@ import grpc.aio
 from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.job_cache import JobCache
+from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.garbage import collect_rarely
 from fedhft.process.running import Admin, Service, run_service
 from fedhft.rpc.channel import ChannelSettings
@@ -23,6 +24,8 @@ from fedhft_aggregator.failpoints import VARIABLE, failpoint
 from fedhft_aggregator.federation_service import Federation
 from fedhft_aggregator.jobs_service import Jobs
 from fedhft_aggregator.loops import JobLoops
+from fedhft_aggregator.page.access import PageSettings
+from fedhft_aggregator.page.server import page
 from fedhft_aggregator.settings import AggregatorSettings
 
 
@@ -73,8 +76,21 @@ async def serve(settings: AggregatorSettings) -> None:
             max_concurrent_rpcs=settings.max_concurrent_rpcs or None,
             check_certificate=deny_list.check,
             admin=Admin(settings.admin_listen, ("fedhft.v1.Jobs",), register_admin),
+            page=page(_page_settings(settings, deny_list), lambda: open_store(settings.redis, "redis")),
         )
         await run_service(settings, service)
+
+
+def _page_settings(settings: AggregatorSettings, deny_list: DenyList) -> PageSettings | None:
+    """Where the page is served; None where it is not wanted. Raises FedhftError(INVALID_ARGUMENT)."""
+    if not settings.page:
+        return None
+    if settings.redis.startswith("memory:"):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--page", settings.page, f"it cannot read the store {settings.redis}",
+            "leave it out, or keep the store in Redis",
+        )  # fmt: skip
+    return PageSettings(settings.page, settings.tls, deny_list.check)
 
 
 @contextlib.asynccontextmanager

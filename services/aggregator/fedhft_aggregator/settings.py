@@ -36,11 +36,16 @@ class AggregatorSettings(ServiceSettings):
         description="rounds of every job whose figures are kept, one or two KB each in Redis; those of older ones are "
         "dropped",
     )
+    page: str = Field(
+        "",
+        description="address of the page that shows jobs to people with a browser, host:port; without one there is "
+        "none. Beyond this machine only with TLS, and to operators",
+    )
     max_concurrent_rpcs: int = Field(0, description="calls served at once, long polls included; 0 means no limit")
 
-    @field_validator("clusterer", "admin_listen")
+    @field_validator("clusterer", "admin_listen", "page")
     @classmethod
     def _are_addresses(cls, value: str, info: ValidationInfo) -> str:
-        if value:  # without a clusterer there is none to reach
+        if value:  # clusterer and page are optional
             parse_address(value, flag_of(str(info.field_name)))
         return value

@@ -60,8 +60,10 @@ class Place:
 class TransferPlaces:
     """The places of one process for one direction."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, direction: str) -> None:
+        """direction: "up" or "down", under which those that wait are counted."""
         self._free = asyncio.Semaphore(most)
+        self._shown = metrics.TRANSFERS_WAITING.labels(direction=direction)
         self._waiting = 0
         self._taken: dict[ClientId, Place] = {}
         self._latest: dict[ClientId, object] = {}
@@ -93,6 +95,7 @@ class TransferPlaces:
     async def _acquire(self) -> None:
         if self._free.locked():
             self._waiting += 1
+            self._shown.inc()
             for place in self._taken.values():
                 place.hurry(crowded=True)
             try:
@@ -100,6 +103,7 @@ class TransferPlaces:
                     await self._free.acquire()
             finally:
                 self._waiting -= 1
+                self._shown.dec()
         else:
             metrics.QUEUE_WAIT_SECONDS.observe(0.0)
             await self._free.acquire()

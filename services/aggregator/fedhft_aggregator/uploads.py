@@ -64,7 +64,7 @@ class Uploads:
         self._store = store
         self._reached = reached
         self._decoded = decoded
-        self._places = TransferPlaces(STREAMS_AT_ONCE)
+        self._places = TransferPlaces(STREAMS_AT_ONCE, "up")
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def staged(self, upload: Upload) -> int:
@@ -143,11 +143,12 @@ class Uploads:
         if result is AcceptResult.REPEATED:
             return response(result=response.RESULT_REPEATED, staged_bytes=header.size)
         tier = part.plan.tier
-        metrics.PAYLOAD_BYTES.labels(direction="up", payload="update", tier=tier).inc(header.size)
-        raw = header.measurements.raw_bytes_sent
-        metrics.PAYLOAD_RAW_BYTES.labels(direction="up", payload="update", tier=tier).inc(raw)
-        metrics.UPDATES_ACCEPTED.labels(tier=tier).inc()
-        observe_agent(header.measurements, tier)
+        labels = {"federation": upload.job, "tier": tier}
+        metrics.PAYLOAD_BYTES.labels(**labels, direction="up", payload="update").inc(header.size)
+        metrics.PAYLOAD_FP32_BYTES.labels(**labels).inc(header.measurements.raw_bytes_sent)
+        metrics.PAYLOAD_MODEL_BYTES.labels(**labels).inc(header.measurements.model_bytes)
+        metrics.UPDATES_ACCEPTED.labels(**labels).inc()
+        observe_client(header.measurements, upload.job, tier)
         return response(result=response.RESULT_ACCEPTED, staged_bytes=header.size)
 
 
@@ -189,13 +190,14 @@ async def _checked(chunks: Chunks) -> AsyncIterator[federation_pb2.BlobChunk]:
 
 
 def _measured(awaited: Awaited, data: bytes) -> tuple[MaskedDelta, Measured]:
-    delta = check_blob(awaited, data)
+    with metrics.DECODING_SECONDS.time():
+        delta = check_blob(awaited, data)
     return delta, Measured.of(delta)
 
 
-def observe_agent(figures: federation_pb2.Measurements, tier: str) -> None:
+def observe_client(figures: federation_pb2.Measurements, job: JobId, tier: str) -> None:
     """Expose what an agent measured, since an agent behind NAT cannot be scraped."""
     if figures.peak_rss_bytes:
-        metrics.AGENT_PEAK_MEMORY_BYTES.labels(tier=tier).observe(figures.peak_rss_bytes)
+        metrics.CLIENT_PEAK_MEMORY_BYTES.labels(federation=job, tier=tier).observe(figures.peak_rss_bytes)
     if figures.steps:
-        metrics.AGENT_STEP_SECONDS.labels(tier=tier).observe(figures.train_seconds / figures.steps)
+        metrics.CLIENT_STEP_SECONDS.labels(federation=job, tier=tier).observe(figures.train_seconds / figures.steps)

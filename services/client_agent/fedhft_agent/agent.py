@@ -21,6 +21,7 @@ from fedhft.v1 import federation_pb2
 from fedhft_agent.after_refusal import DECLINE_THE_JOB, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection, Peer
 from fedhft_agent.offers import Offers
+from fedhft_agent.own_expiry import OwnExpiry
 from fedhft_agent.owner_rules import check_offer
 from fedhft_agent.settings import AgentSettings
 from fedhft_agent.state_directory import StateDirectory
@@ -102,7 +103,8 @@ def run(settings: AgentSettings) -> int:
         stop = stack.enter_context(StopSignal())
         state = stack.enter_context(StateDirectory(settings.state_folder))
         connection = stack.enter_context(Connection(_peer(settings), stop, presence.contact))
-        metrics.SOCKET_BYTES.measure(connection.meter.sample)
+        metrics.AGENT_SOCKET_BYTES.measure(connection.meter.sample)
+        metrics.AGENT_CERTIFICATE_EXPIRY_SECONDS.set_function(OwnExpiry(settings.tls).seconds)
         announce(metrics=stack.enter_context(pages(settings, presence.ready)))
         try:
             return _Agent(settings, state, connection, stop, presence).serve()
@@ -168,7 +170,7 @@ class _Agent:
                 self._leave(offer.job, error)
                 raise
             seconds, news = self._offers.failed(offer.job, error.message)
-            metrics.REFUSALS.labels(code=error.code.value).inc()
+            metrics.AGENT_REFUSALS.labels(code=error.code.value).inc()
             # The same refusal every half hour would bury what is new in the owner's log.
             log.log(
                 logging.ERROR if news else logging.DEBUG,

@@ -32,6 +32,7 @@ from fedhft.rpc.retry import Backoff, CallStoppedError, Wait, call_with_retry
 from fedhft.rpc.sockets import SocketMeter
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
+from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2, federation_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -234,6 +235,8 @@ class Connection:
             answered = not error.outcome.retryable and error.code not in CAUSES
             if answered:
                 self._outage.answered()
+            elif error.code is ErrorCode.SERVER_UNAVAILABLE or error.code in CAUSES:
+                metrics.AGENT_CONNECTION_FAILURES.labels(code=error.code.value).inc()
             self._on_contact(answered)
             if error.code is ErrorCode.NOT_ENROLLED and enrolments < _REENROLMENTS:
                 enrolments += 1

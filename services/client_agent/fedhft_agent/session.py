@@ -20,6 +20,8 @@ from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.rpc.sockets import SocketBytes
 from fedhft.telemetry import metrics
+from fedhft.telemetry.collectors import peak_memory_bytes
+from fedhft.telemetry.registry import known
 from fedhft.training.learner import TrainingStopped
 from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import adapter_pb2, federation_pb2
@@ -143,6 +145,9 @@ class Session:
             )
         )
         self._tier = answer.tier
+        known(metrics.AGENT_PAYLOAD_BYTES, direction=("up",), payload=("update",), tier=(self._tier,))
+        known(metrics.AGENT_PAYLOAD_BYTES, direction=("down",), payload=("delta", "snapshot"), tier=(self._tier,))
+        known(metrics.AGENT_STEP_SECONDS, tier=(self._tier,))
         log.info("joined", extra={"job": self._spec.name, "tier": answer.tier, "rows": self._worker.samples})
 
     def _next_task(self) -> federation_pb2.NextTaskResponse:
@@ -191,7 +196,7 @@ class Session:
         if error.code not in ASK_AGAIN:
             self._given_up = number
         self._fruitless += 1
-        metrics.REFUSALS.labels(code=error.code.value).inc()
+        metrics.AGENT_REFUSALS.labels(code=error.code.value).inc()
         log.warning("task given up", extra={"round": number, "code": error.code.value, "detail": error.message})
         self._connection.pause(self._fruitless)
 
@@ -253,9 +258,10 @@ class Session:
             before = self._payload.received
             data = pull_blob(self._connection, self._spec.name, ref, self._payload)
             kind = "snapshot" if ref.kind == adapter_pb2.BLOB_KIND_SNAPSHOT else "delta"
-            moved = metrics.PAYLOAD_BYTES.labels(direction="down", payload=kind, tier=self._tier)
+            moved = metrics.AGENT_PAYLOAD_BYTES.labels(direction="down", payload=kind, tier=self._tier)
             moved.inc(self._payload.received - before)
-            self._worker.apply(ref, data)
+            with metrics.AGENT_CODING_SECONDS.labels(operation="decode").time():
+                self._worker.apply(ref, data)
 
     def _deliver(self, draft: Draft, *, resume: bool) -> None:
         """Push a draft until it is acknowledged (then commit it) or refused for good (then abandon it)."""
@@ -280,7 +286,7 @@ class Session:
             self._give_up(draft.round, error)
             return
         finally:
-            metrics.PAYLOAD_BYTES.labels(direction="up", payload="update", tier=self._tier).inc(
+            metrics.AGENT_PAYLOAD_BYTES.labels(direction="up", payload="update", tier=self._tier).inc(
                 self._payload.sent - before
             )
         self._worker.commit(draft)
@@ -299,7 +305,7 @@ class Session:
         carried = self._connection.meter.sample()
         measured.socket_bytes_sent = carried.sent - self._carried_before.sent
         measured.socket_bytes_received = carried.received - self._carried_before.received
-        measured.peak_rss_bytes = metrics.peak_memory_bytes()
+        measured.peak_rss_bytes = peak_memory_bytes()
         measured.payload_bytes_sent = self._payload.sent + about_to_send
         measured.payload_bytes_received = self._payload.received
         return measured

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 
 from fedhft.coordination.describe import memberships_message
 from fedhft.coordination.memberships import Runner, figures_of, publish_memberships, sizes_of
@@ -13,15 +12,11 @@ from fedhft.ids import JobId, parse_job_id
 from fedhft.records import MembershipRecord
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
-from fedhft.telemetry import metrics
+from fedhft.telemetry import federations, metrics
 from fedhft.v1 import clustering_pb2 as pb
 from fedhft.v1 import clustering_pb2_grpc
 
 log = logging.getLogger(__name__)
-
-
-SHOWN_JOBS = 100
-"""Number of jobs whose clusters the metrics page shows: those clustered last."""
 
 
 class Clustering(clustering_pb2_grpc.ClusteringServicer):
@@ -31,7 +26,6 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
         self._store = store
         self._run = run
         self._working: dict[tuple[JobId, int], asyncio.Task[MembershipRecord]] = {}
-        self._shown: OrderedDict[JobId, None] = OrderedDict()
 
     async def UpdateMemberships(
         self, request: pb.UpdateMembershipsRequest, context: Context
@@ -102,9 +96,7 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
         return record
 
     def _show(self, job: JobId, record: MembershipRecord) -> None:
-        metrics.set_clusters(job, record.version, sizes_of(record))
-        self._shown[job] = None
-        self._shown.move_to_end(job)
-        if len(self._shown) > SHOWN_JOBS:
-            forgotten, _ = self._shown.popitem(last=False)
-            metrics.forget_job(forgotten)
+        federations.drop(job, [metrics.CLUSTER_CLIENTS])
+        metrics.MEMBERSHIPS_VERSION.labels(federation=job).set(record.version)
+        for cluster, size in enumerate(sizes_of(record)):
+            metrics.CLUSTER_CLIENTS.labels(federation=job, cluster=str(cluster)).set(size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
@@ -12,9 +13,12 @@ import grpc.aio
 from fedhft.clustering.gaussian_mixture import Fitted
 from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.memberships import Fit
+from fedhft.errors import FedhftError
 from fedhft.process.running import Service, run_service
+from fedhft.store.interface import Store
 from fedhft.store.open import open_store
 from fedhft.telemetry import metrics
+from fedhft.telemetry.federations import EndedFederations
 from fedhft.v1 import clustering_pb2_grpc
 from fedhft_clusterer.clustering_service import Clustering
 from fedhft_clusterer.settings import ClustererSettings
@@ -22,6 +26,7 @@ from fedhft_clusterer.settings import ClustererSettings
 SERVICES = ("fedhft.v1.Clustering",)
 FITS_AT_ONCE = 2
 """Jobs fitted at the same time; others wait."""
+_FORGET_EVERY_S = 60.0
 
 
 def run(settings: ClustererSettings) -> int:
@@ -54,4 +59,25 @@ async def serve(settings: ClustererSettings) -> None:
 
         deny_list = DenyList(store)
         await stack.enter_async_context(deny_list.following())
-        await run_service(settings, Service(SERVICES, register, store.ping, check_certificate=deny_list.check))
+        service = Service(SERVICES, register, store.ping, work=_forgetting(store), check_certificate=deny_list.check)
+        await run_service(settings, service)
+
+
+@contextlib.asynccontextmanager
+async def _forgetting(store: Store) -> AsyncIterator[None]:
+    """Drop the series of jobs that are over, a while after they ended."""
+
+    async def forget() -> None:
+        ended = EndedFederations(time.monotonic)
+        while True:
+            with contextlib.suppress(FedhftError):  # the store is away, which its own gauge and readiness tell
+                ended.sweep(await store.open_jobs())
+            await asyncio.sleep(_FORGET_EVERY_S)
+
+    task = asyncio.create_task(forget(), name="forget")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from fedhft.records import Outcome, OutcomeKind, RoundRecord
 from fedhft.rounds.summary import MOST_NAMED
-from fedhft.telemetry import metrics
 from fedhft.v1 import jobs_pb2
 
 _LONGEST_REASON = 200
@@ -61,5 +60,3 @@ class Bounded:
             summary.capped.add(client=client, factor=factor)
         summary.opposed_count = len(self.opposed)
         summary.opposed.extend(sorted(self.opposed)[:MOST_NAMED])
-        metrics.UPDATES_OPPOSED.inc(len(self.opposed))
-        metrics.UPDATES_CLIPPED.inc(len(self.clipped))

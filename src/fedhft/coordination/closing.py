@@ -9,10 +9,11 @@ from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.bounded import Bounded
 from fedhft.coordination.driven import Driven
 from fedhft.coordination.folding import Folded, Note, fold_figures, fold_round
+from fedhft.coordination.gauges import show_published
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.state_blobs import save_state
 from fedhft.coordination.tidying import tidy
-from fedhft.ids import ClientId
+from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, SignatureKind
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
@@ -39,7 +40,7 @@ async def close_round(
     if current is None or current.number != number:
         return
     if seen is not None and seen.phase is Phase.COLLECTING:  # not when a fold is repeated
-        _observe_phase("collecting", current.opened_ms, folding_since_ms)
+        _observe_phase(job, "collecting", current.opened_ms, folding_since_ms)
     accepted = await store.updates(job, number)
     aside = dict(await store.are_set_aside(job, number))
     updates = {str(client): accepted[client] for client in pinned if client not in aside}
@@ -82,7 +83,10 @@ async def close_round(
     if not current.evaluation:
         absent = [client for client in current.participants if client not in accepted]
         await store.note_attendance(job, number, absent, list(accepted), fence)
-    _observe_phase("folding", folding_since_ms, now_ms)
+    _observe_phase(job, "folding", folding_since_ms, now_ms)
+    metrics.UPDATES_OPPOSED.labels(federation=job).inc(len(bounded.opposed))
+    metrics.UPDATES_CLIPPED.labels(federation=job).inc(len(bounded.clipped))
+    show_published(job, entry, reports)
     driven.observe(entry)
     log.info(
         "round published",
@@ -95,7 +99,7 @@ async def _set_aside(driven: Driven, number: int, reasons: Mapping[str, str], fe
     """Note in the store what this fold leaves out, so that its repetition leaves out the same; returns it."""
     if reasons:
         await driven.store.set_aside(driven.job, number, reasons, fence)
-        metrics.UPDATES_SET_ASIDE.inc(len(reasons))
+        metrics.UPDATES_SET_ASIDE.labels(federation=driven.job).inc(len(reasons))
         for client, reason in sorted(reasons.items()):
             fields = {"job": driven.job, "round": number, "client": client}
             log.error("update set aside: %s", reason, extra=fields)
@@ -196,8 +200,9 @@ async def _traffic(driven: Driven, clients: Collection[str]) -> dict[str, Traffi
     return {**await driven.store.traffic(driven.job, clients), **earlier}
 
 
-def _observe_phase(phase: str, since_ms: int, until_ms: int) -> None:
-    metrics.ROUND_PHASE_SECONDS.labels(phase=phase).observe(max(0, until_ms - since_ms) / 1000)
+def _observe_phase(job: JobId, phase: str, since_ms: int, until_ms: int) -> None:
+    seconds = max(0, until_ms - since_ms) / 1000
+    metrics.ROUND_PHASE_SECONDS.labels(federation=job, phase=phase).observe(seconds)
 
 
 def _entry(

@@ -16,6 +16,7 @@ from fedhft.coordination.closing import close_round
 from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.driven import Driven, Reached
+from fedhft.coordination.gauges import JobGauges
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.opening import open_next
 from fedhft.coordination.trouble import Trouble
@@ -79,6 +80,7 @@ class Coordinator:
         self._spec: JobSpec | None = None
         self._watch: Watch | None = None
         self._trouble = Trouble(self._driven)
+        self._gauges = JobGauges(store, job, monotonic)
         self._monotonic = monotonic
         self._sleep = sleep
 
@@ -97,6 +99,7 @@ class Coordinator:
             except Exception as error:  # noqa: BLE001
                 # Whatever it is, it ends neither the job nor this loop: it is waited for, or the job is paused.
                 if isinstance(error, FedhftError) and error.code is ErrorCode.UNKNOWN_JOB:
+                    self._gauges.gone()
                     return
                 await self._sleep(await self._trouble.after(error))
 
@@ -104,11 +107,13 @@ class Coordinator:
         """Make one decision. Returns seconds until the next is due (0: at once), None when the job is over."""
         fence = await self._store.acquire(self._job, self._holder, self._lease_ms)
         if fence is None:
+            self._gauges.hide()
             return self._lease_ms / 3000
         spec = await self._spec_of()
         look = await self._store.look(self._job, int(spec.rounds.client_timeout * 1000))
         now = look.now_ms
         self._trouble.seen(look.blocked)
+        await self._gauges.show(spec, look)
         self._watch = watch_of(self._watch, fence, now, int(self._monotonic() * 1000))
         situation = self._situation(spec, look, self._watch)
         if situation.paused:
@@ -154,7 +159,7 @@ class Coordinator:
             case Extend(number, deadline_ms, counted):
                 if counted:
                     log.warning("round extended", extra={"job": job, "round": number})
-                    metrics.ROUNDS.labels(outcome="extended").inc()
+                    metrics.ROUNDS.labels(federation=job, outcome="extended").inc()
                 await store.extend_round(job, number, deadline_ms, fence, counted)
             case Fold(number):
                 noting = await self._trouble.begin("fold", number, fence)
@@ -169,7 +174,7 @@ class Coordinator:
                 log.info("job completed", extra={"job": job})
             case Fail(reason):
                 log.error("job failed: %s", reason, extra={"job": job})
-                metrics.ROUNDS.labels(outcome="failed").inc()
+                metrics.ROUNDS.labels(federation=job, outcome="failed").inc()
                 await store.set_status(job, JobStatus.FAILED, reason, _ALIVE, fence)
             case Wait() | Over():
                 pass

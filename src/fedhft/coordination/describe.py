@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
-from fedhft.records import JobRecord, MembershipRecord, Phase, RoundHead
+from fedhft.job import stored_client_timeout
+from fedhft.records import JobRecord, Look, MembershipRecord, Phase, RoundHead
 from fedhft.rounds.paging import HISTORY_PAGE, page_of
 from fedhft.store.interface import Store
 from fedhft.v1 import clustering_pb2, jobs_pb2
@@ -36,6 +37,29 @@ async def older_rounds(store: Store, record: JobRecord, *, before: int, after: i
     return job
 
 
+async def picked_rounds(store: Store, job: JobId, rounds: Iterable[int]) -> list[jobs_pb2.RoundSummary]:
+    """Figures of some rounds, ascending numbers given; those that are no longer kept are left out."""
+    found: list[jobs_pb2.RoundSummary] = []
+    for stretch in _stretches(rounds):
+        entries = (await store.history(job, stretch.start - 1, stretch.stop - 1)).entries
+        found.extend(RoundHistory.from_json(text).summary for text in entries)
+    return found
+
+
+def _stretches(rounds: Iterable[int]) -> Iterator[range]:
+    """Ascending numbers as ranges without gaps, of a page at most."""
+    current: range | None = None
+    for number in rounds:
+        if current is not None and number == current.stop and len(current) < HISTORY_PAGE:
+            current = range(current.start, number + 1)
+        else:
+            if current is not None:
+                yield current
+            current = range(number, number + 1)
+    if current is not None:
+        yield current
+
+
 async def _add_history(store: Store, job: jobs_pb2.Job, page_from: Callable[[int], range]) -> None:
     """Add a page of a job's history. page_from: the page, given the first round that is kept."""
     name = JobId(job.job)
@@ -51,7 +75,7 @@ async def _add_history(store: Store, job: jobs_pb2.Job, page_from: Callable[[int
 async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
     """Where a job stands, without its spec, history and memberships; with the results of its final evaluation."""
     name = JobId(record.job)
-    look = await store.look(name, 0)
+    look = await store.look(name, int(stored_client_timeout(record.spec_json) * 1000))
     current = look.round
     job = jobs_pb2.Job(
         job=record.job,
@@ -63,6 +87,8 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         clients=await store.client_ids(name),
         submitted_by=record.submitted_by,
         schema_pinned=record.schema_pinned,
+        live=look.live,
+        declined=len(await store.declined(name)),
     )
     if current is None:
         return job
@@ -70,12 +96,29 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         job.open_round = current.number
         job.asked = current.asked
         job.accepted = look.accepted
+        job.open.CopyFrom(open_round(look, current))
     elif current.evaluation:
         (text,) = (await store.history(name, -1)).entries
         entry = RoundHistory.from_json(text)
         job.final.CopyFrom(entry.summary)
         job.results.extend(entry.results)
     return job
+
+
+def open_round(look: Look, current: RoundHead) -> jobs_pb2.OpenRound:
+    """What an open round waits for."""
+    return jobs_pb2.OpenRound(
+        round=current.number,
+        phase=current.phase.value,
+        evaluation=current.evaluation,
+        asked=current.asked,
+        accepted=look.accepted,
+        target=current.target,
+        quorum=current.quorum,
+        extensions=current.extensions,
+        seconds=max(0, look.now_ms - current.opened_ms) / 1000,
+        seconds_left=(current.deadline_ms - look.now_ms) / 1000,
+    )
 
 
 def rounds_done(current: RoundHead | None) -> int:

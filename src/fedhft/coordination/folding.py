@@ -163,8 +163,9 @@ async def fold_round(
             delta = decoded.take(job, updates[client].digest) if decoded is not None else None
             if delta is None:
                 data = ask(read_whole(store.blobs, job, updates[client].digest))
-                delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
-                check_update(spec, schema, current.participants[client].plan, delta)
+                with metrics.DECODING_SECONDS.time():
+                    delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
+                    check_update(spec, schema, current.participants[client].plan, delta)
         except Exception as error:
             if not is_at_fault(error):
                 raise

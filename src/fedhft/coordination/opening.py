@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from fedhft.coordination.driven import Driven
+from fedhft.coordination.gauges import show_plans
 from fedhft.ids import ClientId
 from fedhft.job import JobSpec
 from fedhft.records import RoundHead
@@ -47,4 +48,5 @@ async def open_next(
         return  # the last live client fell silent meanwhile; look again
     driven.reached("open")
     await driven.store.open_round(driven.job, record, fence)
+    show_plans(driven.job, schema, record)
     log.info("round opened", extra={"job": driven.job, "round": number, "asked": len(record.participants)})

@@ -6,7 +6,7 @@ from bisect import bisect_right
 
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
-from fedhft.job import load_canonical
+from fedhft.job import stored_client_timeout
 from fedhft.records import ClientRecord, DeclineRecord, JobRecord, Phase, RoundHead
 from fedhft.store.interface import Store
 from fedhft.v1 import jobs_pb2
@@ -29,12 +29,15 @@ async def roster(store: Store, record: JobRecord, after: str, limit: int) -> job
     delivered = await store.deliveries(job, page)
     enrolled = await store.agents(list(declines))
     seen_ms = {**{name: agent.last_seen_ms for name, agent in enrolled.items()}, **await store.last_seen(job, page)}
-    silent_ms = int(load_canonical(record.spec_json).rounds.client_timeout * 1000)
+    silent_ms = int(stored_client_timeout(record.spec_json) * 1000)
     look = await store.look(job, silent_ms)
     folded = _last_folded(look.round)
     aside = await store.are_set_aside(job, folded) if folded else {}
     entry = (await store.history(job, folded - 1, folded)).entries if folded else ()
     clipped = {one.client: one.factor for text in entry for one in RoundHistory.from_json(text).summary.clipped}
+    current, mixture = await store.round(job), await store.memberships(job)
+    parts = current.participants if current else {}
+    rows = mixture.rows if mixture else {}
     listed = []
     for name in page:
         seen = seen_ms.get(name)
@@ -43,6 +46,9 @@ async def roster(store: Store, record: JobRecord, after: str, limit: int) -> job
             listed[-1].set_aside = aside.get(name, "")
             if name in clipped:
                 listed[-1].clipped = clipped[name]
+            if name in parts:
+                listed[-1].plan.CopyFrom(parts[name].plan.message())
+            listed[-1].memberships.extend(rows.get(name, ()))
         elif name in declines:  # in neither: it left between two readings
             listed.append(_declined(declines[name], delivered.get(name, 0), seen, look.now_ms))
     return jobs_pb2.ListClientsResponse(clients=listed, more=stop < len(names))

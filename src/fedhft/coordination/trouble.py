@@ -74,7 +74,7 @@ class Trouble:
         """Deal with a step that failed; returns the pause before the next try, seconds."""
         kind = failure_of(error)
         self._in_a_row += 1
-        metrics.STEPS_FAILED.labels(kind=kind.value).inc()
+        metrics.STEPS_FAILED.labels(federation=self._driven.job, kind=kind.value).inc()
         fields = {"job": self._driven.job, "code": error.code} if isinstance(error, FedhftError) else {}
         if kind is Failure.PASSING:
             log.warning("coordinator: %s; looking again", error, extra=fields)

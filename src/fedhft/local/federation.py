@@ -51,6 +51,8 @@ class FederationLayout:
     """"redis", or "directory" for large updates (all weights)."""
     tls: bool = False
     """Whether every connection is mutual TLS, with an authority made for this run in its folder."""
+    agent_pages: bool = False
+    """Whether agents serve metrics and health pages, on free ports."""
 
 
 class Federation:
@@ -78,6 +80,12 @@ class Federation:
     def metrics(self) -> str:
         """host:port of the aggregator's pages."""
         return self._metrics
+
+    @property
+    def pages(self) -> Mapping[str, str]:
+        """Name -> host:port of the pages of every process that serves some. Waits for agents that are starting."""
+        paged = [*self._services, *(self._agents if self._layout.agent_pages else ())]
+        return {process.name: str(process.wait_listening(_LISTEN_S)["metrics"]) for process in paged}
 
     @property
     def processes(self) -> Mapping[str, int]:
@@ -116,6 +124,8 @@ class Federation:
             ]  # fmt: skip
             if self._layout.model is not None:
                 arguments += ["--model", str(self._layout.model)]
+            if self._layout.agent_pages:
+                arguments += ["--metrics-port", "0"]
             self._agents.append(self._start(own.client, "fedhft_agent", arguments))
 
     def follow(self, job: str, timeout_s: float, on_change: Callable[[jobs_pb2.Job], None]) -> jobs_pb2.Job:

@@ -42,6 +42,22 @@ def free_memory(root: Path = Path("/")) -> FreeMemory:
     return min(found, key=lambda bound: bound.bytes)
 
 
+def memory_limit(root: Path = Path("/")) -> int:
+    """Bytes that this process may use in all: the narrowest limit of its control groups, else the machine's memory.
+
+    0 where the system does not say.
+    """
+    match = re.search(r"^MemTotal:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.M)
+    found = [int(match[1]) * 1024] if match else []
+    for group, limit_file in (
+        *((group, "memory.max") for group in _groups_2(root)),
+        *((group, "memory.limit_in_bytes") for group in _groups_1(root)),
+    ):
+        if (limit := _text(group / limit_file).strip()).isdecimal():
+            found.append(int(limit))
+    return min(found, default=0)
+
+
 def _machine(root: Path) -> Iterator[FreeMemory]:
     match = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.M)
     if match:
@@ -49,15 +65,23 @@ def _machine(root: Path) -> Iterator[FreeMemory]:
 
 
 def _version_2(root: Path) -> Iterator[FreeMemory]:
-    match = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.M)
-    for group in _groups(root / "sys/fs/cgroup", match[1] if match else ""):
+    for group in _groups_2(root):
         yield from _bound(group, "memory.max", "memory.current", "inactive_file")
 
 
 def _version_1(root: Path) -> Iterator[FreeMemory]:
-    match = re.search(r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$", _text(root / "proc/self/cgroup"), re.M)
-    for group in _groups(root / "sys/fs/cgroup/memory", match[1] if match else ""):
+    for group in _groups_1(root):
         yield from _bound(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _groups_2(root: Path) -> Iterator[Path]:
+    match = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.M)
+    return _groups(root / "sys/fs/cgroup", match[1] if match else "")
+
+
+def _groups_1(root: Path) -> Iterator[Path]:
+    match = re.search(r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$", _text(root / "proc/self/cgroup"), re.M)
+    return _groups(root / "sys/fs/cgroup/memory", match[1] if match else "")
 
 
 def _groups(mount: Path, own: str) -> Iterator[Path]:

@@ -53,6 +53,8 @@ class Service:
     """Raises for a caller's certificate that is no longer to be trusted; asked at every call."""
     admin: Admin | None = None
     """What is served on a second address, away from the callers of the first."""
+    page: contextlib.AbstractContextManager[str | None] = field(default_factory=contextlib.nullcontext)
+    """A page for people with a browser; yields its host:port, None where there is none."""
 
 
 async def run_service(settings: ServiceSettings, service: Service) -> None:
@@ -63,7 +65,8 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
     """
     watch = ReadinessWatch(service.check)
     async with contextlib.AsyncExitStack() as stack:
-        page_address = stack.enter_context(pages(settings, watch.ready))
+        metrics_address = stack.enter_context(pages(settings, watch.ready))
+        page_address = stack.enter_context(service.page)
         common = ServerSettings(
             settings.listen,
             tls=settings.tls,
@@ -95,7 +98,7 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
 
         await watch.start(tell)
         spare_the_long_lived()
-        announce(grpc=server.address, admin=admin_address, metrics=page_address)
+        announce(grpc=server.address, admin=admin_address, metrics=metrics_address, page=page_address)
         signal = await wait_for_signal()
         log.info("stopping", extra={"signal": signal.name})
 

@@ -29,3 +29,18 @@ def page_of(
     elif most is not None:
         stop = min(stop, start + most)
     return range(start, max(start, stop))
+
+
+def thinned(published: int, kept_from: int = 1, *, recent: int, spread: int) -> list[int]:
+    """Rounds that show a whole history, ascending: the last `recent` ones, and at most `spread` of those before them.
+
+    published, kept_from: as for page_of. The older ones are evenly spaced, and keep their places while rounds are added
+    (multiples of a step that doubles), so that a line drawn through them does not flicker.
+    """
+    start = max(kept_from, published - recent + 1)
+    older = start - kept_from
+    step = 1
+    while step * spread < older:
+        step *= 2
+    first = -(-kept_from // step) * step
+    return [*range(first, start, step), *range(start, published + 1)]

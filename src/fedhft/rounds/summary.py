@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median_low
+from statistics import median, median_low
 
 from fedhft.aggregation.mixture import strongest
 from fedhft.errors import FedhftError
@@ -27,6 +27,8 @@ class ClientReport:
     scores: tuple[federation_pb2.Score, ...]
     measurements: federation_pb2.Measurements
     signature: tuple[float, ...]
+    size: int = 0
+    """Bytes of its update; 0 where nothing was sent."""
 
     @property
     def traffic(self) -> Traffic:
@@ -57,6 +59,7 @@ def report_of(current: RoundRecord, update: UpdateRecord) -> ClientReport:
         scores=tuple(header.scores),
         measurements=header.measurements,
         signature=tuple(header.signature),
+        size=update.size,
     )
 
 
@@ -78,7 +81,10 @@ def readable_reports(
     return tuple(reports), unreadable
 
 
-def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
+def pooled(
+    scores: Iterable[federation_pb2.Score | None],
+    of: Callable[[federation_pb2.Score], float] = lambda score: score.value,
+) -> float | None:
     """Mean over rows: exact for accuracies of disjoint shards. None where nothing was scored.
 
     Shards of one split differ by one row at most, so a report of more rows than the (low) median and one weighs no more
@@ -90,7 +96,7 @@ def pooled(scores: Iterable[federation_pb2.Score | None]) -> float | None:
     most = median_low(score.rows for score in known) + 1
     weights = [min(score.rows, most) for score in known]
     total = sum(weights)
-    return sum(score.value * weight for score, weight in zip(known, weights, strict=True)) / total if total else None
+    return sum(of(score) * weight for score, weight in zip(known, weights, strict=True)) / total if total else None
 
 
 def spread(values: Iterable[float | None]) -> tuple[float, float, float] | None:
@@ -151,7 +157,37 @@ def summarise(
         if found:
             for suffix, value in zip(("mean", "worst_tenth", "worst"), found, strict=True):
                 setattr(summary, f"{name}_{suffix}", value)
+        losses = [scored.loss for r in reports if (scored := r.score(score.SPLIT_PERSONAL, moment))]
+        if losses:
+            setattr(summary, f"{name.replace('personal', 'personal_loss')}_median", median(losses))
+    majorities = [_majority(r) for r in reports if r.score(score.SPLIT_PERSONAL, score.MOMENT_BEFORE)]
+    if any(majorities):
+        summary.personal_majority_mean = math.fsum(majorities) / len(majorities)
+    summary.update_bytes, summary.update_raw_bytes = _coded(reports)
+    summary.tiers.extend(tier_figures(reports))
     return summary
+
+
+def tier_figures(reports: Sequence[ClientReport]) -> list[jobs_pb2.TierFigures]:
+    """Memory and bytes of a round by tier, in ascending order of names."""
+    by_tier: dict[str, list[ClientReport]] = {}
+    for report in reports:
+        by_tier.setdefault(report.participant.plan.tier, []).append(report)
+    figures = []
+    for tier, own in sorted(by_tier.items()):
+        peaks = [r.measurements.peak_rss_bytes for r in own]
+        sent, raw = _coded(own)
+        figures.append(
+            jobs_pb2.TierFigures(
+                tier=tier,
+                clients=len(own),
+                peak_rss_bytes_max=max(peaks),
+                peak_rss_bytes_mean=sum(peaks) / len(peaks),
+                update_bytes=sent,
+                update_raw_bytes=raw,
+            )
+        )
+    return figures
 
 
 def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
@@ -164,7 +200,7 @@ def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
             tier=report.participant.plan.tier,
             samples=report.samples,
             memberships=report.participant.memberships,
-            majority=next((s.majority for s in report.scores if s.split == score.SPLIT_PERSONAL), 0.0),
+            majority=_majority(report),
             peak_rss_bytes=report.measurements.peak_rss_bytes,
             socket_bytes_sent=report.measurements.socket_bytes_sent,
             socket_bytes_received=report.measurements.socket_bytes_received,
@@ -180,6 +216,16 @@ def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
                 setattr(result, name, found.value)
         results.append(result)
     return results
+
+
+def _coded(reports: Iterable[ClientReport]) -> tuple[int, int]:
+    """Bytes of updates as they were sent, and before coding."""
+    sent = [(r.size, r.measurements.raw_bytes_sent) for r in reports if r.size]
+    return sum(size for size, _ in sent), sum(raw for _, raw in sent)
+
+
+def _majority(report: ClientReport) -> float:
+    return next((s.majority for s in report.scores if s.split == federation_pb2.Score.SPLIT_PERSONAL), 0.0)
 
 
 def _moved(now: Traffic, before: Traffic) -> Traffic:

@@ -7,13 +7,16 @@ is kept under its hash.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from cryptography import x509
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import SCHEME, Identity, parse_identity
+from fedhft.rpc.tls import TlsSettings
 
 REMEMBERED = 16_384
 """Certificates kept; of any more, the one that was read first is forgotten."""
@@ -52,6 +55,42 @@ def parse_certificate(pem: bytes) -> PeerCertificate:
     return PeerCertificate(
         identity, format(certificate.serial_number, "x"), certificate.not_valid_after_utc.timestamp()
     )
+
+
+def trust_domain_of(tls: TlsSettings | None) -> str | None:
+    """The trust domain of a server's callers; None where they show no certificates.
+
+    Raises FedhftError(INVALID_ARGUMENT) when it is unclear whose certificates to trust.
+    """
+    if tls is None or tls.authority is None:
+        return None
+    if tls.trust_domain:
+        return tls.trust_domain
+    try:
+        return parse_certificate(tls.read().certificate or b"").identity.trust_domain
+    except FedhftError as error:
+        if error.code is not ErrorCode.NOT_AUTHORISED:
+            raise
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--tls-certificate", str(tls.certificate), "names no trust domain",
+            "say whose certificates to trust with --trust-domain, or use a certificate of `fedhft certs issue`",
+        ) from error  # fmt: skip
+
+
+def check_trusted(certificate: PeerCertificate, trust_domain: str) -> None:
+    """Raises FedhftError(NOT_AUTHORISED) for a certificate of another trust domain, or one that has expired since."""
+    identity = certificate.identity
+    if identity.trust_domain != trust_domain:
+        raise FedhftError.field(
+            ErrorCode.NOT_AUTHORISED, "certificate", identity.uri, f"this server trusts {trust_domain}",
+            "use a certificate of that trust domain",
+        )  # fmt: skip
+    if certificate.not_after < time.time():
+        ended = datetime.fromtimestamp(certificate.not_after, UTC).isoformat()
+        raise FedhftError.field(
+            ErrorCode.NOT_AUTHORISED, "certificate", identity.uri, f"expired at {ended}",
+            "renew it: fedhft certs renew",
+        )  # fmt: skip
 
 
 def expiry_of(pem: bytes) -> float:

@@ -24,6 +24,10 @@ ROLE_OF_METHOD: Mapping[str, Role] = {
 _HEALTH = "/grpc.health.v1.Health/"
 
 
+PAGE_ROLE = Role.OPERATOR
+"""Who may look at the aggregator's page: whoever may read jobs."""
+
+
 def is_open(method: str) -> bool:
     """Whether any certificate of the authority will do: health says nothing that its caller could misuse."""
     return method.startswith(_HEALTH)
@@ -31,10 +35,18 @@ def is_open(method: str) -> bool:
 
 def check_role(method: str, identity: Identity) -> None:
     """Raises FedhftError(NOT_AUTHORISED) unless this role may call this method."""
-    wanted = ROLE_OF_METHOD.get(method)
+    _check(f"the method {method}", ROLE_OF_METHOD.get(method), identity)
+
+
+def check_viewer(identity: Identity) -> None:
+    """Raises FedhftError(NOT_AUTHORISED) unless this role may look at the aggregator's page."""
+    _check("the page", PAGE_ROLE, identity)
+
+
+def _check(what: str, wanted: Role | None, identity: Identity) -> None:
     if identity.role is not wanted:
         whom = f"is for the role {wanted}" if wanted else "is for nobody"
         raise FedhftError.field(
-            ErrorCode.NOT_AUTHORISED, "certificate", identity.uri, f"the method {method} {whom}",
+            ErrorCode.NOT_AUTHORISED, "certificate", identity.uri, f"{what} {whom}",
             "call it with a certificate of that role",
         )  # fmt: skip

@@ -25,7 +25,7 @@ from fedhft.rpc.interceptors.deadlines import DeadlinesInterceptor
 from fedhft.rpc.interceptors.errors import ErrorsInterceptor
 from fedhft.rpc.interceptors.metrics import MetricsInterceptor
 from fedhft.rpc.keepalive import KeepAlive
-from fedhft.rpc.peer import DAMAGED, expiry_of, parse_certificate
+from fedhft.rpc.peer import DAMAGED, expiry_of, trust_domain_of
 from fedhft.rpc.tls import Pems, TlsSettings
 from fedhft.telemetry import metrics
 
@@ -99,7 +99,7 @@ def default_interceptors(settings: ServerSettings) -> list[AroundInterceptor]:
     chain: list[AroundInterceptor] = [
         MetricsInterceptor(),
         ErrorsInterceptor(),
-        CallersInterceptor(_trust_domain(settings), settings.check_certificate),
+        CallersInterceptor(trust_domain_of(settings.tls), settings.check_certificate),
         DeadlinesInterceptor(settings.longest_call_s),
     ]
     if settings.max_concurrent_rpcs is not None:
@@ -182,24 +182,6 @@ def _check_exposure(settings: ServerSettings, host: str) -> None:
         "callers are not authenticated: whoever reaches this address may call every method under every name",
         extra={"listen": settings.listen, "encrypted": settings.tls is not None},
     )
-
-
-def _trust_domain(settings: ServerSettings) -> str | None:
-    """The trust domain of callers; None where they show no certificates."""
-    tls = settings.tls
-    if tls is None or not settings.authenticates:
-        return None
-    if tls.trust_domain:
-        return tls.trust_domain
-    try:
-        return parse_certificate(tls.read().certificate or b"").identity.trust_domain
-    except FedhftError as error:
-        if error.code is not ErrorCode.NOT_AUTHORISED:
-            raise
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "--tls-certificate", str(tls.certificate), "names no trust domain",
-            "say whose certificates to trust with --trust-domain, or use a certificate of `fedhft certs issue`",
-        ) from error  # fmt: skip
 
 
 def _show_expiry(pems: Pems) -> None:

@@ -10,6 +10,7 @@ from fedhft.records import Topic
 from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_redis import RedisBlobs
 from fedhft.store.changes import ChangeFeed
+from fedhft.store.condition import Condition
 from fedhft.store.connection import RedisConnection
 from fedhft.store.interface import BlobBackEnd
 from fedhft.store.keys import PROBE, JobKeys
@@ -21,6 +22,7 @@ from fedhft.store.redis_revocations import RedisRevocations
 from fedhft.store.redis_rounds import RedisRounds
 from fedhft.store.transfers import TransferStore
 from fedhft.store.transfers_redis import RedisTransfers
+from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class RedisStore(RedisAgents, RedisJobs, RedisDeclines, RedisProgress, RedisRoun
         self._blobs, self._transfers = back_end.blobs, back_end.transfers
         self._changes = ChangeFeed(redis)
         self._settings_checked = False
+        self._condition = Condition(redis)
 
     @property
     def blobs(self) -> BlobStore:
@@ -50,8 +53,14 @@ class RedisStore(RedisAgents, RedisJobs, RedisDeclines, RedisProgress, RedisRoun
 
     async def ping(self) -> None:
         """See Store.ping."""
-        await self._redis.call("SET", PROBE, 1, "PX", _PROBE_TTL_MS)
+        up = False
+        try:
+            await self._redis.call("SET", PROBE, 1, "PX", _PROBE_TTL_MS)
+            up = True
+        finally:
+            metrics.STORE_UP.set(up)  # also when whoever asks has lost patience
         await self._blobs.ping()
+        await self._condition.observe()
         if not self._settings_checked:
             self._settings_checked = True
             await self._check_settings()

@@ -1,258 +1,392 @@
-"""Every metric that any fedhft process exposes, in one place.
+"""Every series that any fedhft process exposes, in one place; `registry` says what that means.
 
-Names are `fedhft_<noun>_<unit>[_total]`. Labels have few values: direction, payload, tier, phase, outcome, code,
-method, cluster. A client id is never a label. `job` is a label only where a number without it would mean nothing (the
-state of a job's clusters), and `forget_job` removes it again.
+Names are `fedhft_<noun>_<unit>[_total]`. Labels have few values. A client id is never a label. The label `federation`
+is the name of a job (`job` belongs to Prometheus): those of jobs that are over are dropped after a while
+(`federations`), so that what a page holds stays bounded.
 
-Three series count bytes: what sockets carried (from the kernel), payloads after coding, and payloads before coding.
+What an agent and the aggregator both count has two names, so that no sum counts it twice: `fedhft_agent_...` is what an
+agent counts itself, `fedhft_client_...` what clients reported to the aggregator. Series named `fedhft_federation_...`
+are exposed only by the aggregator that holds the job's lease.
+
+Two series count bytes of updates beside each other: payloads after coding, and what they would have been.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from fedhft.errors import ErrorCode
-
-REGISTRY = CollectorRegistry()
-"""Holds every metric below; `/metrics` renders it."""
+from fedhft.process.free_memory import memory_limit
+from fedhft.telemetry.collectors import BuildInfo, SocketBytesCollector, peak_memory_bytes
+from fedhft.telemetry.registry import (
+    AGENT,
+    AGGREGATOR,
+    ALL,
+    CLUSTERER,
+    SERVICES,
+    counter,
+    exposed,
+    gauge,
+    histogram,
+    known,
+)
 
 _CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _WORK_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _MEMORY_BUCKETS = tuple(float(2**power) for power in range(26, 38))
 """64 MiB to 128 GiB."""
+_CODES = [code.value for code in ErrorCode]
 
 # -- calls
-REFUSALS = Counter("fedhft_refusals", "Calls refused, by error code.", ["code"], registry=REGISTRY)
-for _code in ErrorCode:  # present from the start, so that rates are right for the first refusal too
-    REFUSALS.labels(code=_code.value)
-
-RPC_SECONDS = Histogram(
+REFUSALS = counter("fedhft_refusals", "Calls that a service refused, by error code.", ["code"], by=SERVICES)
+known(REFUSALS, code=_CODES)
+RPC_SECONDS = histogram(
     "fedhft_rpc_seconds",
     "Duration of served calls, long polls included, by method and gRPC status.",
     ["method", "status"],
     buckets=_CALL_BUCKETS,
-    registry=REGISTRY,
+    by=SERVICES,
 )
-RPCS_IN_FLIGHT = Gauge("fedhft_rpcs_in_flight", "Calls being served, by method.", ["method"], registry=REGISTRY)
-QUEUE_WAIT_SECONDS = Histogram(
+RPCS_IN_FLIGHT = gauge("fedhft_rpcs_in_flight", "Calls being served, by method.", ["method"], by=SERVICES)
+QUEUE_WAIT_SECONDS = histogram(
     "fedhft_queue_wait_seconds",
-    "Time a piece of work waited before it started.",
+    "Time a piece of work waited before it started: a transfer for its place, a fit for its thread.",
     buckets=_CALL_BUCKETS,
-    registry=REGISTRY,
+    by=SERVICES,
 )
+TRANSFERS_WAITING = gauge(
+    "fedhft_transfers_waiting",
+    "Transfers that wait for a place, by direction: up or down, as agents see it.",
+    ["direction"],
+    by=AGGREGATOR,
+)
+known(TRANSFERS_WAITING, direction=("up", "down"))
+ENROLMENTS = counter(
+    "fedhft_enrolments", "Agents that enrolled under a new lease: new ones, and those that were away too long.",
+    by=AGGREGATOR,
+)  # fmt: skip
 
-TLS_RELOADS = Counter(
+# -- certificates
+TLS_RELOADS = counter(
     "fedhft_tls_reloads",
     "Times that TLS files were found replaced, by outcome: used, or refused (the old ones stay in use).",
     ["outcome"],
-    registry=REGISTRY,
+    by=SERVICES,
 )
-for _outcome in ("used", "refused"):
-    TLS_RELOADS.labels(outcome=_outcome)
-
-CERTIFICATE_EXPIRY_SECONDS = Gauge(
+known(TLS_RELOADS, outcome=("used", "refused"))
+CERTIFICATE_EXPIRY_SECONDS = gauge(
     "fedhft_certificate_expiry_seconds",
     "When the certificate that this service shows ends, seconds since the epoch; 0 without TLS.",
-    registry=REGISTRY,
+    by=SERVICES,
 )
 
-# -- bytes
-PAYLOAD_BYTES = Counter(
+# -- bytes of updates and of what is published
+PAYLOAD_BYTES = counter(
     "fedhft_payload_bytes",
     "Bytes of blobs moved, after coding. direction: up or down, as agents see it; payload: update, delta, snapshot.",
-    ["direction", "payload", "tier"],
-    registry=REGISTRY,
+    ["federation", "direction", "payload", "tier"],
+    by=AGGREGATOR,
 )
-PAYLOAD_RAW_BYTES = Counter(
-    "fedhft_payload_raw_bytes",
-    "Bytes of the moved blobs before coding: kept values in float32.",
-    ["direction", "payload", "tier"],
-    registry=REGISTRY,
+PAYLOAD_FP32_BYTES = counter(
+    "fedhft_payload_fp32_bytes",
+    "What the accepted updates would have taken uncoded: the values they keep, in float32.",
+    ["federation", "tier"],
+    by=AGGREGATOR,
+)
+PAYLOAD_MODEL_BYTES = counter(
+    "fedhft_payload_model_bytes",
+    "What the accepted updates would have taken as whole models: every parameter, in float32.",
+    ["federation", "tier"],
+    by=AGGREGATOR,
 )
 
 # -- rounds
-ROUNDS = Counter(
+ROUNDS = counter(
     "fedhft_rounds",
-    "Rounds by outcome: published, evaluated, extended or failed.",
-    ["outcome"],
-    registry=REGISTRY,
+    "Rounds by outcome: published, evaluated, extended (too few updates at the deadline) or failed.",
+    ["federation", "outcome"],
+    by=AGGREGATOR,
 )
-ROUND_PHASE_SECONDS = Histogram(
+ROUND_PHASE_SECONDS = histogram(
     "fedhft_round_phase_seconds",
-    "Time rounds spent per phase: collecting or folding.",
-    ["phase"],
+    "Time rounds spent per phase: collecting or folding. A phase is observed when it ends.",
+    ["federation", "phase"],
     buckets=_WORK_BUCKETS,
-    registry=REGISTRY,
+    by=AGGREGATOR,
 )
-UPDATES_ACCEPTED = Counter("fedhft_updates_accepted", "Updates durably recorded, by tier.", ["tier"], registry=REGISTRY)
-UPDATES_SET_ASIDE = Counter(
-    "fedhft_updates_set_aside", "Recorded updates that a fold left out: gone, damaged, or deadly.", registry=REGISTRY
+UPDATES_ACCEPTED = counter(
+    "fedhft_updates_accepted", "Updates durably recorded, by tier.", ["federation", "tier"], by=AGGREGATOR
 )
-UPDATES_CLIPPED = Counter("fedhft_updates_clipped", "Updates that a fold scaled down (limits.clip).", registry=REGISTRY)
-UPDATES_OPPOSED = Counter(
-    "fedhft_updates_opposed", "Updates left out for pointing against the others' (limits.opposed).", registry=REGISTRY
+UPDATES_REFUSED = counter(
+    "fedhft_updates_refused",
+    "Updates refused for what they hold, by error code.",
+    ["federation", "code"],
+    by=AGGREGATOR,
 )
-JOBS_PAUSED = Gauge("fedhft_jobs_paused", "Jobs that are paused until somebody resumes them.", registry=REGISTRY)
-JOBS_BLOCKED = Gauge(
-    "fedhft_jobs_blocked", "Jobs whose surroundings (store, volume, memory) keep them from going on.", registry=REGISTRY
+UPDATES_SET_ASIDE = counter(
+    "fedhft_updates_set_aside",
+    "Recorded updates that a fold left out: gone, damaged, or deadly.",
+    ["federation"],
+    by=AGGREGATOR,
 )
-STEPS_FAILED = Counter(
+UPDATES_CLIPPED = counter(
+    "fedhft_updates_clipped", "Updates that a fold scaled down (limits.clip).", ["federation"], by=AGGREGATOR
+)
+UPDATES_OPPOSED = counter(
+    "fedhft_updates_opposed",
+    "Updates left out for pointing against the others' (limits.opposed).",
+    ["federation"],
+    by=AGGREGATOR,
+)
+STEPS_FAILED = counter(
     "fedhft_steps_failed",
     "Steps of jobs that failed and are tried again, by kind: passing, surroundings or defect.",
-    ["kind"],
-    registry=REGISTRY,
+    ["federation", "kind"],
+    by=AGGREGATOR,
 )
-FOLD_SECONDS = Histogram(
-    "fedhft_fold_seconds", "Time to fold one round's updates.", buckets=_WORK_BUCKETS, registry=REGISTRY
+FOLD_SECONDS = histogram(
+    "fedhft_fold_seconds", "Time to fold one round's updates.", buckets=_WORK_BUCKETS, by=AGGREGATOR
+)
+DECODING_SECONDS = histogram(
+    "fedhft_decoding_seconds", "Time to decode and check one update that came.", buckets=_CALL_BUCKETS, by=AGGREGATOR
+)
+
+# -- where a job stands: exposed by the holder of its lease
+LEASE_HELD = gauge(
+    "fedhft_federation_lease_held",
+    "1 on the aggregator that drives the job, 0 on the others. (The only series of its kind on every aggregator.)",
+    ["federation"],
+    by=AGGREGATOR,
+)
+STATE = gauge(
+    "fedhft_federation_state", "1 for the job's state, 0 for the others.", ["federation", "state"], by=AGGREGATOR
+)
+PAUSED = gauge(
+    "fedhft_federation_paused", "1 while the job is paused until somebody resumes it.", ["federation"], by=AGGREGATOR
+)
+BLOCKED = gauge(
+    "fedhft_federation_blocked",
+    "1 while the job's surroundings (store, volume, memory) keep it from going on.",
+    ["federation"],
+    by=AGGREGATOR,
+)
+ROUND = gauge("fedhft_federation_round", "Number of the open or last round.", ["federation"], by=AGGREGATOR)
+ROUNDS_PLANNED = gauge(
+    "fedhft_federation_rounds_planned", "Rounds that the job asks for.", ["federation"], by=AGGREGATOR
+)
+ROUND_OPENED_SECONDS = gauge(
+    "fedhft_federation_round_opened_seconds",
+    "When the open or last round opened, seconds since the epoch by the store's clock.",
+    ["federation"],
+    by=AGGREGATOR,
+)
+ROUND_DEADLINE_SECONDS = gauge(
+    "fedhft_federation_round_deadline_seconds",
+    "When the round that is being collected or folded is due, seconds since the epoch; absent between rounds.",
+    ["federation"],
+    by=AGGREGATOR,
+)
+ROUND_ASKED = gauge("fedhft_federation_round_asked", "Clients sampled for the round.", ["federation"], by=AGGREGATOR)
+ROUND_DELIVERED = gauge(
+    "fedhft_federation_round_delivered", "Clients whose update the round has.", ["federation"], by=AGGREGATOR
+)
+ROUND_QUORUM = gauge(
+    "fedhft_federation_round_quorum", "Updates that the round needs at its deadline.", ["federation"], by=AGGREGATOR
+)
+CLIENTS = gauge(
+    "fedhft_federation_clients",
+    "Clients of the job by state: live, silent (joined, and not heard from for rounds.client_timeout) or declined.",
+    ["federation", "state"],
+    by=AGGREGATOR,
+)
+SCORE = gauge(
+    "fedhft_federation_score",
+    "Scores of the last published round. split: personal or shared rows; moment: before or after local training; "
+    "statistic over clients: mean, median, worst_decile (mean of the lowest tenth). Of shared rows the mean over rows.",
+    ["federation", "split", "moment", "statistic"],
+    by=AGGREGATOR,
+)
+LOSS = gauge(
+    "fedhft_federation_loss",
+    "Losses of the last published round, labelled like scores; worst_decile is the mean of the highest tenth.",
+    ["federation", "split", "moment", "statistic"],
+    by=AGGREGATOR,
+)
+MAJORITY_SCORE = gauge(
+    "fedhft_federation_majority_score",
+    "Score of always answering with a client's most frequent label, mean over clients: the floor of personal scores.",
+    ["federation"],
+    by=AGGREGATOR,
+)
+PLAN_DEPTH = gauge(
+    "fedhft_federation_plan_depth", "Layers with adapters in the round's plan.", ["federation", "tier"], by=AGGREGATOR
+)
+PLAN_RANK_SUM = gauge(
+    "fedhft_federation_plan_ranks",
+    "Ranks of the adapters in the round's plan, added up.",
+    ["federation", "tier"],
+    by=AGGREGATOR,
+)
+PLAN_DENSITY = gauge(
+    "fedhft_federation_plan_density",
+    "Share of an adapter's rows that the round's plan trains and sends.",
+    ["federation", "tier"],
+    by=AGGREGATOR,
+)
+PEAK_MEMORY_BYTES = gauge(
+    "fedhft_federation_peak_memory_bytes",
+    "Largest peak resident set that a client reported in the last published round.",
+    ["federation", "tier"],
+    by=AGGREGATOR,
+)
+CLUSTER_PARTICIPANTS = gauge(
+    "fedhft_federation_cluster_participants",
+    "Clients of the last published round whose largest membership is this cluster.",
+    ["federation", "cluster"],
+    by=AGGREGATOR,
+)
+ROUND_MEMBERSHIPS_VERSION = gauge(
+    "fedhft_federation_memberships_version",
+    "Version of the memberships that the last published round used.",
+    ["federation"],
+    by=AGGREGATOR,
 )
 
 # -- the store
-STORE_ROUND_TRIPS = Counter(
-    "fedhft_store_round_trips", "Commands and scripts sent to Redis by this process.", registry=REGISTRY
+STORE_UP = gauge("fedhft_store_up", "1 while Redis answers this process and takes writes.", by=SERVICES)
+STORE_AOF_STATE = gauge(
+    "fedhft_store_aof_state",
+    "1 for the state of Redis' append-only file: ok, failing (its last write or rewrite failed) or off.",
+    ["state"],
+    by=SERVICES,
+)
+STORE_MEMORY_USED_BYTES = gauge("fedhft_store_memory_used_bytes", "Memory that Redis uses.", by=SERVICES)
+STORE_MEMORY_MAXIMUM_BYTES = gauge(
+    "fedhft_store_memory_maximum_bytes", "Memory that Redis may use (maxmemory); 0 without a limit.", by=SERVICES
+)
+STORE_ROUND_TRIPS = counter(
+    "fedhft_store_round_trips", "Commands and scripts sent to Redis by this process.", by=SERVICES
 )
 
 # -- clusters
-CLUSTER_CLIENTS = Gauge(
+CLUSTER_CLIENTS = gauge(
     "fedhft_cluster_clients",
-    "Clients whose largest membership is this cluster.",
-    ["job", "cluster"],
-    registry=REGISTRY,
+    "Joined clients whose largest membership is this cluster, as this clusterer last found them.",
+    ["federation", "cluster"],
+    by=CLUSTERER,
 )
-MEMBERSHIPS_VERSION = Gauge(
-    "fedhft_memberships_version", "Latest version of a job's memberships.", ["job"], registry=REGISTRY
+MEMBERSHIPS_VERSION = gauge(
+    "fedhft_memberships_version", "Latest version of a job's memberships.", ["federation"], by=CLUSTERER
 )
-CLUSTERING_SECONDS = Histogram(
-    "fedhft_clustering_seconds", "Time to fit the mixture once.", buckets=_WORK_BUCKETS, registry=REGISTRY
+CLUSTERING_SECONDS = histogram(
+    "fedhft_clustering_seconds", "Time to fit the mixture once.", buckets=_WORK_BUCKETS, by=CLUSTERER
 )
-CLUSTERINGS = Counter(
+CLUSTERINGS = counter(
     "fedhft_clusterings",
     "Requests for new memberships, by outcome: published, or lost (another request published first).",
     ["outcome"],
-    registry=REGISTRY,
+    by=CLUSTERER,
 )
+known(CLUSTERINGS, outcome=("published", "lost"))
 
-# -- what agents report with their updates (agents behind NAT cannot be scraped)
-AGENT_PEAK_MEMORY_BYTES = Histogram(
-    "fedhft_agent_peak_memory_bytes",
+# -- what clients report with their updates (agents behind NAT cannot be scraped)
+CLIENT_PEAK_MEMORY_BYTES = histogram(
+    "fedhft_client_peak_memory_bytes",
     "Peak resident set of agents, one observation per report.",
-    ["tier"],
+    ["federation", "tier"],
     buckets=_MEMORY_BUCKETS,
-    registry=REGISTRY,
+    by=AGGREGATOR,
 )
-AGENT_STEP_SECONDS = Histogram(
-    "fedhft_agent_step_seconds",
+CLIENT_STEP_SECONDS = histogram(
+    "fedhft_client_step_seconds",
     "Wall time of one optimiser step, mean per report.",
-    ["tier"],
+    ["federation", "tier"],
     buckets=_CALL_BUCKETS,
-    registry=REGISTRY,
+    by=AGGREGATOR,
 )
 
 # -- what an agent counts itself, where it can be scraped
-AGENT_UPDATES = Counter(
+AGENT_UPDATES = counter(
     "fedhft_agent_updates",
     "Updates trained here, by outcome: accepted, repeated (the server had it already), abandoned (refused for good) or "
     "broken_off (the round ended before training did).",
     ["outcome"],
-    registry=REGISTRY,
+    by=AGENT,
 )
-
-AGENT_UPDATES_BOUNDED = Counter(
+known(AGENT_UPDATES, outcome=("accepted", "repeated", "abandoned", "broken_off"))
+AGENT_UPDATES_BOUNDED = counter(
     "fedhft_agent_updates_bounded",
     "Accepted updates of this agent that a fold did not take as they were, as the server told it: set_aside (gone, "
     "damaged, or deadly), opposed (left out for pointing against the others') or clipped (scaled down).",
     ["outcome"],
-    registry=REGISTRY,
+    by=AGENT,
 )
-for _outcome in ("set_aside", "opposed", "clipped"):
-    AGENT_UPDATES_BOUNDED.labels(outcome=_outcome)
-
-AGENT_STATE_FAULTS = Counter(
+known(AGENT_UPDATES_BOUNDED, outcome=("set_aside", "opposed", "clipped"))
+AGENT_STATE_FAULTS = counter(
     "fedhft_agent_state_faults",
     "State files that were damaged (moved aside, named in the log) or unwritten (no room on the disk, for instance).",
     ["fault"],
-    registry=REGISTRY,
+    by=AGENT,
 )
-
-AGENT_JOBS_BLOCKED = Gauge(
+known(AGENT_STATE_FAULTS, fault=("damaged", "unwritten"))
+AGENT_JOBS_BLOCKED = gauge(
     "fedhft_agent_jobs_blocked",
     "Jobs on offer that this agent cannot serve with its data or its model, by cause: data or model.",
     ["cause"],
-    registry=REGISTRY,
+    by=AGENT,
 )
-for _cause in ("data", "model"):
-    AGENT_JOBS_BLOCKED.labels(cause=_cause)
+known(AGENT_JOBS_BLOCKED, cause=("data", "model"))
+AGENT_REFUSALS = counter(
+    "fedhft_agent_refusals", "Refusals that ended a task or a job for this agent, by error code.", ["code"], by=AGENT
+)
+known(AGENT_REFUSALS, code=_CODES)
+AGENT_CONNECTION_FAILURES = counter(
+    "fedhft_agent_connection_failures",
+    "Attempts at a call that did not reach the server, by error code: the causes of failed handshakes are told apart.",
+    ["code"],
+    by=AGENT,
+)
+known(
+    AGENT_CONNECTION_FAILURES,
+    code=[code for code in _CODES if code.startswith(("server_", "client_certificate_", "proxy_"))],
+)
+AGENT_CERTIFICATE_EXPIRY_SECONDS = gauge(
+    "fedhft_agent_certificate_expiry_seconds",
+    "When the certificate that this agent shows ends, seconds since the epoch; 0 without one.",
+    by=AGENT,
+)
+AGENT_PAYLOAD_BYTES = counter(
+    "fedhft_agent_payload_bytes",
+    "Bytes of blobs that this agent moved, after coding; labelled like fedhft_payload_bytes_total.",
+    ["direction", "payload", "tier"],
+    by=AGENT,
+)
+AGENT_STEP_SECONDS = histogram(
+    "fedhft_agent_step_seconds",
+    "Wall time of one optimiser step of this agent, mean per update.",
+    ["tier"],
+    buckets=_CALL_BUCKETS,
+    by=AGENT,
+)
+AGENT_CODING_SECONDS = histogram(
+    "fedhft_agent_coding_seconds",
+    "Time to encode an update, or to decode and add a fetched blob, by operation: encode or decode.",
+    ["operation"],
+    buckets=_CALL_BUCKETS,
+    by=AGENT,
+)
+known(AGENT_CODING_SECONDS, operation=("encode", "decode"))
 
 # -- this process
-ProcessCollector(registry=REGISTRY)
-PROCESS_PEAK_MEMORY_BYTES = Gauge(
-    "fedhft_process_peak_memory_bytes", "Peak resident set of this process.", registry=REGISTRY
+PROCESS_PEAK_MEMORY_BYTES = gauge("fedhft_process_peak_memory_bytes", "Peak resident set of this process.", by=ALL)
+PROCESS_MEMORY_LIMIT_BYTES = gauge(
+    "fedhft_process_memory_limit_bytes",
+    "Memory that this process may use: the narrowest limit of its control groups, else the machine's memory.",
+    by=ALL,
 )
 
-
-def peak_memory_bytes() -> int:
-    """Peak resident set of this process, bytes."""
-    # VmHWM belongs to this program image; ru_maxrss survives exec, so a small child of a large parent would report the
-    # parent's peak.
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 PROCESS_PEAK_MEMORY_BYTES.set_function(peak_memory_bytes)
+PROCESS_MEMORY_LIMIT_BYTES.set_function(memory_limit)
 
 
-class SocketBytesCollector(Collector):
-    """Exposes what the kernel counted on this process's connections: `fedhft_socket_bytes_total{direction}`."""
-
-    def __init__(self) -> None:
-        self._sample: Callable[[], tuple[int, int]] | None = None
-
-    def measure(self, sample: Callable[[], tuple[int, int]]) -> None:
-        """Use `sample` from now on: it returns (sent, received), bytes, both growing."""
-        self._sample = sample
-
-    def collect(self) -> Iterable[Metric]:
-        """One counter family; empty until something is measured."""
-        family = CounterMetricFamily(
-            "fedhft_socket_bytes", "TCP payload bytes, from the kernel's counters.", labels=["direction"]
-        )
-        if self._sample is not None:
-            sent, received = self._sample()
-            family.add_metric(["sent"], sent)
-            family.add_metric(["received"], received)
-        yield family
-
-
-SOCKET_BYTES = SocketBytesCollector()
-REGISTRY.register(SOCKET_BYTES)
-
-
-def set_clusters(job: str, version: int, sizes: Iterable[int]) -> None:
-    """Set a job's membership version and cluster sizes; clusters beyond the given ones disappear."""
-    forget_job(job)
-    MEMBERSHIPS_VERSION.labels(job=job).set(version)
-    for cluster, size in enumerate(sizes):
-        CLUSTER_CLIENTS.labels(job=job, cluster=str(cluster)).set(size)
-
-
-def forget_job(job: str) -> None:
-    """Drop the series of a job that is over."""
-    MEMBERSHIPS_VERSION.remove_by_labels({"job": job})
-    CLUSTER_CLIENTS.remove_by_labels({"job": job})
-
-
-def render() -> bytes:
-    """All metrics in the Prometheus text format."""
-    return generate_latest(REGISTRY)
+SOCKET_BYTES = exposed(SocketBytesCollector("fedhft_socket_bytes"), SERVICES)
+AGENT_SOCKET_BYTES = exposed(SocketBytesCollector("fedhft_agent_socket_bytes"), AGENT)
+BUILD_INFO = exposed(BuildInfo(), ALL)

@@ -52,6 +52,8 @@ class Network:
         self._round = 0
         self._depth = self.schema.layers
         self._loaded: Mapping[TensorKey, Float32] = {}
+        self.base_values = sum(parameter.numel() for parameter in self.model.parameters())
+        """Parameters of the base model and its head, adapters not counted."""
         slots = self.schema.slots
         if slots:
             config = LoraConfig(

@@ -6,6 +6,7 @@ from fedhft.adapter import AdapterSchema, MaskedDelta
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, Start
+from fedhft.telemetry import metrics
 from fedhft.training.feedback import Carried, carried_after, carries_error, with_carried
 from fedhft.v1 import adapter_pb2
 from fedhft.v1 import federation_pb2 as pb
@@ -24,16 +25,17 @@ def code_update(
     carries = carries_error(spec)
     decay = spec.wire.error_feedback_decay
     wanted = with_carried(delta, carried, decay) if carries else delta
-    blob = encode(
-        wanted,
-        schema,
-        kind=adapter_pb2.BLOB_KIND_UPDATE,
-        encoding=spec.wire.up,
-        group=spec.wire.group,
-        levels=spec.wire.levels,
-        version=int(task.view.version),
-        rounding_seed=int(task.seed) if spec.method.start is Start.RESTART else None,  # where no error can be carried
-    )
+    with metrics.AGENT_CODING_SECONDS.labels(operation="encode").time():
+        blob = encode(
+            wanted,
+            schema,
+            kind=adapter_pb2.BLOB_KIND_UPDATE,
+            encoding=spec.wire.up,
+            group=spec.wire.group,
+            levels=spec.wire.levels,
+            version=int(task.view.version),
+            rounding_seed=int(task.seed) if spec.method.start is Start.RESTART else None,  # where no error is carried
+        )
     if 0 < task.max_update_bytes < len(blob):
         raise FedhftError.field(
             ErrorCode.UPDATE_TOO_LARGE, "limits.update_bytes", task.max_update_bytes,

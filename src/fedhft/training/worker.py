@@ -20,7 +20,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, MaskRule
 from fedhft.plan import AdapterPlan
-from fedhft.telemetry.metrics import peak_memory_bytes
+from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows, steps_of
@@ -156,7 +156,9 @@ class ClientWorker:
             blob=blob,
             digest=digest_of(blob) if blob else "",
             scores=scores,
-            measurements=_measurements(report, evaluate_seconds, 4 * delta.values if blob else 0),
+            measurements=_measurements(report, evaluate_seconds, delta.values, self._network.base_values)
+            if blob
+            else _measurements(report, evaluate_seconds),
             signature=signatures.update_signature(delta, self._network, self.spec) if wants_signature else (),
             after=replace(after, carried=carried),
         )
@@ -189,7 +191,7 @@ class ClientWorker:
         report, _, _ = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
         scores += self._scores(pb.Score.MOMENT_AFTER, True, task.shared)
-        return scores, _measurements(report, before_seconds + time.perf_counter() - started, 0)
+        return scores, _measurements(report, before_seconds + time.perf_counter() - started)
 
     # -- acknowledgement
 
@@ -327,11 +329,14 @@ class ClientWorker:
         return self._shards[place]
 
 
-def _measurements(report: TrainingReport, evaluate_seconds: float, raw_bytes: int) -> pb.Measurements:
+def _measurements(
+    report: TrainingReport, evaluate_seconds: float, sent_values: int = 0, model_values: int = 0
+) -> pb.Measurements:
     return pb.Measurements(
         train_seconds=report.seconds,
         evaluate_seconds=evaluate_seconds,
         steps=report.steps,
         peak_rss_bytes=peak_memory_bytes(),
-        raw_bytes_sent=raw_bytes,
+        raw_bytes_sent=4 * sent_values,
+        model_bytes=4 * model_values,
     )

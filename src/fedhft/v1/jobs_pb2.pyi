@@ -285,6 +285,8 @@ class JobClient(_message.Message):
     ROUNDS_DELIVERED_FIELD_NUMBER: _builtins.int
     SET_ASIDE_FIELD_NUMBER: _builtins.int
     CLIPPED_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    MEMBERSHIPS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     state: Global___JobClient.State.ValueType
     reason: _builtins.str
@@ -301,6 +303,14 @@ class JobClient(_message.Message):
     """Why the last fold left its update out; empty when it did not, or no longer known."""
     clipped: _builtins.float
     """Factor below 1 by which the last fold scaled its update down; unset when it did not, or does not name the client."""
+    @_builtins.property
+    def plan(self) -> _adapter_pb2.AdapterPlan:
+        """What it trains in the open round, or trained in the last one; unset when it had no part in that."""
+
+    @_builtins.property
+    def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Weights over clusters, as they are now; empty before it has any."""
+
     def __init__(
         self,
         *,
@@ -314,10 +324,12 @@ class JobClient(_message.Message):
         rounds_delivered: _builtins.int = ...,
         set_aside: _builtins.str = ...,
         clipped: _builtins.float | None = ...,
+        plan: _adapter_pb2.AdapterPlan | None = ...,
+        memberships: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "plan", b"plan", "seen_seconds", b"seen_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "memberships", b"memberships", "plan", b"plan", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clipped: _TypeAlias = _typing.Literal["clipped"]  # noqa: Y015
     _WhichOneofArgType__clipped: _TypeAlias = _typing.Literal["_clipped", b"_clipped"]  # noqa: Y015
@@ -559,6 +571,9 @@ class Job(_message.Message):
     BLOCKED_FIELD_NUMBER: _builtins.int
     SCHEMA_PINNED_FIELD_NUMBER: _builtins.int
     HISTORY_FROM_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    DECLINED_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -583,6 +598,10 @@ class Job(_message.Message):
     """The first round whose figures are kept: 1 until older ones are dropped. 0 in List, and from servers of earlier
     releases, which keep all and send every history from its beginning.
     """
+    live: _builtins.int
+    """Clients heard from within rounds.client_timeout."""
+    declined: _builtins.int
+    """Clients that will not serve the job."""
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that have joined."""
@@ -602,6 +621,10 @@ class Job(_message.Message):
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientResult]:
         """Final scores by client."""
+
+    @_builtins.property
+    def open(self) -> Global___OpenRound:
+        """The round now open; unset when none is."""
 
     def __init__(
         self,
@@ -624,14 +647,70 @@ class Job(_message.Message):
         blocked: _builtins.str = ...,
         schema_pinned: _builtins.bool = ...,
         history_from: _builtins.int = ...,
+        live: _builtins.int = ...,
+        declined: _builtins.int = ...,
+        open: Global___OpenRound | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "memberships", b"memberships"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "memberships", b"memberships", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "memberships", b"memberships", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "declined", b"declined", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "live", b"live", "memberships", b"memberships", "open", b"open", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class OpenRound(_message.Message):
+    """A round that is open: what it waits for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    phase: _builtins.str
+    """collecting or folding."""
+    evaluation: _builtins.bool
+    """Whether it is the final evaluation."""
+    asked: _builtins.int
+    accepted: _builtins.int
+    target: _builtins.int
+    """Updates that close it early, and updates needed at its deadline."""
+    quorum: _builtins.int
+    extensions: _builtins.int
+    """Times it was extended."""
+    seconds: _builtins.float
+    """Since it opened, and until its deadline (negative once that has passed), seconds of the store's clock."""
+    seconds_left: _builtins.float
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        phase: _builtins.str = ...,
+        evaluation: _builtins.bool = ...,
+        asked: _builtins.int = ...,
+        accepted: _builtins.int = ...,
+        target: _builtins.int = ...,
+        quorum: _builtins.int = ...,
+        extensions: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        seconds_left: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "asked", b"asked", "evaluation", b"evaluation", "extensions", b"extensions", "phase", b"phase", "quorum", b"quorum", "round", b"round", "seconds", b"seconds", "seconds_left", b"seconds_left", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenRound: _TypeAlias = OpenRound  # noqa: Y015
 
 @_typing.final
 class RoundSummary(_message.Message):
@@ -672,6 +751,12 @@ class RoundSummary(_message.Message):
     CAPPED_COUNT_FIELD_NUMBER: _builtins.int
     OPPOSED_FIELD_NUMBER: _builtins.int
     OPPOSED_COUNT_FIELD_NUMBER: _builtins.int
+    PERSONAL_MAJORITY_MEAN_FIELD_NUMBER: _builtins.int
+    PERSONAL_LOSS_BEFORE_MEDIAN_FIELD_NUMBER: _builtins.int
+    PERSONAL_LOSS_AFTER_MEDIAN_FIELD_NUMBER: _builtins.int
+    UPDATE_BYTES_FIELD_NUMBER: _builtins.int
+    UPDATE_RAW_BYTES_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -708,6 +793,18 @@ class RoundSummary(_message.Message):
     clipped_count: _builtins.int
     capped_count: _builtins.int
     opposed_count: _builtins.int
+    personal_majority_mean: _builtins.float
+    """Accuracy of always answering the majority label of a client's training rows, on its own held-out rows; mean over
+    clients. Unset where none has one (numbers as targets).
+    """
+    personal_loss_before_median: _builtins.float
+    """Loss on clients' own held-out rows, median over clients, so that no single report can move it far: nats, or squared
+    error where targets are numbers.
+    """
+    personal_loss_after_median: _builtins.float
+    update_bytes: _builtins.int
+    """Bytes of this round's updates as they were sent, and before coding (kept values in float32)."""
+    update_raw_bytes: _builtins.int
     @_builtins.property
     def cluster_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clients whose largest membership is each cluster."""
@@ -729,6 +826,10 @@ class RoundSummary(_message.Message):
         """Clients whose updates were left out because they point against the others of their clusters (limits.opposed): the
         first by name, and how many in all.
         """
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierFigures]:
+        """By tier, in ascending order of names."""
 
     def __init__(
         self,
@@ -766,10 +867,16 @@ class RoundSummary(_message.Message):
         capped_count: _builtins.int = ...,
         opposed: _abc.Iterable[_builtins.str] | None = ...,
         opposed_count: _builtins.int = ...,
+        personal_majority_mean: _builtins.float | None = ...,
+        personal_loss_before_median: _builtins.float | None = ...,
+        personal_loss_after_median: _builtins.float | None = ...,
+        update_bytes: _builtins.int = ...,
+        update_raw_bytes: _builtins.int = ...,
+        tiers: _abc.Iterable[Global___TierFigures] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "train_seconds_mean", b"train_seconds_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
@@ -783,6 +890,12 @@ class RoundSummary(_message.Message):
     _WhichOneofArgType__personal_before_worst: _TypeAlias = _typing.Literal["_personal_before_worst", b"_personal_before_worst"]  # noqa: Y015
     _WhichOneofReturnType__personal_before_worst_tenth: _TypeAlias = _typing.Literal["personal_before_worst_tenth"]  # noqa: Y015
     _WhichOneofArgType__personal_before_worst_tenth: _TypeAlias = _typing.Literal["_personal_before_worst_tenth", b"_personal_before_worst_tenth"]  # noqa: Y015
+    _WhichOneofReturnType__personal_loss_after_median: _TypeAlias = _typing.Literal["personal_loss_after_median"]  # noqa: Y015
+    _WhichOneofArgType__personal_loss_after_median: _TypeAlias = _typing.Literal["_personal_loss_after_median", b"_personal_loss_after_median"]  # noqa: Y015
+    _WhichOneofReturnType__personal_loss_before_median: _TypeAlias = _typing.Literal["personal_loss_before_median"]  # noqa: Y015
+    _WhichOneofArgType__personal_loss_before_median: _TypeAlias = _typing.Literal["_personal_loss_before_median", b"_personal_loss_before_median"]  # noqa: Y015
+    _WhichOneofReturnType__personal_majority_mean: _TypeAlias = _typing.Literal["personal_majority_mean"]  # noqa: Y015
+    _WhichOneofArgType__personal_majority_mean: _TypeAlias = _typing.Literal["_personal_majority_mean", b"_personal_majority_mean"]  # noqa: Y015
     _WhichOneofReturnType__shared_after: _TypeAlias = _typing.Literal["shared_after"]  # noqa: Y015
     _WhichOneofArgType__shared_after: _TypeAlias = _typing.Literal["_shared_after", b"_shared_after"]  # noqa: Y015
     _WhichOneofReturnType__shared_before: _TypeAlias = _typing.Literal["shared_before"]  # noqa: Y015
@@ -802,6 +915,12 @@ class RoundSummary(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_before_worst_tenth) -> _WhichOneofReturnType__personal_before_worst_tenth | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_loss_after_median) -> _WhichOneofReturnType__personal_loss_after_median | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_loss_before_median) -> _WhichOneofReturnType__personal_loss_before_median | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_majority_mean) -> _WhichOneofReturnType__personal_majority_mean | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_after) -> _WhichOneofReturnType__shared_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_before) -> _WhichOneofReturnType__shared_before | None: ...
@@ -809,6 +928,45 @@ class RoundSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
 
 Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class TierFigures(_message.Message):
+    """Figures of one tier's clients in a round."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    PEAK_RSS_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    PEAK_RSS_BYTES_MEAN_FIELD_NUMBER: _builtins.int
+    UPDATE_BYTES_FIELD_NUMBER: _builtins.int
+    UPDATE_RAW_BYTES_FIELD_NUMBER: _builtins.int
+    tier: _builtins.str
+    clients: _builtins.int
+    """Clients whose updates were accepted."""
+    peak_rss_bytes_max: _builtins.int
+    """Peak resident set of their agents, bytes."""
+    peak_rss_bytes_mean: _builtins.float
+    update_bytes: _builtins.int
+    """As in RoundSummary."""
+    update_raw_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        tier: _builtins.str = ...,
+        clients: _builtins.int = ...,
+        peak_rss_bytes_max: _builtins.int = ...,
+        peak_rss_bytes_mean: _builtins.float = ...,
+        update_bytes: _builtins.int = ...,
+        update_raw_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "tier", b"tier", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierFigures: _TypeAlias = TierFigures  # noqa: Y015
 
 @_typing.final
 class Scaled(_message.Message):

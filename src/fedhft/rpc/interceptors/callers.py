@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import grpc.aio
 
-from fedhft.errors import ErrorCode, FedhftError
 from fedhft.rpc.caller import Caller, announce_caller
 from fedhft.rpc.interceptors.around import AroundInterceptor
-from fedhft.rpc.peer import PeerCertificate, PeerCertificates
+from fedhft.rpc.peer import PeerCertificate, PeerCertificates, check_trusted
 from fedhft.rpc.roles import check_role, is_open
 
 Check = Callable[[PeerCertificate], None]
@@ -46,18 +43,7 @@ class CallersInterceptor(AroundInterceptor):
         yield
 
     def _admit(self, method: str, certificate: PeerCertificate, trust_domain: str) -> None:
-        identity = certificate.identity
-        if identity.trust_domain != trust_domain:
-            raise FedhftError.field(
-                ErrorCode.NOT_AUTHORISED, "certificate", identity.uri, f"this server trusts {trust_domain}",
-                "use a certificate of that trust domain",
-            )  # fmt: skip
-        if certificate.not_after < time.time():
-            ended = datetime.fromtimestamp(certificate.not_after, UTC).isoformat()
-            raise FedhftError.field(
-                ErrorCode.NOT_AUTHORISED, "certificate", identity.uri, f"expired at {ended}",
-                "renew it: fedhft certs renew",
-            )  # fmt: skip
-        check_role(method, identity)
+        check_trusted(certificate, trust_domain)
+        check_role(method, certificate.identity)
         if self._check is not None:
             self._check(certificate)

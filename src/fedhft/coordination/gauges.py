@@ -1,0 +1,158 @@
+"""What the metrics page of a job's lease holder says about the job, and no other replica's.
+
+While a lease changes hands two replicas may show a job for a few seconds, so queries take the maximum by federation.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fedhft.adapter import AdapterSchema
+from fedhft.coordination.history import RoundHistory
+from fedhft.errors import FedhftError
+from fedhft.ids import JobId
+from fedhft.job import JobSpec
+from fedhft.records import JobStatus, Look, Phase, RoundRecord
+from fedhft.rounds.attendance import needed
+from fedhft.rounds.statistics import figures_of
+from fedhft.rounds.summary import ClientReport
+from fedhft.store.interface import Store
+from fedhft.telemetry import federations, metrics
+
+log = logging.getLogger(__name__)
+
+_DECLINES_EVERY_S = 15.0
+"""How often those that declined are counted: it takes a call of its own."""
+
+
+class JobGauges:
+    """One job's gauges on this process's page."""
+
+    def __init__(self, store: Store, job: JobId, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._job = job
+        self._monotonic = monotonic
+        self._shown = False
+        self._counted_s = float("-inf")
+
+    async def show(self, spec: JobSpec, look: Look) -> None:
+        """Show what a holder of the lease sees. Raises what the store raises for a call that it does not answer."""
+        name = {"federation": self._job}
+        if look.status.over and not self._shown:  # another replica showed how it ended
+            federations.drop(self._job, [metrics.LEASE_HELD])
+            return
+        if not self._shown:
+            federations.begin(self._job, spec.tiers)
+            await self._recall()
+            self._shown = True
+        metrics.LEASE_HELD.labels(**name).set(1)
+        for status in JobStatus:
+            metrics.STATE.labels(**name, state=status.value).set(status is look.status)
+        metrics.PAUSED.labels(**name).set(bool(look.paused) and not look.status.over)
+        metrics.BLOCKED.labels(**name).set(bool(look.blocked) and not look.status.over)
+        metrics.CLIENTS.labels(**name, state="live").set(look.live)
+        metrics.CLIENTS.labels(**name, state="silent").set(look.joined - look.live)
+        metrics.ROUNDS_PLANNED.labels(**name).set(spec.rounds.total)
+        self._show_round(spec, look)
+        if self._monotonic() - self._counted_s >= _DECLINES_EVERY_S and not look.status.over:
+            metrics.CLIENTS.labels(**name, state="declined").set(len(await self._store.declined(self._job)))
+            self._counted_s = self._monotonic()
+        if look.status.over:
+            self._shown = False
+            federations.drop(self._job, [metrics.LEASE_HELD])
+
+    def hide(self) -> None:
+        """Another replica holds the lease: show nothing but that."""
+        if self._shown:
+            federations.drop(self._job, federations.HOLDERS)
+            self._shown = False
+            self._counted_s = float("-inf")
+        metrics.LEASE_HELD.labels(federation=self._job).set(0)
+
+    def gone(self) -> None:
+        """The job was deleted."""
+        self._shown = False
+        federations.drop(self._job)
+
+    def _show_round(self, spec: JobSpec, look: Look) -> None:
+        name, current = {"federation": self._job}, look.round
+        metrics.ROUND.labels(**name).set(current.number if current else 0)
+        if current is None:
+            return
+        metrics.ROUND_OPENED_SECONDS.labels(**name).set(current.opened_ms / 1000)
+        metrics.ROUND_ASKED.labels(**name).set(current.asked)
+        metrics.ROUND_DELIVERED.labels(**name).set(look.accepted)
+        metrics.ROUND_QUORUM.labels(**name).set(needed(spec.rounds, current))
+        if current.phase is Phase.PUBLISHED or look.status.over:
+            federations.drop(self._job, [metrics.ROUND_DEADLINE_SECONDS])
+        else:
+            metrics.ROUND_DEADLINE_SECONDS.labels(**name).set(current.deadline_ms / 1000)
+
+    async def _recall(self) -> None:
+        """Show what the holder before has seen. A record that cannot be read is the business of who needs it."""
+        try:
+            schema, current = await self._store.schema(self._job), await self._store.round(self._job)
+            if schema is not None and current is not None:
+                show_plans(self._job, AdapterSchema.from_json(schema), current)
+            for text in (await self._store.history(self._job, -1)).entries:
+                _show_summary(self._job, RoundHistory.from_json(text).summary)
+        except FedhftError as error:
+            log.warning("metrics: %s", error, extra={"job": self._job})
+
+
+def show_plans(job: JobId, schema: AdapterSchema, current: RoundRecord) -> None:
+    """Show what the clients of a round train, by tier."""
+    families = (metrics.PLAN_DEPTH, metrics.PLAN_RANK_SUM, metrics.PLAN_DENSITY)
+    federations.drop(job, families)
+    for plan in {part.plan.tier: part.plan for part in current.participants.values()}.values():
+        ranks = sum(slot.rank for slot in plan.slots(schema))
+        for family, value in zip(families, (plan.depth, ranks, plan.density), strict=True):
+            family.labels(federation=job, tier=plan.tier).set(value)
+
+
+def show_published(job: JobId, entry: RoundHistory, reports: Sequence[ClientReport]) -> None:
+    """Show the figures of a round that this process has published."""
+    _show_summary(job, entry.summary)
+    for figure in figures_of(reports):
+        labels = {"federation": job, "split": figure.split, "moment": figure.moment, "statistic": figure.statistic}
+        metrics.SCORE.labels(**labels).set(figure.score)
+        metrics.LOSS.labels(**labels).set(figure.loss)
+    outcome = "evaluated" if entry.evaluation else "published"
+    metrics.ROUNDS.labels(federation=job, outcome=outcome).inc()
+
+
+def _show_summary(job: JobId, summary: Any) -> None:
+    # summary: a RoundSummary, whose optional fields the types name one by one.
+    federations.drop(
+        job,
+        [metrics.SCORE, metrics.LOSS, metrics.MAJORITY_SCORE, metrics.PEAK_MEMORY_BYTES, metrics.CLUSTER_PARTICIPANTS],
+    )
+    for split, moment, statistic, field in _OF_SUMMARY:
+        if summary.HasField(field):
+            labels = {"federation": job, "split": split, "moment": moment, "statistic": statistic}
+            metrics.SCORE.labels(**labels).set(getattr(summary, field))
+    for moment in ("before", "after"):
+        if summary.HasField(field := f"personal_loss_{moment}_median"):
+            labels = {"federation": job, "split": "personal", "moment": moment, "statistic": "median"}
+            metrics.LOSS.labels(**labels).set(getattr(summary, field))
+    if summary.HasField("personal_majority_mean"):
+        metrics.MAJORITY_SCORE.labels(federation=job).set(summary.personal_majority_mean)
+    for figures in summary.tiers:
+        if figures.peak_rss_bytes_max:  # it was measured
+            metrics.PEAK_MEMORY_BYTES.labels(federation=job, tier=figures.tier).set(figures.peak_rss_bytes_max)
+    metrics.ROUND_MEMBERSHIPS_VERSION.labels(federation=job).set(summary.membership_version)
+    for cluster, size in enumerate(summary.cluster_sizes):
+        metrics.CLUSTER_PARTICIPANTS.labels(federation=job, cluster=str(cluster)).set(size)
+
+
+_OF_SUMMARY: Sequence[tuple[str, str, str, str]] = (
+    ("personal", "before", "mean", "personal_before_mean"),
+    ("personal", "before", "worst_decile", "personal_before_worst_tenth"),
+    ("personal", "after", "mean", "personal_after_mean"),
+    ("personal", "after", "worst_decile", "personal_after_worst_tenth"),
+    ("shared", "before", "mean", "shared_before"),
+    ("shared", "after", "mean", "shared_after"),
+)
