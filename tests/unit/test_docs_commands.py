@@ -16,6 +16,8 @@ RUNS: dict[tuple[str, str], str] = {
     ("docs/install.md", ""): "tests/system/test_install_walk.py",
     ("docs/runbook.md", ""): "tests/system/test_runbook.py",
     ("docs/kubernetes.md", "Secrets"): "tests/deploy/test_deploy_components.py",
+    ("docs/page.md", "Starting it"): "tests/integration/test_page_documented.py",
+    ("docs/page.md", "For programs"): "tests/integration/test_page_documented.py",
     ("docs/methods.md", "Publishing"): EVERYTHING,
     ("docs/operations.md", "By hand"): "tests/system/test_by_hand.py",
     ("docs/operations.md", "Before an agent starts"): "tests/integration/test_agent_check.py",
