@@ -68,7 +68,7 @@ def test_the_lines_of_the_page_lead_from_a_clone_to_an_adapter(
         agents = [one for one in stays if one.line.startswith("fedhft agent ")]
         assert len(agents) == 3
         assert [one.process.wait(60) for one in agents] == [0, 0, 0], [one.said for one in agents]
-        for adapter in ("cluster-0", "firm-01"):
+        for adapter in ("cluster-0", "client-firm-01"):
             assert (walk / "adapters" / adapter / "adapter_model.safetensors").stat().st_size > 1000
         assert [one.interrupt() for one in reversed(stays)] == [0] * len(stays)
     finally:

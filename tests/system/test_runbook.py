@@ -22,7 +22,7 @@ from tests.system.terminals import Staying, Terminal, own_network, taken
 INSTALL, RUNBOOK = "docs/install.md", "docs/runbook.md"
 PORTS = (6379, 50051, 50052, 50053, 50061, 50063, 9101, 9102, 9111)
 BLOCK_S, START_S, JOB_S = 600.0, 180.0, 900.0
-ROUNDS = 5
+ROUNDS = 6
 pytestmark = pytest.mark.timeout(3600)
 
 
@@ -89,7 +89,7 @@ def walk(tmp_path: Path, before: tuple[str, ...]) -> Iterator[Walk]:
 
 def test_a_running_job_outlives_a_backup_a_restore_elsewhere_and_everything_else_on_the_page(walk: Walk) -> None:
     _, data, certificates, services, ready, job, _, agents, _ = shell_blocks(INSTALL)
-    copy, restore, restored, look, second, other, renew, renewed, add, remove, pause, _ = shell_blocks(RUNBOOK)
+    pause, copy, restore, restored, look, second, other, renew, renewed, add, remove, _ = shell_blocks(RUNBOOK)
 
     walk.type(data)
     walk.type(certificates)
@@ -99,6 +99,7 @@ def test_a_running_job_outlives_a_backup_a_restore_elsewhere_and_everything_else
     walk.people.type(job.text.replace("total = 2\n", f"total = {ROUNDS}\n"), BLOCK_S)  # there must be a middle of it
     trainers = walk.start(agents)
     walk.wait_rounds(1)
+    walk.type(pause)
 
     # Back up: services first, agents stay.
     for service in reversed(old[1:]):
@@ -125,8 +126,6 @@ def test_a_running_job_outlives_a_backup_a_restore_elsewhere_and_everything_else
     assert re.search(r'^fedhft_tls_reloads_total\{outcome="used"\} [1-9]', walk.type(renewed), re.M)
     assert "firm-01" in walk.type(add)
     assert "contract ended" in walk.type(remove)
-    walk.type(pause)
-
     # One of the two aggregators dies in the middle; the other goes on with the job.
     assert helper.interrupt() == 0
     ended = walk.wait_rounds(ROUNDS)
