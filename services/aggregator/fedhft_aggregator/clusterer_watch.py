@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.process.background import meanwhile
 from fedhft.rpc.diagnosis import diagnose
 from fedhft.rpc.tls import TlsSettings
 from fedhft.telemetry.reminders import Reminders
@@ -42,13 +43,8 @@ class ClustererWatch:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Look now and again."""
-        task = asyncio.create_task(self._repeat(), name="clusterer-watch")
-        try:
+        async with meanwhile(self._repeat(), "clusterer-watch"):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _repeat(self) -> None:
         while True:

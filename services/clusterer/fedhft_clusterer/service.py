@@ -14,6 +14,7 @@ from fedhft.clustering.gaussian_mixture import Fitted
 from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.memberships import Fit
 from fedhft.errors import FedhftError
+from fedhft.process.background import meanwhile
 from fedhft.process.running import Service, run_service
 from fedhft.store.interface import Store
 from fedhft.store.open import open_store
@@ -74,10 +75,5 @@ async def _forgetting(store: Store) -> AsyncIterator[None]:
                 ended.sweep(await store.open_jobs())
             await asyncio.sleep(_FORGET_EVERY_S)
 
-    task = asyncio.create_task(forget(), name="forget")
-    try:
+    async with meanwhile(forget(), "forget"):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -15,6 +15,7 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
+from fedhft.process.background import meanwhile
 from fedhft.records import MembershipRecord
 from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.rounds.reclustering import wants_memberships
@@ -76,10 +77,5 @@ class Driven:
                 except FedhftError as error:
                     log.warning("lease not renewed: %s", error, extra={"job": self.job})
 
-        task = asyncio.create_task(renew())
-        try:
+        async with meanwhile(renew(), f"renewing the lease of {self.job}"):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
