@@ -104,7 +104,7 @@ async def test_a_job_that_an_earlier_version_began_is_finished(
     for entry, summary in zip(entries, expected["summaries"], strict=True):
         told = json.loads(entry.to_json())["summary"]
         del told["seconds"]
-        assert told.keys() == summary.keys()
+        assert told.keys() >= summary.keys()  # later releases add figures, and lose none
         for field, value in summary.items():
             assert told[field] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), field
     assert (await store.traffic(job, CLIENTS)).keys() == set(CLIENTS)
