@@ -65,6 +65,7 @@ class EventKind(StrEnum):
     """What can happen to a job, its rounds and its clients. The statuses of a job are among them."""
 
     SUBMITTED = "submitted"
+    WAITING = "waiting"
     RUNNING = "running"
     OPENED = "opened"
     EXTENDED = "extended"
