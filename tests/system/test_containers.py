@@ -1,0 +1,264 @@
+"""The overlay `dev` with mutual TLS and three agents, played by podman; the aggregator is killed in mid-round.
+
+What podman cannot play is left out by tests/system/kube_play.py, which says so. `-s` shows what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from fedhft.certs.authority import Authority
+from fedhft.local.base_model import MINILM, packaged_minilm
+from tests.deploy.rendering import deployable, kustomize
+from tests.models import rows
+from tests.system import image_builds
+from tests.system.kube_play import Play, translate
+from tests.system.podman import available, inspect, logs, network, podman, process_of, until
+
+pytestmark = pytest.mark.timeout(1800)
+CLIENTS = ("firm-01", "firm-02", "firm-03")
+NETWORK = "fedhft-play"
+ROWS = 48
+SERVICES = """apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: fedhft
+resources: [../dev]
+components: [../../components/mtls-files]
+configMapGenerator:
+  - {name: fedhft-aggregator, namespace: fedhft, behavior: merge, literals: [FEDHFT_INSECURE=]}
+  - {name: fedhft-clusterer, namespace: fedhft, behavior: merge, literals: [FEDHFT_INSECURE=]}
+secretGenerator:
+  - name: fedhft-redis
+    literals: ["fedhft_redis=redis://:word@fedhft-redis:6379/0", "auth.conf=requirepass word"]
+    options: {disableNameSuffixHash: true}
+"""
+AGENT = """apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: fedhft
+nameSuffix: -CLIENT
+components: [../../components/agent]
+configMapGenerator:
+  - name: fedhft-agent
+    namespace: fedhft
+    behavior: merge
+    literals: [FEDHFT_CLIENT=CLIENT, FEDHFT_DATA=/data/CLIENT.jsonl, FEDHFT_MODEL=/data/model, FEDHFT_THREADS=1]
+secretGenerator:
+  - name: fedhft-agent-tls
+    files: [certs/tls.crt, certs/tls.key, certs/ca.crt]
+    options: {disableNameSuffixHash: true}
+"""
+JOB = """name = "NAME"
+[model]
+name = "MODEL"
+max_length = 32
+[task]
+labels = ["bad", "good"]
+[adapter]
+rank = 4
+[method]
+preset = "fedhft"
+clusters = 1
+[rounds]
+total = TOTAL
+min_clients = 3
+quorum = 1.0
+deadline = "3m"
+join_timeout = "5m"
+[evaluation]
+final = false
+"""
+
+
+class Played:
+    """A federation of pods, and an operator of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        overlays = deployable(folder / "k8s")
+        self.certificates = overlays.parent / "components/mtls-files/certs"
+        authority = Authority(self.certificates)
+        authority.issue(authority.identity("operator/ops"), [], 90)
+        (overlays / "play").mkdir()
+        (overlays / "play/kustomization.yaml").write_text(SERVICES, encoding="utf-8")
+        self.services = _play_of(overlays / "play")
+        self.agents = []
+        for client in CLIENTS:
+            authority.issue(authority.identity(f"agent/{client}"), [], 90)
+            (overlays / client).mkdir()
+            shutil.copytree(self.certificates / "agent" / client, overlays / client / "certs")
+            text = AGENT.replace("CLIENT", client)
+            (overlays / client / "kustomization.yaml").write_text(text, encoding="utf-8")
+            self.agents.append(_play_of(overlays / client))
+
+    @property
+    def aggregator(self) -> str:
+        """Name of its container."""
+        return "fedhft-aggregator-aggregator"
+
+    def fedhft(self, *arguments: str, certified: bool = True, check: bool = True) -> str:
+        """What an operator's command prints, run where a forwarded port ends: on the loopback of the pod."""
+        files = self.certificates / "operator/ops"
+        tls = ["--tls-certificate", f"{files}/tls.crt", "--tls-key", f"{files}/tls.key"]
+        command = [
+            "nsenter", "--net", "--target", str(process_of(self.infra)),
+            sys.executable, "-m", "fedhft.cli", *arguments, "--server", "127.0.0.1:50053",
+            *(tls if certified else []), "--tls-authority", f"{files}/ca.crt",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout if check else f"{done.returncode} {done.stderr}"
+
+    def submit(self, name: str, total: int) -> None:
+        file = self.folder / f"{name}.toml"
+        text = JOB.replace("NAME", name).replace("TOTAL", str(total)).replace("MODEL", MINILM)
+        file.write_text(text, encoding="utf-8")
+        self.fedhft("job", "submit", str(file))
+
+    def job(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self.fedhft("job", "get", name, "--format", "json")))
+
+    def accepted(self) -> int:
+        """Updates that the aggregator has recorded since it was started; 0 while it does not answer."""
+        networks = inspect(self.infra)["NetworkSettings"]["Networks"]
+        url = f"http://{networks[NETWORK]['IPAddress']}:9101/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as page:
+                text = page.read().decode()
+        except OSError:
+            return 0
+        found = re.findall(r"^fedhft_updates_accepted_total\{.*\} (\S+)$", text, re.M)
+        return round(sum(map(float, found)))
+
+    @property
+    def infra(self) -> str:
+        """The container that keeps the aggregator's network while its process is restarted."""
+        return str(inspect("fedhft-aggregator", "pod")["InfraContainerID"])
+
+
+def _play_of(overlay: Path) -> Play:
+    return translate(each for each in yaml.safe_load_all(kustomize(overlay)) if each)
+
+
+def play(what: Play, folder: Path) -> None:
+    """Make the volumes of the secrets, then the pods; print what was left out."""
+    print("\n".join(what.said))
+    for secret in what.secrets:
+        podman("volume", "create", secret.name)
+        mount = Path(inspect(secret.name, "volume")["Mountpoint"])
+        for name, content in secret.files.items():
+            (mount / name).write_bytes(content)
+            os.chown(mount / name, 0, secret.group)
+            (mount / name).chmod(secret.mode)
+    for pod, text in what.pods.items():
+        (folder / f"{pod}.yaml").write_text(text, encoding="utf-8")
+        names = ",".join(f"alias={name}" for name in what.names[pod])
+        podman("kube", "play", "--network", f"{NETWORK}:{names}", folder / f"{pod}.yaml", timeout=300)
+
+
+def forget() -> None:
+    """Remove what an earlier run may have left."""
+    for pod in ("fedhft-redis", "fedhft-clusterer", "fedhft-aggregator", *(f"fedhft-agent-{each}" for each in CLIENTS)):
+        podman("pod", "rm", "-f", "-t", "5", pod, check=False)
+    left = podman("volume", "ls", "--quiet").stdout.split()
+    ours = [name for name in left if re.match(r"(data-|state-)?fedhft-", name)]
+    if ours:
+        podman("volume", "rm", "-f", *ours, check=False)
+
+
+def supply_rows() -> None:
+    """The claim that an agent's owner supplies: rows, and a copy of the base model."""
+    podman("volume", "create", "fedhft-agent-data")
+    mount = Path(inspect("fedhft-agent-data", "volume")["Mountpoint"])
+    for number, client in enumerate(CLIENTS):
+        lines = "".join(json.dumps(row) + "\n" for row in rows(ROWS, 50 * number))
+        (mount / f"{client}.jsonl").write_text(lines, encoding="utf-8")
+    shutil.copytree(packaged_minilm(), mount / "model")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    available()
+    image_builds.redis()
+    image_builds.ours()
+    folder = tmp_path_factory.mktemp("play")
+    forget()
+    with network(NETWORK):
+        try:
+            site = Played(folder)
+            supply_rows()
+            play(site.services, folder)
+            ready = ["podman", "healthcheck", "run", site.aggregator]
+            until("the aggregator answers `fedhft probe`", lambda: _succeeds(ready), 90, 1.0)
+            yield site
+        finally:
+            for name in ("fedhft-aggregator-aggregator", *(f"fedhft-agent-{client}-agent" for client in CLIENTS)):
+                (folder / f"{name}.log").write_text(logs(name), encoding="utf-8")
+            print(f"logs: {folder}")
+            forget()
+
+
+def _succeeds(command: list[str]) -> bool:
+    return podman(*command[1:], check=False).returncode == 0
+
+
+def test_a_killed_aggregator_costs_nothing_and_is_restarted(played: Played) -> None:
+    played.submit("first", total=3)
+    refused = played.fedhft("job", "list", certified=False, check=False)
+    assert refused.startswith("56 "), f"a caller without a certificate is let in: {refused}"
+    for agent in played.agents:
+        play(agent, played.folder)
+    for client in CLIENTS:
+        assert ", 0 warnings," in logs(f"fedhft-agent-{client}-check"), logs(f"fedhft-agent-{client}-check")
+    # Round 2 has some of its updates and lacks others.
+    until("round 2 has an update", lambda: played.accepted() > len(CLIENTS), 240, 0.1)
+    before = played.job("first")
+    os.kill(process_of(played.aggregator), signal.SIGKILL)
+    assert before["status"] == "running"
+    assert before["rounds_done"] < 3
+    until("restarted by policy", lambda: inspect(played.aggregator)["RestartCount"] >= 1, 30)
+    until("ready again", lambda: _succeeds(["podman", "healthcheck", "run", played.aggregator]), 60)
+    played.fedhft("job", "watch", "first")
+    after = played.job("first")
+    assert (after["status"], after["rounds_done"]) == ("completed", 3)
+    assert [each["updates"] for each in after["history"]] == [3, 3, 3]
+
+
+def test_adapters_are_exported_to_a_volume(played: Played) -> None:
+    assert played.job("first")["status"] == "completed"
+    podman(
+        "run", "--rm", "--read-only", "--user", "0:0", "--network", f"container:{played.infra}",
+        "-v", "fedhft-exported:/adapters", "-v", f"{played.certificates}/operator/ops:/ops:ro",
+        "--entrypoint", "fedhft", "fedhft-aggregator:0.1.0", "job", "export", "first", "--out", "/adapters/first",
+        "--server", "127.0.0.1:50053", "--tls-certificate", "/ops/tls.crt", "--tls-key", "/ops/tls.key",
+        "--tls-authority", "/ops/ca.crt",
+    )  # fmt: skip
+    mount = Path(inspect("fedhft-exported", "volume")["Mountpoint"])
+    found = sorted(mount.rglob("adapter_model.safetensors"))
+    assert found
+    for file in found:
+        tensors = load_file(file)
+        assert any(abs(tensor).max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+        config = json.loads((file.parent / "adapter_config.json").read_text(encoding="utf-8"))
+        assert config["base_model_name_or_path"] == MINILM
+
+
+def test_a_second_job_runs(played: Played) -> None:
+    played.submit("second", total=1)
+    played.fedhft("job", "watch", "second")
+    assert played.job("second")["rounds_done"] == 1
+    for client in CLIENTS:
+        assert inspect(f"fedhft-agent-{client}-agent")["RestartCount"] == 0
