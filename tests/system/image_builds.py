@@ -1,4 +1,4 @@
-"""Images for these tests, all built on this machine: a base made by debootstrap, ours, and Debian's Redis and Prometheus.
+"""Images for these tests, built on this machine: a base made by debootstrap, ours, Debian's Redis and Prometheus.
 
 FEDHFT_TEST_CACHE names the folder that keeps the base and the wheels between runs; without it, ~/.cache/fedhft-tests.
 """
@@ -108,7 +108,9 @@ def redis() -> str:
         "mkdir -p /data",
         "chown 999:999 /data",
     ]
-    return built("localhost/redis:7.2-bookworm", f"FROM {base()}\nRUN {' && '.join(lines)}\nUSER 999:999\nWORKDIR /data\n")
+    return built(
+        "localhost/redis:7.2-bookworm", f"FROM {base()}\nRUN {' && '.join(lines)}\nUSER 999:999\nWORKDIR /data\n"
+    )
 
 
 def built(name: str, dockerfile: str) -> str:

@@ -82,7 +82,9 @@ def translate(objects: Iterable[Object]) -> Play:
     if unknown:
         raise ValueError(f"kinds = {sorted(unknown)}: nobody said what to do with them; add them to {__name__}")
     play = Play()
-    play.said += [f"left out: {kinds[kind]} {kind}: {LEFT_OUT[kind]}" for kind in sorted(kinds.keys() & LEFT_OUT.keys())]
+    play.said += [
+        f"left out: {kinds[kind]} {kind}: {LEFT_OUT[kind]}" for kind in sorted(kinds.keys() & LEFT_OUT.keys())
+    ]
     play.said += [f"changed: {kinds[kind]} {kind}: {CHANGED[kind]}" for kind in sorted(kinds.keys() & CHANGED.keys())]
     configs = {each["metadata"]["name"]: each for each in objects if each["kind"] == "ConfigMap"}
     secrets = {each["metadata"]["name"]: each for each in objects if each["kind"] == "Secret"}

