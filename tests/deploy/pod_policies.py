@@ -116,7 +116,9 @@ def checked(objects: list[Object]) -> list[str]:
     for each in workloads(objects):
         if each.process is not AgentSettings:
             continue
-        found = [one for one in each.pod.get("initContainers", []) if one.get("command") == ["fedhft", "agent", "check"]]
+        found = [
+            one for one in each.pod.get("initContainers", []) if one.get("command") == ["fedhft", "agent", "check"]
+        ]
         if len(found) != 1:
             wrong.append(f"{each.title}: {len(found)} init containers run the check")
         for one in found:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,13 +78,23 @@ def wheels() -> Path:
     """Every wheel that our images need, collected once for each state of our dependencies."""
     if sys.version_info[:2] != _PYTHON:
         pytest.skip(f"wheels for the base image are collected by Python {'.'.join(map(str, _PYTHON))}")
-    wanted = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints-cpu.txt", "Makefile"))
-    folder = cache() / f"wheels-{hashlib.sha256(wanted).hexdigest()[:12]}"
+    folder = cache() / f"wheels-{_dependencies()}"
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=cache()) as unfinished:
             make("wheels", f"WHEELS={unfinished}/wheels")
             Path(unfinished, "wheels").rename(folder)
     return folder
+
+
+def _dependencies() -> str:
+    """A digest of what decides which wheels are collected."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    recipe = re.search(r"^wheels:.*?\n\n", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M | re.S)
+    assert recipe is not None
+    wanted = [project["dependencies"], *(extras[name] for name in ("server", "agent", "data")), recipe[0]]
+    constraints = (ROOT / "constraints-cpu.txt").read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps([*wanted, constraints]).encode()).hexdigest()[:12]
 
 
 def make(target: str, *settings: str) -> str:
