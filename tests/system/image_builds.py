@@ -142,6 +142,16 @@ def size(name: str) -> int:
 def command_in(name: str, *command: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
     """Exit code and output of one command in a fresh container of an image, without a network."""
     done = podman(
-        "run", "--rm", "--network", "none", *options, "--entrypoint", command[0], name, *command[1:], check=False
+        "run",
+        "--rm",
+        "--no-healthcheck",
+        "--network",
+        "none",
+        *options,
+        "--entrypoint",
+        command[0],
+        name,
+        *command[1:],
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr

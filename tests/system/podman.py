@@ -68,8 +68,10 @@ def podman(*arguments: str | Path, timeout: float = 120, check: bool = True) -> 
 
 
 def inspect(name: str, kind: str = "container") -> dict[str, Any]:
-    """What podman knows of a container, image, network or volume."""
-    (found,) = json.loads(podman(kind, "inspect", name).stdout)
+    """What podman knows of a container, pod, image or volume."""
+    found = json.loads(podman(kind, "inspect", name).stdout)
+    if isinstance(found, list):  # a pod is an object to podman 4
+        (found,) = found
     return dict(found)
 
 

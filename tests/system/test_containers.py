@@ -50,13 +50,18 @@ secretGenerator:
 AGENT = """apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 namespace: fedhft
-nameSuffix: -CLIENT
+nameSuffix: -NAME
 components: [../../components/agent]
-configMapGenerator:
-  - name: fedhft-agent
-    namespace: fedhft
-    behavior: merge
-    literals: [FEDHFT_CLIENT=CLIENT, FEDHFT_DATA=/data/CLIENT.jsonl, FEDHFT_MODEL=/data/model, FEDHFT_THREADS=1]
+patches:
+  - patch: |
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: fedhft-agent}
+      data:
+        FEDHFT_CLIENT: NAME
+        FEDHFT_DATA: /data/NAME.jsonl
+        FEDHFT_MODEL: /data/model
+        FEDHFT_THREADS: "1"
 secretGenerator:
   - name: fedhft-agent-tls
     files: [certs/tls.crt, certs/tls.key, certs/ca.crt]
@@ -81,7 +86,7 @@ class Played:
             authority.issue(authority.identity(f"agent/{client}"), [], 90)
             (overlays / client).mkdir()
             shutil.copytree(self.certificates / "agent" / client, overlays / client / "certs")
-            text = AGENT.replace("CLIENT", client)
+            text = AGENT.replace("NAME", client)
             (overlays / client / "kustomization.yaml").write_text(text, encoding="utf-8")
             self.agents.append(_play_of(overlays / client))
 

@@ -72,7 +72,7 @@ def test_an_image_says_what_it_is(service: str) -> None:
     assert labels["licenses"] == "Apache-2.0"
     assert f'version = "{labels["version"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert config["User"] == "10001:10001"
-    assert inspect(f"fedhft-{service}", "image")["HealthCheck"]["Test"][:3] == ["CMD", "fedhft", "probe"]
+    assert inspect(f"fedhft-{service}", "image")["Healthcheck"]["Test"][:3] == ["CMD", "fedhft", "probe"]
 
 
 def test_an_agent_trains_in_its_image() -> None:
