@@ -89,8 +89,8 @@ test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 .PHONY: test-system
-test-system: $(VENV)/.browser ## Try the wheel in clean environments, metrics with a real Prometheus, the page in Chromium
-	@echo "Testing the wheel in clean environments, metrics with Prometheus, the page in a browser"
+test-system: $(VENV)/.browser ## Try the wheel in clean environments, the images in containers, metrics with a real Prometheus, the page in Chromium
+	@echo "Testing the wheel in clean environments, images in containers, metrics with Prometheus, the page in a browser"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
 
 .PHONY: test-deploy
@@ -182,22 +182,48 @@ fuzz: $(VENV)/.dev ## Throw damaged and absurd inputs at every decoder (SECONDS=
 
 # -- images
 
+# Podman's own format of images has no place for HEALTHCHECK.
+export BUILDAH_FORMAT ?= docker
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# What every build of an image is told: where wheels come from, and the base image.
+BUILD_ARGS = --build-arg BASE_IMAGE="$(BASE)" --build-arg VERSION="$(VERSION)" \
+	$(if $(WHEELS),--network none --build-context wheels="$(WHEELS)" --build-arg PIP_NO_INDEX=1)
+
 # async-timeout: of Python before 3.11.3 only, which Debian's base images have.
 .PHONY: wheels
 wheels: $(VENV)/.dev ## Put all wheels that the images need into WHEELS (run it with the Python version of BASE)
 	@test -n "$(WHEELS)" || { echo "make: set WHEELS to a folder" >&2; exit 1; }
 	@echo "Collecting wheels in $(WHEELS)"
 	$(BIN)/python -m pip wheel --quiet $(PIP_ARGS) -c constraints-cpu.txt --wheel-dir "$(WHEELS)" \
-		'.[server,agent,data]' hatchling async-timeout
+		'.[server,agent,data]' hatchling async-timeout cyclonedx-bom
 
 .PHONY: images
 images: ## Build the images of aggregator, clusterer and agent (WHEELS=folder: without a network; BASE=image)
 	@echo "Building images with $(BUILDER) on $(BASE)"
 	for service in aggregator clusterer client_agent; do \
-		$(BUILDER) build $(if $(WHEELS),--network none --build-context wheels="$(WHEELS)" --build-arg PIP_NO_INDEX=1) \
-			--build-arg BASE_IMAGE="$(BASE)" -f services/$$service/Dockerfile -t fedhft-$${service#client_} .; \
+		$(BUILDER) build $(BUILD_ARGS) -f services/$$service/Dockerfile \
+			-t fedhft-$${service#client_} -t fedhft-$${service#client_}:$(VERSION) .; \
 	done
 	$(BUILDER) images --filter reference='*fedhft-*'
+
+.PHONY: image-agent-data
+image-agent-data: ## Build the agent's image that also reads Parquet files and datasets ids (WHEELS, BASE as for images)
+	@echo "Building fedhft-agent-data with $(BUILDER) on $(BASE)"
+	$(BUILDER) build $(BUILD_ARGS) -f services/client_agent/Dockerfile --target agent-data \
+		-t fedhft-agent-data -t fedhft-agent-data:$(VERSION) .
+	$(BUILDER) images --filter reference='*fedhft-agent-data*'
+
+.PHONY: sbom
+sbom: ## Write a bill of materials (CycloneDX) of each image to out/sbom (WHEELS, BASE as for images)
+	@echo "Writing bills of materials to out/sbom"
+	mkdir -p out/sbom
+	for service in aggregator clusterer client_agent; do \
+		$(BUILDER) build $(BUILD_ARGS) -f services/$$service/Dockerfile --target sbom --output out/sbom/$$service .; \
+		mv out/sbom/$$service/sbom.json out/sbom/fedhft-$${service#client_}.json; \
+		rmdir out/sbom/$$service; \
+	done
+	ls -l out/sbom
 
 .PHONY: clean
 clean: ## Remove build products and caches (the virtual environment stays)

@@ -53,8 +53,8 @@ class Workload:
 
     @property
     def container(self) -> Object:
-        """Its only container."""
-        (only,) = self.containers
+        """Its only container that goes on running."""
+        (only,) = self.pod["containers"]
         return only
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 
+from fedhft_agent.settings import AgentSettings
+
 from tests.deploy.objects import (
     PROCESSES,
     environment,
@@ -77,7 +79,8 @@ def sized(objects: list[Object]) -> list[str]:
                     wrong.append(f"{where}: requests more {kind} than its limit")
             limit = quantity(resources.get("limits", {}).get("memory", 0))
             variables = environment(objects, container)
-            if quantity(variables.get("FEDHFT_MEMORY", "0").removesuffix("B")) > 0.9 * limit:
+            stated = variables.get("FEDHFT_MEMORY", "0").removesuffix("B")
+            if stated != "auto" and quantity(stated) > 0.9 * limit:
                 wrong.append(f"{where}: FEDHFT_MEMORY leaves no room below the limit")
             if quantity(variables.get("MAXMEMORY", "0").replace("gb", "Gi")) > limit / 2:
                 wrong.append(f"{where}: MAXMEMORY is more than half of the limit")
@@ -92,7 +95,7 @@ def probed(objects: list[Object]) -> list[str]:
     pages = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
     wrong = []
     for each in workloads(objects):
-        for container in each.containers:
+        for container in each.pod["containers"]:
             for kind, page in pages.items():
                 where = f"{each.title}, {container['name']}: {kind}"
                 probe = container.get(kind)
@@ -104,6 +107,26 @@ def probed(objects: list[Object]) -> list[str]:
                     wrong.append(f"{where} asks a port that is not there")
                 if container["name"] in PROCESSES and probe.get("httpGet", {}).get("path") != page:
                     wrong.append(f"{where} does not ask {page}")
+    return wrong
+
+
+def checked(objects: list[Object]) -> list[str]:
+    """An agent starts after its check, which sees what the agent will see, and the same limit of memory."""
+    wrong = []
+    for each in workloads(objects):
+        if each.process is not AgentSettings:
+            continue
+        found = [
+            one for one in each.pod.get("initContainers", []) if one.get("command") == ["fedhft", "agent", "check"]
+        ]
+        if len(found) != 1:
+            wrong.append(f"{each.title}: {len(found)} init containers run the check")
+        for one in found:
+            for key in ("image", "env", "envFrom", "volumeMounts"):
+                if one.get(key) != each.container.get(key):
+                    wrong.append(f"{each.title}: {key} of the check is not that of the agent")
+            if one["resources"]["limits"]["memory"] != each.container["resources"]["limits"]["memory"]:
+                wrong.append(f"{each.title}: the check has another limit of memory than the agent")
     return wrong
 
 

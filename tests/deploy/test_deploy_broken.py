@@ -50,6 +50,11 @@ def container(path: str, value: object) -> Break:
     return put(*DEPLOYMENT, f"{CONTAINER}.{path}", value)
 
 
+def agent_pod(path: str, value: object) -> Break:
+    """Set one field of the agent's pods."""
+    return put("StatefulSet", "fedhft-agent", f"{POD}.{path}", value)
+
+
 def setting(name: str, value: str | None, of: str = "aggregator") -> Break:
     """Set one variable of a process."""
     return put("ConfigMap", f"fedhft-{of}", f"data.{name}", value)
@@ -94,6 +99,15 @@ BROKEN: list[tuple[Policy, str, Break, str]] = [
     (pod_policies.probed, "prod", container("readinessProbe", None), "readinessProbe is missing"),
     (pod_policies.probed, "prod", container("livenessProbe.httpGet.path", "/readyz"), "does not ask /healthz"),
     (pod_policies.probed, "prod", container("startupProbe.httpGet.port", "pages"), "asks a port that is not there"),
+    (pod_policies.checked, "edge", agent_pod("initContainers", None), "0 init containers run the check"),
+    (pod_policies.checked, "edge", agent_pod("initContainers.0.image", "other:1"), "image of the check"),
+    (pod_policies.checked, "edge", agent_pod("initContainers.0.volumeMounts.0", None), "volumeMounts of the check"),
+    (
+        pod_policies.checked,
+        "edge",
+        agent_pod("initContainers.0.resources.limits.memory", "1Gi"),
+        "another limit of memory than the agent",
+    ),
     (pod_policies.drained, "prod", pod("terminationGracePeriodSeconds", 30), "is killed before it has drained"),
     (pod_policies.drained, "prod", setting("FEDHFT_GRACE", "60"), "is killed before it has drained"),
     (pod_policies.drained, "prod", container("lifecycle", None), "while its address is still handed out"),

@@ -15,6 +15,7 @@ POLICIES: tuple[Policy, ...] = (
     pod_policies.restricted,
     pod_policies.sized,
     pod_policies.probed,
+    pod_policies.checked,
     pod_policies.drained,
     pod_policies.disruptable,
     pod_policies.spread,

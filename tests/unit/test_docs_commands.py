@@ -15,6 +15,8 @@ EVERYTHING = ".ci/run"
 RUNS: dict[tuple[str, str], str] = {
     ("docs/install.md", ""): "tests/system/test_install_walk.py",
     ("docs/runbook.md", ""): "tests/system/test_runbook.py",
+    ("docs/edge.md", "Install"): "tests/system/test_systemd.py",
+    ("docs/edge.md", "Start"): "tests/system/test_systemd.py",
     ("docs/cli.md", ""): "tests/integration/test_cli_page.py",
     ("docs/kubernetes.md", "Secrets"): "tests/deploy/test_deploy_components.py",
     ("docs/methods.md", "Publishing"): EVERYTHING,
