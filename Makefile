@@ -89,9 +89,14 @@ test: $(VENV)/.dev ## Run the tests against real Redis and real gRPC (TEST_ARGS=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 .PHONY: test-system
-test-system: $(VENV)/.browser ## Try the wheel in clean environments, the images in containers, metrics with a real Prometheus, the page in Chromium
-	@echo "Testing the wheel in clean environments, images in containers, metrics with Prometheus, the page in a browser"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system $(TEST_ARGS)
+test-system: $(VENV)/.browser ## Try the wheel in clean environments, documented walks, metrics with a real Prometheus, the page in Chromium
+	@echo "Testing the wheel in clean environments, documented walks, metrics with Prometheus, the page in a browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system -m "not containers" $(TEST_ARGS)
+
+.PHONY: test-containers
+test-containers: $(VENV)/.dev ## Build the images and run them: Kubernetes manifests, compose, systemd (root and podman; half an hour)
+	@echo "Testing images, and what runs them"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system -m containers $(TEST_ARGS)
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.deploy $(VENV)/.scanners ## Check deploy/ against policies, schemas and scanners (needs kubectl)

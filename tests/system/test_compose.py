@@ -26,7 +26,7 @@ from tests.system.operators import JOB
 from tests.system.podman import available, environment, inspect, logs, podman, until
 from tests.unit.test_house import ROOT
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.containers]
 FOLDER = ROOT / "deploy/compose"
 PROJECT = "fedhft-test"
 CLIENTS = ("firm-01", "firm-02", "firm-03")

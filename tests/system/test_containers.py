@@ -27,7 +27,7 @@ from tests.system.kube_play import Play, translate
 from tests.system.operators import ADMIN, Operator, accepted, address_of
 from tests.system.podman import available, inspect, logs, network, podman, process_of, until
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.containers]
 CLIENTS = ("firm-01", "firm-02", "firm-03")
 NETWORK = "fedhft-play"
 AGGREGATOR = "fedhft-aggregator-aggregator"

@@ -12,7 +12,7 @@ from tests.system.image_builds import SERVICES, base, command_in, size
 from tests.system.podman import inspect
 from tests.unit.test_house import ROOT
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.containers]
 MIB = 1 << 20
 LARGEST = {"aggregator": 260 * MIB, "clusterer": 260 * MIB, "agent": round(1.2 * 1024 * MIB)}
 """Of a server above its base, of the agent with it."""

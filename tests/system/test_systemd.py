@@ -24,7 +24,7 @@ from tests.system.operators import Operator, accepted, address_of
 from tests.system.podman import available, container, logs, network, podman, until
 from tests.unit.test_house import ROOT
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.containers]
 NETWORK = "fedhft-edge"
 REDIS, SERVER, BOX = "fedhft-edge-redis", "fedhft-edge-aggregator", "fedhft-edge-box"
 MODEL = "/srv/fedhft/models/tiny"
