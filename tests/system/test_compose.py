@@ -135,7 +135,7 @@ def test_the_commands_of_the_readme_make_a_federation_that_prometheus_sees(compo
     until("all are scraped", lambda: {s["metric"]["instance"] for s in ask("up == 1")} == TARGETS, 60, 1.0)
     published = 'sum(fedhft_rounds_total{outcome="published"})'
     until("two rounds are in Prometheus", lambda: [s["value"][1] for s in ask(published)] == ["2"], 60, 1.0)
-    assert [s for s in ask('fedhft_socket_bytes_total{job="agent"}') if float(s["value"][1]) > 0]
+    assert [s for s in ask('fedhft_agent_socket_bytes_total{job="agent"}') if float(s["value"][1]) > 0]
 
     said = composed.run(other[0])
     assert "agent/firm-04" in said

@@ -92,7 +92,7 @@ class Inside:
 
 
 def reported(page: str, direction: str) -> float:
-    (value,) = re.findall(rf'^fedhft_socket_bytes_total\{{direction="{direction}"\}} (\S+)$', page, re.M)
+    (value,) = re.findall(rf'^fedhft_agent_socket_bytes_total\{{direction="{direction}"\}} (\S+)$', page, re.M)
     return float(value)
 
 
