@@ -126,7 +126,7 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.FENCED: Outcome("ABORTED", 41, False),
     ErrorCode.JOB_FAILED: Outcome("FAILED_PRECONDITION", 42, False),
     ErrorCode.JOB_RUNNING: Outcome("FAILED_PRECONDITION", 43, False),
-    ErrorCode.DECLINED: Outcome("FAILED_PRECONDITION", 50, False),
+    ErrorCode.DECLINED: Outcome("FAILED_PRECONDITION", 66, False),
     ErrorCode.TOO_MANY_JOBS: Outcome("RESOURCE_EXHAUSTED", 63, True),
     ErrorCode.FOLD_TOO_LARGE: Outcome("FAILED_PRECONDITION", 60, False),
     ErrorCode.DAMAGED_BLOB: Outcome("DATA_LOSS", 61, True),

@@ -29,6 +29,10 @@ class Failed(grpc.RpcError):
         return self._answer[2]
 
 
+def test_no_two_codes_have_the_same_exit_code() -> None:
+    assert len({outcome.exit_code for outcome in OUTCOMES.values()}) == len(OUTCOMES)
+
+
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_every_code_has_a_status_and_comes_back_from_it(code: ErrorCode) -> None:
     status = status_of(FedhftError(code, "why"))
