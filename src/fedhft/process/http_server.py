@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 16
 """Connections served at once; for any more the one that has been served longest is closed."""
+_LEAST_SECONDS = 0.1
+"""How long a connection is served at least: on a busy machine an honest one takes longer than milliseconds."""
 _HANDOVER_SECONDS = 1.0
 IDLE_SECONDS = 5.0
 """How long a connection may stay silent."""
@@ -55,7 +58,7 @@ class BoundedServer(ThreadingHTTPServer):
         self.idle_s = idle_s
         self._tls = tls
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._open: dict[Any, None] = {}
+        self._open: dict[Any, float] = {}
         """Connections being served that are not held, in the order in which they came."""
         self._held_slots = threading.Semaphore(most_held)
         self._held: set[Any] = set()
@@ -95,7 +98,7 @@ class BoundedServer(ThreadingHTTPServer):
         if not self._held_slots.acquire(blocking=False):
             return False
         self._held.add(connection)
-        if self._open.pop(connection, False) is None:
+        if self._open.pop(connection, None) is not None:
             self._slots.release()
         return True
 
@@ -112,18 +115,26 @@ class BoundedServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection on a thread, or make room for it first."""
-        if not self._slots.acquire(blocking=False):
-            with contextlib.suppress(StopIteration, RuntimeError):  # one that ends meanwhile changes what is iterated
-                _close(next(iter(self._open)))
-            if not self._slots.acquire(timeout=_HANDOVER_SECONDS):
-                self.shutdown_request(request)
-                return
-        self._open[request] = None
+        if not self._slots.acquire(blocking=False) and not self._make_room():
+            self.shutdown_request(request)
+            return
+        self._open[request] = time.monotonic()
         try:
             super().process_request(request, client_address)
         except BaseException:
             self._release(request)
             raise
+
+    def _make_room(self) -> bool:
+        """Take the place of the connection that has been served longest, not before its time. False when none is free."""
+        try:
+            longest, since = next(iter(self._open.items()))
+        except (StopIteration, RuntimeError):  # one that ends meanwhile changes what is iterated, and leaves a place
+            return self._slots.acquire(timeout=_HANDOVER_SECONDS)
+        if self._slots.acquire(timeout=max(0.0, since + _LEAST_SECONDS - time.monotonic())):
+            return True
+        _close(longest)
+        return self._slots.acquire(timeout=_HANDOVER_SECONDS)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection to its end."""
@@ -140,7 +151,7 @@ class BoundedServer(ThreadingHTTPServer):
         if request in self._held:
             self._held.discard(request)
             self._held_slots.release()
-        elif self._open.pop(request, False) is None:
+        elif self._open.pop(request, None) is not None:
             self._slots.release()
 
 
