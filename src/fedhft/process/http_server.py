@@ -126,7 +126,7 @@ class BoundedServer(ThreadingHTTPServer):
             raise
 
     def _make_room(self) -> bool:
-        """Take the place of the connection that has been served longest, not before its time. False when none is free."""
+        """Take the place of the connection served longest, not before its time. False when none is free."""
         try:
             longest, since = next(iter(self._open.items()))
         except (StopIteration, RuntimeError):  # one that ends meanwhile changes what is iterated, and leaves a place
