@@ -53,7 +53,7 @@ REPORTS: list[tuple[str, dict[str, Any], ErrorCode]] = [
 
 
 async def test_figures_that_would_end_every_round_are_refused(fresh_redis_url: str) -> None:
-    async with attacked(fresh_redis_url, "figures", rounds=THREE) as federation:
+    async with attacked(fresh_redis_url, "poison", rounds=THREE) as federation:
         mallory = federation.mallory
         task = await mallorys_task(federation)
         blob = mallory.update(task)
@@ -66,7 +66,7 @@ async def test_figures_that_would_end_every_round_are_refused(fresh_redis_url: s
             header.signature.extend(report.get("signature", ()))
             assert await mallory.refused(mallory.push(header, [(0, blob)])) is code, what
         for code in (ErrorCode.INVALID_ARGUMENT, ErrorCode.NON_FINITE):
-            labels = {"federation": "figures", "code": code.value}
+            labels = {"federation": "poison", "code": code.value}
             expected = sum(refusal is code for _, _, refusal in REPORTS)
             assert REGISTRY.get_sample_value("fedhft_updates_refused_total", labels) == expected
         await federation.honest_complete()

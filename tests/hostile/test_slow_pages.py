@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 import threading
 import urllib.request
@@ -11,7 +10,7 @@ from fedhft.process.pages import MAX_CONNECTIONS, serve_pages
 
 
 def status(address: str, path: str) -> int:
-    with urllib.request.urlopen(f"http://{address}{path}", timeout=3) as answer:
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
         return int(answer.status)
 
 
@@ -33,10 +32,7 @@ def test_pages_are_answered_whatever_slow_connections_do() -> None:
     thread.start()
     try:
         for path in ("/metrics", "/healthz", "/readyz") * 5:
-            try:
-                assert status(server.address, path) == 200
-            except http.client.RemoteDisconnected:  # on a busy machine it may be taken for a slow one; probes ask again
-                assert status(server.address, path) == 200
+            assert status(server.address, path) == 200
     finally:
         done.set()
         thread.join(5)

@@ -1,8 +1,8 @@
 """An HTTP server on threads of its own, away from the data path, whose connections are bounded in number and in time.
 
-An answer takes milliseconds. Where more connections come than there are places, the one that has been served longest
-makes way: it is slow on purpose, or lost. A connection that is meant to last (server-sent events) is held: it gives
-its place back, and counts against a bound of its own.
+An answer takes milliseconds. Where more connections come than there are places, the one makes way whose request has
+been awaited longest: it is slow on purpose, or lost. Those whose request has come make way last. A connection that is
+meant to last (server-sent events) is held: it gives its place back, and counts against a bound of its own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from fedhft.errors import ErrorCode, FedhftError
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 16
-"""Connections served at once; for any more the one that has been served longest is closed."""
+"""Connections served at once; for any more the one whose request has been awaited longest is closed."""
 _LEAST_SECONDS = 0.1
 """How long a connection is served at least: on a busy machine an honest one takes longer than milliseconds."""
 _HANDOVER_SECONDS = 1.0
+_MOST_HEAD = 8192
 IDLE_SECONDS = 5.0
 """How long a connection may stay silent."""
 
@@ -38,7 +39,7 @@ class BoundedServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 32
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -60,6 +61,8 @@ class BoundedServer(ThreadingHTTPServer):
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._open: dict[Any, float] = {}
         """Connections being served that are not held, in the order in which they came."""
+        self._asked: set[Any] = set()
+        """Those of them whose request has been read."""
         self._held_slots = threading.Semaphore(most_held)
         self._held: set[Any] = set()
         self._thread: threading.Thread | None = None
@@ -111,6 +114,7 @@ class BoundedServer(ThreadingHTTPServer):
             except OSError:  # it has gone already
                 connection.close()
                 raise
+        connection.settimeout(self.idle_s)
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -125,16 +129,29 @@ class BoundedServer(ThreadingHTTPServer):
             self._release(request)
             raise
 
+    def asked(self, connection: Any) -> None:
+        """Note that a connection has sent its request."""
+        self._asked.add(connection)
+
     def _make_room(self) -> bool:
-        """Take the place of the connection served longest, not before its time. False when none is free."""
-        try:
-            longest, since = next(iter(self._open.items()))
-        except (StopIteration, RuntimeError):  # one that ends meanwhile changes what is iterated, and leaves a place
-            return self._slots.acquire(timeout=_HANDOVER_SECONDS)
-        if self._slots.acquire(timeout=max(0.0, since + _LEAST_SECONDS - time.monotonic())):
-            return True
-        _close(longest)
+        """Take the place of the connection awaited longest, not before its time. False when none is free."""
+        while True:
+            slowest = self._slowest()
+            if slowest is None:  # one that ended meanwhile has left a place
+                break
+            connection, since = slowest
+            if self._slots.acquire(timeout=max(0.0, since + _LEAST_SECONDS - time.monotonic())):
+                return True
+            if self._slowest() == slowest:
+                _close(connection)
+                break
         return self._slots.acquire(timeout=_HANDOVER_SECONDS)
+
+    def _slowest(self) -> tuple[Any, float] | None:
+        """The oldest connection whose request has not come, else the oldest; None when none is open."""
+        served = list(self._open.copy().items())
+        waiting = (one for one in served if one[0] not in self._asked and not _request_arrived(one[0]))
+        return next(waiting, served[0] if served else None)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection to its end."""
@@ -148,6 +165,7 @@ class BoundedServer(ThreadingHTTPServer):
         logger.debug("a request from %s was cut off", client_address, exc_info=True)
 
     def _release(self, request: Any) -> None:
+        self._asked.discard(request)
         if request in self._held:
             self._held.discard(request)
             self._held_slots.release()
@@ -163,15 +181,33 @@ class BoundedHandler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def setup(self) -> None:
-        """Bound every wait for the other side; with TLS, shake hands. Raises OSError (ssl.SSLError is one)."""
-        self.request.settimeout(self.server.idle_s)
+        """With TLS, shake hands. Raises OSError (ssl.SSLError is one)."""
         if isinstance(self.request, ssl.SSLSocket):
             self.request.do_handshake()
         super().setup()
 
+    def parse_request(self) -> bool:
+        """Read the request's head."""
+        read = super().parse_request()
+        if read:
+            self.server.asked(self.request)
+        return read
+
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are logged for those who look for faults only."""
         logger.debug("page %s", format % args)
+
+
+def _request_arrived(connection: Any) -> bool:
+    """Whether a whole head of a request waits to be read; under TLS that is not known."""
+    if isinstance(connection, ssl.SSLSocket):
+        return False
+    try:
+        with connection.dup() as other:  # one that does not wait, whatever another thread reads meanwhile
+            other.setblocking(False)
+            return b"\r\n\r\n" in other.recv(_MOST_HEAD, socket.MSG_PEEK)
+    except OSError:
+        return False
 
 
 def _close(connection: Any) -> None:
