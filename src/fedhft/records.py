@@ -306,6 +306,8 @@ class Look:
     joined: int
     live: int
     """Joined clients heard from within the time asked for."""
+    declined: int
+    """Clients that will not serve it."""
     round: RoundHead | None
     accepted: int
     """Updates recorded for the round."""

@@ -33,6 +33,7 @@ async def test_the_last_reason_of_a_decline_is_kept(store: Store) -> None:
         assert await store.decline(JOB, BOB, reason)
     assert await store.decline(JOB, ALICE, "no")
     assert await store.declined(JOB) == [ALICE, BOB]
+    assert (await store.look(JOB, 1000)).declined == 2
     kept = await store.declines(JOB, [BOB, CAROL])
     assert {client: record.reason for client, record in kept.items()} == {BOB: 'rank = 512 is "too large"'}
     assert abs(await store.now_ms() - kept[BOB].declined_ms) < 5_000
@@ -48,6 +49,7 @@ async def test_a_client_that_joins_no_longer_declines(store: Store) -> None:
     assert await store.declined(JOB) == []
     await store.leave(JOB, ALICE)
     assert await store.declined(JOB) == []
+    assert (await store.look(JOB, 1000)).declined == 0
 
 
 async def test_an_unknown_job_cannot_be_declined(store: Store) -> None:

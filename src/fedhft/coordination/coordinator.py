@@ -80,7 +80,7 @@ class Coordinator:
         self._spec: JobSpec | None = None
         self._watch: Watch | None = None
         self._trouble = Trouble(self._driven)
-        self._gauges = JobGauges(store, job, monotonic)
+        self._gauges = JobGauges(store, job)
         self._monotonic = monotonic
         self._sleep = sleep
 

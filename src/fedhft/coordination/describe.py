@@ -88,7 +88,7 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         submitted_by=record.submitted_by,
         schema_pinned=record.schema_pinned,
         live=look.live,
-        declined=len(await store.declined(name)),
+        declined=look.declined,
     )
     if record.created_ms:  # 0 in a damaged record
         job.age_seconds = max(0, look.now_ms - record.created_ms) / 1000

@@ -6,8 +6,7 @@ While a lease changes hands two replicas may show a job for a few seconds, so qu
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fedhft.adapter import AdapterSchema
@@ -24,19 +23,13 @@ from fedhft.telemetry import federations, metrics
 
 log = logging.getLogger(__name__)
 
-_DECLINES_EVERY_S = 15.0
-"""How often those that declined are counted: it takes a call of its own."""
-
-
 class JobGauges:
     """One job's gauges on this process's page."""
 
-    def __init__(self, store: Store, job: JobId, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store, job: JobId) -> None:
         self._store = store
         self._job = job
-        self._monotonic = monotonic
         self._shown = False
-        self._counted_s = float("-inf")
 
     async def show(self, spec: JobSpec, look: Look) -> None:
         """Show what a holder of the lease sees. Raises what the store raises for a call that it does not answer."""
@@ -55,11 +48,9 @@ class JobGauges:
         metrics.BLOCKED.labels(**name).set(bool(look.blocked) and not look.status.over)
         metrics.CLIENTS.labels(**name, state="live").set(look.live)
         metrics.CLIENTS.labels(**name, state="silent").set(look.joined - look.live)
+        metrics.CLIENTS.labels(**name, state="declined").set(look.declined)
         metrics.ROUNDS_PLANNED.labels(**name).set(spec.rounds.total)
         self._show_round(spec, look)
-        if self._monotonic() - self._counted_s >= _DECLINES_EVERY_S and not look.status.over:
-            metrics.CLIENTS.labels(**name, state="declined").set(len(await self._store.declined(self._job)))
-            self._counted_s = self._monotonic()
         if look.status.over:
             self._shown = False
             federations.drop(self._job, [metrics.LEASE_HELD])
@@ -69,7 +60,6 @@ class JobGauges:
         if self._shown:
             federations.drop(self._job, federations.HOLDERS)
             self._shown = False
-            self._counted_s = float("-inf")
         metrics.LEASE_HELD.labels(federation=self._job).set(0)
 
     def gone(self) -> None:

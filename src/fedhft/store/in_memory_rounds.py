@@ -36,6 +36,7 @@ class InMemoryRounds(InMemoryTables):
             created_ms=record.created_ms,
             joined=len(its.clients),
             live=sum(abs(now_ms - seen_ms) <= live_within_ms for seen_ms in its.seen_ms.values()),
+            declined=len(its.declines),
             round=now.head if now else None,
             accepted=len(its.updates.get(now.number, {})) if now else 0,
             paused=bool(record.paused),

@@ -43,11 +43,11 @@ class RedisRounds:
         """See Store.look."""
         its = JobKeys(job)
         outcome, *found = await self._redis.run(
-            "look", (its.job, its.clients, its.seen, its.round), live_within_ms, its.updates_prefix
+            "look", (its.job, its.clients, its.seen, its.round, its.declines), live_within_ms, its.updates_prefix
         )
         if outcome != b"ok":
             raise refusals.unknown_job(job)
-        now_ms, status, reason, created_ms, paused, blocked, joined, live, accepted, *at = found
+        now_ms, status, reason, created_ms, paused, blocked, joined, live, declined, accepted, *at = found
         return Look(
             now_ms=int(now_ms),
             status=JobStatus(status.decode()),
@@ -55,6 +55,7 @@ class RedisRounds:
             created_ms=int(created_ms),
             joined=joined,
             live=live,
+            declined=declined,
             round=await self._head(job, at),
             accepted=accepted,
             paused=bool(paused),

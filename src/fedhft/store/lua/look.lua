@@ -1,14 +1,15 @@
 -- What a coordinator decides by: counts and the round, without participants and clients.
--- EVALSHA sha 4 KEYS... ARGV...
+-- EVALSHA sha 5 KEYS... ARGV...
 -- KEYS  job       hash, read: status, reason, created_ms, paused_ms, blocked
 --       clients   hash, read: how many have joined
 --       seen      sorted set, read: how many were heard from lately; written once in a job of a release without it
 --       round     hash, read: everything but its record
+--       declines  hash, read: how many have declined
 --       and, named by prefix: updates (hash, read): how many the round has accepted
 -- ARGV  live_within_ms, updates_prefix.
--- Returns {'ok', now_ms, status, reason, created_ms, paused (1 or 0), blocked, joined, live, accepted, then the round's number, phase, evaluation,
--- base_version, opened_ms, deadline_ms, extensions, target, quorum, asked} ('' for what it lacks), or {'unknown_job'}.
-local job, clients, seen, round = unpack(KEYS)
+-- Returns {'ok', now_ms, status, reason, created_ms, paused (1 or 0), blocked, joined, live, declined, accepted, then the
+-- round's number, phase, evaluation, base_version, opened_ms, deadline_ms, extensions, target, quorum, asked} ('' for what it lacks), or {'unknown_job'}.
+local job, clients, seen, round, declines = unpack(KEYS)
 local live_within_ms, updates_prefix = unpack(ARGV)
 
 local record = redis.call('HMGET', job, 'status', 'reason', 'created_ms', 'paused_ms', 'blocked')
@@ -29,7 +30,8 @@ end
 local at = redis.call('HMGET', round, 'number', 'phase', 'evaluation', 'base_version', 'opened_ms', 'deadline_ms',
   'extensions', 'target', 'quorum', 'asked')
 local found = {'ok', string.format('%.0f', now), record[1], record[2], record[3], record[4] and 1 or 0,
-  record[5] or '', joined, redis.call('ZCOUNT', seen, oldest_ms, newest_ms), at[1] and redis.call('HLEN', updates_prefix .. at[1]) or 0}
+  record[5] or '', joined, redis.call('ZCOUNT', seen, oldest_ms, newest_ms), redis.call('HLEN', declines),
+  at[1] and redis.call('HLEN', updates_prefix .. at[1]) or 0}
 for i = 1, 10 do
   found[#found + 1] = at[i] or ''
 end
