@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fedhft.coordination.history import RoundHistory
-from fedhft.coordination.roster import roster
-from fedhft.ids import ClientId
+from fedhft.coordination.roster import Roster
+from fedhft.ids import ClientId, JobId
 from fedhft.plan import AdapterPlan
-from fedhft.records import JobStatus, MembershipRecord
+from fedhft.records import JobStatus, MembershipRecord, RoundRecord
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.v1 import jobs_pb2
 from tests.contract.federation import (
@@ -26,7 +26,7 @@ STATE = jobs_pb2.JobClient
 
 
 async def listed(store: InMemoryStore, after: str = "", limit: int = 0) -> list[jobs_pb2.JobClient]:
-    return list((await roster(store, await store.job(JOB), after, limit)).clients)
+    return list((await Roster(store).page(await store.job(JOB), after, limit)).clients)
 
 
 async def test_what_is_known_of_each_client_is_shown() -> None:
@@ -76,3 +76,35 @@ async def test_a_client_that_never_enrolled_here_has_no_time_of_its_own() -> Non
     await store.decline(JOB, ClientId("gone"), "no")
     (gone,) = await listed(store)
     assert not gone.HasField("seen_seconds")
+
+
+class CountingStore(InMemoryStore):
+    """Counts how often a whole round is read."""
+
+    rounds_read = 0
+
+    async def round(self, job: JobId) -> RoundRecord | None:
+        self.rounds_read += 1
+        return await super().round(job)
+
+
+async def test_a_round_is_read_once_for_all_its_pages() -> None:
+    store = CountingStore()
+    await store.create_job(JOB, light_job(str(JOB)).canonical())
+    await store.set_status(JOB, JobStatus.RUNNING, "", [JobStatus.WAITING])
+    for client in (ALICE, BOB):
+        await store.join(JOB, client_record(client))
+    fence = await store.acquire(JOB, "here", 10_000)
+    assert fence is not None
+    await store.open_round(JOB, round_record(), fence)
+    store.rounds_read = 0
+    rosters = Roster(store)
+    record = await store.job(JOB)
+    pages = [(await rosters.page(record, after, 1)).clients[0] for after in ("", "alice")]
+    assert [page.HasField("plan") for page in pages] == [True, True]
+    assert store.rounds_read == 1
+    await store.begin_fold(JOB, 1, fence)
+    await store.publish(JOB, 1, version_record(), RoundHistory(jobs_pb2.RoundSummary(round=1)).to_json(), fence)
+    await store.open_round(JOB, round_record(2), fence)
+    await rosters.page(record, "", 0)
+    assert store.rounds_read == 2

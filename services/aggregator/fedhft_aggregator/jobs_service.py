@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from fedhft.coordination.describe import describe, older_rounds, outline
 from fedhft.coordination.exported import exported, kept_whole
 from fedhft.coordination.known_clients import known_clients, remove_client
-from fedhft.coordination.roster import roster
+from fedhft.coordination.roster import Roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Role, parse_identity
 from fedhft.ids import JobId, parse_client_id, parse_job_id
@@ -57,6 +57,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
     def __init__(self, store: Store, loops: JobLoops, on_revoked: Callable[[], Awaitable[None]] = _nothing) -> None:
         """`on_revoked` is awaited before a revocation is acknowledged."""
         self._store = store
+        self._roster = Roster(store)
         self._loops = loops
         self._on_revoked = on_revoked
 
@@ -132,7 +133,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         """A page of the clients that serve a job, or will not."""
         authenticate(context)
         record = await self._store.job(parse_job_id(request.job))
-        return await roster(self._store, record, request.after, request.limit)
+        return await self._roster.page(record, request.after, request.limit)
 
     async def Events(self, request: jobs_pb2.ListEventsRequest, context: Context) -> jobs_pb2.ListEventsResponse:
         """What happened to a job, the newest of it."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from fedhft.coordination.describe import describe, older_rounds, outline, picked_rounds
-from fedhft.coordination.roster import roster
+from fedhft.coordination.roster import Roster
 from fedhft.ids import JobId
 from fedhft.records import JobRecord, Topic
 from fedhft.rounds.paging import thinned
@@ -33,6 +33,7 @@ class Readings:
 
     def __init__(self, store: Store, kept: Kept | None = None) -> None:
         self._store = store
+        self._roster = Roster(store)
         self._kept = kept or Kept()
         self._listed: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
         """job -> (when it was created, its change counter), its heading: of jobs that are over."""
@@ -128,5 +129,5 @@ class Readings:
         }
 
     async def _clients(self, job: JobId, after: str) -> dict[str, Any]:
-        told = await roster(self._store, await self._store.job(job), after, TABLE_CLIENTS)
+        told = await self._roster.page(await self._store.job(job), after, TABLE_CLIENTS)
         return {"clients": [views.client_view(one) for one in told.clients], "more": told.more}
