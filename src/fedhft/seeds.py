@@ -9,6 +9,7 @@ generator, version or vector width can change a bit.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,24 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 def seed_of(*parts: str | int) -> int:
     """64-bit key of a sequence of names and numbers; ("a", 1) and ("a1",) differ."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    text = "\x1f".join(map(_written, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def keyed(*parts: str | int) -> Callable[[str | int], int]:
+    """seed_of(*parts, last) as a function of the last part, for many of them: what they share is hashed once."""
+    shared = hashlib.sha256("".join(f"{_written(part)}\x1f" for part in parts).encode())
+
+    def seed(last: str | int) -> int:
+        whole = shared.copy()
+        whole.update(_written(last).encode())
+        return int.from_bytes(whole.digest()[:8], "little")
+
+    return seed
+
+
+def _written(part: str | int) -> str:
+    return f"{type(part).__name__}:{part}"
 
 
 def integers(seed: int, count: int) -> NDArray[np.uint64]:

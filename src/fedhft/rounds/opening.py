@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,8 +28,7 @@ def sampled(spec: JobSpec, live: Sequence[str], number: int) -> tuple[str, ...]:
     if not live:
         return ()
     count = max(1, math.ceil(spec.rounds.sample * len(live) - 1e-9))
-    drawn = sorted(live, key=lambda client: seeds.seed_of("sample", spec.seed, number, client))[:count]
-    return tuple(sorted(drawn))
+    return tuple(sorted(heapq.nsmallest(count, live, key=seeds.keyed("sample", spec.seed, number))))
 
 
 def membership_row(memberships: MembershipRecord | None, client: str) -> tuple[float, ...]:

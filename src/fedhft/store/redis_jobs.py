@@ -162,8 +162,8 @@ class RedisJobs:
 
     async def live(self, job: JobId, within_ms: int) -> list[ClientId]:
         """See Store.live."""
-        found = await self._redis.run("live", (JobKeys(job).seen,), within_ms)
-        return sorted(ClientId(raw.decode()) for raw in found)
+        (found,) = await self._redis.run("live", (JobKeys(job).seen,), within_ms)
+        return sorted(ClientId(name) for name in found.decode().split("\n") if name)
 
     async def last_seen(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
         """See Store.last_seen."""
