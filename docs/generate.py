@@ -170,6 +170,10 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "folding the client's schema could take more than `limits.fold_memory`",
         "use the job's base model, or submit the job with a larger limit",
     ),
+    ErrorCode.EXPORT_DIFFERS: (
+        "an exported adapter, loaded with plain transformers and PEFT, does not answer as what was trained",
+        "do not use it; report it with the versions of transformers and peft; `--no-check` writes it all the same",
+    ),
     ErrorCode.DAMAGED_BLOB: (
         "the store holds other bytes under a digest than were stored",
         "check the disk or memory of the store; restore the blob",

@@ -63,6 +63,7 @@ class ErrorCode(StrEnum):
     DECLINED = "declined"
     TOO_MANY_JOBS = "too_many_jobs"
     FOLD_TOO_LARGE = "fold_too_large"
+    EXPORT_DIFFERS = "export_differs"
     DAMAGED_BLOB = "damaged_blob"
     DAMAGED_RECORD = "damaged_record"
     INTERNAL = "internal"
@@ -129,6 +130,7 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.DECLINED: Outcome("FAILED_PRECONDITION", 66, False),
     ErrorCode.TOO_MANY_JOBS: Outcome("RESOURCE_EXHAUSTED", 63, True),
     ErrorCode.FOLD_TOO_LARGE: Outcome("FAILED_PRECONDITION", 60, False),
+    ErrorCode.EXPORT_DIFFERS: Outcome("INTERNAL", 67, False),
     ErrorCode.DAMAGED_BLOB: Outcome("DATA_LOSS", 61, True),
     ErrorCode.DAMAGED_RECORD: Outcome("DATA_LOSS", 62, False),
     ErrorCode.INTERNAL: Outcome("INTERNAL", 70, False),

@@ -18,10 +18,12 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from fedhft.adapter import AdapterSchema, Float32, Part, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.export.model_card import ExportedMixture, model_card
+from fedhft.export.mixture import ExportedMixture
+from fedhft.export.model_card import model_card
 from fedhft.export.peft_directory import lora_pair, modules_to_save, write_adapter
 from fedhft.job import JobSpec
 from fedhft.training.base import load_base
+from fedhft.training.full_model import write_full_model
 from fedhft.training.scores import predict
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import adapter_pb2, jobs_pb2
@@ -77,7 +79,7 @@ def test_plain_peft_reproduces_the_workers_logits(tmp_path: Path, architecture: 
     worker = worker_for(spec)
     tensors = trained(worker, rounds=2)
     wanted = by_worker(worker, tensors)
-    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "# card\n", spec.model.name)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, spec.model.name)
     got = logits_of(plain_peft(worker, tmp_path / "out"), worker)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     assert np.abs(wanted - by_worker(worker, {})).max() > 1e-2  # something was learnt, so zeros would not pass
@@ -91,7 +93,7 @@ def test_a_dense_product_is_exported_at_the_rank_it_has(tmp_path: Path) -> None:
         left, right = (tensors.pop(TensorKey(slot.name, part)) for part in (Part.LEFT, Part.RIGHT))
         tensors[TensorKey(slot.name, Part.PRODUCT)] = (left @ right.T).astype(np.float32)
     wanted = by_worker(worker, tensors)
-    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, spec.model.name)
     np.testing.assert_allclose(logits_of(plain_peft(worker, tmp_path / "out"), worker), wanted, atol=1e-5)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 8  # two rounds of rank 4, dense or not
@@ -127,7 +129,7 @@ def test_ranks_that_differ_go_into_patterns_and_survive_loading(tmp_path: Path) 
         tensors[TensorKey(first, part)] = np.ascontiguousarray(tensors[TensorKey(first, part)][:, :3])
         del tensors[TensorKey(second, part)]
     wanted = by_worker(worker, tensors)
-    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, spec.model.name)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["rank_pattern"] == {first: 3, second: 1}
     assert config["alpha_pattern"] == {first: 3, second: 1}
@@ -143,21 +145,9 @@ def test_head_parameters_inside_the_base_network_are_saved_too(tmp_path: Path) -
     worker = worker_for(spec)
     tensors = trained(worker)
     wanted = by_worker(worker, tensors)
-    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
+    write_adapter(tmp_path / "out", spec, worker.schema, tensors, spec.model.name)
     assert modules_to_save(worker.schema) == ["bert.pooler.dense", "classifier"]
     np.testing.assert_allclose(logits_of(plain_peft(worker, tmp_path / "out"), worker), wanted, atol=1e-5)
-
-
-def test_a_full_job_is_written_as_a_model(tmp_path: Path) -> None:
-    spec = job_for(tiny_model(tmp_path / "base"), method="full")
-    worker = worker_for(spec)
-    tensors = trained(worker)
-    wanted = by_worker(worker, tensors)
-    write_adapter(tmp_path / "out", spec, worker.schema, tensors, "", spec.model.name)
-    model = AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "out"))
-    assert model.config.id2label == {0: "bad", 1: "good"}
-    np.testing.assert_allclose(logits_of(model, worker), wanted, atol=1e-5)
-    assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
 def in_half(path: Path, dtype: torch.dtype) -> Path:
@@ -189,7 +179,11 @@ def test_the_cards_program_loads_a_half_precision_base_as_it_was_trained(
     job = jobs_pb2.Job(job="tickets", rounds_done=1, clients=["client-1"])
     exported = ExportedMixture.of_cluster(0, 1, job.clients, {})
     card = model_card(spec, worker.schema, job, 1, exported, spec.model.name)
-    write_adapter(tmp_path / "out", spec, worker.schema, tensors, card, spec.model.name)
+    if method == "full":
+        write_full_model(tmp_path / "out", spec, tensors, spec.model.name)
+    else:
+        write_adapter(tmp_path / "out", spec, worker.schema, tensors, spec.model.name)
+    (tmp_path / "out" / "README.md").write_text(card)
     model = by_card(tmp_path / "out", worker)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     np.testing.assert_allclose(logits_of(model, worker), wanted, atol=1e-5)
@@ -201,7 +195,7 @@ def exported_without_torch(spec: JobSpec, schema: AdapterSchema, out: Path) -> N
         "import sys; from pathlib import Path; from fedhft.adapter import AdapterSchema; "
         "from fedhft.job import load_canonical; "
         "from fedhft.export.peft_directory import write_adapter; spec = load_canonical(sys.argv[1]); "
-        "write_adapter(Path(sys.argv[3]), spec, AdapterSchema.from_json(sys.argv[2]), {}, '', 'base'); "
+        "write_adapter(Path(sys.argv[3]), spec, AdapterSchema.from_json(sys.argv[2]), {}, 'base'); "
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, spec.canonical(), schema.to_json(), str(out)], check=True, timeout=60)
@@ -221,5 +215,5 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     spec = job_for(tiny_model(tmp_path / "base"))
     (tmp_path / "file").write_text("")
     with pytest.raises(FedhftError, match="cannot be written") as caught:
-        write_adapter(tmp_path / "file" / "out", spec, worker_for(spec).schema, {}, "", "base")
+        write_adapter(tmp_path / "file" / "out", spec, worker_for(spec).schema, {}, "base")
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from fedhft.adapter import AdapterSchema, Parameter
-from fedhft.export.model_card import ExportedMixture, model_card
+from fedhft.export.mixture import ExportedMixture
+from fedhft.export.model_card import model_card
 from fedhft.job import JobSpec, parse_job
 from fedhft.training.tasks import kind_for
 from fedhft.v1 import jobs_pb2

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from fedhft.adapter import AdapterSchema, AdapterState, Parameter, Part, Slot, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export.description import read_description
 from fedhft.export.published import PublishedAdapters, write_adapters
 from tests.demo_jobs import CLIENTS, finished_job, spec_of
 
@@ -35,7 +36,8 @@ def b_of(directory: Path) -> float:
 
 
 def test_every_cluster_and_every_client_asked_for_has_a_directory_with_its_own_tensors_and_card(tmp_path: Path) -> None:
-    written = write_adapters(published(), tmp_path, finished_job(spec_of()), "hub/base", ("a-2", "a-2"))
+    exported = write_adapters(published(), tmp_path, finished_job(spec_of()), "hub/base", ("a-2", "a-2"), check=False)
+    written = [one.path for one in exported]
     assert written == [tmp_path / name for name in ("cluster-0", "cluster-1", "client-a-2")]
     assert [b_of(path) for path in written] == [1.0, 3.0, 1.5]
     cards = [(path / "README.md").read_text() for path in written]
@@ -43,8 +45,43 @@ def test_every_cluster_and_every_client_asked_for_has_a_directory_with_its_own_t
     assert "| 0.450 | 0.550 |" in cards[0]  # a-1 and a-2
     assert "| 0.650 | 0.750 |" in cards[1]  # b-1 and b-2
     assert "| 0.500 | 0.600 |" in cards[2]
+    told = [read_description(path) for path in written]
+    assert [(one.name, one.clients, one.weights) for one in told] == [
+        ("cluster-0", 2, (1.0, 0.0)),
+        ("cluster-1", 2, (0.0, 1.0)),
+        ("client-a-2", 1, (0.75, 0.25)),
+    ]
+    assert [score.mean for score in told[1].scores if score.rows == "held-out"] == [0.65, 0.75]
+    assert (told[0].task.labels, told[0].num_labels, told[0].max_length) == (("no", "yes"), 2, 128)
     config = json.loads((written[0] / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["task_type"]) == ("hub/base", "SEQ_CLS")
+
+
+def test_what_cannot_be_compared_here_is_written_and_the_reason_is_told(tmp_path: Path) -> None:
+    (one, _) = write_adapters(published(), tmp_path, finished_job(spec_of()), "hub/base", base_path="/absent/base")
+    assert one.checked is None
+    assert "no such folder" in one.unchecked
+    assert read_description(one.path).checked is None
+    with pytest.raises(FedhftError, match="no such folder") as caught:
+        write_adapters(published(), tmp_path, finished_job(spec_of()), base_path="/absent/base", check=True)
+    assert caught.value.code is ErrorCode.INVALID_MODEL
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"format": 2}', "export the adapter again"),
+        ("[]", "export the adapter again"),
+        ("{", "not JSON"),
+        (None, "no fedhft.json"),
+    ],
+)
+def test_a_folder_that_was_not_exported_is_refused(tmp_path: Path, text: str | None, named: str) -> None:
+    if text is not None:
+        (tmp_path / "fedhft.json").write_text(text)
+    with pytest.raises(FedhftError, match=named) as caught:
+        read_description(tmp_path)
+    assert caught.value.code is ErrorCode.INVALID_MODEL
 
 
 def test_a_client_that_is_not_in_the_job_is_refused_with_those_that_are(tmp_path: Path) -> None:

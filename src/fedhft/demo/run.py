@@ -122,10 +122,9 @@ def _export(
     if spec.method.combine is Combine.NONE:
         return []
     table.say(f"{spec.method.preset}: exporting adapters")
-    # A whole model is written from the base model's files, so the path is needed; an adapter only names its base.
-    whole = spec.method.trained is Trained.ALL_WEIGHTS
-    base_name = os.fspath(model.path) if whole and model.path is not None else model.name
-    return write_adapters(fetch_adapters(federation.jobs, spec.name), out, job, base_name)
+    path = "" if model.path is None else os.fspath(model.path)
+    exported = write_adapters(fetch_adapters(federation.jobs, spec.name), out, job, model.name, base_path=path)
+    return [one.path for one in exported]
 
 
 def _stop(federation: Federation, folder: Path, keep_logs: bool) -> None:

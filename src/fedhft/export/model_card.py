@@ -2,74 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedhft.adapter import AdapterSchema
-from fedhft.aggregation.mixture import strongest
+from fedhft.export.mixture import ExportedMixture
+from fedhft.export.scores import adapter_scores
 from fedhft.job import JobSpec
-from fedhft.rounds.summary import spread
+from fedhft.training.export_check import Checked
 from fedhft.training.tasks import Task, task_of
 from fedhft.v1 import jobs_pb2
 
-_MOMENTS = ("before", "after")
-
-
-@dataclass(frozen=True)
-class ExportedMixture:
-    """One exported adapter: a weighting of a version's clusters, and the clients whose scores describe it.
-
-    name: of its folder. weights: over the clusters, sum 1. of_one_client: whether it is the mixture of the client in
-    `clients` rather than a cluster.
-    """
-
-    name: str
-    weights: tuple[float, ...]
-    clients: tuple[str, ...]
-    of_one_client: bool = False
-
-    @classmethod
-    def of_cluster(
-        cls, cluster: int, clusters: int, clients: Sequence[str], memberships: Mapping[str, Sequence[float]]
-    ) -> ExportedMixture:
-        """A cluster alone. Its clients are those whose largest membership it is; all clients when it is the only one.
-
-        clients: of the whole job. memberships: client -> weights over clusters.
-        """
-        members = tuple(
-            client
-            for client in clients
-            if clusters == 1 or (client in memberships and strongest(memberships[client]) == cluster)
-        )
-        return cls(f"cluster-{cluster}", tuple(float(cluster == other) for other in range(clusters)), members)
-
-    @classmethod
-    def of_client(cls, client: str, weights: Sequence[float]) -> ExportedMixture:
-        """The mixture that one client is served."""
-        return cls(f"client-{client}", tuple(weights), (client,), of_one_client=True)
+CARD_FILE = "README.md"
 
 
 def model_card(
-    spec: JobSpec, schema: AdapterSchema, job: jobs_pb2.Job, version: int, exported: ExportedMixture, base_name: str
+    spec: JobSpec,
+    schema: AdapterSchema,
+    job: jobs_pb2.Job,
+    version: int,
+    exported: ExportedMixture,
+    base_name: str,
+    *,
+    whole: bool | None = None,
+    checked: Checked | None = None,
 ) -> str:
-    """The whole card, Markdown with front matter. base_name: hub id or path of the base model."""
+    """The whole card, Markdown with front matter.
+
+    base_name: hub id or path of the base model. whole: whether the directory holds a whole model (None: when the job
+    trains one). checked: how it compared with what was trained.
+    """
     task = task_of(spec.task)
-    what = "A model made from" if schema.weights else "A LoRA adapter for"
+    whole = bool(schema.weights) if whole is None else whole
+    what = "A model made from" if whole else "A LoRA adapter for"
     parts = [
-        _front_matter(schema, task, base_name),
+        _front_matter(whole, task, base_name),
         f"# {job.job}, {exported.name}",
         f"{what} `{base_name}`, trained by federated learning with fedhft: the data never left its owners.",
-        _facts(spec, schema, task, job, version, exported),
+        _facts(spec, schema, task, job, version, exported, checked),
         _scores(job, exported),
         "## Loading it",
-        "\n".join(["```python", *_loading(schema, task, base_name), "```"]),
+        "\n".join(["```python", *_loading(schema, task, base_name, whole), "```"]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(schema: AdapterSchema, task: Task, base_name: str) -> str:
-    library = "transformers" if schema.weights else "peft"
+def _front_matter(whole: bool, task: Task, base_name: str) -> str:
+    library = "transformers" if whole else "peft"
     lines = ["---", f"library_name: {library}", f"pipeline_tag: {task.pipeline_tag}"]
     lines.append("tags: [fedhft, federated-learning]")
     if not Path(base_name).is_absolute():  # a path on this machine means nothing elsewhere
@@ -78,7 +56,13 @@ def _front_matter(schema: AdapterSchema, task: Task, base_name: str) -> str:
 
 
 def _facts(
-    spec: JobSpec, schema: AdapterSchema, task: Task, job: jobs_pb2.Job, version: int, exported: ExportedMixture
+    spec: JobSpec,
+    schema: AdapterSchema,
+    task: Task,
+    job: jobs_pb2.Job,
+    version: int,
+    exported: ExportedMixture,
+    checked: Checked | None,
 ) -> str:
     adapter = spec.adapter
     lines = [f"* method {spec.method.preset}, {job.rounds_done} rounds, version {version}, seed {spec.seed}"]
@@ -92,28 +76,29 @@ def _facts(
     ]
     if not exported.of_one_client:
         lines.append(f"* clients of this cluster: {len(exported.clients)} of {len(job.clients)}")
+    if checked is not None:
+        lines.append(
+            f"* loaded again without fedhft: on {checked.rows} rows its logits differ from what was trained by at most "
+            f"{checked.difference:.1g} of the largest"
+        )
     return "\n".join(lines)
 
 
 def _scores(job: jobs_pb2.Job, exported: ExportedMixture) -> str:
     """A table of the final scores of the adapter's own clients, or a sentence when there are none."""
-    scored = [result for result in job.results if result.client in exported.clients]
-    if not scored:
+    found = adapter_scores(job, exported)
+    if not found.results:
         return "No score: none of this adapter's clients took part in a final evaluation."
-    personal = [_over(scored, f"personal_{moment}") for moment in _MOMENTS]
-    # Clients may score unequal shares of the common rows; for all clients together the job has the mean over rows.
-    whole = [job.final] if len(exported.weights) == 1 and not exported.of_one_client else scored
-    shared = [_over(whole, f"shared_{moment}")[0] for moment in _MOMENTS]
-    rows = [("own held-out rows", [mean for mean, _ in personal]), ("common validation rows", shared)]
+    rows = [("own held-out rows", [mean for mean, _ in found.personal]), ("common validation rows", found.shared)]
     notes = []
     if not exported.of_one_client:
         rows[:1] = [
-            ("own held-out rows, mean of the clients", [mean for mean, _ in personal]),
-            ("own held-out rows, mean of the lowest tenth of the clients", [tenth for _, tenth in personal]),
+            ("own held-out rows, mean of the clients", [mean for mean, _ in found.personal]),
+            ("own held-out rows, mean of the lowest tenth of the clients", [tenth for _, tenth in found.personal]),
         ]
         if len(exported.weights) > 1:
             notes = ["", "Every client was scored with its own mixture of the clusters."]
-    lines = [f"| {_whose(job, exported, len(scored))} | before local training | after |", "| --- | --- | --- |"]
+    lines = [f"| {_whose(job, exported, len(found.results))} | before local training | after |", "| --- | --- | --- |"]
     lines += [f"| {title} | {' | '.join(map(_shown, values))} |" for title, values in rows]
     return "\n".join([*lines, *notes])
 
@@ -126,21 +111,13 @@ def _whose(job: jobs_pb2.Job, exported: ExportedMixture, scored: int) -> str:
     return f"score over {number} clients{members}"
 
 
-def _over(
-    results: Sequence[jobs_pb2.ClientResult | jobs_pb2.RoundSummary], name: str
-) -> tuple[float | None, float | None]:
-    """Mean of a figure, and its mean over the lowest tenth of the results (at least one)."""
-    found = spread(getattr(result, name) if result.HasField(name) else None for result in results)  # type: ignore[arg-type]
-    return (None, None) if found is None else found[:2]
-
-
 def _shown(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3f}"
 
 
-def _loading(schema: AdapterSchema, task: Task, base_name: str) -> list[str]:
+def _loading(schema: AdapterSchema, task: Task, base_name: str, whole: bool) -> list[str]:
     """Python that loads the directory. Training was in float32, but transformers loads in a checkpoint's own dtype."""
-    if schema.weights:
+    if whole:
         return [
             "import torch",
             f"from transformers import {task.auto_class}",

@@ -5,14 +5,14 @@ Written with numpy and safetensors alone, so that a server or a laptop without t
     factors    lora_A = (A_start + dA)^T,  lora_B = dB                                     rank r, alpha as in the job
     products   lora_B lora_A = U S V^T of LEFT RIGHT^T + PRODUCT, which includes alpha/r     rank k per slot, alpha = k
 
-The head goes into `modules_to_save`. A `full` job has no adapter; its whole model is written instead (that needs
-torch).
+The head goes into `modules_to_save`. A `full` job has no adapter: see `training.full_model`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from fedhft.training.tasks import task_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-CARD_FILE = "README.md"
 
 _PREFIX = "base_model.model."
 _NEGLIGIBLE = 1e-7
@@ -47,38 +46,34 @@ class LoraPair(NamedTuple):
         return int(self.a.shape[0])
 
 
-def write_adapter(
-    directory: Path,
-    spec: JobSpec,
-    schema: AdapterSchema,
-    tensors: Mapping[TensorKey, Float32],
-    card: str,
-    base_name: str,
-) -> None:
-    """Write one view of a job (a cluster, a client's mixture) as a PEFT directory; a `full` job as a model directory.
-
-    tensors: differences from the job's start, as `aggregation.mixture.mix` returns them. card: Markdown, as
-    `model_card` writes it. base_name: hub id or path by which loaders find the base model.
-    Raises FedhftError(INVALID_ARGUMENT) when `directory` cannot be written.
-    """
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Make `directory` and write into it. Raises FedhftError(INVALID_ARGUMENT) when that cannot be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if schema.weights:
-            from fedhft.training.full_model import write_full_model  # torch; only this method needs it
-
-            write_full_model(directory, spec, tensors, base_name)
-        else:
-            pairs = {slot.name: lora_pair(slot, spec, schema, tensors) for slot in schema.slots}
-            head = head_values(spec, schema, tensors)
-            save_file(_named(pairs, head), str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
-            config = adapter_config(spec, pairs, modules_to_save(schema), base_name)
-            (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (directory / CARD_FILE).write_text(card, encoding="utf-8")
+        yield
     except OSError as error:
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, "out", str(directory), f"cannot be written: {error.strerror or error}",
             "give a folder that can be created",
         ) from error  # fmt: skip
+
+
+def write_adapter(
+    directory: Path, spec: JobSpec, schema: AdapterSchema, tensors: Mapping[TensorKey, Float32], base_name: str
+) -> None:
+    """Write one view of a job (a cluster, a client's mixture) as a PEFT directory.
+
+    tensors: differences from the job's start, as `aggregation.mixture.mix` returns them. base_name: hub id or path by
+    which loaders find the base model.
+    Raises FedhftError(INVALID_ARGUMENT) when `directory` cannot be written.
+    """
+    with writing(directory):
+        pairs = {slot.name: lora_pair(slot, spec, schema, tensors) for slot in schema.slots}
+        head = head_values(spec, schema, tensors)
+        save_file(_named(pairs, head), str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
+        config = adapter_config(spec, pairs, modules_to_save(schema), base_name)
+        (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def lora_pair(slot: Slot, spec: JobSpec, schema: AdapterSchema, tensors: Mapping[TensorKey, Float32]) -> LoraPair:

@@ -1,0 +1,172 @@
+"""Whether an exported directory answers as what was trained: loaded with plain transformers and PEFT, and compared.
+
+A PEFT directory whose names do not match its base loads without an error, as the bare base model. So an export is not
+believed, it is tried: the job's own network, with the exported values in it, and the directory as its user would load
+it are given the same rows, and their logits must agree. Torch is imported inside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedhft import seeds
+from fedhft.adapter import AdapterSchema, Float32, TensorKey
+from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job import JobSpec
+from fedhft.training.tasks import task_of
+
+if TYPE_CHECKING:
+    from fedhft.training.base import LoadedBase
+    from fedhft.training.batches import EncodedRows
+
+ROWS = 16
+"""Rows that both models are given, of 2 to LONGEST tokens drawn from the vocabulary."""
+LONGEST = 32
+TOLERANCE = 1e-4
+"""Largest difference of a logit, in units of the largest logit (at least 1): float32 in another order of summing. A
+layer that is missing, or at another scale, shows in the first digits."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An export that was compared. difference: the largest of a logit, in units of the largest (at least 1)."""
+
+    rows: int
+    difference: float
+
+
+def missing_to_check() -> str:
+    """Packages without which nothing can be checked here, as words; empty when all are there."""
+    wanted = ("torch", "transformers", "peft")
+    return ", ".join(name for name in wanted if importlib.util.find_spec(name) is None)
+
+
+class ExportCheck:
+    """The job's own network, beside which exported directories are held. Needs room for two copies of the model."""
+
+    def __init__(self, spec: JobSpec, schema: AdapterSchema, base_name: str) -> None:
+        """base_name: where the base model is. Raises FedhftError(INVALID_MODEL) when it is not there."""
+        from fedhft.training.base import load_base
+
+        self._spec = spec
+        self._schema = schema
+        self._base_name = base_name
+        self._base = load_base(spec, base_name)
+        if self._base.digest != schema.base_digest:
+            raise FedhftError(
+                ErrorCode.SCHEMA_MISMATCH,
+                f"model {self._base.path}: its digest is {self._base.digest}, but the job was trained on "
+                f"{schema.base_digest}; give the model that the agents used with --base-model",
+            )
+        self._rows = _rows(self._base, spec)
+
+    def compare(self, directory: Path, tensors: Mapping[TensorKey, Float32], *, whole: bool) -> Checked:
+        """Compare a directory with what it was written from.
+
+        tensors: differences from the job's start, as for `write_adapter`. whole: whether it holds a whole model.
+        Raises FedhftError(EXPORT_DIFFERS) when they answer differently or the directory does not load.
+        """
+        from fedhft.training.network import Network
+        from fedhft.training.scores import predict
+
+        network = Network.on(self._base, self._spec)
+        network.load(tensors, self._schema.layers, 0)
+        wanted: Float32 = predict(network, self._rows)
+        try:
+            found = _logits(self.loaded(directory, whole=whole), self._rows)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise FedhftError(
+                ErrorCode.EXPORT_DIFFERS, f"export {directory}: plain transformers and PEFT cannot load it: {reason}"
+            ) from error
+        difference = _difference(wanted, found)
+        if not difference <= TOLERANCE:
+            raise FedhftError(
+                ErrorCode.EXPORT_DIFFERS,
+                f"export {directory}: loaded with plain transformers and PEFT, its logits differ from what was trained "
+                f"by {difference:.2g} of the largest (at most {TOLERANCE:g} is rounding); do not use it, and report "
+                "this with the versions of transformers and peft",
+            )
+        return Checked(ROWS, difference)
+
+    def loaded(self, directory: Path, *, whole: bool) -> Any:
+        """The directory's model as the card's program loads it, without what the libraries print meanwhile."""
+        import transformers
+
+        verbosity = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()  # "newly initialised" is expected: the head is the adapter's
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self._loaded(directory, whole)
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
+
+    def _loaded(self, directory: Path, whole: bool) -> Any:
+        import torch
+        import transformers
+        from peft import PeftModel
+
+        task = task_of(self._spec.task)
+        kind: Any = getattr(transformers, task.auto_class)
+        if whole:
+            return kind.from_pretrained(str(directory), dtype=torch.float32).eval()
+        base = kind.from_pretrained(str(self._base.path), **task.auto_arguments, dtype=torch.float32)
+        base.config.pad_token_id = self._base.tokenizer.pad_token_id
+        return PeftModel.from_pretrained(base, str(directory)).eval()
+
+    def write_tokenizer(self, directory: Path) -> None:
+        """Write the job's tokenizer beside an adapter. Raises OSError."""
+        self._base.tokenizer.save_pretrained(str(directory))
+
+    def merge(self, directory: Path, out: Path) -> None:
+        """Write the adapter in `directory` and its base as one model into `out`: labels, tokenizer and all.
+
+        Raises OSError.
+        """
+        model = self.loaded(directory, whole=False).merge_and_unload()
+        task_of(self._spec.task).configure(model.config)
+        model.save_pretrained(str(out))
+        self.write_tokenizer(out)
+
+
+def _rows(base: LoadedBase, spec: JobSpec) -> EncodedRows:
+    """Rows of ordinary tokens: no special one, above all none that pads, because decoders find a row's end by it."""
+    from fedhft.training.batches import EncodedRows
+
+    special = set(base.tokenizer.all_special_ids)
+    vocabulary = min(len(base.tokenizer), int(base.model.config.vocab_size))  # type: ignore[union-attr, arg-type]
+    ordinary = np.array([token for token in range(vocabulary) if token not in special] or [0], np.int32)
+    longest = min(LONGEST, spec.model.max_length)
+    ids = []
+    for row in range(ROWS):
+        length = 2 + row * (longest - 2) // (ROWS - 1)
+        ids.append(ordinary[seeds.integers(seeds.seed_of("export", row), length) % np.uint64(len(ordinary))])
+    return EncodedRows(tuple(ids), None, np.zeros(ROWS), int(base.tokenizer.pad_token_id))
+
+
+def _logits(model: Any, rows: EncodedRows) -> Float32:
+    import torch
+
+    from fedhft.training.batches import scoring_batches
+
+    found: list[tuple[int, Float32]] = []
+    with torch.no_grad():
+        for index in scoring_batches(rows.lengths):
+            logits: Float32 = model(**rows.inputs(index)).logits.float().numpy()
+            found.extend(zip(index.tolist(), logits, strict=True))
+    return np.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
+
+
+def _difference(wanted: Float32, found: Float32) -> float:
+    if wanted.shape != found.shape:
+        return float("inf")
+    return float(np.abs(wanted - found).max() / max(1.0, float(np.abs(wanted).max())))
