@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fedhft.errors import ErrorCode
-from fedhft.records import History, JobStatus, Phase
+from fedhft.readings import History
+from fedhft.records import JobStatus, Phase
 from fedhft.store.interface import Store
 from tests.contract.federation import (
     ALIVE,

@@ -7,7 +7,8 @@ import time
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AcceptResult, History, JobStatus, Phase, Topic, VersionRecord
+from fedhft.readings import History
+from fedhft.records import AcceptResult, JobStatus, Phase, Topic, VersionRecord
 from fedhft.store.interface import Store
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS
 from tests.contract.federation import (

@@ -16,7 +16,8 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical, parse_job
 from fedhft.plan import AdapterPlan
-from fedhft.records import History, JobStatus, Phase, UpdateRecord
+from fedhft.readings import History
+from fedhft.records import JobStatus, Phase, UpdateRecord
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.interface import Store
 from fedhft.training.state import StateFolder, spec_digest

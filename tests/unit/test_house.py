@@ -24,7 +24,7 @@ PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
 
 LAYERS = (
     {"errors", "identity", "ids", "seeds", "v1", "documents"},
-    {"plan", "methods", "adapter", "job", "job_sections", "job_values", "records"},
+    {"plan", "methods", "adapter", "job", "job_sections", "job_values", "records", "readings"},
     {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
     {"coordination", "rpc", "store", "training", "telemetry", "process", "datasets", "export", "jobs", "certs"},
     {"simulation", "local", "reporting"},

@@ -23,11 +23,8 @@ from fedhft.coordination.trouble import Trouble
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
-from fedhft.records import (
-    JobStatus,
-    Look,
-    Topic,
-)
+from fedhft.readings import Look
+from fedhft.records import JobStatus, Topic
 from fedhft.rounds.decision import (
     Complete,
     Decision,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
 from fedhft.job import stored_client_timeout
-from fedhft.records import JobRecord, Look, MembershipRecord, Phase, RoundHead
+from fedhft.readings import Look
+from fedhft.records import JobRecord, MembershipRecord, Phase, RoundHead
 from fedhft.rounds.paging import HISTORY_PAGE, page_of
 from fedhft.store.interface import Store
 from fedhft.v1 import clustering_pb2, jobs_pb2

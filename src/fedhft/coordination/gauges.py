@@ -14,7 +14,8 @@ from fedhft.coordination.history import RoundHistory
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
-from fedhft.records import JobStatus, Look, Phase, RoundRecord
+from fedhft.readings import Look
+from fedhft.records import JobStatus, Phase, RoundRecord
 from fedhft.rounds.attendance import needed
 from fedhft.rounds.statistics import figures_of
 from fedhft.rounds.summary import ClientReport

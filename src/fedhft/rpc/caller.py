@@ -17,7 +17,8 @@ import grpc.aio
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Identity, Role
 from fedhft.ids import ClientId, JobId, parse_client_id
-from fedhft.records import AgentRecord, Poll
+from fedhft.readings import Poll
+from fedhft.records import AgentRecord
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

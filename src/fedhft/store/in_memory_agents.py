@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AgentRecord, Poll, Topic
+from fedhft.readings import Poll
+from fedhft.records import AgentRecord, Topic
 from fedhft.store import refusals
 from fedhft.store.in_memory_tables import InMemoryTables
 from fedhft.store.keys import SEEN_EVERY_MS

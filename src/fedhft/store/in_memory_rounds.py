@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import (
-    AcceptResult,
-    EventKind,
-    History,
-    Look,
-    Phase,
-    RoundRecord,
-    Topic,
-    Traffic,
-    UpdateRecord,
-    VersionRecord,
-)
+from fedhft.readings import History, Look
+from fedhft.records import AcceptResult, EventKind, Phase, RoundRecord, Topic, Traffic, UpdateRecord, VersionRecord
 from fedhft.store import refusals
 from fedhft.store.in_memory_tables import InMemoryTables
 from fedhft.store.keys import KEPT_UPDATE_ROUNDS

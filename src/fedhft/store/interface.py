@@ -13,17 +13,15 @@ from typing import Protocol
 
 from fedhft.adapter import Float64
 from fedhft.ids import ClientId, JobId
+from fedhft.readings import History, Look, Poll
 from fedhft.records import (
     AcceptResult,
     AgentRecord,
     ClientRecord,
     DeclineRecord,
-    History,
     JobRecord,
     JobStatus,
-    Look,
     MembershipRecord,
-    Poll,
     Revocation,
     RoundRecord,
     Topic,

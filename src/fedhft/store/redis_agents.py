@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Collection, Mapping
 
 from fedhft.ids import ClientId, JobId
-from fedhft.records import AgentRecord, Phase, Poll, Topic
+from fedhft.readings import Poll
+from fedhft.records import AgentRecord, Phase, Topic
 from fedhft.store import keys, refusals
 from fedhft.store.connection import RedisConnection
 

@@ -11,11 +11,10 @@ from pydantic import ValidationError
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
+from fedhft.readings import History, Look
 from fedhft.records import (
     AcceptResult,
-    History,
     JobStatus,
-    Look,
     Phase,
     RoundHead,
     RoundRecord,
