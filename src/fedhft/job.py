@@ -32,16 +32,24 @@ from fedhft.job_sections import (
     WireSpec,
 )
 from fedhft.job_values import TierName
-from fedhft.methods import PRESET_WIRE, PRESETS, Method, method_of
+from fedhft.methods import PRESET_WIRE, PRESETS, Method, ServerStep, method_of
 
 SPEC_VERSION: Literal[1] = 1
 MOST_SPEC_BYTES = 256 << 10
 """Longest job, as a file or as JSON: room for ten thousand names of clients."""
 MOST_STORED_BYTES = 4 << 20
 """Longest stored form; earlier releases took longer jobs."""
-LATER_FIELDS = (("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"))
+LATER_FIELDS = (
+    ("limits", "samples"),
+    ("limits", "fold_memory"),
+    ("server", "trim"),
+    ("server", "beta2"),
+    ("server", "adaptivity"),
+)
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
+ADAPTIVE_ETA = 0.01
+"""Server learning rate of adaptive steps that do not give one: each value moves by about so much in a round."""
 _MOST_SENTENCES = 20
 _LONGEST_SHOWN = 120
 _LONGEST_MESSAGE = 500
@@ -95,6 +103,9 @@ class JobSpec(Section):
             raw["method"] = {**PRESETS[preset], **method, "preset": preset}
             if preset in PRESET_WIRE and isinstance(raw.get("wire", {}), dict):
                 raw["wire"] = {**PRESET_WIRE[preset], **raw.get("wire", {})}
+            adaptive = raw["method"].get("server") in [step.value for step in ServerStep if step.is_adaptive]
+            if adaptive and isinstance(raw.get("server", {}), dict):
+                raw["server"] = {"eta": ADAPTIVE_ETA, **raw.get("server", {})}
         return raw
 
     @field_validator("name")

@@ -131,10 +131,27 @@ class ClusteringSpec(Section):
 
 
 class ServerSpec(Section):
-    """Server step: state += eta * mean (+ momentum)."""
+    """The server's step from the mean difference; see `method.server`."""
 
-    eta: float = Field(1.0, gt=0, le=10, description="Server learning rate.")
-    momentum: float = Field(0.0, ge=0, lt=1, description="Server momentum (FedAvgM); used by server = momentum.")
+    eta: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="Server learning rate; where the step is adaptive (adagrad, adam, yogi) 0.01 unless given.",
+    )
+    momentum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Server momentum: of FedAvgM (server = momentum), beta1 of the adaptive steps.",
+    )
+    beta2: float = Field(0.99, ge=0, lt=1, description="Weight of older squares in the adaptive steps adam and yogi.")
+    adaptivity: float = Field(
+        1e-3,
+        gt=0,
+        le=1,
+        description="tau of the adaptive steps, added to the root of the squares: the larger, the less they adapt.",
+    )
     trim: float = Field(
         0.2,
         ge=0,

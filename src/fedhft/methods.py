@@ -76,6 +76,19 @@ class ServerStep(StrEnum):
 
     PLAIN = "plain"
     MOMENTUM = "momentum"
+    ADAGRAD = "adagrad"
+    ADAM = "adam"
+    YOGI = "yogi"
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether every value has a step size of its own, from the squares of its mean differences."""
+        return self in (ServerStep.ADAGRAD, ServerStep.ADAM, ServerStep.YOGI)
+
+    @property
+    def held(self) -> int:
+        """Tensors of the state's size that the server carries for it."""
+        return 0 if self is ServerStep.PLAIN else 2 if self.is_adaptive else 1
 
 
 class Method(BaseModel):
@@ -104,6 +117,11 @@ class Method(BaseModel):
             raise ValueError(
                 f'combine = "{self.combine}" with start = "{self.start}": products and restart only work together; '
                 'set both (combine = "products", start = "restart") or neither'
+            )
+        if self.server.is_adaptive and self.combine is Combine.PRODUCTS:
+            raise ValueError(
+                f'server = "{self.server}" with combine = "products": squares of single values need the whole product, '
+                'which is kept as two thin factors; use server = "momentum", or combine = "factors"'
             )
         if self.start is Start.RESTART and self.trained is not Trained.BOTH:
             raise ValueError(

@@ -360,7 +360,7 @@ class VersionRecord(_Record):
     snapshots: dict[str, StoredBlob] = {}
     """scope -> whole scope at this version."""
     server_state: dict[str, StoredBlob] = {}
-    """"residual/<scope>", "momentum/<scope>": private to the server."""
+    """"residual/<scope>", "momentum/<scope>", "squares/<scope>": private to the server."""
 
 
 class MembershipRecord(_Record):

@@ -172,6 +172,7 @@ def assert_equal_states(first: ServerState, second: ServerState) -> None:
         (first.state.scopes, second.state.scopes),
         (first.residual, second.residual),
         (first.momentum, second.momentum),
+        (first.squares, second.squares),
     ):
         assert raw(ours) == raw(theirs)
 
@@ -298,6 +299,38 @@ def test_the_residual_comes_back_in_the_next_version() -> None:
     reached = state.state.scope("cluster-0")[key]
     assert abs(reached[1, 1] - 12 * values[1, 1]) <= 1.0 / 127
     assert reached[1, 1] > 0.5 * 12 * values[1, 1]
+
+
+@quick
+@given(
+    kind=st.sampled_from(["adagrad", "adam", "yogi"]),
+    seed=st.integers(0, 2**32),
+    beta1=st.sampled_from([0.0, 0.9]),
+    beta2=st.sampled_from([0.5, 0.99]),
+    tau=st.sampled_from([1e-3, 0.1]),
+)
+def test_adaptive_steps_are_those_of_reddi_et_al_on_the_rows_that_were_sent(
+    kind: str, seed: int, beta1: float, beta2: float, tau: float
+) -> None:
+    settings = {"momentum": beta1, "beta2": beta2, "adaptivity": tau, "eta": 0.05}
+    spec = job("fedit", 1, method={"server": kind}, server=settings)
+    state = initial_state(spec, 1)
+    key = TensorKey("layer.1.value", Part.B)
+    x, m, v = np.zeros((14, 2)), np.zeros((14, 2)), np.full((14, 2), tau**2)
+    for number in range(4):
+        one = update(spec, SCHEMA, "a", seed + number, density=0.5)
+        rows, d = one.delta.tensors[key].kept_rows, one.delta.tensors[key].values.astype(np.float64)
+        m[rows] = beta1 * m[rows] + (1 - beta1) * d
+        if kind == "adagrad":
+            v[rows] += d**2
+        elif kind == "adam":
+            v[rows] = beta2 * v[rows] + (1 - beta2) * d**2
+        else:
+            v[rows] -= (1 - beta2) * d**2 * np.sign(v[rows] - d**2)
+        x[rows] += 0.05 * m[rows] / (np.sqrt(v[rows]) + tau)
+        state = fold(spec, SCHEMA, state, [one]).state
+    np.testing.assert_allclose(state.state.scope("cluster-0")[key], x, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state.squares["cluster-0"][key], v, rtol=1e-4, atol=1e-9)
 
 
 @quick

@@ -132,3 +132,13 @@ def test_the_text_of_a_job_does_not_change_with_fields_that_it_does_not_use() ->
 def test_a_job_comes_back_from_its_stored_form() -> None:
     spec: JobSpec = parse_job(with_value("limits.update_bytes", "2GiB"))
     assert load_canonical(spec.canonical()) == spec
+
+
+@pytest.mark.parametrize("kind", ["adagrad", "adam", "yogi"])
+def test_an_adaptive_step_has_a_smaller_learning_rate_unless_one_is_given(kind: str) -> None:
+    assert light_job("j", method={"server": kind}).server.eta == 0.01
+    assert light_job("j", method={"server": kind}, server={"eta": 0.5}).server.eta == 0.5
+    assert light_job("j", method={"server": "momentum"}).server.eta == 1.0
+    with pytest.raises(FedhftError, match='server = "momentum"') as caught:
+        light_job("j", method={"preset": "fedhft-paper", "server": kind})
+    assert caught.value.code is ErrorCode.INVALID_JOB

@@ -28,6 +28,7 @@ WHOLE = AdapterSchema(**{**WIDE.__dict__, "slots": (), "weights": (Parameter("w"
     [
         ({"method": {"clusters": 3}}, WIDE, 40),
         ({"method": {"clusters": 3, "share_a": False, "server": "momentum"}, "server": {"momentum": 0.9}}, WIDE, 40),
+        ({"method": {"clusters": 3, "share_a": False, "server": "adam"}, "server": {"momentum": 0.9}}, WIDE, 40),
         ({"method": {"preset": "fedhft-paper", "clusters": 2}}, WIDE, 40),
         ({"method": "full"}, WHOLE, 40),
         ({"method": {"clusters": 3, "combine": "trimmed-mean"}}, WIDE, 350),  # more than one pass holds

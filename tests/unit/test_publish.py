@@ -103,7 +103,13 @@ def test_a_snapshot_equals_the_deltas_it_stands_for_bit_for_bit(federation: Fede
 
 
 @quick
-@given(federation=st.one_of(federations(wire={"down": "int8"}, most=4), federations("fedhft-paper", most=4)))
+@given(
+    federation=st.one_of(
+        federations(wire={"down": "int8"}, most=4),
+        federations("fedhft-paper", most=4),
+        federations(most=4, method={"server": "adam"}, server={"momentum": 0.9}),
+    )
+)
 def test_the_server_s_private_tensors_survive_storage_bit_for_bit(federation: Federation) -> None:
     spec, schema = federation.spec, federation.schema
     server = initial_state(spec, federation.clusters)
@@ -118,7 +124,7 @@ def test_the_server_s_private_tensors_survive_storage_bit_for_bit(federation: Fe
             for s, data in blobs.items()
         }
 
-    again = ServerState(server.state, stored(server.residual), stored(server.momentum))
+    again = ServerState(server.state, stored(server.residual), stored(server.momentum), stored(server.squares))
     following = rounds(federation, 9)
     assert fold(spec, schema, again, following).blobs == fold(spec, schema, server, following).blobs
 
@@ -135,12 +141,14 @@ def test_the_published_blobs_are_deltas_of_the_next_version() -> None:
 def test_folding_never_writes_into_the_previous_state() -> None:
     for spec, schema in (
         (job("fedhft", 1, method={"server": "momentum"}, wire={"down": "int8"}), SCHEMA),
+        (job("fedhft", 1, method={"server": "adam"}, wire={"down": "int8"}), SCHEMA),
         (job("full"), WEIGHTS),
     ):
         start = fold(spec, schema, initial_state(spec, 1), [update(spec, schema, "a", 1)]).state
-        before = [raw(scopes) for scopes in (start.state.scopes, start.residual, start.momentum)]
+        before = [raw(scopes) for scopes in (start.state.scopes, start.residual, start.momentum, start.squares)]
         fold(spec, schema, start, [update(spec, schema, "a", 2, density=0.5)])
-        assert [raw(scopes) for scopes in (start.state.scopes, start.residual, start.momentum)] == before
+        after = [raw(scopes) for scopes in (start.state.scopes, start.residual, start.momentum, start.squares)]
+        assert after == before
 
 
 def test_the_same_round_folded_twice_gives_the_same_bytes() -> None:

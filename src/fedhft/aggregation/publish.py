@@ -1,7 +1,6 @@
 """Publishing: a mean step becomes quantised blobs, and what they dropped waits in the server's residual.
 
-    v      = momentum * v + mean            FedAvgM (Hsu et al. 2019, arXiv 1909.06335); plain: v = mean
-    target = eta * v + residual
+    target = eta * step + residual          step as `method.server` says: see `aggregation.server_step`
     blob   = encode(target), products truncated to publish_rank first
     residual' = target - decode(blob)       so published + residual is the exact sum, up to float32
 
@@ -26,6 +25,7 @@ from fedhft.adapter import (
     TensorKey,
 )
 from fedhft.aggregation.lowrank import Product
+from fedhft.aggregation.server_step import server_step
 from fedhft.aggregation.sums import ProductStep, RowStep, Steps
 from fedhft.aggregation.versions import ServerState, Tensors, apply_delta, smaller_dense, with_version
 from fedhft.errors import ErrorCode, FedhftError
@@ -69,6 +69,7 @@ class _Scope:
 
     residual: dict[TensorKey, Float32]
     momentum: dict[TensorKey, Float32]
+    squares: dict[TensorKey, Float32]
     outgoing: dict[TensorKey, MaskedMatrix] = field(default_factory=dict)
     targets: dict[TensorKey, RowStep | ProductStep] = field(default_factory=dict)
     energy: float = 0.0
@@ -87,13 +88,17 @@ def publish(
     """
     version = previous.state.version + 1
     state = previous.state
-    residuals, momenta = dict(previous.residual), dict(previous.momentum)
+    residuals, momenta, squares = dict(previous.residual), dict(previous.momentum), dict(previous.squares)
     blobs: dict[str, bytes] = {}
     published = energy = dropped = 0.0
     for name in state.scope_names:
         if name not in steps:
             continue
-        scope = _Scope(dict(previous.residual.get(name, {})), dict(previous.momentum.get(name, {})))
+        scope = _Scope(
+            dict(previous.residual.get(name, {})),
+            dict(previous.momentum.get(name, {})),
+            dict(previous.squares.get(name, {})),
+        )
         for key, step in steps[name].items():
             if isinstance(step, RowStep):
                 _aim_rows(scope, key, step, spec)
@@ -117,10 +122,9 @@ def publish(
             state = apply_delta(state, blob)
             published += _published_energy(sent)
         _keep_what_was_dropped(scope, sent, exact=spec.wire.down == "fp32")
-        residuals[name], momenta[name] = scope.residual, scope.momentum
-        _check_finite(
-            version, name, {"the state": state.scope(name), "residual": scope.residual, "momentum": scope.momentum}
-        )
+        residuals[name], momenta[name], squares[name] = scope.residual, scope.momentum, scope.squares
+        groups = {"residual": scope.residual, "momentum": scope.momentum, "squares": scope.squares}
+        _check_finite(version, name, {"the state": state.scope(name), **groups})
     report = FoldReport(
         published_norm=float(np.sqrt(published)),
         residual_norm=float(np.sqrt(sum(_held_energy(tensors) for tensors in residuals.values()))),
@@ -128,20 +132,13 @@ def publish(
         mass=tuple(mass.tolist()),
         clients=clients,
     )
-    held = ServerState(with_version(state, version), _non_empty(residuals), _non_empty(momenta))
+    held = ServerState(with_version(state, version), _non_empty(residuals), _non_empty(momenta), _non_empty(squares))
     return Published(blobs, held, report)
 
 
 def _aim_rows(scope: _Scope, key: TensorKey, step: RowStep, spec: JobSpec) -> None:
     rows = slice(None) if step.index is None else step.index
-    target = step.values
-    if spec.method.server is ServerStep.MOMENTUM:
-        velocity = scope.momentum.get(key)
-        velocity = np.zeros((step.rows, step.cols), np.float32) if velocity is None else velocity.copy()
-        velocity[rows] = spec.server.momentum * velocity[rows].astype(np.float64) + target
-        scope.momentum[key] = velocity
-        target = velocity[rows].astype(np.float64)
-    target = spec.server.eta * target
+    target = spec.server.eta * server_step(spec, step, key, scope.momentum, scope.squares)
     residual = scope.residual.get(key)
     if residual is not None:
         target = target + residual[rows]

@@ -40,13 +40,15 @@ class ServerState:
     """What the server carries from version to version.
 
     state: what clients have. residual: what publishing has dropped so far (scope -> key -> float32, rows x cols; a
-    product slot as LEFT and RIGHT or as PRODUCT). momentum: FedAvgM's velocity, in the same form; empty when unused.
-    An absent tensor is zero.
+    product slot as LEFT and RIGHT or as PRODUCT). momentum, squares: of the server's step (see
+    `aggregation.server_step`), in the same form; empty when unused. An absent tensor is at its start: zero, of squares
+    server.adaptivity^2.
     """
 
     state: AdapterState
     residual: Mapping[str, Tensors] = field(default_factory=dict)
     momentum: Mapping[str, Tensors] = field(default_factory=dict)
+    squares: Mapping[str, Tensors] = field(default_factory=dict)
 
 
 def initial_state(spec: JobSpec, clusters: int) -> ServerState:
@@ -64,7 +66,7 @@ def initial_state(spec: JobSpec, clusters: int) -> ServerState:
 
 
 def expand_clusters(state: ServerState, clusters: int) -> ServerState:
-    """One cluster becomes `clusters` copies of itself, residual and momentum included; the version stays.
+    """One cluster becomes `clusters` copies of itself, with all that the server carries; the version stays.
 
     A state that has `clusters` already is returned as it is. Raises FedhftError(INVALID_ARGUMENT) for any other change.
     """
@@ -87,7 +89,7 @@ def expand_clusters(state: ServerState, clusters: int) -> ServerState:
         return spread
 
     adapters = AdapterState(state.state.version, clusters, copies(state.state.scopes))
-    return ServerState(adapters, copies(state.residual), copies(state.momentum))
+    return ServerState(adapters, copies(state.residual), copies(state.momentum), copies(state.squares))
 
 
 def with_version(state: AdapterState, version: int, clusters: int | None = None) -> AdapterState:

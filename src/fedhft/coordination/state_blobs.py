@@ -1,4 +1,4 @@
-"""Server state as blobs: a version's snapshots, and what only the server needs (residual, momentum)."""
+"""Server state as blobs: a version's snapshots, and what only the server needs (residual, momentum, squares)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def load_state(
         scope: await _load(blobs, job, schema, blob, adapter_pb2.BLOB_KIND_SNAPSHOT)
         for scope, blob in version.snapshots.items()
     }
-    private: dict[str, dict[str, Tensors]] = {"residual": {}, "momentum": {}}
+    private: dict[str, dict[str, Tensors]] = {"residual": {}, "momentum": {}, "squares": {}}
     for name, blob in version.server_state.items():
         kind, _, scope = name.partition("/")
         private[kind][scope] = await _load(blobs, job, schema, blob, adapter_pb2.BLOB_KIND_SERVER_STATE)
@@ -35,6 +35,7 @@ async def load_state(
         state=AdapterState(version.version, version.clusters, scopes),
         residual=private["residual"],
         momentum=private["momentum"],
+        squares=private["squares"],
     )
 
 
@@ -57,7 +58,8 @@ async def save_state(
             )
             snapshots[scope] = await _put(blobs, job, data)
     private: dict[str, StoredBlob] = {}
-    for kind, per_scope in (("residual", state.residual), ("momentum", state.momentum)):
+    carried = (("residual", state.residual), ("momentum", state.momentum), ("squares", state.squares))
+    for kind, per_scope in carried:
         for scope, tensors in sorted(per_scope.items()):
             if tensors:
                 data = encode(

@@ -2,11 +2,12 @@
 
 With J clusters, values per state V = sum over scopes of a scope's values: factors A (once if shared, else J times), B
 and head (J times); products J (out x in) per slot, their largest form; weights J times. R is the rows of those tensors,
-N the values of one client's update, and m = 1 with server momentum, else 0:
+N the values of one client's update, and m the tensors of its size that the server's step carries (momentum 1, adaptive
+steps 2):
 
     sums        16 (V + R)          two partial sums, float64: the running one and a block's
-    held        (8 + 4 m) V         state, residual and momentum of the version before, float32
-    published   (16 + 4 m) V        the targets in float64; state and residual (and momentum) of the version after
+    held        (8 + 4 m) V         state, residual and what the step carries, of the version before, float32
+    published   (16 + 4 m) V        the targets in float64; state, residual and what is carried, of the version after
     coded       16 S                the largest scope S while it is encoded: values, codes, streams, the blob
     update      16 N                an update: its bytes, decoded, and widened to float64
     collected   64 MiB              for a trimmed mean alone: values of all clients side by side, in passes over the
@@ -23,7 +24,7 @@ from fedhft.adapter import AdapterSchema, Part, TensorKey
 from fedhft.aggregation.trimming import MEMORY_BYTES
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Combine, ServerStep
+from fedhft.methods import Combine
 
 
 def most_clusters(spec: JobSpec) -> int:
@@ -50,10 +51,10 @@ def fold_bytes(spec: JobSpec, schema: AdapterSchema) -> int:
     clusters = most_clusters(spec)
     values = _size(shared) + clusters * _size(own)
     rows = sum(rows for rows, _ in shared) + clusters * sum(rows for rows, _ in own)
-    momentum = 8 if method.server is ServerStep.MOMENTUM else 0
+    carried = 8 * method.server.held
     scope = max(_size(shared), _size(own))
     collected = MEMORY_BYTES if method.combine is Combine.TRIMMED_MEAN else 0
-    return (16 + 8 + 16 + momentum) * values + 16 * rows + 16 * scope + 16 * update + collected
+    return (16 + 8 + 16 + carried) * values + 16 * rows + 16 * scope + 16 * update + collected
 
 
 def check_fold_fits(spec: JobSpec, schema: AdapterSchema) -> None:
