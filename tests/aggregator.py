@@ -59,7 +59,7 @@ class Aggregator:
 
 
 @asynccontextmanager
-async def serving(redis_url: str, blobs: str = "redis") -> AsyncIterator[Aggregator]:
+async def serving(redis_url: str, blobs: str = "redis", listen: str = "127.0.0.1:0") -> AsyncIterator[Aggregator]:
     store = open_store(redis_url, blobs)
     cache = JobCache(store)
     loops = JobLoops(store, cache, None, lambda point: None)
@@ -68,7 +68,7 @@ async def serving(redis_url: str, blobs: str = "redis") -> AsyncIterator[Aggrega
         federation_pb2_grpc.add_FederationServicer_to_server(Federation(store, cache), server)
         jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(store, loops), server)
 
-    server = await start_server(ServerSettings("127.0.0.1:0"), register, [])
+    server = await start_server(ServerSettings(listen), register, [])
     channel = open_aio_channel(ChannelSettings(server.address, own_connection=True))
     try:
         yield Aggregator(store, server.address, channel, jobs_pb2_grpc.JobsStub(channel))

@@ -342,9 +342,12 @@ CLIENTS = Dashboard(
                 "reqps",
             ),
             Panel(
-                "Enrolments",
-                "Agents under a new lease: new ones, and those that were away too long.",
-                [Query("sum(increase(fedhft_enrolments_total[15m]))", "in 15 minutes")],
+                "Enrolled clients",
+                "Clients whose agent holds a lease, and leases given anew: to new ones, and after a long absence.",
+                [
+                    Query("max(fedhft_enrolled_clients)", "enrolled"),
+                    Query("sum(increase(fedhft_enrolments_total[15m]))", "enrolments in 15 minutes"),
+                ],
             ),
             Panel(
                 "Plan: depth",

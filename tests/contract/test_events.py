@@ -122,5 +122,7 @@ async def test_every_enrolled_agent_is_found(store: Store) -> None:
     for client in (BOB, ALICE):
         await store.enroll(client, 1, "0.1.0")
     assert await store.enrolled() == [ALICE, BOB]
+    assert await store.count_enrolled() == 2
     await store.forget_agent(BOB)
     assert await store.enrolled() == [ALICE]
+    assert await store.count_enrolled() == 1

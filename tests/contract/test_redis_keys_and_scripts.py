@@ -64,6 +64,7 @@ class TestKeys:
             keys.REVOKED,
             keys.REVOCATIONS,
             keys.agent(ALICE),
+            keys.AGENTS,
             *(its.job, its.schema, its.clients, its.seen, its.signatures, its.declines, its.lease, its.fence),
             *(its.round, its.participants, its.events, its.client_events),
             *(its.updates(1), its.versions, its.history, its.deliveries, its.traffic, its.memberships),

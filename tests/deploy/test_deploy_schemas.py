@@ -1,6 +1,7 @@
-"""Rendered objects against the schemas of Kubernetes, cert-manager and the Prometheus operator.
+"""Rendered objects against the schemas of Kubernetes, cert-manager, the Prometheus operator and Gateway API.
 
-They come with the extra `deploy`; without it these tests are skipped (`make test-deploy` installs it).
+They come with the extra `deploy`, those of Gateway API from npm; without them these tests are skipped (`make
+test-deploy` installs the extra).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.gateway_schemas import GROUP, gateway_faults
 from tests.deploy.objects import find
 from tests.deploy.rendering import NAMES, Object, render
 
@@ -18,8 +20,8 @@ pytest.importorskip("cloudcoil", reason="the schemas are in the extra `deploy`: 
 
 VERSIONS = ("1.27", "1.31", "1.34")
 """Of Kubernetes: the oldest that docs/kubernetes.md promises, and later ones."""
-WITHOUT_SCHEMA = {"Gateway", "TLSRoute"}
-"""No package has those of Gateway API. Anything else that has no schema fails the test."""
+ELSEWHERE = {"Gateway", "TLSRoute"}
+"""Kinds of Gateway API, which a test of their own looks at. Anything else that has no schema fails the test."""
 
 
 @functools.cache
@@ -69,7 +71,59 @@ def test_every_object_fits_its_schema(version: str) -> None:
             elif fault is not None:
                 wrong[f"{name}: {each['kind']} {each['metadata']['name']}"] = fault
     assert wrong == {}
-    assert unknown == WITHOUT_SCHEMA
+    assert unknown == ELSEWHERE
+
+
+def gateway_objects() -> list[Object]:
+    """Those of the component that has some."""
+    return [each for each in render("prod, gateway") if each["apiVersion"].startswith(GROUP)]
+
+
+def test_every_object_of_gateway_api_fits_its_types_and_its_schema() -> None:
+    objects = gateway_objects()
+    assert {each["kind"] for each in objects} == ELSEWHERE
+    assert gateway_faults(objects) == [None] * len(objects)
+
+
+MISTAKES: list[tuple[str, str, str, object, str]] = [
+    ("TLSRoute", "spec", "hostname", ["aggregator.fedhft.example"], '"hostname"\' does not exist'),
+    ("TLSRoute", "spec", "hostnames", ["Aggregator_1"], "hostnames/0 must match pattern"),
+    ("TLSRoute", "spec.rules.0.backendRefs.0", "port", 500511, "port must be <= 65535"),
+    ("TLSRoute", "spec.rules.0.backendRefs.0", "services", "x", '"services"\' does not exist'),
+    ("TLSRoute", "spec.parentRefs.0", "section", "agents", '"section"\' does not exist'),
+    ("Gateway", "spec", "gatewayClass", "example", '"gatewayClass"\' does not exist'),
+    ("Gateway", "spec", "gatewayClassName", None, "gatewayClassName"),
+    ("Gateway", "spec.listeners.0", "protocol", "TLS passthrough", "protocol must match pattern"),
+    ("Gateway", "spec.listeners.0.tls", "mode", "Passthru", "tls/mode must be equal to one of"),
+    ("Gateway", "spec.listeners.0.allowedRoutes.namespaces", "from", "Here", "namespaces/from must be equal to one of"),
+]
+"""Kind, place, field, what it becomes (None: it goes), and what is said of it."""
+
+
+def broken(kind: str, at: str, name: str, value: object) -> Object:
+    """An object with one mistake in it."""
+    (each,) = [one for one in gateway_objects() if one["kind"] == kind]
+    place: Any = each
+    for part in at.split("."):
+        place = place[int(part)] if isinstance(place, list) else place[part]
+    if value is None:
+        del place[name]
+    else:
+        place[name] = value
+    return each
+
+
+def test_every_mistake_in_an_object_of_gateway_api_is_found() -> None:
+    """All in one go, since a compiler takes its time to start."""
+    faults = gateway_faults([broken(*mistake) for *mistake, _ in MISTAKES])
+    assert [fault for fault, (*_, said) in zip(faults, MISTAKES, strict=True) if said not in str(fault)] == []
+
+
+def test_a_version_of_gateway_api_that_has_no_such_kind_is_told() -> None:
+    (each,) = [one for one in gateway_objects() if one["kind"] == "TLSRoute"]
+    (fault,) = gateway_faults([each | {"apiVersion": f"{GROUP}/v9"}])
+    assert fault is not None
+    assert f"has no TLSRoute of {GROUP}/v9" in fault
 
 
 @pytest.mark.parametrize(

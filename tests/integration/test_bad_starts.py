@@ -7,21 +7,21 @@ and said once. A secret is never in what a process says.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from fedhft.errors import OUTCOMES, ErrorCode
+from fedhft.errors import ErrorCode
 from fedhft.local.redis import EmbeddedRedis, find_server
 from fedhft.rpc.tls import TlsSettings
-from tests.agents import ENVIRONMENT, Site, running_site
+from tests.agents import Site, running_site
+from tests.sealed import AS_ROOT, HOMELESS, sealed
+from tests.started import Started
 from tests.tls_causes import Parties, files, make_parties
 
 SERVICES = {
@@ -30,51 +30,6 @@ SERVICES = {
 }
 NOBODY = "redis://127.0.0.1:9/0"
 """A store that is away: what is wrong besides must be told without waiting for it."""
-
-
-class Started:
-    """A process; what it says goes to a file."""
-
-    def __init__(self, log: Path, command: list[str], environment: dict[str, str | None] | None = None) -> None:
-        self.log = log
-        variables: dict[str, str | None] = {**os.environ, **ENVIRONMENT, **(environment or {})}
-        with log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env={name: value for name, value in variables.items() if value is not None},
-            )
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
-
-    def exits(self, code: ErrorCode, timeout_s: float = 60.0) -> str:
-        """Its only words: one message, and no traceback before or after it."""
-        assert self.process.wait(timeout_s) == OUTCOMES[code].exit_code, self.said
-        (line,) = [line for line in self.said.splitlines() if not line.startswith("{")]
-        assert "Traceback" not in self.said
-        return line
-
-    def says(self, wanted: Callable[[str], bool], timeout_s: float = 60.0) -> str:
-        """Everything so far, once it is as wanted."""
-        deadline = time.monotonic() + timeout_s
-        while not wanted(self.said):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.1)
-        return self.said
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
 
 Start = Callable[..., Started]
@@ -86,7 +41,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Started] = []
 
     def run(
-        service: str, *options: str, before: tuple[str, ...] = (), environment: dict[str, str | None] | None = None
+        service: str, *options: str, before: tuple[str, ...] = (), environment: Mapping[str, str | None] | None = None
     ) -> Started:
         module, defaults = SERVICES.get(service, (service, []))
         command = [*before, sys.executable, "-m", module, *defaults, "--metrics-port", "0", *options]
@@ -192,34 +147,12 @@ def test_a_port_that_is_taken_is_one_message(start: Start, fresh_redis_url: str,
         port = taken.getsockname()[1]
         value = str(port) if option == "--metrics-port" else f"127.0.0.1:{port}"
         line = start(service, "--redis", fresh_redis_url, option, value).exits(ErrorCode.INVALID_ARGUMENT)
-    assert f"127.0.0.1:{port}" in line
+    assert f"{option} = '127.0.0.1:{port}': " in line
     assert "cannot be bound" in line
     assert "choose a free port" in line
 
 
 # -- as containers run them
-
-
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a root read-only, or become another user")
-
-
-def sealed() -> tuple[str, ...]:
-    """A user that no list of users has, and a root that nobody can write to; skips where this machine cannot."""
-    if not (shutil.which("unshare") and shutil.which("setpriv")):
-        pytest.skip("util-linux (unshare, setpriv) is not installed")
-    # The capability is to read the interpreter, which lies in a folder of root on some machines; it writes nothing.
-    user = (
-        "setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
-    )
-    inner = f'mount --make-rprivate / && mount -o remount,bind,ro / && exec {user} "$@"'
-    command = ("unshare", "--mount", "sh", "-c", inner, "sealed")
-    tried = subprocess.run([*command, "true"], capture_output=True, text=True, timeout=30, check=False)
-    if tried.returncode:
-        pytest.skip(f"a read-only root cannot be made here: {tried.stderr.strip()}")
-    return command
-
-
-HOMELESS: dict[str, str | None] = {"HOME": None, "XDG_STATE_HOME": None, "XDG_CACHE_HOME": None}
 
 
 @AS_ROOT

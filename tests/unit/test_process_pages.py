@@ -155,7 +155,7 @@ def test_silent_connections_are_closed_and_one_too_many_takes_the_place_of_the_o
 
 def test_a_port_that_is_taken_is_refused_by_name(pages: PagesServer, switch: Switch) -> None:
     port = int(pages.address.rpartition(":")[2])
-    with pytest.raises(FedhftError, match=r"metrics address = .*cannot be bound") as caught:
+    with pytest.raises(FedhftError, match=r"--metrics-host and --metrics-port = .*cannot be bound") as caught:
         serve_pages(port, switch)
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
 

@@ -17,6 +17,7 @@ from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.store.interface import Store
+from fedhft.telemetry import metrics
 from fedhft.telemetry.federations import EndedFederations
 from fedhft.telemetry.reminders import Reminders
 
@@ -60,6 +61,7 @@ class JobLoops:
                 ended.sweep([record.job for record in alive])
                 for record in alive:
                     self.start(JobId(record.job))
+                metrics.ENROLLED_CLIENTS.set(await self._store.count_enrolled())
                 reminders.over()
             except FedhftError as error:
                 if reminders.due(error.message):

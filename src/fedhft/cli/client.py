@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedhft.cli.completion import complete_client
 from fedhft.cli.interrupted import if_interrupted
 from fedhft.cli.output import Column, ago, answer, print_table
 from fedhft.cli.server_options import ServerOptions, with_server_options
@@ -52,7 +53,7 @@ def list_clients(options: ServerOptions) -> None:
 @with_server_options
 def remove(
     options: ServerOptions,
-    client: Annotated[str, typer.Argument(help="Name of the client.")],
+    client: Annotated[str, typer.Argument(help="Name of the client.", autocompletion=complete_client)],
     reason: Annotated[str, typer.Option(help="Why; the events of its jobs show it.")] = "removed from the command line",
 ) -> None:
     """Take a client out of every job that is not over, and end its lease. An agent that still runs enrolls again.

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhft.cli.completion import complete_client_of_job, complete_job
 from fedhft.cli.interrupted import if_interrupted
 from fedhft.cli.job_views import (
     SHOWN_ROUNDS,
     STATES,
     as_values,
+    event_lines,
     matches,
     missing_rounds,
     print_clients,
@@ -37,7 +39,7 @@ _LISTED = (
 )  # fmt: skip
 """Fields of a job that `list` shows to programs."""
 
-JobArgument = Annotated[str, typer.Argument(help="Name of the job.")]
+JobArgument = Annotated[str, typer.Argument(help="Name of the job.", autocompletion=complete_job)]
 
 
 class State(StrEnum):
@@ -169,10 +171,22 @@ def events(
     options: ServerOptions,
     job: JobArgument,
     last: Annotated[int, typer.Option(min=0, help="How many of the newest events to show; 0: all that are kept.")] = 50,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            "-f",
+            help="Go on with what happens until the job ends (-o json: an object per line and event); exits with 42 "
+            "unless it completed.",
+        ),
+    ] = False,
 ) -> None:
     """Show what happened to a job and its clients: rounds, pauses, what blocked it, who came, left or declined."""
     from fedhft.jobs.messages import as_dict
 
+    if follow:
+        _follow_events(options, job, last)
+        return
     with options.client() as client:
         told = client.events(job, last)
     value = {"job": job, **as_dict(told)}
@@ -259,7 +273,10 @@ def export(
         int, typer.Option(min=0, help="Version to export, one of the last two; 0: the last.", show_default="the last")
     ] = 0,
     client: Annotated[
-        list[str] | None, typer.Option("--client", help="Also export this client's mixture; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--client", help="Also export this client's mixture; repeatable.", autocompletion=complete_client_of_job
+        ),
     ] = None,
     base_model: Annotated[
         str,
@@ -353,6 +370,31 @@ def _follow(client: JobsClient, job: str, rounds: int, show: bool) -> jobs_pb2.J
             last = change
             table.show(job, last)
     return last
+
+
+def _follow_events(options: ServerOptions, job: str, last: int) -> None:
+    """Show events as they come until the job is over. Raises JOB_FAILED unless it completed."""
+    from fedhft.jobs.events import follow_events
+    from fedhft.jobs.messages import as_dict
+
+    ended: jobs_pb2.Job | None = None
+    show = event_lines()
+    with options.client() as client, if_interrupted(f"the job goes on; `fedhft job events {job} --follow` shows it"):
+        for news in follow_events(client, job, last):
+            ended = news.job
+            if news.gap:
+                typer.echo(f"fedhft: some events of {job} are no longer kept and not shown", err=True)
+            for event in news.events:
+                if options.output is Output.TABLE:
+                    show(event)
+                elif options.output is Output.YAML:
+                    typer.echo("---")
+                    answer(options.output, as_dict(event), [], lambda: None)
+                elif options.output is Output.JSON:
+                    print_json(as_dict(event), indent=None)
+                else:
+                    typer.echo(event.kind)
+    _check_completed(ended)
 
 
 def _check_completed(last: jobs_pb2.Job | None) -> None:

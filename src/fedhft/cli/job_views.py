@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ def print_events(answer: jobs_pb2.ListEventsResponse) -> None:
     columns = (Column("when"), Column("age", 1), Column("what"), Column("detail", text=True))
     rows = [
         (
-            f"{datetime.fromtimestamp(event.at_ms / 1000).astimezone():%m-%d %H:%M:%S}",
+            _when(event),
             ago(max(0, answer.now_ms - event.at_ms) / 1000),
             _what(event),
             event.text,
@@ -133,6 +133,22 @@ def print_events(answer: jobs_pb2.ListEventsResponse) -> None:
         for event in answer.events
     ]
     print_table(columns, rows)
+
+
+def event_lines() -> Callable[[jobs_pb2.JobEvent], None]:
+    """What prints an event as a line of its own, at once: nobody knows what follows, so there are no columns to fit."""
+    out = console()
+
+    def show(event: jobs_pb2.JobEvent) -> None:
+        line = "  ".join(filter(None, (_when(event), _what(event), event.text)))
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return show
+
+
+def _when(event: jobs_pb2.JobEvent) -> str:
+    """In the time zone of the person who looks."""
+    return f"{datetime.fromtimestamp(event.at_ms / 1000).astimezone():%m-%d %H:%M:%S}"
 
 
 def _what(event: jobs_pb2.JobEvent) -> str:

@@ -17,6 +17,7 @@ from fedhft.cli.output import Output, OutputOption
 
 if TYPE_CHECKING:
     from fedhft.jobs.client import JobsClient
+    from fedhft.rpc.tls import TlsSettings
 
 P = ParamSpec("P")
 DEFAULT_SERVER = "127.0.0.1:50053"
@@ -55,12 +56,18 @@ class ServerOptions:
     output: OutputOption = Output.TABLE
 
     def client(self) -> JobsClient:
-        """A client of the aggregator, to be closed.
+        """A client of the aggregator, to be closed. Raises FedhftError as `reach` does."""
+        from fedhft.cli.waiting import Waiting
+        from fedhft.jobs.client import JobsClient
+
+        server, tls = self.reach()
+        return JobsClient(server, tls, listener=Waiting(server))
+
+    def reach(self) -> tuple[str, TlsSettings | None]:
+        """The aggregator's address, host:port, and the files to show and to trust; None for plain text.
 
         Raises FedhftError(INVALID_ARGUMENT) for half a TLS pair, an address that is none, a context that is not known.
         """
-        from fedhft.cli.waiting import Waiting
-        from fedhft.jobs.client import JobsClient
         from fedhft.rpc.address import parse_address
         from fedhft.rpc.tls import TlsSettings
 
@@ -70,8 +77,7 @@ class ServerOptions:
         certificate = self.tls_certificate or _path(chosen.tls_certificate)
         key = self.tls_key or _path(chosen.tls_key)
         authority = self.tls_authority or _path(chosen.tls_authority)
-        tls = TlsSettings(certificate, key, authority) if certificate or key or authority else None
-        return JobsClient(server, tls, listener=Waiting(server))
+        return server, TlsSettings(certificate, key, authority) if certificate or key or authority else None
 
 
 def _path(text: str | None) -> Path | None:

@@ -56,7 +56,7 @@ class _Server(BoundedServer):
     def __init__(self, host: str, port: int, ready: Readiness, idle_s: float, process: Process | None) -> None:
         self.ready = ready
         self.process = process
-        super().__init__((host, port), _Pages, field_name="metrics address", idle_s=idle_s)
+        super().__init__((host, port), _Pages, field_name="--metrics-host and --metrics-port", idle_s=idle_s)
 
 
 class _Pages(BoundedHandler):

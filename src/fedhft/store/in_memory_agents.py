@@ -67,6 +67,10 @@ class InMemoryAgents(InMemoryTables):
         """See Store.enrolled."""
         return sorted(self._agents)
 
+    async def count_enrolled(self) -> int:
+        """See Store.count_enrolled."""
+        return len(self._agents)
+
     async def forget_agent(self, client: ClientId) -> None:
         """See Store.forget_agent."""
         self._agents.pop(client, None)

@@ -102,6 +102,10 @@ class Store(ProgressStore, Protocol):
         """Ids of all enrolled agents, sorted. Walks through the whole store: for people, not for every call."""
         ...
 
+    async def count_enrolled(self) -> int:
+        """How many agents are enrolled, in O(log n). Those of earlier releases count after their next call."""
+        ...
+
     async def forget_agent(self, client: ClientId) -> None:
         """Remove an agent; its token is no longer valid."""
         ...

@@ -69,6 +69,12 @@ def agent(client: ClientId) -> str:
     return f"fedhft:agent:{client}"
 
 
+AGENTS = "fedhft:agents"
+"""sorted set client -> milliseconds when its record of an enrolled agent expires: counts them without reading them.
+Enrolments drop those whose time has passed.
+"""
+
+
 @dataclass(frozen=True)
 class JobKeys:
     """The keys of one job."""

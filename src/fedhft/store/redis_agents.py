@@ -25,13 +25,14 @@ class RedisAgents:
         """See Store.enroll."""
         token, *found = await self._redis.run(
             "enroll",
-            (keys.agent(client), keys.REVOKED),
+            (keys.agent(client), keys.REVOKED, keys.AGENTS),
             lease_token,
             secrets.token_hex(16),
             memory_bytes,
             agent_version,
             keys.NEW_AGENT_TTL_MS,
             serial,
+            client,
         )
         if token == b"lease_superseded":
             raise refusals.lease_superseded(client)
@@ -67,7 +68,7 @@ class RedisAgents:
         its = keys.JobKeys(job)
         outcome, *found = await self._redis.run(
             "poll",
-            (keys.agent(client), its.clients, its.seen, its.changes(Topic.TASKS), its.round),
+            (keys.agent(client), its.clients, its.seen, its.changes(Topic.TASKS), its.round, keys.AGENTS),
             client,
             lease_token,
             its.updates_prefix,
@@ -125,6 +126,11 @@ class RedisAgents:
             if cursor == 0:
                 return sorted(ClientId(key.decode().removeprefix(prefix)) for key in found)
 
+    async def count_enrolled(self) -> int:
+        """See Store.count_enrolled."""
+        (count,) = await self._redis.run("count_agents", (keys.AGENTS,))
+        return int(count)
+
     async def forget_agent(self, client: ClientId) -> None:
         """See Store.forget_agent."""
-        await self._redis.call("DEL", keys.agent(client))
+        await self._redis.together(("DEL", keys.agent(client)), ("ZREM", keys.AGENTS, client))

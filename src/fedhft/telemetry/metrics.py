@@ -63,6 +63,11 @@ ENROLMENTS = counter(
     "fedhft_enrolments", "Agents that enrolled under a new lease: new ones, and those that were away too long.",
     by=AGGREGATOR,
 )  # fmt: skip
+ENROLLED_CLIENTS = gauge(
+    "fedhft_enrolled_clients",
+    "Clients whose agent holds a lease, in jobs or not. Every replica shows the same: take the maximum.",
+    by=AGGREGATOR,
+)
 
 # -- certificates
 TLS_RELOADS = counter(

@@ -1,16 +1,17 @@
 -- What an agent's call about a job starts from, and a sign of life: lease, membership, the round. Creates no record.
--- EVALSHA sha 5 KEYS... ARGV...
+-- EVALSHA sha 6 KEYS... ARGV...
 -- KEYS  agent     hash with expiry, read and written (last_seen_ms): the agent's record
 --       clients   hash, read: whether the client has joined
 --       seen      sorted set, written: client -> milliseconds when last heard from, if it has joined
 --       tasks     counter, read
 --       round     hash, read: number, phase
+--       agents    sorted set, written: client -> milliseconds when its record expires
 --       and, named by prefix: updates (hash, read): whether the round has the client's update
 -- ARGV  client, lease_token, updates_prefix, seen_every_ms, agent_ttl_ms.
 -- Returns {'ok', one text: now_ms, joined, tasks, number (0 before the first round), phase, delivered, memory_bytes,
 -- agent_version, separated by spaces}, {'not_enrolled'} or {'lease_superseded'}. (A client reads one text several times
 -- faster than a list.)
-local agent, clients, seen, tasks, round = unpack(KEYS)
+local agent, clients, seen, tasks, round, agents = unpack(KEYS)
 local client, shown, updates_prefix, seen_every_ms, agent_ttl_ms = unpack(ARGV)
 
 local found = redis.call('HMGET', agent, 'lease_token', 'memory_bytes', 'agent_version')
@@ -32,6 +33,7 @@ if joined == 1 then
     redis.pcall('ZADD', seen, now_ms, client)
     redis.pcall('HSET', agent, 'last_seen_ms', now_ms)
     redis.pcall('PEXPIRE', agent, agent_ttl_ms)
+    redis.pcall('ZADD', agents, string.format('%.0f', now + tonumber(agent_ttl_ms)), client)
   end
 end
 local at = redis.call('HMGET', round, 'number', 'phase')
