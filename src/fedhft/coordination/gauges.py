@@ -23,6 +23,7 @@ from fedhft.telemetry import federations, metrics
 
 log = logging.getLogger(__name__)
 
+
 class JobGauges:
     """One job's gauges on this process's page."""
 
