@@ -24,10 +24,12 @@ from fedhft.training.fit import (
     check_plain,
     check_vocabulary,
     counts_from_padding,
+    padding_side,
 )
 from fedhft.training.stored_weights import stored_names, stored_values
 from fedhft.training.tasks import Task, task_of
 
+_LONGEST_REASON = 500
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -100,6 +102,10 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
     check_length(spec, path, tokenizer, model)
     check_complete(path, model, new_parameters, task.head(model, new_parameters))
+    task.check_model(model)
+    counts = "position_ids" in signature(model.forward).parameters and not counts_from_padding(model)
+    # Set on the tokenizer, which is where everybody looks for it; files may not say what their model needs.
+    tokenizer.padding_side = padding_side(path, task, model, tokenizer, counts=counts)
     return LoadedBase(
         key=network_key(spec),
         task=task,
@@ -111,7 +117,7 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
         new_parameters=new_parameters,
         device=device,
         dtype=dtype,
-        counts_positions="position_ids" in signature(model.forward).parameters and not counts_from_padding(model),
+        counts_positions=counts,
     )
 
 
@@ -198,7 +204,7 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
     ) as error:
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
-            f"model {path}: cannot be loaded with {task.auto_class}: {str(error).strip() or type(error).__name__}",
+            f"model {path}: cannot be loaded with {task.auto_class}: {_first_line(error)}",
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
@@ -206,3 +212,8 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
     model.eval()
     mismatched = {item[0] if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]}
     return model, frozenset(info["missing_keys"]) | frozenset(mismatched)
+
+
+def _first_line(error: Exception) -> str:
+    """What transformers says, without its lists of everything it knows."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_REASON]

@@ -17,6 +17,7 @@ import torch
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.training.tasks import Task
 
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
 """Prefixes of names that wrappers leave in saved weights, without which the weights are those of the model."""
@@ -24,6 +25,9 @@ _UNLIMITED = 1 << 30
 _POSITIONS = ("position_embeddings", "embed_positions", "wpe", "position_embedding")
 _ALWAYS = ("pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
 _SHOWN = 3
+_TRIED, _SHORT = 7, 3
+"""Tokens of the longer and of the shorter row on which padding is tried."""
+_ALIKE = 1e-3
 
 
 def check_plain(path: Path, config: Mapping[str, Any]) -> None:
@@ -132,3 +136,43 @@ def check_complete(path: Path, model: torch.nn.Module, absent: Collection[str], 
             f"model {path}: its files lack {shown}, or hold them in another shape, so they would be drawn at random; "
             f"use weights saved from a whole {type(model).__name__}, or from its base model, by save_pretrained",
         )
+
+
+def padding_side(path: Path, task: Task, model: torch.nn.Module, tokenizer: Any, *, counts: bool) -> str:
+    """The side on which padding changes no answer: the tokenizer's if it can be, else the other.
+
+    XLNet reads its answer off the last place, so that its rows have to end there. counts: whether the model takes
+    position ids and does not number positions by itself. Raises FedhftError(INVALID_MODEL) when padding changes the
+    answer on either side: then a row's score would depend on the rows beside it.
+    """
+    asked = str(getattr(tokenizer, "padding_side", "right"))
+    for side in (asked, "left" if asked == "right" else "right"):
+        if _answers_alike(task, model, int(tokenizer.pad_token_id), left=side == "left", counts=counts):
+            return side
+    raise FedhftError(
+        ErrorCode.INVALID_MODEL,
+        f"model {path}: its answer to a text depends on the padding beside it, on either side; use another model",
+    )
+
+
+def _answers_alike(task: Task, model: torch.nn.Module, pad: int, *, left: bool, counts: bool) -> bool:
+    """Whether a short row is answered alone as beside a longer one."""
+    ids = [index for index in range(_TRIED + 1) if index != pad][:_TRIED]
+    short, width = ids[:_SHORT], len(ids)
+    empty = [0] * (width - _SHORT)
+    device = next(model.parameters()).device
+
+    def logits(rows: list[list[int]], attention: list[list[int]]) -> torch.Tensor:
+        inputs = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(attention)}
+        if left and counts:
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        places = inputs["attention_mask"].bool() if task.counts_places else None
+        on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+        with torch.no_grad():
+            return task.logits(model, on_device, None if places is None else places.to(device)).float().cpu()
+
+    padding, mask = [pad] * len(empty), [1] * _SHORT
+    alone = logits([short], [mask])
+    row, attention = (padding + short, empty + mask) if left else (short + padding, mask + empty)
+    beside = logits([row, ids], [attention, [1] * width])[: len(alone)]
+    return torch.allclose(alone, beside, rtol=_ALIKE, atol=_ALIKE * float(alone.abs().max()))

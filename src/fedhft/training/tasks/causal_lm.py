@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 _ASSISTANT = "assistant"
+_PROBE = 8
+"""Tokens of the text on which a model is tried."""
 
 
 class CausalLM(PlaceTask):
@@ -59,6 +61,25 @@ class CausalLM(PlaceTask):
     def head(self, model: torch.nn.Module, new_parameters: frozenset[str]) -> tuple[str, ...]:
         """None: the output layer is part of the base model."""
         return ()
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Refuse a model whose outputs depend on later tokens: it would be trained to copy what it is asked for."""
+        import torch
+
+        ids = torch.arange(_PROBE) % 3
+        other = torch.cat([ids[:-1], 3 - ids[-1:]])
+        places = torch.ones((2, _PROBE), dtype=torch.bool)
+        device = next(model.parameters()).device
+        inputs = {"input_ids": torch.stack([ids, other]).to(device)}
+        with torch.no_grad():
+            logits = self.logits(model, inputs, places.to(device))
+        one, two = logits.reshape(2, _PROBE, -1)[:, :-1].float()
+        if not torch.allclose(one, two, atol=1e-3, rtol=1e-3):
+            raise FedhftError(
+                ErrorCode.INVALID_MODEL,
+                f"{type(model).__name__}: reads the text on both sides, so it would learn to copy the next token; use "
+                "a decoder, or a config with is_decoder = true",
+            )
 
     def tokenize(
         self, tokenizer: Any, rows: Sequence[Example], max_length: int, with_types: bool, *, training: bool

@@ -53,9 +53,9 @@ class Tokens:
 class Task(ABC):
     """One kind of task, as a job's `[task]` section describes it.
 
-    Members in the order of use. Reading data: `split_by_class`, `parse`, `describe`. Loading a model:
-    `auto_class`, `configure`, `head`. Feeding it: `tokenize`, `logits`. Training and scoring: `loss`, `metrics`,
-    `tally`, `floor`. Clustering: `signature_errors`. Exporting: `pipeline_tag`, `peft_task_type`, `outputs`,
+    Members in the order of use. Reading data: `split_by_class`, `parse`, `describe`. Loading a model: `auto_class`,
+    `configure`, `head`, `check_model`. Feeding it: `counts_places`, `tokenize`, `logits`. Training and scoring: `loss`,
+    `metrics`, `tally`, `floor`. Clustering: `signature_errors`. Exporting: `pipeline_tag`, `peft_task_type`, `outputs`,
     `auto_arguments`, `labels_line`.
 
     A task of your own derives from this class or from one of the kinds, and its package names it by an entry point
@@ -101,7 +101,16 @@ class Task(ABC):
         Raises FedhftError(INVALID_MODEL) when the model lacks what the task has to train.
         """
 
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Look at the loaded model, in eval mode. Raises FedhftError(INVALID_MODEL) when it cannot do the task."""
+        return
+
     # -- feeding it
+
+    @property
+    def counts_places(self) -> bool:
+        """Whether outputs count at places of a row; otherwise a row has one output."""
+        return False
 
     @abstractmethod
     def tokenize(

@@ -18,6 +18,7 @@ class PlaceTask(Task):
     """A task whose targets are classes at places of a row. Encoded targets: object array (n,) of int32 arrays."""
 
     split_by_class = False
+    counts_places = True
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross entropy in nats, mean over the places of the batch; 0 for a batch without any."""
