@@ -204,3 +204,17 @@ def _tokenizer(decoder: bool) -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def pieces_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of word pieces that knows `anna`, `berlin` and the two pieces of `unhappily`."""
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "anna", "berlin", "un", "##happily")
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )

@@ -34,19 +34,25 @@ _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(
-    text: str | bytes, name: str, code: ErrorCode, *, most_bytes: int = MOST_BYTES, strict: bool = True
+    text: str | bytes,
+    name: str,
+    code: ErrorCode,
+    *,
+    most_bytes: int = MOST_BYTES,
+    strict: bool = True,
+    unique: bool = False,
 ) -> Any:
     """The value of a JSON document.
 
     name: what it is, for messages ("spec_json", a path). strict: refuse non-finite numbers, keys given twice and halves
     of surrogate pairs too; files that others wrote for other readers have them in places that do not matter.
-    Raises FedhftError(code).
+    unique: refuse keys given twice even so. Raises FedhftError(code).
     """
     text = _decoded(text, name, code, most_bytes)
     try:
         if text.count("[") + text.count("{") > DEEPEST and _depth(text) > DEEPEST:
             raise ValueError(f"is nested deeper than {DEEPEST} levels")
-        value = (_STRICT if strict else _LENIENT).decode(text)
+        value = (_STRICT if strict else _UNIQUE if unique else _LENIENT).decode(text)
         if strict and _HALF_PAIR.search(text) and not all(map(_is_text, _strings(value))):
             raise ValueError("holds half of a surrogate pair, which is not text")
     except (ValueError, RecursionError) as error:
@@ -258,3 +264,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_int=_integer, parse_constant=_constant)
 _LENIENT = json.JSONDecoder(parse_int=_integer)
+_UNIQUE = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)

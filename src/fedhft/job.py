@@ -40,12 +40,10 @@ MOST_SPEC_BYTES = 256 << 10
 MOST_STORED_BYTES = 4 << 20
 """Longest stored form; earlier releases took longer jobs."""
 LATER_FIELDS = (
-    ("limits", "samples"),
-    ("limits", "fold_memory"),
-    ("server", "trim"),
-    ("server", "beta2"),
-    ("server", "adaptivity"),
-)
+    ("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"), ("server", "beta2"), ("server", "adaptivity"),
+    ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
+    ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"),
+)  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
 ADAPTIVE_ETA = 0.01
@@ -147,7 +145,7 @@ class JobSpec(Section):
         """Canonical JSON as stored: sorted keys, no spaces, every default written out but those of LATER_FIELDS."""
         raw = self.model_dump(mode="json")
         for section, field in LATER_FIELDS:
-            if raw[section][field] == _default_of(section, field):
+            if getattr(getattr(self, section), field) == _default_of(section, field):
                 del raw[section][field]
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 

@@ -51,6 +51,15 @@ def test_an_export_is_compared_and_loads_by_itself(tmp_path: Path, architecture:
     np.testing.assert_allclose(logits_of(model, worker), by_worker(worker, tensors), atol=1e-5)
 
 
+def test_what_was_trained_in_bf16_is_compared_in_fp32(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path / "base"), training={"precision": "bf16"})
+    worker = worker_for(spec)
+    (one,) = write_adapters(adapters_of(spec, worker, trained(worker, rounds=2)), tmp_path / "out", JOB, check=True)
+    assert one.checked is not None
+    assert one.checked.difference < TOLERANCE / 10
+    assert read_description(one.path).dtype == "bfloat16"
+
+
 @pytest.mark.parametrize("method", ["fedhft", "fedhft-paper", "full"])
 def test_a_merged_export_is_a_whole_model(tmp_path: Path, method: str) -> None:
     spec = job_for(tiny_model(tmp_path / "base"), method=method)

@@ -535,5 +535,5 @@ def test_the_second_text_of_a_pair_is_read(tmp_path: Path, architecture: str) ->
     task = train_task(evaluate=True)
     assert one.train(task).scores[0].loss != other.train(task).scores[0].loss
     if architecture == "bert":
-        assert one._train.types is not None
-        assert one._train.types[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+        assert one._train.rows[0].types is not None
+        assert one._train.rows[0].types.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]

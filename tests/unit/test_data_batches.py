@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhft.training.batches import EncodedRows, scoring_batches, steps_of, training_batches
+from fedhft.training.tasks.interface import Tokens
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 20), st.integers(0, 2**40))
@@ -55,9 +56,14 @@ def test_scoring_reads_every_row_once_shortest_first() -> None:
 
 
 def test_a_batch_pads_on_the_right_and_says_where() -> None:
-    ids = (np.array([7, 8, 9], np.int32), np.array([5], np.int32))
-    types = (np.array([0, 0, 1], np.int32), np.array([0], np.int32))
-    inputs = EncodedRows(ids, types, np.array([1, 0]), pad=2).inputs(np.array([1, 0]))
+    rows = (
+        Tokens(np.array([7, 8, 9], np.int32), np.array([0, 0, 1], np.int32)),
+        Tokens(np.array([5], np.int32), np.array([0], np.int32)),
+    )
+    inputs = EncodedRows(rows, np.array([1, 0]), pad=2).inputs(np.array([1, 0]))
     assert inputs["input_ids"].tolist() == [[5, 2, 2], [7, 8, 9]]
     assert inputs["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert inputs["token_type_ids"].tolist() == [[0, 0, 0], [0, 0, 1]]
+    left = EncodedRows(rows, np.array([1, 0]), pad=2, left=True).inputs(np.array([1, 0]))
+    assert left["input_ids"].tolist() == [[2, 2, 5], [7, 8, 9]]
+    assert left["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
+from pydantic import ValidationError
 
 from fedhft.datasets.client_data import load_client_data, load_rows
 from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import parse_job
 from fedhft.job_sections import TaskSpec
+from fedhft.training.tasks.labels import class_of
 
 TASK = TaskSpec(labels=("bad", "good"))
 ROWS: list[dict[str, Any]] = [
@@ -99,9 +102,45 @@ def test_regression_targets_are_numbers(tmp_path: Path) -> None:
         assert "finite number" in message
 
 
-def test_a_label_name_wins_over_an_index_that_looks_alike(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "t.jsonl", [{"text": "x", "label": "1"}, {"text": "y", "label": 1}])
-    assert [row.label for row in load_rows(path, TaskSpec(labels=("1", "2")))] == [0.0, 1.0]
+@pytest.mark.parametrize("value", ["1", 1, 1.0, "1.0", " 1"])
+def test_a_label_means_the_same_however_a_file_writes_it_and_a_name_wins_over_an_index(value: Any) -> None:
+    stars = ("1", "2", "3", "4", "5")
+    assert class_of(value, stars) == 0
+    assert class_of(value, ("no", "yes")) == 1
+    with pytest.raises(ValueError, match="could be taken for a label"):
+        class_of(0, stars)  # an index, from a file that counts from 0
+
+
+def test_stars_are_the_same_classes_in_every_kind_of_file(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    task = TaskSpec(labels=("1", "2", "3", "4", "5"))
+    rows = [{"text": f"t{stars}", "label": stars} for stars in (1, 2, 3, 4)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t{stars},{stars}\n" for stars in (1, 2, 3, 4)))
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"t{stars}\t{stars}.0\n" for stars in (1, 2, 3, 4)))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    jsonl(tmp_path / "a.jsonl", rows)
+    for name in ("a.csv", "a.tsv", "a.parquet", "a.jsonl"):
+        assert [row.label for row in load_rows(tmp_path / name, task)] == [0.0, 1.0, 2.0, 3.0], name
+
+
+def test_a_class_name_that_a_parquet_file_notes_wins_over_its_index(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    note = {"info": {"features": {"label": {"names": ["good", "bad"], "_type": "ClassLabel"}}}}
+    table = pyarrow.Table.from_pylist([{"text": "x", "label": 0}]).replace_schema_metadata(
+        {"huggingface": json.dumps(note)}
+    )
+    parquet.write_table(table, tmp_path / "train.parquet")
+    assert load_rows(tmp_path, TASK)[0].label == 1.0  # "good" is 1 in the job
+
+
+def test_labels_that_are_each_others_indices_are_refused_at_submission() -> None:
+    with pytest.raises(ValidationError, match="also the index of another label"):
+        TaskSpec(labels=("1", "0"))
+    assert TaskSpec(labels=("0", "1")).labels == ("0", "1")
 
 
 @pytest.mark.parametrize("label", ["goood", 2, -1, 0.5, True, None, [1], float("nan"), float("inf")])
@@ -240,3 +279,66 @@ def test_a_line_without_end_is_refused_with_its_number(tmp_path: Path, name: str
 def test_a_number_too_large_for_any_index_is_an_unknown_label(tmp_path: Path) -> None:
     for label in ("9" * 5000, int("9" * 30), 1e300):
         assert "unknown label" in refusal(jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": label}]))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl.zst", "train.csv.zst", "train.tsv.zst"])
+def test_zstandard_is_read_and_an_archive_that_was_cut_off_is_refused(tmp_path: Path, name: str) -> None:
+    plain = tmp_path / name.removesuffix(".zst")
+    if name.startswith("train.jsonl"):
+        jsonl(plain, [{"text": f"row {i}", "label": i % 2} for i in range(2000)])
+    else:
+        apart = "," if "csv" in name else "\t"
+        plain.write_text(f"text{apart}label\n" + "".join(f"row {i}{apart}{i % 2}\n" for i in range(2000)))
+    whole = zstandard.ZstdCompressor().compress(plain.read_bytes())
+    packed = tmp_path / "packed" / name
+    packed.parent.mkdir()
+    packed.write_bytes(whole)
+    assert load_rows(packed, TASK) == load_rows(plain, TASK)
+    packed.write_bytes(whole + whole if name.startswith("train.jsonl") else whole)
+    assert len(load_rows(packed, TASK)) in (2000, 4000)  # frames may follow one another
+    for end in range(1, len(whole), len(whole) // 7):
+        packed.write_bytes(whole[:end])
+        assert name in refusal(packed)
+
+
+@pytest.mark.parametrize("place", [".", "data"])
+def test_a_folder_of_shards_is_read_in_order_and_only_whole(tmp_path: Path, place: str) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    for number in range(2):
+        rows = [{"text": f"{number}-{row}", "label": row} for row in range(2)]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"train-0000{number}-of-00002.parquet")
+    assert [row.text for row in load_rows(tmp_path, TASK)] == ["0-0", "0-1", "1-0", "1-1"]
+    (folder / "train-00000-of-00002.parquet").unlink()
+    assert "1 of 2 shards, number 0 is missing" in refusal(tmp_path)
+
+
+def test_a_folder_for_each_split_is_read(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    jsonl(tmp_path / "train" / "part-1.jsonl", ROWS[1:])
+    jsonl(tmp_path / "train" / "part-0.jsonl", ROWS[:1])
+    assert load_rows(tmp_path, TASK) == PARSED
+
+
+def test_two_columns_of_one_name_are_refused_in_every_kind_of_file(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    (tmp_path / "a.csv").write_text("text,label,label\nx,0,1\n")
+    assert "several columns named 'label'" in refusal(tmp_path / "a.csv")
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "label": 0, "label": 1}\n')
+    assert "line 1: gives the key 'label' twice" in refusal(tmp_path / "a.jsonl")
+    columns = [pyarrow.array(["x"]), pyarrow.array([0]), pyarrow.array([1])]
+    parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "label", "label"]), tmp_path / "a.parquet")
+    assert "several columns named 'label'" in refusal(tmp_path / "a.parquet")
+
+
+def test_a_second_text_that_the_job_does_not_read_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = jsonl(tmp_path / "t.jsonl", [{"text": "x", "text_pair": "y", "label": 0}])
+    assert 'set text_pair = "text_pair"' in refusal(path)
+    jsonl(path, [{"premise": "x", "hypothesis": "y", "label": 0}] * 2)
+    assert len(load_rows(path, TaskSpec(labels=("no", "yes"), text="premise"))) == 2
+    assert [record.getMessage().count("task.text_pair") for record in caplog.records] == [1]

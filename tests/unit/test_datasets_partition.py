@@ -156,7 +156,7 @@ def test_what_is_written_for_agents_is_what_was_handed_out(tmp_path: Path) -> No
         has_groups=True,
     )
     first, second = data.write(tmp_path)
-    assert json.loads(first.train.read_text(encoding="utf-8")) == {"text": "ä", "text_pair": "b", "label": 0}
-    assert json.loads(second.shared.read_text()) == {"text": "s", "label": 1}
+    assert json.loads(first.train.read_text(encoding="utf-8")) == {"text": "ä", "text_pair": "b", "label": "x"}
+    assert json.loads(second.shared.read_text()) == {"text": "s", "label": "y"}
     assert first.shared != second.shared
     assert data.majority() == 0.5

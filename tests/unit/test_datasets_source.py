@@ -22,13 +22,14 @@ def write_folder(folder: Path, train: list[str], validation: list[str], names: l
     return folder
 
 
-GOOD = ['{"text": "a", "label": 0}', '{"text": "b", "text_pair": "c", "label": 1}']
+GOOD = ['{"text": "a", "label": 0}', '{"text": "b", "label": 1}']
+PAIRS = ['{"text": "a", "text_pair": "b", "label": 0}', '{"text": "b", "text_pair": "c", "label": 1}']
 
 
 def test_a_folder_is_read_compressed_or_not(tmp_path: Path) -> None:
     found = read_source(write_folder(tmp_path, GOOD, GOOD[:1], ["no", "yes"]))
     assert found.labels == ("no", "yes")
-    assert found.train == (Example("a", None, 0.0), Example("b", "c", 1.0))
+    assert found.train == (Example("a", None, 0.0), Example("b", None, 1.0))
     assert found.validation == (Example("a", None, 0.0),)
 
 
@@ -44,6 +45,17 @@ def test_a_folder_of_tables_is_read_like_one_of_json_lines(tmp_path: Path) -> No
     assert found.labels == ("0", "1")
 
 
+def test_pairs_are_read_where_rows_have_them_and_a_row_without_its_second_text_is_refused(tmp_path: Path) -> None:
+    found = read_source(write_folder(tmp_path, PAIRS, PAIRS[:1], ["no", "yes"]))
+    assert found.train == (Example("a", "b", 0.0), Example("b", "c", 1.0))
+    with pytest.raises(FedhftError, match=r"line 1: no column 'text_pair'.*task\.text_pair"):
+        read_source(write_folder(tmp_path, [GOOD[0], PAIRS[1]], PAIRS, ["no", "yes"]))
+    with pytest.raises(FedhftError, match=r"line 2, column 'text_pair' = 1: is not text"):
+        read_source(
+            write_folder(tmp_path, [PAIRS[0], '{"text": "a", "text_pair": 1, "label": 0}'], PAIRS, ["no", "yes"])
+        )
+
+
 def test_without_meta_indices_are_classes_and_other_numbers_are_not(tmp_path: Path) -> None:
     assert read_source(write_folder(tmp_path, GOOD, GOOD, None)).labels == ("0", "1")
     for other in ('{"text": "a", "label": 0.25}', '{"text": "a", "label": -1}'):
@@ -55,15 +67,14 @@ def test_without_meta_indices_are_classes_and_other_numbers_are_not(tmp_path: Pa
     [
         ('{"text": "a", "label": 0', "is not JSON"),
         ('["a", 0]', "is a list"),
-        ('{"label": 0}', "column 'text' = None: is missing"),
+        ('{"label": 0}', "no column 'text'"),
         ('{"text": 3, "label": 0}', "column 'text' = 3: is not text"),
-        ('{"text": "a", "text_pair": 1, "label": 0}', "column 'text_pair' = 1: is not text"),
-        ('{"text": "a"}', "column 'label' = None: is not a finite number"),
-        ('{"text": "a", "label": "yes"}', "column 'label' = 'yes': is not a finite number"),
-        ('{"text": "a", "label": true}', "column 'label' = True: is not a finite number"),
-        ('{"text": "a", "label": NaN}', "column 'label' = nan: is not a finite number"),
-        ('{"text": "a", "label": 2}', "column 'label' = 2: is outside 0..1"),
-        ('{"text": "a", "label": 0.5}', "column 'label' = 0.5: is outside 0..1"),
+        ('{"text": "a"}', "no column 'label'"),
+        ('{"text": "a", "label": "maybe"}', "column 'label' = 'maybe': unknown label; use 0..1 or one of 'no', 'yes'"),
+        ('{"text": "a", "label": true}', "column 'label' = True: unknown label"),
+        ('{"text": "a", "label": NaN}', "column 'label' = nan: unknown label"),
+        ('{"text": "a", "label": 2}', "column 'label' = 2: unknown label; use 0..1"),
+        ('{"text": "a", "label": 0.5}', "column 'label' = 0.5: unknown label; use 0..1"),
     ],
 )
 def test_a_bad_line_is_named_with_file_line_and_fix(tmp_path: Path, line: str, said: str) -> None:
@@ -81,7 +92,7 @@ def test_a_missing_folder_split_or_an_empty_one_is_refused(tmp_path: Path) -> No
         read_source(tmp_path / "nowhere")
     with pytest.raises(FedhftError, match="no split 'train'"):
         read_source(tmp_path)
-    with pytest.raises(FedhftError, match=r"validation\.jsonl: has no rows") as caught:
+    with pytest.raises(FedhftError, match=r"the validation split has no rows") as caught:
         read_source(write_folder(tmp_path, GOOD, [""], ["no", "yes"]))
     assert caught.value.code is ErrorCode.INVALID_DATA
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job_sections import TaskKind, TaskSpec
+from fedhft.job_sections import TaskSpec
+from fedhft.scoring.metrics import KINDS
 from fedhft.training.tasks import Task, kind_for, task_of
 
 NAMED = TaskSpec(labels=("bad", "good", "mixed"))
@@ -26,12 +26,12 @@ def errors_of(task: Task, targets: list[float], logits: NDArray[np.float32] | No
 
 
 def test_every_kind_a_job_may_name_has_a_task() -> None:
-    for kind in get_args(TaskKind):
+    for kind in KINDS:
         assert isinstance(task_of(TaskSpec.model_construct(kind=kind, labels=("a", "b"))), Task)
 
 
 def test_a_kind_without_a_task_is_refused_with_the_kinds_there_are() -> None:
-    with pytest.raises(FedhftError, match=r"task\.kind = 'ranking'.*classification, regression") as caught:
+    with pytest.raises(FedhftError, match=r"task\.kind = 'ranking'.*classification, .*causal-lm") as caught:
         task_of(TaskSpec.model_construct(kind="ranking"))
     assert caught.value.code is ErrorCode.INVALID_JOB
 
@@ -43,7 +43,7 @@ def test_a_task_reads_targets_and_says_its_card_without_loading_torch() -> None:
         "    task = task_of(spec)\n"
         "    print(task.auto_class, task.auto_arguments, task.pipeline_tag, task.peft_task_type, task.outputs)\n"
         "    one = task.encode([1.0])\n"
-        "    print(task.labels_line(), task.split_by_class, task.target('1'), task.baseline(one, one))\n"
+        "    print(task.labels_line(), task.split_by_class, task.target('1'), task.floor(one, one)[task.metrics[0]])\n"
         "print(sorted(set(sys.modules) & {'torch', 'transformers', 'peft'}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
@@ -63,17 +63,21 @@ def test_data_without_label_names_is_for_numbers() -> None:
 
 def test_the_baseline_is_the_commonest_training_label_and_of_several_the_smallest() -> None:
     task = task_of(NAMED)
-    assert task.baseline(task.encode([1, 1, 2, 2]), task.encode([1, 1, 1, 2])) == 0.75
-    assert task.baseline(task.encode([2, 2, 1]), task.encode([1, 1, 1, 2])) == 0.25
+    assert task.floor(task.encode([1, 1, 2, 2]), task.encode([1, 1, 1, 2]))["accuracy"] == 0.75
+    assert task.floor(task.encode([2, 2, 1]), task.encode([1, 1, 1, 2]))["accuracy"] == 0.25
 
 
 def test_the_score_of_numbers_is_their_correlation_and_zero_where_one_side_does_not_vary() -> None:
     task = task_of(NUMBER)
     logits = np.array([[1.0], [2.0], [4.0]], np.float32)
-    assert task.score(logits, np.array([10.0, 20.0, 40.0])) == pytest.approx(1.0)
-    assert task.score(-logits, np.array([10.0, 20.0, 40.0])) == pytest.approx(-1.0)
-    assert task.score(logits, np.array([5.0, 5.0, 5.0])) == 0.0
-    assert task.score(logits[:1], np.array([5.0])) == 0.0
+
+    def pearson(logits: NDArray[np.float32], targets: list[float]) -> float:
+        return task.tally(logits, np.array(targets), np.ones(len(targets), np.int64)).metric("pearson")
+
+    assert pearson(logits, [10.0, 20.0, 40.0]) == pytest.approx(1.0)
+    assert pearson(-logits, [10.0, 20.0, 40.0]) == pytest.approx(-1.0)
+    assert pearson(logits, [5.0, 5.0, 5.0]) == 0.0
+    assert pearson(logits[:1], [5.0]) == 0.0
 
 
 def test_signature_errors_weigh_every_class_alike_whatever_its_share() -> None:

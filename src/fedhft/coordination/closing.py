@@ -15,9 +15,11 @@ from fedhft.coordination.state_blobs import save_state
 from fedhft.coordination.tidying import tidy
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
+from fedhft.job_sections import TaskSpec
 from fedhft.methods import Combine, SignatureKind
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds.decision import Extend, Fail, after_setting_aside
+from fedhft.rounds.metric_figures import metric_figures, metrics_of_client
 from fedhft.rounds.reclustering import wants_memberships
 from fedhft.rounds.summary import ClientReport, readable_reports, results_of, summarise
 from fedhft.telemetry import metrics
@@ -72,6 +74,7 @@ async def close_round(
         figures,
         bounded,
         now_ms,
+        spec.task,
     )
     driven.reached("folded")
     moved = {**before, **{report.client: report.traffic for report in reports}}
@@ -212,10 +215,14 @@ def _entry(
     figures: dict[str, float],
     bounded: Bounded,
     now_ms: int,
+    task: TaskSpec,
 ) -> RoundHistory:
     summary = summarise(current, reports, before, now_ms)
     for name, value in figures.items():
         setattr(summary, name, value)
     bounded.tell(current, summary)
+    summary.metrics.extend(metric_figures(task, reports))
     results = tuple(results_of(reports)) if current.evaluation else ()
+    for result, report in zip(results, reports, strict=False):
+        result.metrics.extend(metrics_of_client(report, task))
     return RoundHistory(summary, results, current.evaluation)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,14 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.job_sections import TaskSpec
 from fedhft.training.tasks import Task, task_of
+
+_PAIR = "text_pair"
+_PARTNERS = {
+    "sentence1": "sentence2", "sentence_1": "sentence_2", "premise": "hypothesis", "question1": "question2",
+    "text1": "text2", "text_a": "text_b", "query": "passage",
+}  # fmt: skip
+"""Columns of known data sets that hold the second text of a pair, by that of the first."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def load_rows(source: str | Path, spec: TaskSpec, split: str = "train") -> tuple
     it is empty.
     """
     task = task_of(spec)
-    rows = tuple(_parse(raw, task) for raw in read_table(source, split))
+    rows = tuple(parse_rows(read_table(source, split), task))
     if not rows:
         raise FedhftError(ErrorCode.INVALID_DATA, f"data {source}: the {split} split is empty; give at least one row")
     return rows
@@ -86,7 +94,7 @@ def split_rows(
     wanted = max(1, math.floor(share * len(rows) + 0.5))
     classes: dict[float, list[int]] = {}
     for index, row in enumerate(rows):
-        classes.setdefault(row.label if by_class else 0.0, []).append(index)
+        classes.setdefault(row.class_index if by_class else 0.0, []).append(index)
     exact = {label: share * len(members) for label, members in sorted(classes.items())}
     taken = {label: min(math.floor(value), len(classes[label]) - 1) for label, value in exact.items()}
     for label in sorted(exact, key=lambda label: (taken[label] - exact[label], seeds.seed_of(seed, repr(label)))):
@@ -105,35 +113,34 @@ def split_rows(
 
 
 def rows_digest(rows: Iterable[Example]) -> str:
-    """SHA-256 (hex) over texts and labels, in order."""
+    """SHA-256 (hex) over everything in the rows, in order."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.text, row.text_pair, row.label]).encode() + b"\n")
+        digest.update(json.dumps(row.identity()).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _parse(raw: RawRow, task: Task) -> Example:
-    columns = task.spec
-    text = _text(raw, columns.text, "task.text")
-    pair = None if columns.text_pair is None else _text(raw, columns.text_pair, "task.text_pair")
-    value = _column(raw, columns.label, "task.label")
-    try:
-        return Example(text, pair, task.target(value))
-    except ValueError as problem:
-        raise raw.refused(columns.label, str(problem)) from problem
+def parse_rows(raws: Iterable[RawRow], task: Task) -> Iterator[Example]:
+    """Rows as the task reads them. Raises FedhftError(INVALID_DATA), also where a second text would go unread."""
+    for number, raw in enumerate(raws):
+        _notice_pairs(raw, task.spec, warn=number == 0)
+        yield task.parse(raw)
 
 
-def _column(raw: RawRow, column: str, field: str) -> Any:
-    if column not in raw.columns:
-        raise FedhftError(
-            ErrorCode.INVALID_DATA,
-            f"data {raw.where}: no column {column!r} (it has {raw.names}); rename the column or set {field}",
+def _notice_pairs(raw: RawRow, spec: TaskSpec, *, warn: bool) -> None:
+    """Refuse, or warn of, a second text that the job does not name: a model that reads half of each row still learns.
+
+    Raises FedhftError(INVALID_DATA).
+    """
+    if spec.text_pair is not None or not spec.may_have_pairs:
+        return
+    if _PAIR in raw.columns and raw.columns[_PAIR] is not None and _PAIR not in (spec.text, spec.label):
+        raise raw.refused(
+            _PAIR, f'the job reads only {spec.text!r}; set text_pair = "{_PAIR}" in [task], or remove the column'
         )
-    return raw.columns[column]
-
-
-def _text(raw: RawRow, column: str, field: str) -> str:
-    value = _column(raw, column, field)
-    if not isinstance(value, str):
-        raise raw.refused(column, "is not text; write a string")
-    return value
+    partner = _PARTNERS.get(spec.text)
+    if warn and partner in raw.columns and partner != spec.label:
+        _log.warning(
+            "data %s: has a column %r beside %r, which the job does not read; if rows are pairs, set task.text_pair",
+            raw.where, partner, spec.text,
+        )  # fmt: skip

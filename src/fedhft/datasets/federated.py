@@ -59,17 +59,20 @@ class FederatedData:
         """
         scores = []
         for client in self.clients:
-            labels = [row.label for row in client.train]
+            labels = [row.class_index for row in client.train]
             top = max(sorted(set(labels)), key=labels.count)
-            scores.append(sum(row.label == top for row in client.holdout) / len(client.holdout))
+            scores.append(sum(row.class_index == top for row in client.holdout) / len(client.holdout))
         return sum(scores) / len(scores)
 
     def write(self, folder: Path) -> tuple[ClientFiles, ...]:
-        """Write a folder per client and a shared file per group; returns each client's files."""
+        """Write a folder per client and a shared file per group; returns each client's files.
+
+        Classes are written by name: in a job whose names are numbers an index would be taken for one.
+        """
         shared = []
         for group, rows in enumerate(self.shared):
             shared.append(folder / f"shared-{group}.jsonl")
-            _write_rows(shared[-1], rows)
+            _write_rows(shared[-1], rows, self.labels)
         files = []
         for client in self.clients:
             own = ClientFiles(
@@ -78,8 +81,8 @@ class FederatedData:
                 folder / client.client / "holdout.jsonl",
                 shared[client.group if len(shared) > 1 else 0],
             )
-            _write_rows(own.train, client.train)
-            _write_rows(own.holdout, client.holdout)
+            _write_rows(own.train, client.train, self.labels)
+            _write_rows(own.holdout, client.holdout, self.labels)
             files.append(own)
         return tuple(files)
 
@@ -88,10 +91,10 @@ def label_counts(rows: Sequence[Example], labels: int) -> list[int]:
     """Rows of each class."""
     counts = [0] * labels
     for row in rows:
-        counts[int(row.label)] += 1
+        counts[int(row.class_index)] += 1
     return counts
 
 
-def _write_rows(path: Path, rows: Iterable[Example]) -> None:
+def _write_rows(path: Path, rows: Iterable[Example], labels: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(row.to_json(labels) + "\n" for row in rows), encoding="utf-8")

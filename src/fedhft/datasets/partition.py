@@ -134,7 +134,7 @@ def _pools(source: Source, classes: int, rng: np.random.Generator) -> list[list[
     """Row indices by class, each in random order."""
     pools: list[list[int]] = [[] for _ in range(classes)]
     for index in rng.permutation(len(source.train)):
-        pools[int(source.train[index].label) if source.labels else 0].append(int(index))
+        pools[int(source.train[index].class_index) if source.labels else 0].append(int(index))
     return pools
 
 
@@ -163,4 +163,4 @@ def _draw(pools: list[list[int]], proportions: NDArray[np.float64], count: int, 
 
 
 def _renamed(row: Example, names: tuple[int, ...]) -> Example:
-    return Example(row.text, row.text_pair, names[int(row.label)]) if len(names) > 1 else row
+    return Example(row.text, row.text_pair, float(names[int(row.class_index)])) if len(names) > 1 else row

@@ -1,22 +1,29 @@
-"""A data set as a folder: `train` and `validation` in any format of `tables`, optionally with `meta.json`."""
+"""A data set as a folder: the splits `train` and `validation`, optionally with `meta.json`.
+
+Its rows are read as an agent reads its own (`client_data`), so that a simulation and a demo see what agents would.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from fedhft.datasets.client_data import parse_rows
 from fedhft.datasets.examples import Example
-from fedhft.datasets.tables import SUFFIXES, RawRow, find_file, read_table
+from fedhft.datasets.tables import RawRow, read_table
 from fedhft.documents import read_json
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.job_sections import TaskSpec
+from fedhft.training.tasks import kind_for, task_of
 
-_ROW = 'every row has "text" and a number "label", and "text_pair" for pairs'
+_PAIR = "text_pair"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before it is partitioned. labels: names in class order; empty where labels are plain numbers."""
+    """A data set before it is partitioned. labels: names in class order; empty where rows do not form classes."""
 
     name: str
     labels: tuple[str, ...]
@@ -24,11 +31,13 @@ class Source:
     validation: tuple[Example, ...]
 
 
-def read_source(folder: Path) -> Source:
-    """Read the splits `train` and `validation` (columns `text`, `label` and, for pairs, `text_pair`) of a folder.
+def read_source(folder: Path, spec: TaskSpec | None = None) -> Source:
+    """Read the splits `train` and `validation` of a folder as a job's task does.
 
-    `label_names` of `meta.json` name the classes. Without that file class indices become the names, unless some label
-    is not an index: then the data has no classes. Raises FedhftError(INVALID_DATA) naming file, line and fix.
+    Without a task, columns are `text`, `label` and, for pairs, `text_pair`, and `label_names` of `meta.json` name the
+    classes; without that file class indices become the names, unless some label is not an index: then labels are
+    numbers. Raises FedhftError(INVALID_DATA) naming file, line and fix, (INVALID_ARGUMENT) when the job's label names
+    are not those of meta.json.
     """
     if not folder.is_dir():
         raise FedhftError.field(
@@ -36,47 +45,40 @@ def read_source(folder: Path) -> Source:
             "give one with train and validation files",
         )  # fmt: skip
     names = _label_names(folder)
-    train, validation = (_examples(folder, split, names or ()) for split in ("train", "validation"))
+    train, validation = (tuple(read_table(folder, split)) for split in ("train", "validation"))
+    for split, rows in (("train", train), ("validation", validation)):
+        if not rows:
+            raise FedhftError(ErrorCode.INVALID_DATA, f"data {folder}: the {split} split has no rows; add at least one")
+    if spec is None:
+        spec = _task(names, chain(train, validation), has_pairs=any(_PAIR in row.columns for row in train))
+    elif spec.labels and names is not None and spec.labels != names:
+        raise FedhftError.field(
+            ErrorCode.INVALID_DATA, "task.labels", list(spec.labels), f"the data has {list(names)}",
+            "write the labels of the data's meta.json into the job, in that order",
+        )  # fmt: skip
+    task = task_of(spec)
+    parsed = (tuple(parse_rows(rows, task)) for rows in (train, validation))
+    return Source(folder.resolve().name, spec.labels if task.split_by_class else (), *parsed)
+
+
+def _task(names: tuple[str, ...] | None, rows: Iterable[RawRow], *, has_pairs: bool) -> TaskSpec:
+    """The task that data without a job is for."""
     if names is None:
-        values = {example.label for example in train + validation}
+        values = [_number(raw) for raw in rows]
         classes = int(max(values)) + 1 if all(value.is_integer() and value >= 0 for value in values) else 0
-        names = tuple(str(index) for index in range(classes))
-    return Source(folder.resolve().name, names, train, validation)
+        # A single index is a class of a task that needs two.
+        names = tuple(str(index) for index in range(max(2, classes))) if 0 < classes <= _MOST_CLASSES else ()
+    return TaskSpec(kind=kind_for(names), labels=names, text_pair=_PAIR if has_pairs else None)
 
 
-def _examples(folder: Path, split: str, names: tuple[str, ...]) -> tuple[Example, ...]:
-    path = find_file(folder, split, sorted(SUFFIXES, key=lambda suffix: suffix != ".jsonl.gz"))
-    rows = tuple(_example(raw, names) for raw in read_table(path))
-    if not rows:
-        raise FedhftError(ErrorCode.INVALID_DATA, f"data {path}: has no rows; add at least one")
-    return rows
+_MOST_CLASSES = 4096
 
 
-def _example(raw: RawRow, names: tuple[str, ...]) -> Example:
-    text, pair = raw.columns.get("text"), raw.columns.get("text_pair")
-    for column, value in (("text", text), ("text_pair", "" if pair is None else pair)):
-        if not isinstance(value, str):
-            raise raw.refused(column, f"{'is missing' if value is None else 'is not text'}; {_ROW}")
-    label = _number(raw.columns.get("label"))
-    if label is None:
-        raise raw.refused("label", f"is not a finite number; {_ROW}")
-    if names and not (label.is_integer() and 0 <= label < len(names)):
-        raise raw.refused(
-            "label",
-            f"is outside 0..{len(names) - 1}; fix the row or list every label in label_names of meta.json",
-        )
-    return Example(str(text), pair, label)
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or one written as text, as in CSV; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+def _number(raw: RawRow) -> float:
+    """The label of a row of numbers. Raises FedhftError(INVALID_DATA)."""
+    value = raw.value("label", "task.label")
+    task = task_of(TaskSpec(kind=kind_for(())))
+    return float(task.parse(RawRow(raw.where, {"text": "", "label": value})).class_index)
 
 
 def _label_names(folder: Path) -> tuple[str, ...] | None:

@@ -59,7 +59,8 @@ class ExportDescription(_Part):
     """An exported directory.
 
     whole: a whole model, not an adapter. clients: how many the adapter belongs to; samples: their training rows, as
-    they said. num_labels: width of the logits. dtype: of the arithmetic in training.
+    they said. num_labels: width of the logits, 0 where it is
+    the model's vocabulary. dtype: of the arithmetic in training.
     """
 
     format: Literal[1] = 1
@@ -75,7 +76,7 @@ class ExportDescription(_Part):
     samples: int = Field(ge=0)
     base: DescribedBase
     task: TaskSpec
-    num_labels: int = Field(ge=1)
+    num_labels: int = Field(ge=0)
     max_length: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16"]
     scores: tuple[DescribedScore, ...] = ()

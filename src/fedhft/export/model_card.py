@@ -67,7 +67,7 @@ def _facts(
     adapter = spec.adapter
     lines = [f"* method {spec.method.preset}, {job.rounds_done} rounds, version {version}, seed {spec.seed}"]
     if not schema.weights:
-        lines.append(f"* rank {adapter.rank}, alpha {adapter.alpha:g}, modules {', '.join(adapter.targets)}")
+        lines.append(f"* rank {adapter.rank}, alpha {adapter.alpha:g}, modules {adapter.targets_line}")
     lines += [
         f"* labels: {task.labels_line()}",
         f"* base model digest: `{schema.base_digest}`",

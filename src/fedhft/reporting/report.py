@@ -82,7 +82,7 @@ def _overview(main: MethodRun, data: FederatedData) -> str:
         f"* {len(data.clients)} clients with {_span(rows)} training rows and {_span(held)} held-out rows each; "
         f"{len(data.shared[0])} common validation rows; {len(data.labels) or 'no'} labels",
         f"* base model `{spec.model.name}`, LoRA rank {spec.adapter.rank}, alpha {spec.adapter.alpha:g} on "
-        f"{', '.join(spec.adapter.targets)}",
+        f"{spec.adapter.targets_line}",
         f"* {spec.rounds.total} rounds of {spec.training.epochs:g} local epoch(s), learning rate "
         f"{spec.training.learning_rate:g}, seed {spec.seed}",
     ]

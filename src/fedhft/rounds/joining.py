@@ -135,7 +135,7 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
         refuse("model.digest", schema.base_digest, f"the job pins {spec.model.digest}", "use the job's base model")
     if tuple(schema.labels) != tuple(spec.task.labels):
         refuse("labels", schema.labels, f"the job has {list(spec.task.labels)}", "use the job's label names, in order")
-    if not schema.head:
+    if not schema.head and spec.task.has_head:
         refuse("head", schema.head, "the schema has no task head", "load the model with a head for the job's task")
     if spec.method.uses_adapters:
         if not schema.slots or schema.weights:

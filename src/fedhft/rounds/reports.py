@@ -18,6 +18,8 @@ from fedhft.clustering.signature import check_signature
 from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.job_sections import TaskSpec
+from fedhft.scoring.metrics import metric
 from fedhft.v1 import federation_pb2
 
 MOST_SCORES = 8
@@ -27,6 +29,10 @@ MOST_COUNT = 1 << 47
 MOST_SECONDS = 1e8
 MOST_LOSS = 3.5e38
 """A squared error in float32 can be as large."""
+MOST_METRICS = 8
+MOST_SUM = 1e90
+"""Largest sum: those of a hundred thousand clients, and their squares, are finite."""
+_LONGEST_NAME = 256
 _ROUNDING = 1e-9
 """How far rounding may take a score past its range."""
 
@@ -79,6 +85,33 @@ def _check_score(spec: JobSpec, score: federation_pb2.Score, name: str) -> None:
     _check_number(f"{name}.majority", score.majority, 0.0, 1.0 + _ROUNDING)
     _check_number(f"{name}.loss", score.loss, 0.0, MOST_LOSS)
     _check_number(f"{name}.rows", score.rows, 0, spec.limits.samples)
+    _check_metrics(spec, score, name)
+
+
+def _check_metrics(spec: JobSpec, score: federation_pb2.Score, name: str) -> None:
+    """Metrics are the job's, each once and in its range; sums are as many as the kind of task has."""
+    task = spec.task
+    seen: set[str] = set()
+    for place, one in enumerate(score.metrics):
+        field = f"{name}.metrics[{place}]"
+        if one.name in seen or len(seen) == MOST_METRICS or not _is_metric(task, one.name):
+            _refuse(f"{field}.name", one.name[:_LONGEST_NAME], "is not one more of the job's metrics",
+                    f"send {', '.join(task.measured) or 'what the task measures'}, each once")  # fmt: skip
+        seen.add(one.name)
+        bounds = metric(one.name)
+        for part, value in (("value", one.value), ("floor", one.floor)):
+            _check_number(f"{field}.{part}", value, bounds.least - _ROUNDING, bounds.most + _ROUNDING)
+    if score.sums and len(score.sums) != task.sums:
+        _refuse(f"{name}.sums", f"{len(score.sums)} numbers", "is not what the job's kind of task sums",
+                "send the sums of docs/tasks.md, or none")  # fmt: skip
+    for place, value in enumerate(score.sums):
+        _check_number(f"{name}.sums[{place}]", value, -MOST_SUM, MOST_SUM)
+
+
+def _is_metric(task: TaskSpec, name: str) -> bool:
+    if task.measured:
+        return name in task.measured
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable()  # a package's own task names its own
 
 
 def _check_number(name: str, value: float, least: float, most: float) -> None:

@@ -72,7 +72,8 @@ def readable_reports(
     for client in sorted(updates):
         try:
             report = report_of(current, updates[client])
-            numbers = [x for score in report.scores for x in (score.value, score.loss, score.majority)]
+            numbers = [x for score in report.scores for x in (score.value, score.loss, score.majority, *score.sums)]
+            numbers += [x for score in report.scores for one in score.metrics for x in (one.value, one.floor)]
             if not all(math.isfinite(number) for number in numbers):
                 raise ValueError("scores that are not finite")
             reports.append(report)
@@ -142,16 +143,16 @@ def summarise(
         summary.peak_rss_bytes_mean = sum(peaks) / len(peaks)
         summary.train_seconds_mean = sum(r.measurements.train_seconds for r in reports) / len(reports)
     dealt = [r for r in reports if r.participant.shard is not None]  # nobody else was given shared rows to score
-    shared = {
-        "shared_before": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE) for r in dealt),
-        "shared_after": pooled(r.score(score.SPLIT_SHARED, score.MOMENT_AFTER) for r in dealt),
-        "shared_mass_weighted": pooled(
-            r.score(score.SPLIT_SHARED, score.MOMENT_BEFORE, score.VIEW_MASS_WEIGHTED) for r in dealt
-        ),
-    }
-    for name, value in shared.items():
-        if value is not None:
-            setattr(summary, name, value)
+    for name, moment, view in (
+        ("before", score.MOMENT_BEFORE, score.VIEW_OWN),
+        ("after", score.MOMENT_AFTER, score.VIEW_OWN),
+        ("mass_weighted", score.MOMENT_BEFORE, score.VIEW_MASS_WEIGHTED),
+    ):
+        shares = [r.score(score.SPLIT_SHARED, moment, view) for r in dealt]
+        value, loss = pooled(shares), pooled(shares, lambda share: share.loss)
+        if value is not None and loss is not None:
+            setattr(summary, f"shared_{name}", value)
+            setattr(summary, f"shared_loss_{name}", loss)
     for name, moment in (("personal_before", score.MOMENT_BEFORE), ("personal_after", score.MOMENT_AFTER)):
         found = spread(_value(r.score(score.SPLIT_PERSONAL, moment)) for r in reports)
         if found:
@@ -214,6 +215,7 @@ def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
             found = report.score(split, moment)
             if found is not None:
                 setattr(result, name, found.value)
+                setattr(result, "_loss_".join(name.split("_")), found.loss)
         results.append(result)
     return results
 

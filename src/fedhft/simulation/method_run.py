@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from fedhft.datasets import tickets
-from fedhft.datasets.client_data import load_client_data
+from fedhft.datasets.client_data import ClientData
 from fedhft.datasets.federated import FederatedData
 from fedhft.datasets.partition import OWN_HOLDOUT, Partition, Shares, hand_out
 from fedhft.datasets.source import read_source
@@ -18,6 +17,7 @@ from fedhft.job import JobSpec
 from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
 from fedhft.simulation.run import simulate
+from fedhft.training.tasks import task_of
 from fedhft.v1 import jobs_pb2
 
 _CLIENTS = 8
@@ -50,7 +50,7 @@ def rows_for(
         data = tickets.generate(rows, holdout=held, validation=_VALIDATION, groups=groups, seed=spec.seed)
     else:
         shares = Shares(kind, count, per_client, alpha, groups if kind is Partition.GROUPS else 1)
-        data = hand_out(read_source(folder), shares, spec.seed)
+        data = hand_out(read_source(folder, spec.task), shares, spec.seed)
     names = spec.clients or tuple(client.client for client in data.clients)
     renamed = (replace(client, client=name) for client, name in zip(data.clients, names, strict=True))
     return replace(data, clients=tuple(renamed))
@@ -63,18 +63,17 @@ def run_simulated(
 
     Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and what `simulate` raises.
     """
-    if spec.task.labels != data.labels:
+    if task_of(spec.task).split_by_class and spec.task.labels != data.labels:
         raise FedhftError.field(
             ErrorCode.INVALID_DATA, "task.labels", list(spec.task.labels), f"the data has {list(data.labels)}",
             "write the labels of the data's meta.json into the job, in that order",
         )  # fmt: skip
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        held = {
-            own.client: load_client_data(spec, own.client, own.train, own.holdout, own.shared)
-            for own in data.write(Path(folder))
-        }
-        ended = simulate(spec, held, model=model, observe=observe)
+    held = {
+        own.client: ClientData.of(own.train, own.holdout, data.shared[own.group if len(data.shared) > 1 else 0])
+        for own in data.clients
+    }
+    ended = simulate(spec, held, model=model, observe=observe)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(
         ended.job,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,19 @@ from transformers import AutoConfig, AutoTokenizer
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.digest import base_digest, read_config, tokenizer_digest
-from fedhft.training.stored_weights import stored_values
+from fedhft.training.fit import (
+    added_prefix,
+    check_complete,
+    check_length,
+    check_plain,
+    check_vocabulary,
+    counts_from_padding,
+    padding_side,
+)
+from fedhft.training.stored_weights import stored_names, stored_values
 from fedhft.training.tasks import Task, task_of
 
+_LONGEST_REASON = 500
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -27,6 +39,7 @@ class LoadedBase:
 
     key: what it was loaded for. task: the job's. model: as the task loads it, with `dtype`, on `device`.
     new_parameters: names of parameters that are not in the files (transformers drew them at random); part of the head.
+    counts_positions: whether the model takes position ids and does not number positions by itself.
     network: what was attached to the model; set on first use by `Network.on`.
     """
 
@@ -40,6 +53,7 @@ class LoadedBase:
     new_parameters: frozenset[str]
     device: torch.device
     dtype: torch.dtype
+    counts_positions: bool = False
     network: object | None = None
 
 
@@ -72,7 +86,7 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     """
     task = task_of(spec.task)
     path = model_folder(path_override or spec.model.name, spec.model.revision)
-    read_config(path)
+    check_plain(path, read_config(path))
     stored_values(path)
     digest = base_digest(path)
     if spec.model.digest is not None and digest != spec.model.digest:
@@ -83,9 +97,15 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
         )
     text_digest = tokenizer_digest(path)
     tokenizer = _load_tokenizer(path)
-    _check_length(spec, path, tokenizer)
     device, dtype = torch.device("cpu"), torch.float32
     model, new_parameters = _load_model(path, task, tokenizer, dtype)
+    check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    check_length(spec, path, tokenizer, model)
+    check_complete(path, model, new_parameters, task.head(model, new_parameters))
+    task.check_model(model)
+    counts = "position_ids" in signature(model.forward).parameters and not counts_from_padding(model)
+    # Set on the tokenizer, which is where everybody looks for it; files may not say what their model needs.
+    tokenizer.padding_side = padding_side(path, task, model, tokenizer, counts=counts)
     return LoadedBase(
         key=network_key(spec),
         task=task,
@@ -97,6 +117,7 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
         new_parameters=new_parameters,
         device=device,
         dtype=dtype,
+        counts_positions=counts,
     )
 
 
@@ -148,17 +169,6 @@ def _load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def _check_length(spec: JobSpec, path: Path, tokenizer: Any) -> None:
-    """Refuse a max_length beyond the position table here; a row that long would fail deep inside the model."""
-    positions = read_config(path).get("max_position_embeddings")
-    longest = min(int(tokenizer.model_max_length), positions if isinstance(positions, int) and positions > 0 else 2**31)
-    if spec.model.max_length > longest:
-        raise FedhftError.field(
-            ErrorCode.INVALID_MODEL, "model.max_length", spec.model.max_length,
-            f"{path.name} reads at most {longest} tokens", f"set it to {longest} or less",
-        )  # fmt: skip
-
-
 def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> tuple[torch.nn.Module, frozenset[str]]:
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
@@ -166,7 +176,11 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True)
         task.configure(config)
+        rows = getattr(config.get_text_config(), "vocab_size", None)
+        if isinstance(rows, int) and rows > 0:
+            check_vocabulary(path, tokenizer, rows)  # before a padding id beyond it is built into an embedding
         config.pad_token_id = tokenizer.pad_token_id
+        prefix = added_prefix(stored_names(path))
         model, info = getattr(transformers, task.auto_class).from_pretrained(
             str(path),
             config=config,
@@ -175,6 +189,7 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
             local_files_only=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **({"key_mapping": {"^" + re.escape(prefix): ""}} if prefix else {}),
         )
     except (
         OSError,
@@ -182,13 +197,14 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
         KeyError,
         TypeError,
         RuntimeError,
+        AssertionError,
         ImportError,
         AttributeError,
         SafetensorError,
     ) as error:
         raise FedhftError(
             ErrorCode.INVALID_MODEL,
-            f"model {path}: cannot be loaded with {task.auto_class}: {str(error).strip() or type(error).__name__}",
+            f"model {path}: cannot be loaded with {task.auto_class}: {_first_line(error)}",
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
@@ -196,3 +212,8 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
     model.eval()
     mismatched = {item[0] if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]}
     return model, frozenset(info["missing_keys"]) | frozenset(mismatched)
+
+
+def _first_line(error: Exception) -> str:
+    """What transformers says, without its lists of everything it knows."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_REASON]

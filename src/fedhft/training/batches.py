@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,77 +19,105 @@ from numpy.typing import NDArray
 from fedhft import seeds
 from fedhft.datasets.examples import Example
 from fedhft.training.tasks import Task
-from fedhft.training.tasks.interface import Targets
+from fedhft.training.tasks.interface import Targets, Tokens, flat, sizes_of
 
 BUCKET = 8
 """Batches per bucket: within one, rows are sorted by length, so batches stay random but need little padding."""
 SCORING_BATCH = 64
-_TOKENIZED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """Tokenised rows. ids, types: one int32 array per row; types is None if the model takes none; targets: (n, ...) as
-    the task encodes them; pad: the token id that pads `ids`.
+    """Tokenised rows, as a task made them. targets: (n, ...) as the task encodes them; pad: the token id that pads;
+    left: whether padding stands before a row, as the tokenizer asks.
     """
 
-    ids: tuple[NDArray[np.int32], ...]
-    types: tuple[NDArray[np.int32], ...] | None
+    rows: tuple[Tokens, ...]
     targets: Targets
     pad: int
+    left: bool = False
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.rows)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens per row."""
-        return np.array([len(ids) for ids in self.ids], np.int64)
+        return np.array([len(row.ids) for row in self.rows], np.int64)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Targets per row."""
+        return sizes_of(self.targets)
+
+    @property
+    def ids(self) -> tuple[NDArray[np.int32], ...]:
+        """Token ids of every row."""
+        return tuple(row.ids for row in self.rows)
 
     def take(self, index: Sequence[int] | NDArray[np.int64]) -> EncodedRows:
         """The rows `index`, in that order."""
-        types = None if self.types is None else tuple(self.types[i] for i in index)
-        return EncodedRows(
-            tuple(self.ids[i] for i in index), types, self.targets[np.asarray(index, np.int64)], self.pad
-        )
+        chosen = tuple(self.rows[i] for i in index)
+        return replace(self, rows=chosen, targets=self.targets[np.asarray(index, np.int64)])
+
+    def wanted(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        """Targets of the rows `index` in the order of their logits, (m, ...)."""
+        return flat(self.targets[index])
 
     def inputs(self, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """The model's inputs for the rows `index`, padded on the right to the longest; int64, on the CPU."""
-        width = max(len(self.ids[i]) for i in index)
-        ids = np.full((len(index), width), self.pad, np.int64)
-        attention = np.zeros((len(index), width), np.int64)
-        types = np.zeros((len(index), width), np.int64) if self.types is not None else None
-        for place, i in enumerate(index):
-            row = self.ids[i]
-            ids[place, : len(row)] = row
-            attention[place, : len(row)] = 1
-            if types is not None and self.types is not None:
-                types[place, : len(row)] = self.types[i]
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(attention)}
-        if types is not None:
-            inputs["token_type_ids"] = torch.from_numpy(types)
+        """The model's inputs for the rows `index`, padded to the longest; int64, on the CPU.
+
+        Packed rows come with position ids that begin anew at every row of theirs and without an attention mask, which
+        is how transformers' models know that none of them sees another.
+        """
+        rows = [self.rows[i] for i in index]
+        packed = any(row.segments for row in rows)
+        inputs = {"input_ids": self._padded([row.ids for row in rows], self.pad)}
+        if packed:
+            inputs["position_ids"] = self._padded([_positions(row) for row in rows], -1)
+            places = (inputs["position_ids"] < 0).cumsum(1)  # padding is a row of its own
+            inputs["position_ids"] = torch.where(places > 0, places - 1, inputs["position_ids"])
+        else:
+            inputs["attention_mask"] = self._padded([np.ones(len(row.ids), np.int32) for row in rows], 0)
+        if rows[0].types is not None:
+            inputs["token_type_ids"] = self._padded([row.types for row in rows if row.types is not None], 0)
         return inputs
 
+    def places(self, index: NDArray[np.int64]) -> torch.Tensor | None:
+        """Where outputs count, bool (rows x width), on the CPU; None where every row has one output."""
+        rows = [self.rows[i] for i in index]
+        if rows[0].places is None:
+            return None
+        marks = []
+        for row in rows:
+            mark = np.zeros(len(row.ids), np.int32)
+            mark[row.places] = 1
+            marks.append(mark)
+        return self._padded(marks, 0).bool()
 
-def encode_rows(tokenizer: Any, task: Task, rows: Sequence[Example], max_length: int, with_types: bool) -> EncodedRows:
-    """Tokenise rows, cutting each to `max_length` tokens. with_types: whether the model takes token_type_ids."""
-    ids: list[NDArray[np.int32]] = []
-    types: list[NDArray[np.int32]] = []
-    for start in range(0, len(rows), _TOKENIZED_AT_ONCE):
-        part = rows[start : start + _TOKENIZED_AT_ONCE]
-        texts = [row.text for row in part]
-        pairs = [row.text_pair or "" for row in part] if part[0].text_pair is not None else None
-        encoded = tokenizer(
-            texts, pairs, truncation=True, max_length=max_length, padding=False, return_token_type_ids=with_types
-        )
-        ids.extend(
-            np.array(row, np.int32) if row else np.array([tokenizer.pad_token_id], np.int32)
-            for row in encoded["input_ids"]
-        )
-        if with_types:
-            types.extend(np.array(row, np.int32) if row else np.zeros(1, np.int32) for row in encoded["token_type_ids"])
-    targets = task.encode([row.label for row in rows])
-    return EncodedRows(tuple(ids), tuple(types) if with_types else None, targets, int(tokenizer.pad_token_id))
+    def _padded(self, rows: Sequence[NDArray[np.int32]], value: int) -> torch.Tensor:
+        width = max(len(row) for row in rows)
+        out = np.full((len(rows), width), value, np.int64)
+        for place, row in enumerate(rows):
+            first = width - len(row) if self.left else 0
+            out[place, first : first + len(row)] = row
+        return torch.from_numpy(out)
+
+
+def encode_rows(
+    tokenizer: Any, task: Task, rows: Sequence[Example], max_length: int, with_types: bool, *, training: bool = False
+) -> EncodedRows:
+    """Tokenise rows, cutting each to `max_length` tokens. with_types: whether the model takes token_type_ids.
+
+    training: whether they are to be trained on, and so may be packed.
+    """
+    tokens, targets = task.tokenize(tokenizer, rows, max_length, with_types, training=training)
+    left = getattr(tokenizer, "padding_side", "right") == "left" and not any(row.segments for row in tokens)
+    return EncodedRows(tuple(tokens), targets, int(tokenizer.pad_token_id), left)
+
+
+def _positions(row: Tokens) -> NDArray[np.int32]:
+    return np.concatenate([np.arange(length, dtype=np.int32) for length in row.segments or (len(row.ids),)])
 
 
 def steps_of(rows: int, batch_size: int, epochs: float, max_steps: int) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhft import seeds
 from fedhft.adapter import AdapterSchema, Float32, TensorKey
@@ -23,6 +24,8 @@ from fedhft.job import JobSpec
 from fedhft.training.tasks import task_of
 
 if TYPE_CHECKING:
+    import torch
+
     from fedhft.training.base import LoadedBase
     from fedhft.training.batches import EncodedRows
 
@@ -55,6 +58,8 @@ class ExportCheck:
         """base_name: where the base model is. Raises FedhftError(INVALID_MODEL) when it is not there."""
         from fedhft.training.base import load_base
 
+        # Values are compared, not the precision in which they were trained.
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"precision": "fp32"})})
         self._spec = spec
         self._schema = schema
         self._base_name = base_name
@@ -74,13 +79,13 @@ class ExportCheck:
         Raises FedhftError(EXPORT_DIFFERS) when they answer differently or the directory does not load.
         """
         from fedhft.training.network import Network
-        from fedhft.training.scores import predict
 
         network = Network.on(self._base, self._spec)
         network.load(tensors, self._schema.layers, 0)
-        wanted: Float32 = predict(network, self._rows)
+        wanted = _logits(self._rows, lambda index: network.forward(self._rows, index))
         try:
-            found = _logits(self.loaded(directory, whole=whole), self._rows)
+            model = self.loaded(directory, whole=whole)
+            found = _logits(self._rows, lambda index: _answers(model, self._rows, index))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise FedhftError(
@@ -141,29 +146,36 @@ class ExportCheck:
 def _rows(base: LoadedBase, spec: JobSpec) -> EncodedRows:
     """Rows of ordinary tokens: no special one, above all none that pads, because decoders find a row's end by it."""
     from fedhft.training.batches import EncodedRows
+    from fedhft.training.tasks.interface import Tokens
 
     special = set(base.tokenizer.all_special_ids)
     vocabulary = min(len(base.tokenizer), int(base.model.config.vocab_size))  # type: ignore[union-attr, arg-type]
     ordinary = np.array([token for token in range(vocabulary) if token not in special] or [0], np.int32)
     longest = min(LONGEST, spec.model.max_length)
-    ids = []
+    rows = []
     for row in range(ROWS):
         length = 2 + row * (longest - 2) // (ROWS - 1)
-        ids.append(ordinary[seeds.integers(seeds.seed_of("export", row), length) % np.uint64(len(ordinary))])
-    return EncodedRows(tuple(ids), None, np.zeros(ROWS), int(base.tokenizer.pad_token_id))
+        ids = ordinary[seeds.integers(seeds.seed_of("export", row), length) % np.uint64(len(ordinary))]
+        rows.append(Tokens(ids, places=np.arange(length, dtype=np.int32) if base.task.counts_places else None))
+    return EncodedRows(tuple(rows), np.zeros(ROWS), int(base.tokenizer.pad_token_id))
 
 
-def _logits(model: Any, rows: EncodedRows) -> Float32:
+def _answers(model: Any, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
+    logits: torch.Tensor = model(**rows.inputs(index)).logits
+    places = rows.places(index)
+    return logits if places is None else logits[places]
+
+
+def _logits(rows: EncodedRows, answers: Callable[[NDArray[np.int64]], torch.Tensor]) -> Float32:
+    """All logits, in the order in which the rows are scored."""
     import torch
 
     from fedhft.training.batches import scoring_batches
 
-    found: list[tuple[int, Float32]] = []
     with torch.no_grad():
-        for index in scoring_batches(rows.lengths):
-            logits: Float32 = model(**rows.inputs(index)).logits.float().numpy()
-            found.extend(zip(index.tolist(), logits, strict=True))
-    return np.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
+        parts = [answers(index).float().cpu().numpy() for index in scoring_batches(rows.lengths)]
+    logits: Float32 = np.concatenate(parts)
+    return logits
 
 
 def _difference(wanted: Float32, found: Float32) -> float:

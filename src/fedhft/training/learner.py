@@ -99,7 +99,7 @@ def probe(
 
 
 def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
-    targets = torch.from_numpy(rows.targets[index]).to(network.device)
+    targets = torch.from_numpy(rows.wanted(index)).to(network.device)
     return network.task.loss(network.forward(rows, index), targets)
 
 

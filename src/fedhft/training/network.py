@@ -46,6 +46,8 @@ class Network:
         # A model may accept token types without having been trained on them: GPT-2 would add an untrained embedding.
         takes_types = "token_type_ids" in signature(base.model.forward).parameters
         self._with_types = takes_types and "token_type_ids" in base.tokenizer.model_input_names
+        # Families that count positions from a padding id (RoBERTa's) do so by themselves, wherever padding stands.
+        self._takes_positions = base.counts_positions
         self._seed = spec.seed
         self._bf16 = spec.training.precision == "bf16"
         self._restart = spec.method.start is Start.RESTART
@@ -193,15 +195,22 @@ class Network:
         }
         return MaskedDelta(tensors)
 
-    def encode(self, rows: Sequence[Example]) -> EncodedRows:
-        """Rows tokenised for this network."""
-        return encode_rows(self._base.tokenizer, self.task, rows, self._max_length, self._with_types)
+    def encode(self, rows: Sequence[Example], *, training: bool = False) -> EncodedRows:
+        """Rows tokenised for this network. training: whether they are to be trained on, and so may be packed."""
+        return encode_rows(self._base.tokenizer, self.task, rows, self._max_length, self._with_types, training=training)
 
     def forward(self, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
-        """Logits of the rows `index`, float32 (batch x outputs), on the network's device. The only source of logits."""
+        """Logits of the rows `index` that count, row after row, float32 (m x outputs), on the network's device.
+
+        The only source of logits.
+        """
         inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
+        if rows.left and self._takes_positions:
+            # Where a table gives positions, those of a row must not depend on how much padding stands before it.
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        places = rows.places(index)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits: torch.Tensor = self.model(**inputs).logits
+            logits = self.task.logits(self.model, inputs, None if places is None else places.to(self.device))
         return logits.float()
 
     # -- where things are in the model

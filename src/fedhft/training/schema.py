@@ -12,6 +12,7 @@ from fedhft.adapter import AdapterSchema, Parameter, Slot
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase
+from fedhft.training.targets import chosen
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -19,7 +20,7 @@ _LAYER = re.compile(r"\.(\d+)\.")
 def build_schema(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
     """The schema of `spec` on `base`, to which no adapters are attached yet.
 
-    Slots (LoRA targets) are the linear modules whose name is, or ends in, one of adapter.targets, in the adapter.depth
+    Slots (LoRA targets) are the linear modules that adapter.targets chooses (see `targets`), in the adapter.depth
     layers nearest the output. The task determines the head.
     Raises FedhftError(INVALID_MODEL) when no module matches a target, or the model has no head for the task.
     """
@@ -41,26 +42,16 @@ def build_schema(base: LoadedBase, spec: JobSpec) -> AdapterSchema:
 
 
 def _slots(model: torch.nn.Module, spec: JobSpec, layers: int) -> Iterator[Slot]:
-    linear = {name: shape for name, module in model.named_modules() if (shape := _features(module)) is not None}
+    linear = {
+        name: (int(layer[1]), *shape)
+        for name, module in model.named_modules()
+        if (shape := _features(module)) is not None and (layer := _LAYER.search(name)) is not None
+    }
     lowest = max(0, layers - spec.adapter.depth) if spec.adapter.depth else 0
-    for target in spec.adapter.targets:
-        if not any(_matches(name, target) and _LAYER.search(name) for name in linear):
-            endings = sorted({name.rsplit(".", 1)[-1] for name in linear if _LAYER.search(name)})
-            raise FedhftError.field(
-                ErrorCode.INVALID_MODEL, "adapter.targets", target,
-                f"no linear module inside a layer of {type(model).__name__} has this name",
-                f"choose from {', '.join(endings)}",
-            )  # fmt: skip
-    for name, (in_features, out_features) in linear.items():
-        layer = _LAYER.search(name)
-        if layer is None or not any(_matches(name, target) for target in spec.adapter.targets):
-            continue
-        if int(layer[1]) >= lowest:
-            yield Slot(name, int(layer[1]), in_features, out_features, spec.adapter.rank)
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith("." + target)
+    for name in chosen(spec.adapter.targets, str(getattr(model.config, "model_type", "")), tuple(linear)):
+        number, in_features, out_features = linear[name]
+        if number >= lowest:
+            yield Slot(name, number, in_features, out_features, spec.adapter.rank)
 
 
 def _features(module: torch.nn.Module) -> tuple[int, int] | None:

@@ -1,15 +1,22 @@
-"""Scores of a network on labelled rows: the task's score, the loss, and the score of a constant answer to compare."""
+"""Scores of a network on labelled rows: the task's metrics, the loss, and what a constant answer would score."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedhft.scoring.metrics import MOST_FIGURE
 from fedhft.training.batches import EncodedRows, scoring_batches
 from fedhft.training.network import Network
-from fedhft.training.tasks.interface import Targets
+from fedhft.training.tasks.interface import Tally, Targets
+from fedhft.training.tasks.places import PlaceTask
 from fedhft.v1 import federation_pb2 as pb
+
+_PLACES_AT_ONCE = 16
+"""Rows scored at once where every place has logits, as many as the vocabulary has tokens."""
 
 
 def score(
@@ -23,23 +30,62 @@ def score(
 ) -> pb.Score:
     """Score `rows` (not empty) without gradients or dropout. train_targets: determine the constant answer."""
     task = network.task
-    logits = predict(network, rows)
+    counted, loss = _counted(network, rows)
+    floors = task.floor(train_targets, rows.targets)
+    first, *_ = task.metrics
+    shared = split == pb.Score.SPLIT_SHARED  # only shares of a common split are pooled
     return pb.Score(
         split=split,
         moment=moment,
         view=view,
-        value=task.score(logits, rows.targets),
-        loss=float(task.loss(torch.from_numpy(logits), torch.from_numpy(rows.targets))),
+        value=counted.metric(first),
+        loss=loss,
         rows=len(rows),
-        majority=task.baseline(train_targets, rows.targets),
+        majority=max(0.0, floors[first]),
+        metrics=[
+            pb.Metric(name=name, value=_bounded(counted.metric(name)), floor=_bounded(floors[name]))
+            for name in task.metrics
+        ],
+        sums=counted.sums if shared and task.spec.sums else (),
     )
 
 
 def predict(network: Network, rows: EncodedRows) -> NDArray[np.float32]:
-    """Logits, float32 (rows x outputs), in the order of the rows."""
-    network.model.eval()
+    """Logits, float32 (rows x outputs), in the order of the rows; for tasks with one answer per row."""
     out = np.zeros((len(rows), network.task.outputs), np.float32)
-    with torch.no_grad():
-        for index in scoring_batches(rows.lengths):
-            out[index] = network.forward(rows, index).cpu().numpy()
+    for index, logits in _logits(network, rows):
+        out[index] = logits.numpy()
     return out
+
+
+def _counted(network: Network, rows: EncodedRows) -> tuple[Tally, float]:
+    """What the task counts, and the mean loss over all targets."""
+    task = network.task
+    if not isinstance(task, PlaceTask):
+        logits = predict(network, rows)
+        loss = float(task.loss(torch.from_numpy(logits), torch.from_numpy(rows.targets)))
+        return task.tally(logits, rows.targets, rows.sizes), loss
+    # Every place has as many logits as there are classes: a vocabulary of them cannot be held for all rows.
+    sums, loss, count = None, 0.0, 0
+    for index, part in _logits(network, rows, _PLACES_AT_ONCE):
+        wanted = rows.wanted(index)
+        counted = task.tally(part.numpy(), wanted, rows.sizes[index]).sums
+        sums = counted if sums is None else sums + counted
+        loss += float(task.loss(part, torch.from_numpy(wanted))) * len(wanted)
+        count += len(wanted)
+    return task.summed(sums if sums is not None else np.zeros(0)), loss / max(1, count)
+
+
+def _logits(
+    network: Network, rows: EncodedRows, most: int | None = None
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    network.model.eval()
+    batches = scoring_batches(rows.lengths) if most is None else scoring_batches(rows.lengths, most)
+    for index in batches:
+        with torch.no_grad():
+            logits = network.forward(rows, index).cpu()
+        yield index, logits
+
+
+def _bounded(value: float) -> float:
+    return min(max(value, -MOST_FIGURE), MOST_FIGURE)

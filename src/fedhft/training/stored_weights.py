@@ -37,6 +37,11 @@ def stored_values(path: Path) -> int:
     return values
 
 
+def stored_names(path: Path) -> frozenset[str]:
+    """Names of all tensors in the weight files of a model directory. Raises FedhftError(INVALID_MODEL)."""
+    return frozenset(name for file in weight_files(path) for name in _header(file))
+
+
 def _header(file: Path) -> dict[str, Any]:
     """The header's entries, by tensor, once the file is known to have as many bytes as they say."""
     try:

@@ -55,7 +55,7 @@ class ClientWorker:
         self.client = client
         self._network = Network.on(base, spec)
         self._data = data
-        self._train = self._network.encode(data.train)
+        self._train = self._network.encode(data.train, training=True)
         self._holdout = self._network.encode(data.holdout)
         self._shards: dict[tuple[int, int], EncodedRows] = {}
         self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
@@ -71,7 +71,7 @@ class ClientWorker:
     @property
     def samples(self) -> int:
         """Training rows."""
-        return len(self._train)
+        return len(self._data.train)
 
     @property
     def data_digest(self) -> str:
@@ -109,7 +109,7 @@ class ClientWorker:
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
-        return steps_of(self.samples, self.spec.training.batch_size, plan.epochs, plan.max_steps)
+        return steps_of(len(self._train), self.spec.training.batch_size, plan.epochs, plan.max_steps)
 
     # -- versions
 

@@ -910,17 +910,29 @@ class Score(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     MAJORITY_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
     split: Global___Score.Split.ValueType
     moment: Global___Score.Moment.ValueType
     view: Global___Score.View.ValueType
     value: _builtins.float
-    """Accuracy in [0, 1] (classification) or Pearson correlation (regression)."""
+    """The task's first metric: an accuracy or F1 in [0, 1], or a correlation in [-1, 1]."""
     loss: _builtins.float
-    """Mean loss, nats (classification) or squared error (regression)."""
+    """Mean loss, nats, or squared error of standardised targets (regression)."""
     rows: _builtins.int
     """Rows scored."""
     majority: _builtins.float
-    """Accuracy of always answering the majority training label; 0 for regression."""
+    """The first metric of the best constant answer that the training rows suggest; 0 for a correlation."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
+        """Every metric of the task, the first included, in the job's order. None from agents of earlier releases."""
+
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Only on the shared split: what metrics that are not means over rows follow from once it is summed over disjoint
+        shares (docs/tasks.md lists the sums by kind of task). Empty where means over rows are right.
+        """
+
     def __init__(
         self,
         *,
@@ -931,14 +943,45 @@ class Score(_message.Message):
         loss: _builtins.float = ...,
         rows: _builtins.int = ...,
         majority: _builtins.float = ...,
+        metrics: _abc.Iterable[Global___Metric] | None = ...,
+        sums: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "majority", b"majority", "moment", b"moment", "rows", b"rows", "split", b"split", "value", b"value", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "majority", b"majority", "metrics", b"metrics", "moment", b"moment", "rows", b"rows", "split", b"split", "sums", b"sums", "value", b"value", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Score: _TypeAlias = Score  # noqa: Y015
+
+@_typing.final
+class Metric(_message.Message):
+    """One metric of one score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in the job's task.metrics."""
+    value: _builtins.float
+    floor: _builtins.float
+    """The same of the best constant answer that the training rows suggest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        floor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 @_typing.final
 class Measurements(_message.Message):

@@ -986,6 +986,10 @@ class RoundSummary(_message.Message):
     UPDATE_BYTES_FIELD_NUMBER: _builtins.int
     UPDATE_RAW_BYTES_FIELD_NUMBER: _builtins.int
     TIERS_FIELD_NUMBER: _builtins.int
+    SHARED_LOSS_BEFORE_FIELD_NUMBER: _builtins.int
+    SHARED_LOSS_AFTER_FIELD_NUMBER: _builtins.int
+    SHARED_LOSS_MASS_WEIGHTED_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -1034,6 +1038,10 @@ class RoundSummary(_message.Message):
     update_bytes: _builtins.int
     """Bytes of this round's updates as they were sent, and before coding (kept values in float32)."""
     update_raw_bytes: _builtins.int
+    shared_loss_before: _builtins.float
+    """Loss on the shared validation split, mean over its rows, beside the scores of the same names."""
+    shared_loss_after: _builtins.float
+    shared_loss_mass_weighted: _builtins.float
     @_builtins.property
     def cluster_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clients whose largest membership is each cluster."""
@@ -1059,6 +1067,10 @@ class RoundSummary(_message.Message):
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierFigures]:
         """By tier, in ascending order of names."""
+
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricFigures]:
+        """Every metric of the task, the score included, in the job's order."""
 
     def __init__(
         self,
@@ -1102,10 +1114,14 @@ class RoundSummary(_message.Message):
         update_bytes: _builtins.int = ...,
         update_raw_bytes: _builtins.int = ...,
         tiers: _abc.Iterable[Global___TierFigures] | None = ...,
+        shared_loss_before: _builtins.float | None = ...,
+        shared_loss_after: _builtins.float | None = ...,
+        shared_loss_mass_weighted: _builtins.float | None = ...,
+        metrics: _abc.Iterable[Global___MetricFigures] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "metrics", b"metrics", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
@@ -1129,6 +1145,12 @@ class RoundSummary(_message.Message):
     _WhichOneofArgType__shared_after: _TypeAlias = _typing.Literal["_shared_after", b"_shared_after"]  # noqa: Y015
     _WhichOneofReturnType__shared_before: _TypeAlias = _typing.Literal["shared_before"]  # noqa: Y015
     _WhichOneofArgType__shared_before: _TypeAlias = _typing.Literal["_shared_before", b"_shared_before"]  # noqa: Y015
+    _WhichOneofReturnType__shared_loss_after: _TypeAlias = _typing.Literal["shared_loss_after"]  # noqa: Y015
+    _WhichOneofArgType__shared_loss_after: _TypeAlias = _typing.Literal["_shared_loss_after", b"_shared_loss_after"]  # noqa: Y015
+    _WhichOneofReturnType__shared_loss_before: _TypeAlias = _typing.Literal["shared_loss_before"]  # noqa: Y015
+    _WhichOneofArgType__shared_loss_before: _TypeAlias = _typing.Literal["_shared_loss_before", b"_shared_loss_before"]  # noqa: Y015
+    _WhichOneofReturnType__shared_loss_mass_weighted: _TypeAlias = _typing.Literal["shared_loss_mass_weighted"]  # noqa: Y015
+    _WhichOneofArgType__shared_loss_mass_weighted: _TypeAlias = _typing.Literal["_shared_loss_mass_weighted", b"_shared_loss_mass_weighted"]  # noqa: Y015
     _WhichOneofReturnType__shared_mass_weighted: _TypeAlias = _typing.Literal["shared_mass_weighted"]  # noqa: Y015
     _WhichOneofArgType__shared_mass_weighted: _TypeAlias = _typing.Literal["_shared_mass_weighted", b"_shared_mass_weighted"]  # noqa: Y015
     @_typing.overload
@@ -1154,9 +1176,81 @@ class RoundSummary(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_before) -> _WhichOneofReturnType__shared_before | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_loss_after) -> _WhichOneofReturnType__shared_loss_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_loss_before) -> _WhichOneofReturnType__shared_loss_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_loss_mass_weighted) -> _WhichOneofReturnType__shared_loss_mass_weighted | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
 
 Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class MetricFigures(_message.Message):
+    """One metric over a round's clients; what was not measured is unset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PERSONAL_BEFORE_FIELD_NUMBER: _builtins.int
+    PERSONAL_AFTER_FIELD_NUMBER: _builtins.int
+    SHARED_BEFORE_FIELD_NUMBER: _builtins.int
+    SHARED_AFTER_FIELD_NUMBER: _builtins.int
+    SHARED_MASS_WEIGHTED_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in the job's task.metrics."""
+    personal_before: _builtins.float
+    """On clients' own held-out rows, mean over clients."""
+    personal_after: _builtins.float
+    shared_before: _builtins.float
+    """On the shared validation split, of all its shares together."""
+    shared_after: _builtins.float
+    shared_mass_weighted: _builtins.float
+    floor: _builtins.float
+    """Of the best constant answers, on clients' own held-out rows, mean over clients."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        personal_before: _builtins.float | None = ...,
+        personal_after: _builtins.float | None = ...,
+        shared_before: _builtins.float | None = ...,
+        shared_after: _builtins.float | None = ...,
+        shared_mass_weighted: _builtins.float | None = ...,
+        floor: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_floor", b"_floor", "_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "floor", b"floor", "personal_after", b"personal_after", "personal_before", b"personal_before", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_floor", b"_floor", "_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_mass_weighted", b"_shared_mass_weighted", "floor", b"floor", "name", b"name", "personal_after", b"personal_after", "personal_before", b"personal_before", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__floor: _TypeAlias = _typing.Literal["floor"]  # noqa: Y015
+    _WhichOneofArgType__floor: _TypeAlias = _typing.Literal["_floor", b"_floor"]  # noqa: Y015
+    _WhichOneofReturnType__personal_after: _TypeAlias = _typing.Literal["personal_after"]  # noqa: Y015
+    _WhichOneofArgType__personal_after: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after"]  # noqa: Y015
+    _WhichOneofReturnType__personal_before: _TypeAlias = _typing.Literal["personal_before"]  # noqa: Y015
+    _WhichOneofArgType__personal_before: _TypeAlias = _typing.Literal["_personal_before", b"_personal_before"]  # noqa: Y015
+    _WhichOneofReturnType__shared_after: _TypeAlias = _typing.Literal["shared_after"]  # noqa: Y015
+    _WhichOneofArgType__shared_after: _TypeAlias = _typing.Literal["_shared_after", b"_shared_after"]  # noqa: Y015
+    _WhichOneofReturnType__shared_before: _TypeAlias = _typing.Literal["shared_before"]  # noqa: Y015
+    _WhichOneofArgType__shared_before: _TypeAlias = _typing.Literal["_shared_before", b"_shared_before"]  # noqa: Y015
+    _WhichOneofReturnType__shared_mass_weighted: _TypeAlias = _typing.Literal["shared_mass_weighted"]  # noqa: Y015
+    _WhichOneofArgType__shared_mass_weighted: _TypeAlias = _typing.Literal["_shared_mass_weighted", b"_shared_mass_weighted"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__floor) -> _WhichOneofReturnType__floor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_after) -> _WhichOneofReturnType__personal_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_before) -> _WhichOneofReturnType__personal_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_after) -> _WhichOneofReturnType__shared_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_before) -> _WhichOneofReturnType__shared_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
+
+Global___MetricFigures: _TypeAlias = MetricFigures  # noqa: Y015
 
 @_typing.final
 class TierFigures(_message.Message):
@@ -1264,6 +1358,11 @@ class ClientResult(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _builtins.int
     SOCKET_BYTES_SENT_FIELD_NUMBER: _builtins.int
     SOCKET_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
+    PERSONAL_LOSS_BEFORE_FIELD_NUMBER: _builtins.int
+    PERSONAL_LOSS_AFTER_FIELD_NUMBER: _builtins.int
+    SHARED_LOSS_BEFORE_FIELD_NUMBER: _builtins.int
+    SHARED_LOSS_AFTER_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     tier: _builtins.str
     samples: _builtins.int
@@ -1275,8 +1374,17 @@ class ClientResult(_message.Message):
     peak_rss_bytes: _builtins.int
     socket_bytes_sent: _builtins.int
     socket_bytes_received: _builtins.int
+    personal_loss_before: _builtins.float
+    """Losses beside the scores of the same names."""
+    personal_loss_after: _builtins.float
+    shared_loss_before: _builtins.float
+    shared_loss_after: _builtins.float
     @_builtins.property
     def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricFigures]:
+        """Every metric of the task, in the job's order."""
+
     def __init__(
         self,
         *,
@@ -1292,26 +1400,47 @@ class ClientResult(_message.Message):
         peak_rss_bytes: _builtins.int = ...,
         socket_bytes_sent: _builtins.int = ...,
         socket_bytes_received: _builtins.int = ...,
+        personal_loss_before: _builtins.float | None = ...,
+        personal_loss_after: _builtins.float | None = ...,
+        shared_loss_before: _builtins.float | None = ...,
+        shared_loss_after: _builtins.float | None = ...,
+        metrics: _abc.Iterable[Global___MetricFigures] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "personal_after", b"personal_after", "personal_before", b"personal_before", "shared_after", b"shared_after", "shared_before", b"shared_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "client", b"client", "majority", b"majority", "memberships", b"memberships", "peak_rss_bytes", b"peak_rss_bytes", "personal_after", b"personal_after", "personal_before", b"personal_before", "samples", b"samples", "shared_after", b"shared_after", "shared_before", b"shared_before", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "client", b"client", "majority", b"majority", "memberships", b"memberships", "metrics", b"metrics", "peak_rss_bytes", b"peak_rss_bytes", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "samples", b"samples", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after: _TypeAlias = _typing.Literal["personal_after"]  # noqa: Y015
     _WhichOneofArgType__personal_after: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after"]  # noqa: Y015
     _WhichOneofReturnType__personal_before: _TypeAlias = _typing.Literal["personal_before"]  # noqa: Y015
     _WhichOneofArgType__personal_before: _TypeAlias = _typing.Literal["_personal_before", b"_personal_before"]  # noqa: Y015
+    _WhichOneofReturnType__personal_loss_after: _TypeAlias = _typing.Literal["personal_loss_after"]  # noqa: Y015
+    _WhichOneofArgType__personal_loss_after: _TypeAlias = _typing.Literal["_personal_loss_after", b"_personal_loss_after"]  # noqa: Y015
+    _WhichOneofReturnType__personal_loss_before: _TypeAlias = _typing.Literal["personal_loss_before"]  # noqa: Y015
+    _WhichOneofArgType__personal_loss_before: _TypeAlias = _typing.Literal["_personal_loss_before", b"_personal_loss_before"]  # noqa: Y015
     _WhichOneofReturnType__shared_after: _TypeAlias = _typing.Literal["shared_after"]  # noqa: Y015
     _WhichOneofArgType__shared_after: _TypeAlias = _typing.Literal["_shared_after", b"_shared_after"]  # noqa: Y015
     _WhichOneofReturnType__shared_before: _TypeAlias = _typing.Literal["shared_before"]  # noqa: Y015
     _WhichOneofArgType__shared_before: _TypeAlias = _typing.Literal["_shared_before", b"_shared_before"]  # noqa: Y015
+    _WhichOneofReturnType__shared_loss_after: _TypeAlias = _typing.Literal["shared_loss_after"]  # noqa: Y015
+    _WhichOneofArgType__shared_loss_after: _TypeAlias = _typing.Literal["_shared_loss_after", b"_shared_loss_after"]  # noqa: Y015
+    _WhichOneofReturnType__shared_loss_before: _TypeAlias = _typing.Literal["shared_loss_before"]  # noqa: Y015
+    _WhichOneofArgType__shared_loss_before: _TypeAlias = _typing.Literal["_shared_loss_before", b"_shared_loss_before"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_after) -> _WhichOneofReturnType__personal_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_before) -> _WhichOneofReturnType__personal_before | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_loss_after) -> _WhichOneofReturnType__personal_loss_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__personal_loss_before) -> _WhichOneofReturnType__personal_loss_before | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_after) -> _WhichOneofReturnType__shared_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_before) -> _WhichOneofReturnType__shared_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_loss_after) -> _WhichOneofReturnType__shared_loss_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_loss_before) -> _WhichOneofReturnType__shared_loss_before | None: ...
 
 Global___ClientResult: _TypeAlias = ClientResult  # noqa: Y015

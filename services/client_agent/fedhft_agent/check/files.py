@@ -21,7 +21,7 @@ from fedhft.job import JobSpec, parse_job
 from fedhft.job_sections import TaskSpec
 from fedhft.planning.memory import check_plan_fits, trained_values
 from fedhft.planning.tiers import plans, tier_of
-from fedhft.training.tasks import kind_for
+from fedhft.training.tasks import kind_for, task_of
 from fedhft_agent.check.findings import Finding, Status, ok, warning
 from fedhft_agent.check.scene import Scene, per_job
 from fedhft_agent.state_directory import StateDirectory
@@ -78,8 +78,8 @@ def _rows_of_job(scene: Scene, spec: JobSpec) -> Finding:
     shared = "no shared validation split" if data.shared is None else f"{len(data.shared)} shared validation rows"
     count = f"{len(data.train)} training rows, {len(data.holdout)} held out, {shared}"
     if not spec.task.labels:
-        targets = [row.label for row in data.train]
-        return ok("data", f"job {spec.name}: {count}; targets from {min(targets):g} to {max(targets):g}")
+        targets = task_of(spec.task).describe(data.train)
+        return ok("data", f"job {spec.name}: {count}" + (f"; {targets}" if targets else ""))
     labels = _named(data.train, spec.task.labels)
     absent = [label for label in spec.task.labels if label not in labels]
     detail = f"job {spec.name}: {count}; training labels: {_shares(labels)}"
@@ -93,7 +93,9 @@ def _rows_of_job(scene: Scene, spec: JobSpec) -> Finding:
 
 
 def _named(rows: Sequence[Example], labels: Sequence[str]) -> Counter[str]:
-    return Counter(labels[int(row.label)] for row in rows)
+    """How often each label is used; a row may have several."""
+    used = (row.label if isinstance(row.label, tuple) else (int(row.label),) for row in rows)
+    return Counter(labels[index] for indices in used for index in indices)
 
 
 def _shares(labels: Counter[str]) -> str:

@@ -15,29 +15,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhft.adapter import Float32, Float64
+from fedhft.adapter import Float32
+from fedhft.datasets.examples import Example
+from fedhft.datasets.tables import RawRow
 from fedhft.job_sections import TaskSpec
+from fedhft.scoring.pooling import Tally
 
 if TYPE_CHECKING:
     import torch
 
-Targets = NDArray[Any]
-"""Targets of n rows as the task encodes them, (n, ...); their dtype is the task's own choice."""
+__all__ = ["ErrorsOf", "Tally", "Targets", "Task", "Tokens", "flat", "place_targets", "sizes_of"]
 
-ErrorsOf = Callable[[NDArray[np.int64], "torch.Tensor"], Float64]
-"""(row numbers, those rows' logits without gradient) -> the error of each logit, float64, shaped like the logits."""
+Targets = NDArray[Any]
+"""Targets of n rows as the task encodes them, (n, ...), their dtype the task's own choice. Where a row has a target
+per place (word, token): an object array (n,) of integer arrays.
+"""
+
+ErrorsOf = Callable[[NDArray[np.int64], "torch.Tensor"], NDArray[Any]]
+"""(row numbers, those rows' logits without gradient) -> the error of each logit, shaped like the logits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One row as the model reads it. ids: int32 (tokens,). types: token types, or None where the model takes none.
+
+    places: which tokens' outputs count, ascending; None where the model has one output per row. segments: for packed
+    rows, how many tokens each has; () for one row.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int32] | None = None
+    places: NDArray[np.int32] | None = None
+    segments: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """One kind of task, as a job's `[task]` section describes it.
 
-    Members in the order of use. Reading data: `split_by_class`, `target`. Loading a model: `auto_class`, `configure`,
-    `head`. Training and scoring: `encode`, `loss`, `score`, `baseline`. Clustering: `signature_errors`. Exporting:
-    `pipeline_tag`, `peft_task_type`, `outputs`, `auto_arguments`, `labels_line`.
+    Members in the order of use. Reading data: `split_by_class`, `parse`, `describe`. Loading a model: `auto_class`,
+    `configure`, `head`, `check_model`. Feeding it: `counts_places`, `tokenize`, `logits`. Training and scoring: `loss`,
+    `metrics`, `tally`, `floor`. Clustering: `signature_errors`. Exporting: `pipeline_tag`, `peft_task_type`, `outputs`,
+    `auto_arguments`, `labels_line`.
 
-    To add a kind: write a module beside this one, add it to the table in `fedhft.training.tasks` and add its name to
-    `job.TaskKind`.
+    A task of your own derives from this class or from one of the kinds, and its package names it by an entry point
+    `fedhft.tasks`: `examples/own_task.py`.
     """
 
     spec: TaskSpec
@@ -50,11 +72,15 @@ class Task(ABC):
         """Whether rows of equal target form a class, so that a drawn holdout is spread over the classes."""
 
     @abstractmethod
-    def target(self, value: object) -> float:
-        """One row's target, from the value in its label column.
+    def parse(self, raw: RawRow) -> Example:
+        """One row of a file.
 
-        Raises ValueError with problem and fix; the file's reader adds its name, line, column and value.
+        Raises FedhftError(INVALID_DATA) naming file, line, column, value and fix.
         """
+
+    def describe(self, rows: Sequence[Example]) -> str:
+        """The targets of rows (at least one), for people who check their data; empty where there is nothing to say."""
+        return ""
 
     # -- loading a model
 
@@ -75,23 +101,57 @@ class Task(ABC):
         Raises FedhftError(INVALID_MODEL) when the model lacks what the task has to train.
         """
 
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Look at the loaded model, in eval mode. Raises FedhftError(INVALID_MODEL) when it cannot do the task."""
+        return
+
+    # -- feeding it
+
+    @property
+    def counts_places(self) -> bool:
+        """Whether outputs count at places of a row; otherwise a row has one output."""
+        return False
+
+    @abstractmethod
+    def tokenize(
+        self, tokenizer: Any, rows: Sequence[Example], max_length: int, with_types: bool, *, training: bool
+    ) -> tuple[list[Tokens], Targets]:
+        """Rows as the model reads them, each at most `max_length` tokens, and their encoded targets.
+
+        with_types: whether the model takes token types. training: whether rows may be packed. Text that looks like a
+        special token is text.
+        """
+
+    @abstractmethod
+    def logits(
+        self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], places: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Outputs of the model that count, (m x outputs), row after row.
+
+        places: bool (rows x width), True where an output counts; None where a row has one output.
+        """
+
     # -- training and scoring
 
     @abstractmethod
-    def encode(self, targets: Sequence[float]) -> Targets:
-        """Targets of rows, as `target` made them, in the form that `loss` and the scores take."""
-
-    @abstractmethod
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss of a batch, a scalar. logits: float32 (n x outputs); targets: encoded, on the same device."""
+        """Mean loss of a batch, a scalar. logits: float32 (m x outputs); targets: encoded, on the same device."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what is measured; the first is the score, of which more is better, at least -1 and at most 1."""
+        return self.spec.measured
 
     @abstractmethod
-    def score(self, logits: Float32, targets: Targets) -> float:
-        """How well logits (n x outputs) fit n > 0 targets; more is better."""
+    def tally(self, logits: Float32, targets: Targets, sizes: NDArray[np.int64]) -> Tally:
+        """Count scored rows. logits: (m x outputs); targets: encoded, (m, ...); sizes: how many of them each row has.
+
+        Rows come in parts where their logits are many: then the sums of the parts are added.
+        """
 
     @abstractmethod
-    def baseline(self, train_targets: Targets, targets: Targets) -> float:
-        """Score on `targets` of the best constant answer that the training targets suggest."""
+    def floor(self, train_targets: Targets, targets: Targets) -> Mapping[str, float]:
+        """Every metric of the best constant answer that the training targets suggest, on `targets` (n > 0 rows)."""
 
     # -- clustering
 
@@ -118,7 +178,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Width of the logits."""
+        """Width of the logits; 0 where it is the model's vocabulary."""
 
     @property
     @abstractmethod
@@ -128,3 +188,26 @@ class Task(ABC):
     @abstractmethod
     def labels_line(self) -> str:
         """What a model card says after "labels:"."""
+
+
+def place_targets(rows: Sequence[NDArray[np.int32]]) -> Targets:
+    """An object array (n,) of each row's targets."""
+    targets = np.empty(len(rows), object)
+    for index, row in enumerate(rows):
+        targets[index] = row
+    return targets
+
+
+def flat(targets: Targets) -> NDArray[Any]:
+    """Targets of several rows one after another: as they are, or, where a row has several, joined."""
+    if targets.dtype != object:
+        return targets
+    joined: NDArray[Any] = np.concatenate([*targets, np.zeros(0, np.int32)]).astype(np.int64)
+    return joined
+
+
+def sizes_of(targets: Targets) -> NDArray[np.int64]:
+    """How many targets each row has."""
+    if targets.dtype != object:
+        return np.ones(len(targets), np.int64)
+    return np.array([len(row) for row in targets], np.int64)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhft.adapter import Float32, Float64
-from fedhft.training.tasks.interface import ErrorsOf, Targets
+from fedhft.datasets.examples import Example, Label
+from fedhft.scoring.moments import Moments, spearman
+from fedhft.training.tasks.interface import ErrorsOf, Tally, Targets
 from fedhft.training.tasks.sequence import SequenceTask, contrast, varies
 
 if TYPE_CHECKING:
@@ -17,13 +21,16 @@ if TYPE_CHECKING:
 
 
 class Regression(SequenceTask):
-    """Squared error and Pearson correlation. Encoded targets: float64 (n,)."""
+    """Squared error. Encoded targets: standardised by the job's target_mean and target_std, float64 (n,).
+
+    The model answers standardised numbers; errors (rmse, mae) are given in units of the data.
+    """
 
     split_by_class = False
     problem_type = "regression"
     outputs = 1
 
-    def target(self, value: object) -> float:
+    def target(self, value: object) -> Label:
         """A finite number, or one written as text."""
         try:
             number = math.nan if value is None or isinstance(value, bool) else float(value)  # type: ignore[arg-type]
@@ -33,23 +40,32 @@ class Regression(SequenceTask):
             raise ValueError("is not a finite number; regression needs one")
         return number
 
-    def encode(self, targets: Sequence[float]) -> Targets:
-        """The numbers, float64 (n,)."""
-        return np.array(targets, np.float64)
+    def describe(self, rows: Sequence[Example]) -> str:
+        """Their range."""
+        targets = [row.class_index for row in rows]
+        return f"targets from {min(targets):g} to {max(targets):g}"
+
+    def encode(self, labels: Sequence[Label]) -> Targets:
+        """The standardised numbers, float64 (n,)."""
+        standardised: Float64 = (np.array(labels, np.float64) - self.spec.target_mean) / self.spec.target_std
+        return standardised
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean squared error."""
+        """Mean squared error of standardised numbers."""
         from torch.nn import functional
 
         return functional.mse_loss(logits.squeeze(-1), targets.to(logits.dtype))
 
-    def score(self, logits: Float32, targets: Targets) -> float:
-        """Pearson correlation."""
-        return pearson(logits[:, 0].astype(np.float64), targets)
+    def tally(self, logits: Float32, targets: Targets, sizes: NDArray[np.int64]) -> Tally:
+        """Moments, and the numbers themselves for rank correlation."""
+        answers = logits[:, 0].astype(np.float64)
+        return _Numbers(answers, targets, self.spec.target_std)
 
-    def baseline(self, train_targets: Targets, targets: Targets) -> float:
-        """0: a constant answer correlates with nothing."""
-        return 0.0
+    def floor(self, train_targets: Targets, targets: Targets) -> Mapping[str, float]:
+        """Of always answering the training targets' mean; a constant answer correlates with nothing."""
+        always = np.full(len(targets), train_targets.mean() if len(train_targets) else 0.0)
+        counted = _Numbers(always, targets, self.spec.target_std)
+        return {name: counted.metric(name) for name in self.metrics}
 
     def signature_errors(self, targets: Targets) -> ErrorsOf:
         """Distance from the mean, equal weights; zeros if all targets are equal."""
@@ -60,13 +76,25 @@ class Regression(SequenceTask):
 
     def labels_line(self) -> str:
         """There are none, because the target is a number."""
-        return "none (regression)"
+        spec = self.spec
+        if (spec.target_mean, spec.target_std) == (0.0, 1.0):
+            return "none (regression)"
+        return f"none (regression; target = {spec.target_std:g} x output + {spec.target_mean:g})"
 
 
-def pearson(predicted: Float64, wanted: Float64) -> float:
-    """Pearson correlation; 0 where one side does not vary (or there are fewer than two rows)."""
-    if len(wanted) < 2:
-        return 0.0
-    a, b = predicted - predicted.mean(), wanted - wanted.mean()
-    scale = float(np.sqrt(np.sum(a * a) * np.sum(b * b)))
-    return float(np.sum(a * b)) / scale if scale > 0 and np.isfinite(scale) else 0.0
+@dataclass(frozen=True)
+class _Numbers:
+    """Answers and targets, standardised, (n,)."""
+
+    answers: Float64
+    targets: Float64
+    scale: float
+
+    @property
+    def sums(self) -> Float64:
+        return Moments.of(self.answers, self.targets, self.scale).sums
+
+    def metric(self, name: str) -> float:
+        if name == "spearman":
+            return spearman(self.answers, self.targets)
+        return Moments.from_sums(self.sums).metric(name)
