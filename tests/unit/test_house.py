@@ -262,9 +262,9 @@ def test_only_the_network_calls_the_model() -> None:
             if word == "model" or (isinstance(node, ast.Attribute) and node.attr == "logits"):
                 callers.add(name)
     # A task says how its outputs are got from the model; who asks a task for them is the network. Whether a model fits
-    # is tried before there is a network, and an export by what its user does, who has none.
+    # is tried before there is a network, and an export is loaded as its user does, who has none.
     own = {name for name in callers if not name.startswith("fedhft.training.tasks.")}
-    assert own == {"fedhft.training.network", "fedhft.training.export_check", "fedhft.training.fit"}
+    assert own == {"fedhft.training.network", "fedhft.training.exported_model", "fedhft.training.fit"}
 
 
 def test_only_tasks_know_what_kinds_of_tasks_there_are() -> None:

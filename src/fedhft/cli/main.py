@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhft.cli import certs, client, config, demo, job, model, probe, services, simulate
+from fedhft.cli import certs, client, config, demo, job, model, predict, probe, services, simulate
 from fedhft.cli import version as version_command
 from fedhft.cli.output import EARLIER_OPTIONS
 from fedhft.errors import FedhftError
@@ -48,6 +48,7 @@ def options(
 
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate_job)
+app.command("predict")(predict.predict)
 app.command("probe")(probe.probe)
 app.command("version")(version_command.version)
 services.add_to(app)

@@ -8,7 +8,6 @@ it are given the same rows, and their logits must agree. Torch is imported insid
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from fedhft import seeds
 from fedhft.adapter import AdapterSchema, Float32, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.training.tasks import task_of
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +76,7 @@ class ExportCheck:
         tensors: differences from the job's start, as for `write_adapter`. whole: whether it holds a whole model.
         Raises FedhftError(EXPORT_DIFFERS) when they answer differently or the directory does not load.
         """
+        from fedhft.training.exported_model import LOADING_FAILURES, logits_of
         from fedhft.training.network import Network
 
         network = Network.on(self._base, self._spec)
@@ -85,8 +84,8 @@ class ExportCheck:
         wanted = _logits(self._rows, lambda index: network.forward(self._rows, index))
         try:
             model = self.loaded(directory, whole=whole)
-            found = _logits(self._rows, lambda index: _answers(model, self._rows, index))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+            found = _logits(self._rows, lambda index: logits_of(model, self._rows, index))
+        except LOADING_FAILURES as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise FedhftError(
                 ErrorCode.EXPORT_DIFFERS, f"export {directory}: plain transformers and PEFT cannot load it: {reason}"
@@ -102,31 +101,11 @@ class ExportCheck:
         return Checked(ROWS, difference)
 
     def loaded(self, directory: Path, *, whole: bool) -> Any:
-        """The directory's model as the card's program loads it, without what the libraries print meanwhile."""
-        import transformers
+        """The directory's model as the card's program loads it."""
+        from fedhft.training.exported_model import load_exported
 
-        verbosity = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()  # "newly initialised" is expected: the head is the adapter's
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return self._loaded(directory, whole)
-        finally:
-            transformers.utils.logging.set_verbosity(verbosity)
-
-    def _loaded(self, directory: Path, whole: bool) -> Any:
-        import torch
-        import transformers
-        from peft import PeftModel
-
-        task = task_of(self._spec.task)
-        kind: Any = getattr(transformers, task.auto_class)
-        if whole:
-            return kind.from_pretrained(str(directory), dtype=torch.float32).eval()
-        base = kind.from_pretrained(str(self._base.path), **task.auto_arguments, dtype=torch.float32)
-        base.config.pad_token_id = self._base.tokenizer.pad_token_id
-        return PeftModel.from_pretrained(base, str(directory)).eval()
+        base = None if whole else self._base.path
+        return load_exported(directory, self._base.task, base, int(self._base.tokenizer.pad_token_id))
 
     def write_tokenizer(self, directory: Path) -> None:
         """Write the job's tokenizer beside an adapter. Raises OSError."""
@@ -138,7 +117,7 @@ class ExportCheck:
         Raises OSError.
         """
         model = self.loaded(directory, whole=False).merge_and_unload()
-        task_of(self._spec.task).configure(model.config)
+        self._base.task.configure(model.config)
         model.save_pretrained(str(out))
         self.write_tokenizer(out)
 
@@ -158,12 +137,6 @@ def _rows(base: LoadedBase, spec: JobSpec) -> EncodedRows:
         ids = ordinary[seeds.integers(seeds.seed_of("export", row), length) % np.uint64(len(ordinary))]
         rows.append(Tokens(ids, places=np.arange(length, dtype=np.int32) if base.task.counts_places else None))
     return EncodedRows(tuple(rows), np.zeros(ROWS), int(base.tokenizer.pad_token_id))
-
-
-def _answers(model: Any, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
-    logits: torch.Tensor = model(**rows.inputs(index)).logits
-    places = rows.places(index)
-    return logits if places is None else logits[places]
 
 
 def _logits(rows: EncodedRows, answers: Callable[[NDArray[np.int64]], torch.Tensor]) -> Float32:

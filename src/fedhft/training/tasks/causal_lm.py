@@ -157,6 +157,11 @@ class CausalLM(PlaceTask):
         counted = Likelihood.of_tokens(losses[asked], right, sizes_of(targets))
         return {name: counted.metric(name) for name in self.metrics}
 
+    @property
+    def writes(self) -> bool:
+        """It goes on from a prompt, or from a conversation before its last answer."""
+        return self.spec.format != "text"
+
     def labels_line(self) -> str:
         """There are none, because the target is text."""
         return "none (text)"

@@ -60,6 +60,21 @@ class Classification(SequenceTask):
         counted = Confusion.of_classes(always, targets, self.outputs)
         return {name: counted.metric(name) for name in self.metrics}
 
+    @property
+    def blank(self) -> object:
+        """Any label."""
+        return self.spec.labels[0]
+
+    def answers(self, logits: Float32, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The likeliest label and its probability."""
+        shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+        likeliest = logits.argmax(1)
+        shares = shifted[np.arange(len(logits)), likeliest] / shifted.sum(1)
+        return [
+            {"label": self.spec.labels[label], "probability": float(share)}
+            for label, share in zip(likeliest, shares, strict=True)
+        ]
+
     def signature_errors(self, targets: Targets) -> ErrorsOf:
         """Errors of the class-balanced loss. With a single class all there is to learn is that these texts have this
         label, so softmax minus target.

@@ -55,8 +55,8 @@ class Task(ABC):
 
     Members in the order of use. Reading data: `split_by_class`, `parse`, `describe`. Loading a model: `auto_class`,
     `configure`, `head`, `check_model`. Feeding it: `counts_places`, `tokenize`, `logits`. Training and scoring: `loss`,
-    `metrics`, `tally`, `floor`. Clustering: `signature_errors`. Exporting: `pipeline_tag`, `peft_task_type`, `outputs`,
-    `auto_arguments`, `labels_line`.
+    `metrics`, `tally`, `floor`. Predicting: `blank`, `answers`, `writes`. Clustering: `signature_errors`. Exporting:
+    `pipeline_tag`, `peft_task_type`, `outputs`, `auto_arguments`, `labels_line`.
 
     A task of your own derives from this class or from one of the kinds, and its package names it by an entry point
     `fedhft.tasks`: `examples/own_task.py`.
@@ -152,6 +152,23 @@ class Task(ABC):
     @abstractmethod
     def floor(self, train_targets: Targets, targets: Targets) -> Mapping[str, float]:
         """Every metric of the best constant answer that the training targets suggest, on `targets` (n > 0 rows)."""
+
+    # -- predicting
+
+    @property
+    def blank(self) -> object | None:
+        """What may stand in the label column of a row whose target is not known; None where rows need a target."""
+        return None
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model answers a row by writing on from its prompt, and not by `answers`."""
+        return False
+
+    def answers(self, logits: Float32, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """What the model says of each row, as JSON objects. Arguments as for `tally`."""
+        edges = np.cumsum(sizes)[:-1]
+        return [{"outputs": part.tolist()} for part in np.split(logits, edges)]
 
     # -- clustering
 

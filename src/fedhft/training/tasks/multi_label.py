@@ -78,6 +78,15 @@ class MultiLabel(SequenceTask):
         counted = Confusion.of_sets(np.broadcast_to(always, targets.shape), targets > 0)
         return {name: counted.metric(name) for name in self.metrics}
 
+    @property
+    def blank(self) -> object:
+        """No label."""
+        return []
+
+    def answers(self, logits: Float32, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The labels with positive logits."""
+        return [{"labels": [self.spec.labels[label] for label in np.flatnonzero(row > 0)]} for row in logits]
+
     def signature_errors(self, targets: Targets) -> ErrorsOf:
         """Every label's distance from its mean, equal weights; zeros if all rows have the same labels."""
         weights = np.full(len(targets), 1.0 / len(targets))

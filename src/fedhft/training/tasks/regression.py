@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,16 @@ class Regression(SequenceTask):
         always = np.full(len(targets), train_targets.mean() if len(train_targets) else 0.0)
         counted = _Numbers(always, targets, self.spec.target_std)
         return {name: counted.metric(name) for name in self.metrics}
+
+    @property
+    def blank(self) -> object:
+        """Any number."""
+        return 0.0
+
+    def answers(self, logits: Float32, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The number, in the target's own units."""
+        numbers = logits[:, 0].astype(np.float64) * self.spec.target_std + self.spec.target_mean
+        return [{"value": float(number)} for number in numbers]
 
     def signature_errors(self, targets: Targets) -> ErrorsOf:
         """Distance from the mean, equal weights; zeros if all targets are equal."""

@@ -117,6 +117,12 @@ class TokenClassification(PlaceTask):
         counted = count_entities(always, actual, sizes, self.spec.labels)
         return {name: counted.metric(name) for name in self.metrics}
 
+    def answers(self, logits: Float32, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The tags of the words that were not cut off."""
+        tags = [self.spec.labels[tag] for tag in logits.argmax(1)]
+        ends = np.cumsum(sizes)
+        return [{"tags": tags[end - size : end]} for end, size in zip(ends, sizes, strict=True)]
+
     @property
     def auto_arguments(self) -> Mapping[str, Any]:
         """The width of the head."""
