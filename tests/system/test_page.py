@@ -29,6 +29,7 @@ from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.local.redis import EmbeddedRedis
 from fedhft.store.open import open_store
+from tests.system import browsers
 from tests.watched_jobs import WatchedJob, names, shown_jobs, watched_spec
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is in the extra `browser`")
@@ -41,16 +42,8 @@ SOON_MS = 30_000
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser whose resolver knows no host but this one."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    # As root, which containers run tests as, Chromium has no sandbox of its own.
-    flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=[*flags, "--no-sandbox"])
+    with browsers.chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
