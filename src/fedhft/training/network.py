@@ -1,6 +1,6 @@
 """The base model with LoRA adapters on every slot of the schema, into which tensors are loaded, trained and read back.
 
-Built once per process; a round only copies tensors in. Start of a round, with W = alpha/r from PEFT's own scaling:
+Built once per process; a round only copies tensors in. Start of a round:
 
     continue   A = A_start + dA,  B = dB                                    (factors, mean, none)
     restart    base weight += LEFT RIGHT^T (or PRODUCT), A = A_start(round), B = 0     (products)
@@ -11,13 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, inject_adapter_in_model
-from transformers.pytorch_utils import Conv1D
 
 from fedhft.adapter import AdapterSchema, Float32, MaskedDelta, MaskedMatrix, Part, RowIndex, Slot, TensorKey
 from fedhft.datasets.examples import Example
@@ -27,11 +24,11 @@ from fedhft.plan import AdapterPlan
 from fedhft.training.base import LoadedBase, network_key
 from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
+from fedhft.training.lora.attached import attach, layer_of
 from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
 from fedhft.training.tasks import Task
 
-_ADAPTER = "default"
 _AXIS = {Part.A: 1, Part.B: 0}  # the masked axis in PEFT's orientation
 
 
@@ -56,20 +53,12 @@ class Network:
         """Parameters of the base model and its head, adapters not counted."""
         slots = self.schema.slots
         if slots:
-            config = LoraConfig(
-                r=spec.adapter.rank,
-                lora_alpha=spec.adapter.alpha,
-                target_modules=[slot.name for slot in slots],
-                lora_dropout=0.0,
-                bias="none",
-                fan_in_fan_out=isinstance(self.model.get_submodule(slots[0].name), Conv1D),
-            )
-            inject_adapter_in_model(config, self.model, adapter_name=_ADAPTER)
+            attach(self.model, slots, spec.adapter.alpha)
         # Copies of what folding or full training overwrites, so that each round starts from exactly the base weights.
         pristine: dict[TensorKey, torch.Tensor] = {}
         if self._restart:
             for slot in slots:
-                pristine[TensorKey(slot.name, Part.PRODUCT)] = self._base_weight(slot).detach().clone()
+                pristine[TensorKey(slot.name, Part.PRODUCT)] = layer_of(self.model, slot).weight.detach().clone()
         for parameter in self.schema.weights:
             key = TensorKey(parameter.name, Part.WEIGHT)
             pristine[key] = self.model.get_parameter(parameter.name).detach().clone()
@@ -121,7 +110,7 @@ class Network:
         self.model.requires_grad_(False)
         with torch.no_grad():
             for slot in self.schema.slots:
-                self._layer(slot).enable_adapters(slot.name in inside)
+                layer_of(self.model, slot).active = slot.name in inside
                 if self._restart:
                     self._fold(slot, slot.name in inside)
                 if slot.name in inside:
@@ -212,16 +201,9 @@ class Network:
         for parameter in self.schema.weights:
             yield TensorKey(parameter.name, Part.WEIGHT)
 
-    def _layer(self, slot: Slot) -> Any:
-        return self.model.get_submodule(slot.name)
-
-    def _base_weight(self, slot: Slot) -> torch.Tensor:
-        weight: torch.Tensor = self._layer(slot).get_base_layer().weight
-        return weight
-
     def _factor(self, key: TensorKey) -> torch.nn.Module:
         side = "lora_A" if key.part is Part.A else "lora_B"
-        return self.model.get_submodule(f"{key.name}.{side}.{_ADAPTER}")
+        return self.model.get_submodule(f"{key.name}.{side}")
 
     def _tensor(self, key: TensorKey) -> torch.Tensor:
         if key.part in _AXIS:
@@ -247,14 +229,15 @@ class Network:
 
     def _fold(self, slot: Slot, inside: bool) -> None:
         """base weight = pristine + LEFT RIGHT^T + PRODUCT; the factors already include alpha/r."""
-        weight = self._base_weight(slot)
+        layer = layer_of(self.model, slot)
+        weight = layer.weight
         pristine = self._pristine[TensorKey(slot.name, Part.PRODUCT)]
         product = product_of(self._loaded, slot) if inside else None
         if product is None:
             weight.copy_(pristine)
             return
         added = torch.from_numpy(product).to(self.device)
-        weight.copy_(pristine + (added.T if isinstance(self._layer(slot).get_base_layer(), Conv1D) else added))
+        weight.copy_(pristine + (added.T if layer.transposed else added))
 
 
 def _array(tensor: torch.Tensor) -> Float32:
