@@ -14,6 +14,7 @@ from inspect import signature
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 
 from fedhft.adapter import AdapterSchema, Float32, MaskedDelta, MaskedMatrix, Part, RowIndex, Slot, TensorKey
@@ -25,6 +26,9 @@ from fedhft.training.base import LoadedBase, network_key
 from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
 from fedhft.training.lora.attached import attach, layer_of
+from fedhft.training.prefix.cache import Arithmetic, PrefixCache
+from fedhft.training.prefix.folder import PrefixFolder
+from fedhft.training.prefix.stack import Inputs, Stack
 from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
 from fedhft.training.tasks import Task
@@ -41,8 +45,10 @@ class Network:
         self._base = base
         self._max_length = spec.model.max_length
         # A model may accept token types without having been trained on them: GPT-2 would add an untrained embedding.
-        takes_types = "token_type_ids" in signature(base.model.forward).parameters
-        self._with_types = takes_types and "token_type_ids" in base.tokenizer.model_input_names
+        taken = signature(base.model.forward).parameters
+        self._with_types = "token_type_ids" in taken and "token_type_ids" in base.tokenizer.model_input_names
+        # Keys and values of earlier tokens are for generating text; here they would only take memory.
+        self._always = {"use_cache": False} if "use_cache" in taken else {}
         self._seed = spec.seed
         self._bf16 = spec.training.precision == "bf16"
         self._restart = spec.method.start is Start.RESTART
@@ -63,6 +69,10 @@ class Network:
             key = TensorKey(parameter.name, Part.WEIGHT)
             pristine[key] = self.model.get_parameter(parameter.name).detach().clone()
         self._pristine = pristine
+        # With all weights in training nothing is frozen.
+        self._stack = None if self.schema.weights else Stack.of(self.model, self.schema.layers, self._logits)
+        self._boundary = 0
+        self._cache: PrefixCache | None = None
 
     @classmethod
     def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
@@ -93,6 +103,28 @@ class Network:
         """Layers, counted from the output, whose adapters are in use."""
         return self._depth
 
+    @property
+    def boundary(self) -> int:
+        """Layers, counted from the input, that are frozen with all that comes before them; 0 where there are none."""
+        return self._boundary
+
+    def cache_prefix(self, folder: PrefixFolder, kept_as: torch.dtype) -> None:
+        """From now on, keep what enters the boundary for each row in `folder`, as values of dtype `kept_as`."""
+        if self._stack is None:
+            return
+        identity = {
+            "base": self._base.digest,
+            "tokenizer": self._base.tokenizer_digest,
+            "dtype": str(self._base.dtype),
+            "bf16": self._bf16,
+            "device": self.device.type,
+            "attention": str(getattr(self.model.config, "_attn_implementation", None)),
+            "torch": str(torch.__version__),
+            "transformers": str(transformers.__version__),
+        }
+        arithmetic = Arithmetic(self._logits, self.device, torch.bfloat16 if self._bf16 else self._base.dtype)
+        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as)
+
     def slots(self) -> tuple[Slot, ...]:
         """Slots inside the depth in use."""
         return tuple(slot for slot in self.schema.slots if slot.layer >= self.schema.layers - self._depth)
@@ -105,6 +137,7 @@ class Network:
         """
         self._loaded = tensors
         self._depth = depth
+        self._boundary = self._boundary_of(depth)
         self._round = round_number if self._restart else 0
         inside = {slot.name for slot in self.slots()}
         self.model.requires_grad_(False)
@@ -120,6 +153,13 @@ class Network:
                 self._copy(key)
         self.model.requires_grad_(False)
         self.model.eval()
+
+    def training_mode(self) -> None:
+        """Dropout in what is trained, and none in the frozen prefix, whose values are the same in every pass."""
+        if self._stack is None or not self._boundary:
+            self.model.train()
+        else:
+            self._stack.train_from(self._boundary)
 
     @contextmanager
     def trainable(
@@ -189,9 +229,26 @@ class Network:
     def forward(self, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
         """Logits of the rows `index`, float32 (batch x outputs), on the network's device. The only source of logits."""
         inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
+        hidden = None
+        if self._cache is not None and self._boundary:
+            hidden = self._cache.hidden(rows, index, inputs, self._boundary)
+        if self._stack is None or hidden is None:
+            return self._logits(inputs)
+        with self._stack.skipping(self._boundary, hidden):
+            return self._logits(inputs)
+
+    def _logits(self, inputs: Inputs) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits: torch.Tensor = self.model(**inputs).logits
+            logits: torch.Tensor = self.model(**inputs, **self._always).logits
         return logits.float()
+
+    def _boundary_of(self, depth: int) -> int:
+        """Layers below `depth`, unless something of the head is used below them (an embedding that the files lack)."""
+        boundary = max(0, self.schema.layers - depth)
+        if self._stack is None or not boundary:
+            return 0
+        head = [self.model.get_parameter(parameter.name) for parameter in self.schema.head]
+        return 0 if self._stack.holds_below(boundary, head) else boundary
 
     # -- where things are in the model
 
