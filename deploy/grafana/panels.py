@@ -386,11 +386,27 @@ CLIENTS = Dashboard(
             ),
             Panel(
                 "Agents in trouble",
-                "Jobs that data or model do not fit, and state files that were damaged or could not be written.",
+                "Jobs that data or model do not fit; state files that were damaged or could not be written; what keeps "
+                "the cache of frozen layers from use.",
                 [
                     Query("max by (instance, cause) (fedhft_agent_jobs_blocked)", "{{instance}} {{cause}}"),
                     Query("sum by (instance, fault) (fedhft_agent_state_faults_total)", "{{instance}} {{fault}}"),
+                    Query(
+                        "sum by (instance, fault) (fedhft_agent_prefix_faults_total)", "{{instance}} cache {{fault}}"
+                    ),
                 ],
+            ),
+            Panel(
+                "Rows through frozen layers",
+                "Rows per second that agents read from their caches, or computed, where they can be scraped.",
+                [Query(_sum("fedhft_agent_prefix_rows_total", "source"), "{{source}}")],
+                "rowsps",
+            ),
+            Panel(
+                "Caches of frozen layers",
+                "Bytes on agents' disks.",
+                [Query("max by (instance) (fedhft_agent_prefix_bytes)", "{{instance}}")],
+                "bytes",
             ),
         ],
         "Memory": [

@@ -78,7 +78,7 @@ def test_an_image_says_what_it_is(service: str) -> None:
 def test_an_agent_trains_in_its_image() -> None:
     """Nothing that was left out of the image is missed when torch computes."""
     program = (
-        "import torch, peft, transformers\n"
+        "import torch, transformers\n"
         "x = torch.randn(4, 8, requires_grad=True)\n"
         "torch.nn.functional.gelu(torch.nn.Linear(8, 2)(x)).sum().backward()\n"
         "print(tuple(x.grad.shape))\n"

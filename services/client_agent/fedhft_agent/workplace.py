@@ -9,6 +9,9 @@ from fedhft.datasets.client_data import ClientData
 from fedhft.job import JobSpec
 from fedhft.process.signals import StopSignal
 from fedhft.training.base import LoadedBase, load_base, network_key, use_threads
+from fedhft.training.network import Network
+from fedhft.training.prefix.cache import KEPT_AS
+from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
 from fedhft_agent.session import Enlistment, Session
@@ -23,6 +26,8 @@ class Workplace:
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._base: LoadedBase | None = None
+        folder = settings.cache_folder
+        self._prefixes = PrefixFolder.open(folder, settings.cache_size) if folder and settings.cache_size else None
         if settings.threads:
             use_threads(settings.threads)
 
@@ -33,6 +38,8 @@ class Workplace:
         settings = self._settings
         base = self._base_of(spec)
         weights_bytes = sum(p.numel() * p.element_size() for p in base.model.parameters())
+        if self._prefixes is not None:
+            Network.on(base, spec).cache_prefix(self._prefixes, KEPT_AS[settings.cache_dtype])
         worker = ClientWorker(spec, settings.client, base, data, state_dir)
         enlistment = Enlistment(
             tier=settings.tier,

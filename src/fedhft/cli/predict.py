@@ -43,7 +43,9 @@ def predict(
     task = task_of(told.task)
     examples, known = _read(data, task)
     model = ExportedModel(adapter, task, None if told.whole else base_path or told.base.name, told.base.revision)
-    rows = encode_rows(model.tokenizer, task, examples, told.max_length, model.with_types)
+    rows = encode_rows(
+        model.tokenizer, task, examples, told.max_length, model.with_types, counts_positions=model.counts_positions
+    )
     value: dict[str, Any] = {"adapter": str(adapter), "rows": len(rows), "scored": known}
     if known:
         from fedhft.training.scores import count

@@ -35,7 +35,7 @@ def clusterer(context: typer.Context) -> None:
 def agent(context: typer.Context) -> None:
     """Train this machine's part of a federation, or look whether it would work: fedhft agent check. Options: --help."""
     _take_context()
-    become("fedhft_agent", context.args, needs=("torch", "transformers", "peft"), extra="agent")
+    become("fedhft_agent", context.args, needs=("torch", "transformers"), extra="agent")
 
 
 def _take_context() -> None:

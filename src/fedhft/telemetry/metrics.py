@@ -332,6 +332,24 @@ AGENT_STATE_FAULTS = counter(
     by=AGENT,
 )
 known(AGENT_STATE_FAULTS, fault=("damaged", "unwritten"))
+AGENT_PREFIX_ROWS = counter(
+    "fedhft_agent_prefix_rows",
+    "Rows whose frozen layers were passed, in training and scoring, by source: cache (read) or computed.",
+    ["source"],
+    by=AGENT,
+)
+known(AGENT_PREFIX_ROWS, source=("cache", "computed"))
+AGENT_PREFIX_BYTES = gauge(
+    "fedhft_agent_prefix_bytes", "Size of the cache of the frozen layers' outputs on this agent's disk.", by=AGENT
+)
+AGENT_PREFIX_FAULTS = counter(
+    "fedhft_agent_prefix_faults",
+    "What keeps the cache of frozen layers from use, by fault: damaged (rows, computed again), full, unwritten, busy "
+    "(another agent has the folder) or different (this model's passes with and without it disagree).",
+    ["fault"],
+    by=AGENT,
+)
+known(AGENT_PREFIX_FAULTS, fault=("damaged", "full", "unwritten", "busy", "different"))
 AGENT_JOBS_BLOCKED = gauge(
     "fedhft_agent_jobs_blocked",
     "Jobs on offer that this agent cannot serve with its data or its model, by cause: data or model.",

@@ -29,13 +29,15 @@ SCORING_BATCH = 64
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
     """Tokenised rows, as a task made them. targets: (n, ...) as the task encodes them; pad: the token id that pads;
-    left: whether padding stands before a row, as the tokenizer asks.
+    left: whether padding stands before a row, as the tokenizer asks. positions: whether the model is told positions, so
+    that they do not depend on padding before a row.
     """
 
     rows: tuple[Tokens, ...]
     targets: Targets
     pad: int
     left: bool = False
+    positions: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,6 +81,8 @@ class EncodedRows:
             inputs["position_ids"] = torch.where(places > 0, places - 1, inputs["position_ids"])
         else:
             inputs["attention_mask"] = self._padded([np.ones(len(row.ids), np.int32) for row in rows], 0)
+            if self.left and self.positions:
+                inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         if rows[0].types is not None:
             inputs["token_type_ids"] = self._padded([row.types for row in rows if row.types is not None], 0)
         return inputs
@@ -105,15 +109,23 @@ class EncodedRows:
 
 
 def encode_rows(
-    tokenizer: Any, task: Task, rows: Sequence[Example], max_length: int, with_types: bool, *, training: bool = False
+    tokenizer: Any,
+    task: Task,
+    rows: Sequence[Example],
+    max_length: int,
+    with_types: bool,
+    *,
+    training: bool = False,
+    counts_positions: bool = False,
 ) -> EncodedRows:
     """Tokenise rows, cutting each to `max_length` tokens. with_types: whether the model takes token_type_ids.
 
-    training: whether they are to be trained on, and so may be packed.
+    training: whether they are to be trained on, and so may be packed. counts_positions: whether the model takes
+    position ids and does not work them out from padding by itself (`LoadedBase`).
     """
     tokens, targets = task.tokenize(tokenizer, rows, max_length, with_types, training=training)
     left = getattr(tokenizer, "padding_side", "right") == "left" and not any(row.segments for row in tokens)
-    return EncodedRows(tuple(tokens), targets, int(tokenizer.pad_token_id), left)
+    return EncodedRows(tuple(tokens), targets, int(tokenizer.pad_token_id), left, counts_positions)
 
 
 def _positions(row: Tokens) -> NDArray[np.int32]:

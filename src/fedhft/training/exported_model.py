@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.training.base import model_folder
 from fedhft.training.batches import EncodedRows
-from fedhft.training.fit import added_prefix
+from fedhft.training.fit import added_prefix, counts_from_padding
 from fedhft.training.scores import PLACES_AT_ONCE, logits_by_batch
 from fedhft.training.stored_weights import stored_names
 from fedhft.training.tasks import Task
@@ -84,8 +84,9 @@ class ExportedModel:
             ) from error
         self.task = task
         inner = self.model if folder is None else self.model.get_base_model()
-        takes_types = "token_type_ids" in signature(inner.forward).parameters
-        self.with_types = takes_types and "token_type_ids" in self.tokenizer.model_input_names
+        taken = signature(inner.forward).parameters
+        self.with_types = "token_type_ids" in taken and "token_type_ids" in self.tokenizer.model_input_names
+        self.counts_positions = "position_ids" in taken and not counts_from_padding(inner)
 
     def forward(self, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
         """See `logits_of`."""

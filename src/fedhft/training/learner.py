@@ -61,7 +61,7 @@ def train(
         network.trainable(plan, masks, importance) as parameters,
     ):
         torch.manual_seed(seeds.seed_of("dropout", seed) >> 1)
-        network.model.train()
+        network.training_mode()
         optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=False)
         for batch in training_batches(rows.lengths, settings.batch_size, seed, steps):
             if should_stop():

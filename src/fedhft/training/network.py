@@ -1,6 +1,6 @@
 """The base model with LoRA adapters on every slot of the schema, into which tensors are loaded, trained and read back.
 
-Built once per process; a round only copies tensors in. Start of a round, with W = alpha/r from PEFT's own scaling:
+Built once per process; a round only copies tensors in. Start of a round:
 
     continue   A = A_start + dA,  B = dB                                    (factors, mean, none)
     restart    base weight += LEFT RIGHT^T (or PRODUCT), A = A_start(round), B = 0     (products)
@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
-from peft import LoraConfig, inject_adapter_in_model
-from transformers.pytorch_utils import Conv1D
 
 from fedhft.adapter import AdapterSchema, Float32, MaskedDelta, MaskedMatrix, Part, RowIndex, Slot, TensorKey
 from fedhft.datasets.examples import Example
@@ -27,11 +25,14 @@ from fedhft.plan import AdapterPlan
 from fedhft.training.base import LoadedBase, network_key
 from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
+from fedhft.training.lora.attached import attach, layer_of
+from fedhft.training.prefix.cache import Arithmetic, PrefixCache
+from fedhft.training.prefix.folder import PrefixFolder
+from fedhft.training.prefix.stack import Inputs, Stack
 from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
 from fedhft.training.tasks import Task
 
-_ADAPTER = "default"
 _AXIS = {Part.A: 1, Part.B: 0}  # the masked axis in PEFT's orientation
 
 
@@ -44,10 +45,10 @@ class Network:
         self._base = base
         self._max_length = spec.model.max_length
         # A model may accept token types without having been trained on them: GPT-2 would add an untrained embedding.
-        takes_types = "token_type_ids" in signature(base.model.forward).parameters
-        self._with_types = takes_types and "token_type_ids" in base.tokenizer.model_input_names
-        # Families that count positions from a padding id (RoBERTa's) do so by themselves, wherever padding stands.
-        self._takes_positions = base.counts_positions
+        taken = signature(base.model.forward).parameters
+        self._with_types = "token_type_ids" in taken and "token_type_ids" in base.tokenizer.model_input_names
+        # Keys and values of earlier tokens are for generating text; here they would only take memory.
+        self._always = {"use_cache": False} if "use_cache" in taken else {}
         self._seed = spec.seed
         self._bf16 = spec.training.precision == "bf16"
         self._restart = spec.method.start is Start.RESTART
@@ -58,24 +59,20 @@ class Network:
         """Parameters of the base model and its head, adapters not counted."""
         slots = self.schema.slots
         if slots:
-            config = LoraConfig(
-                r=spec.adapter.rank,
-                lora_alpha=spec.adapter.alpha,
-                target_modules=[slot.name for slot in slots],
-                lora_dropout=0.0,
-                bias="none",
-                fan_in_fan_out=isinstance(self.model.get_submodule(slots[0].name), Conv1D),
-            )
-            inject_adapter_in_model(config, self.model, adapter_name=_ADAPTER)
+            attach(self.model, slots, spec.adapter.alpha)
         # Copies of what folding or full training overwrites, so that each round starts from exactly the base weights.
         pristine: dict[TensorKey, torch.Tensor] = {}
         if self._restart:
             for slot in slots:
-                pristine[TensorKey(slot.name, Part.PRODUCT)] = self._base_weight(slot).detach().clone()
+                pristine[TensorKey(slot.name, Part.PRODUCT)] = layer_of(self.model, slot).weight.detach().clone()
         for parameter in self.schema.weights:
             key = TensorKey(parameter.name, Part.WEIGHT)
             pristine[key] = self.model.get_parameter(parameter.name).detach().clone()
         self._pristine = pristine
+        # With all weights in training nothing is frozen.
+        self._stack = None if self.schema.weights else Stack.of(self.model, self.schema.layers, self._pass)
+        self._boundary = 0
+        self._cache: PrefixCache | None = None
 
     @classmethod
     def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
@@ -106,6 +103,28 @@ class Network:
         """Layers, counted from the output, whose adapters are in use."""
         return self._depth
 
+    @property
+    def boundary(self) -> int:
+        """Layers, counted from the input, that are frozen with all that comes before them; 0 where there are none."""
+        return self._boundary
+
+    def cache_prefix(self, folder: PrefixFolder, kept_as: torch.dtype) -> None:
+        """From now on, keep what enters the boundary for each row in `folder`, as values of dtype `kept_as`."""
+        if self._stack is None:
+            return
+        identity = {
+            "base": self._base.digest,
+            "tokenizer": self._base.tokenizer_digest,
+            "dtype": str(self._base.dtype),
+            "bf16": self._bf16,
+            "device": self.device.type,
+            "attention": str(getattr(self.model.config, "_attn_implementation", None)),
+            "torch": str(torch.__version__),
+            "transformers": str(transformers.__version__),
+        }
+        arithmetic = Arithmetic(self._pass, self.device, torch.bfloat16 if self._bf16 else self._base.dtype)
+        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as)
+
     def slots(self) -> tuple[Slot, ...]:
         """Slots inside the depth in use."""
         return tuple(slot for slot in self.schema.slots if slot.layer >= self.schema.layers - self._depth)
@@ -118,12 +137,13 @@ class Network:
         """
         self._loaded = tensors
         self._depth = depth
+        self._boundary = self._boundary_of(depth)
         self._round = round_number if self._restart else 0
         inside = {slot.name for slot in self.slots()}
         self.model.requires_grad_(False)
         with torch.no_grad():
             for slot in self.schema.slots:
-                self._layer(slot).enable_adapters(slot.name in inside)
+                layer_of(self.model, slot).active = slot.name in inside
                 if self._restart:
                     self._fold(slot, slot.name in inside)
                 if slot.name in inside:
@@ -133,6 +153,13 @@ class Network:
                 self._copy(key)
         self.model.requires_grad_(False)
         self.model.eval()
+
+    def training_mode(self) -> None:
+        """Dropout in what is trained, and none in the frozen prefix, whose values are the same in every pass."""
+        if self._stack is None or not self._boundary:
+            self.model.train()
+        else:
+            self._stack.train_from(self._boundary)
 
     @contextmanager
     def trainable(
@@ -197,7 +224,15 @@ class Network:
 
     def encode(self, rows: Sequence[Example], *, training: bool = False) -> EncodedRows:
         """Rows tokenised for this network. training: whether they are to be trained on, and so may be packed."""
-        return encode_rows(self._base.tokenizer, self.task, rows, self._max_length, self._with_types, training=training)
+        return encode_rows(
+            self._base.tokenizer,
+            self.task,
+            rows,
+            self._max_length,
+            self._with_types,
+            training=training,
+            counts_positions=self._base.counts_positions,
+        )
 
     def forward(self, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
         """Logits of the rows `index` that count, row after row, float32 (m x outputs), on the network's device.
@@ -205,13 +240,36 @@ class Network:
         The only source of logits.
         """
         inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
-        if rows.left and self._takes_positions:
-            # Where a table gives positions, those of a row must not depend on how much padding stands before it.
-            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         places = rows.places(index)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = self.task.logits(self.model, inputs, None if places is None else places.to(self.device))
+        counted = None if places is None else places.to(self.device)
+        hidden = None
+        if self._cache is not None and self._boundary:
+            hidden = self._cache.hidden(rows, index, inputs, self._boundary)
+        if self._stack is None or hidden is None:
+            return self._logits(inputs, counted)
+        with self._stack.skipping(self._boundary, hidden):
+            return self._logits(inputs, counted)
+
+    def _logits(self, inputs: Inputs, places: torch.Tensor | None) -> torch.Tensor:
+        with self._autocast():
+            logits = self.task.logits(self.model, {**inputs, **self._always}, places)
         return logits.float()
+
+    def _pass(self, inputs: Inputs) -> object:
+        """A forward pass, of which only hidden states are of interest."""
+        with self._autocast():
+            return self.model(**inputs, **self._always)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+    def _boundary_of(self, depth: int) -> int:
+        """Layers below `depth`, unless something of the head is used below them (an embedding that the files lack)."""
+        boundary = max(0, self.schema.layers - depth)
+        if self._stack is None or not boundary:
+            return 0
+        head = [self.model.get_parameter(parameter.name) for parameter in self.schema.head]
+        return 0 if self._stack.holds_below(boundary, head) else boundary
 
     # -- where things are in the model
 
@@ -221,16 +279,9 @@ class Network:
         for parameter in self.schema.weights:
             yield TensorKey(parameter.name, Part.WEIGHT)
 
-    def _layer(self, slot: Slot) -> Any:
-        return self.model.get_submodule(slot.name)
-
-    def _base_weight(self, slot: Slot) -> torch.Tensor:
-        weight: torch.Tensor = self._layer(slot).get_base_layer().weight
-        return weight
-
     def _factor(self, key: TensorKey) -> torch.nn.Module:
         side = "lora_A" if key.part is Part.A else "lora_B"
-        return self.model.get_submodule(f"{key.name}.{side}.{_ADAPTER}")
+        return self.model.get_submodule(f"{key.name}.{side}")
 
     def _tensor(self, key: TensorKey) -> torch.Tensor:
         if key.part in _AXIS:
@@ -256,14 +307,15 @@ class Network:
 
     def _fold(self, slot: Slot, inside: bool) -> None:
         """base weight = pristine + LEFT RIGHT^T + PRODUCT; the factors already include alpha/r."""
-        weight = self._base_weight(slot)
+        layer = layer_of(self.model, slot)
+        weight = layer.weight
         pristine = self._pristine[TensorKey(slot.name, Part.PRODUCT)]
         product = product_of(self._loaded, slot) if inside else None
         if product is None:
             weight.copy_(pristine)
             return
         added = torch.from_numpy(product).to(self.device)
-        weight.copy_(pristine + (added.T if isinstance(self._layer(slot).get_base_layer(), Conv1D) else added))
+        weight.copy_(pristine + (added.T if layer.transposed else added))
 
 
 def _array(tensor: torch.Tensor) -> Float32:

@@ -52,17 +52,16 @@ def wants_update(spec: JobSpec) -> bool:
 
 def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tuple[float, ...]:
     """Unit-norm projection of the gradient at the start over at most ANCHOR_ROWS rows, spread evenly over the data."""
-    chosen = rows
-    if len(rows) > ANCHOR_ROWS:
-        chosen = rows.take(np.linspace(0, len(rows) - 1, ANCHOR_ROWS).round().astype(np.int64))
-    network.load({}, network.schema.layers, 0)
-    depth = min(ANCHOR_DEPTH, network.schema.layers)
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), ANCHOR_ROWS)).round().astype(np.int64)
+    lowest = min(slot.layer for slot in network.schema.slots)
+    depth = min(ANCHOR_DEPTH, network.schema.layers - lowest)
+    network.load({}, depth, 0)  # with B = 0, adapters below the depth would change nothing
     plan = AdapterPlan("", depth, 1.0, 1.0, 0, train_a=False, train_b=True)
     keys = network.trained_keys(plan)
-    errors = network.task.signature_errors(chosen.targets)
+    errors = network.task.signature_errors(rows.targets[chosen])
     with torch.enable_grad(), network.trainable(plan, {}, None) as parameters:
-        for index in scoring_batches(chosen.lengths, _ANCHOR_BATCH):
-            logits = network.forward(chosen, index)
+        for index in scoring_batches(rows.lengths[chosen], _ANCHOR_BATCH):
+            logits = network.forward(rows, chosen[index])
             error = errors(index, logits.detach()).astype(np.float32)
             logits.backward(torch.from_numpy(error).to(logits.device))
         gradients: dict[TensorKey, Float32] = {}

@@ -117,9 +117,7 @@ class CausalLM(PlaceTask):
         wanted = np.array([counts for piece, counts in pieces for _ in piece], np.bool_)
         return ids, wanted
 
-    def logits(
-        self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], places: torch.Tensor | None
-    ) -> torch.Tensor:
+    def logits(self, model: torch.nn.Module, inputs: Mapping[str, Any], places: torch.Tensor | None) -> torch.Tensor:
         """Outputs at `places`, (m x vocabulary); the output layer computes no others.
 
         Raises FedhftError(INVALID_MODEL) for a model whose output layer is not its last step.
@@ -131,7 +129,7 @@ class CausalLM(PlaceTask):
             )
         hook = layer.register_forward_pre_hook(lambda module, given: (given[0][places].unsqueeze(0),))
         try:
-            logits: torch.Tensor = model(**inputs, use_cache=False).logits
+            logits: torch.Tensor = model(**{"use_cache": False, **inputs}).logits
         finally:
             hook.remove()
         if logits.ndim != 3 or logits.shape[:2] != (1, int(places.sum())):

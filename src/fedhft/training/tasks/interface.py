@@ -123,9 +123,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def logits(
-        self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], places: torch.Tensor | None
-    ) -> torch.Tensor:
+    def logits(self, model: torch.nn.Module, inputs: Mapping[str, Any], places: torch.Tensor | None) -> torch.Tensor:
         """Outputs of the model that count, (m x outputs), row after row.
 
         places: bool (rows x width), True where an output counts; None where a row has one output.

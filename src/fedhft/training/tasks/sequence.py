@@ -84,9 +84,7 @@ class SequenceTask(Task):
                 tokens.append(Tokens(held, np.array(kinds or [0], np.int32) if with_types else None))
         return tokens, self.encode([row.label for row in rows])
 
-    def logits(
-        self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], places: torch.Tensor | None
-    ) -> torch.Tensor:
+    def logits(self, model: torch.nn.Module, inputs: Mapping[str, Any], places: torch.Tensor | None) -> torch.Tensor:
         """The model's own pooled output, (n x outputs)."""
         logits: torch.Tensor = model(**inputs).logits
         return logits

@@ -97,9 +97,7 @@ class TokenClassification(PlaceTask):
                 targets.append(np.array(row.label, np.int32)[words])
         return tokens, place_targets(targets)
 
-    def logits(
-        self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], places: torch.Tensor | None
-    ) -> torch.Tensor:
+    def logits(self, model: torch.nn.Module, inputs: Mapping[str, Any], places: torch.Tensor | None) -> torch.Tensor:
         """Outputs at the first piece of every word, (m x tags)."""
         logits: torch.Tensor = model(**inputs).logits
         return logits if places is None else logits[places]
