@@ -16,8 +16,10 @@ from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.v1 import jobs_pb2_grpc
 from tests.aggregator import serving
 from tests.certificates import Certificates
+from tests.documented import shell_blocks
 from tests.light import light_job
 
+PAGE = "docs/cli.md"
 PROGRAM = "import sys; sys.argv[0] = 'fedhft'; from fedhft.cli.main import main; main()"
 
 
@@ -39,6 +41,21 @@ async def offered(words: str, home: Path, **variables: str) -> list[str]:
     done = await asyncio.to_thread(pressed, words, home, **variables)
     assert done.stderr == ""
     return done.stdout.split()
+
+
+def test_the_documented_command_makes_bash_complete(tmp_path: Path) -> None:
+    (block,) = shell_blocks(PAGE, "Completion")
+    own = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def typed(*shell: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            shell, input=text, env={**os.environ, **own}, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    installed = typed("bash", text=block.text)
+    assert installed.returncode == 0, installed.stderr
+    asked = typed("bash", "--rcfile", str(tmp_path / ".bashrc"), "-ic", "complete -p fedhft")
+    assert asked.stdout.startswith("complete "), asked.stderr
 
 
 async def test_names_of_jobs_and_clients_come_from_the_server(fresh_redis_url: str, tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ EVERYTHING = ".ci/run"
 RUNS: dict[tuple[str, str], str] = {
     ("docs/install.md", ""): "tests/system/test_install_walk.py",
     ("docs/runbook.md", ""): "tests/system/test_runbook.py",
+    ("docs/runbook.md", "Upgrade"): "tests/system/test_install_walk.py",
     ("docs/edge.md", "Install"): "tests/system/test_systemd.py",
     ("docs/edge.md", "Start"): "tests/system/test_systemd.py",
-    ("docs/cli.md", ""): "tests/integration/test_cli_page.py",
+    ("docs/cli.md", "Contexts"): "tests/integration/test_cli_page.py",
+    ("docs/cli.md", "Completion"): "tests/integration/test_cli_completion.py",
     ("docs/kubernetes.md", "Secrets"): "tests/deploy/test_deploy_components.py",
     ("docs/methods.md", "Publishing"): EVERYTHING,
     ("docs/operations.md", "By hand"): "tests/system/test_by_hand.py",
