@@ -21,7 +21,7 @@ from fedhft.job import JobSpec, parse_job
 from fedhft.training.base import load_base
 from fedhft.training.network import Network
 from tests.models import tiny_model
-from tests.workers import job_for
+from tests.workers import job_for, train_task, worker_for
 
 
 def refusal(spec: JobSpec) -> str:
@@ -187,3 +187,16 @@ def test_what_looks_like_a_special_token_in_a_text_is_text(tmp_path: Path) -> No
     separator, padding = 3, 0
     assert plain.tolist().count(separator) == tricky.tolist().count(separator) == 1
     assert padding not in tricky.tolist()
+
+
+def test_a_factor_that_gets_no_gradient_is_an_error_and_not_left_as_it_is(tmp_path: Path) -> None:
+    spec = job_for(tiny_model(tmp_path))
+    base = load_base(spec)
+    worker = worker_for(spec, base=base)
+    query = base.model.get_submodule("bert.encoder.layer.0.attention.self.query")
+    deaf = query.register_forward_hook(lambda module, given, answer: answer.detach())
+    with pytest.raises(FedhftError, match=r"layer\.0\.attention\.self\.query.*get no gradient") as caught:
+        worker.train(train_task())
+    assert caught.value.code is ErrorCode.INVALID_MODEL
+    deaf.remove()
+    assert worker.train(train_task()).blob

@@ -140,7 +140,10 @@ def test_the_example_job_fits_the_data_that_the_demo_leaves(tmp_path: Path) -> N
 def test_job_fragments_in_documents_are_valid(path: Path) -> None:
     example = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
     for text in blocks(path, "toml"):
-        parse_job(GENERATE.merged(example, tomllib.loads(text)))
+        fragment = tomllib.loads(text)
+        if "kind" in fragment.get("task", {}):  # another task than the example's, not a change of it
+            example = {**example, "task": {}}
+        parse_job(GENERATE.merged(example, fragment))
 
 
 def test_there_is_a_job_fragment_to_check() -> None:

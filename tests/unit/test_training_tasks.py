@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_sections import TaskSpec
-from fedhft.scoring.metrics import KINDS
+from fedhft.scoring.metrics import KINDS, METRICS
 from fedhft.training.tasks import Task, kind_for, task_of
+from fedhft.training.tasks.multi_label import MultiLabel
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 NAMED = TaskSpec(labels=("bad", "good", "mixed"))
 NUMBER = TaskSpec(kind="regression")
 
@@ -99,3 +105,64 @@ def test_signature_errors_of_numbers_are_distances_from_their_mean_and_zero_wher
     task = task_of(NUMBER)
     np.testing.assert_allclose(errors_of(task, [1.0, 2.0, 6.0])[:, 0], [2 / 3, 1 / 3, -1.0])
     assert errors_of(task, [0.1] * 3).tolist() == [[0.0]] * 3
+
+
+@pytest.mark.parametrize("section", re.findall(r"```toml\n\[task\]\n(.*?)```", DOCUMENT.read_text(), re.DOTALL))
+def test_every_example_of_the_document_is_a_task(section: str) -> None:
+    spec = TaskSpec(**tomllib.loads(section))
+    assert task_of(spec).metrics
+
+
+def test_the_document_names_every_metric_and_every_kind() -> None:
+    text = DOCUMENT.read_text()
+    assert [name for name in (*KINDS, *METRICS) if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"kind": "classificaton", "labels": ("a", "b")}, "did you mean 'classification'"),
+        ({"kind": "regression", "labels": ("a", "b")}, "regression has none"),
+        ({"kind": "token-classification"}, "needs two or more distinct label names"),
+        ({"kind": "multi-label"}, "needs one or more distinct label names"),
+        ({"kind": "regression", "metrics": ("accuracy",)}, "regression has no 'accuracy'; choose from pearson"),
+        ({"kind": "regression", "metrics": ("rmse", "pearson")}, "of 'rmse' less is better; put one of pearson"),
+        ({"labels": ("a", "b"), "metrics": ("mcc", "mcc")}, "name each metric once"),
+        ({"kind": "causal-lm", "text_pair": "b"}, "causal-lm has no pairs of texts"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused_at_submission(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        TaskSpec(**fields)  # type: ignore[arg-type]
+
+
+def test_the_worst_score_is_that_of_the_first_metric() -> None:
+    assert TaskSpec(labels=("a", "b")).least_score == 0.0
+    assert TaskSpec(labels=("a", "b"), metrics=("mcc",)).least_score == -1.0
+    assert TaskSpec(kind="regression").least_score == -1.0
+    assert TaskSpec(kind="causal-lm").least_score == 0.0
+
+
+def test_numbers_are_standardised_by_the_job_and_their_errors_are_in_units_of_the_data() -> None:
+    task = task_of(TaskSpec(kind="regression", target_mean=10.0, target_std=4.0))
+    targets = task.encode([10.0, 14.0, 2.0])
+    assert targets.tolist() == [0.0, 1.0, -2.0]
+    counted = task.tally(np.array([[0.5], [1.0], [-2.0]], np.float32), targets, np.ones(3, np.int64))
+    assert counted.metric("rmse") == pytest.approx((2.0**2 / 3) ** 0.5)
+    floor = task.floor(task.encode([10.0, 14.0]), targets)
+    assert floor["pearson"] == 0.0
+    assert floor["mae"] == pytest.approx((2 + 2 + 10) / 3)
+
+
+def test_several_labels_are_a_list_or_names_in_one_field() -> None:
+    task = task_of(TaskSpec(kind="multi-label", labels=("a", "b", "c")))
+    assert isinstance(task, MultiLabel)
+    for value in (["c", "a"], [2, 0], "c|a", "a | c"):
+        assert task.target(value) == (0, 2)
+    assert task.target([]) == task.target("") == ()
+    for wrong, said in ((None, "is not a list"), (["a", "a"], "twice"), (["d"], "unknown label"), (3, "is not a list")):
+        with pytest.raises(ValueError, match=said):
+            task.target(wrong)
+    assert task.encode([(0, 2), ()]).tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    floor = task.floor(task.encode([(0,), (0, 1), (2,)]), task.encode([(0,), (1,)]))
+    assert floor["accuracy"] == 0.5  # the first label, which most rows have

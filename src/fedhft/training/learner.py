@@ -69,6 +69,8 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             loss = _loss(network, rows, batch)
             loss.backward()
+            if not total:
+                check_gradients(network, plan, parameters)
             clip(parameters, settings.max_grad_norm)
             optimiser.step()
             value = float(loss.detach())
@@ -101,6 +103,21 @@ def probe(
 def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
     targets = torch.from_numpy(rows.wanted(index)).to(network.device)
     return network.task.loss(network.forward(rows, index), targets)
+
+
+def check_gradients(network: Network, plan: AdapterPlan, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Refuse to go on where something that is to be trained got no gradient: it would stay as it is without a word.
+
+    Raises FedhftError(INVALID_MODEL) naming it.
+    """
+    keys = network.trained_keys(plan)
+    without = [key for key, parameter in zip(keys, parameters, strict=True) if parameter.grad is None]
+    if without:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL,
+            f"{type(network.model).__name__}: {without[0].name} ({without[0].part}) and {len(without) - 1} more get no "
+            "gradient, so they would not be trained; name other adapter.targets, or use another model",
+        )
 
 
 def clip(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> None:
