@@ -15,12 +15,13 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_sections import TaskSpec
 from fedhft.plan import AdapterPlan
 from fedhft.records import Participant
-from fedhft.rounds.metric_figures import metric_figures, metrics_of_client
+from fedhft.rounds.metric_figures import metric_figures, metrics_of_client, tell_metrics
 from fedhft.rounds.reports import MOST_SUM, check_report
 from fedhft.rounds.summary import ClientReport
 from fedhft.scoring.confusion import Confusion
 from fedhft.scoring.metrics import MOST_FIGURE
 from fedhft.v1 import federation_pb2 as pb
+from fedhft.v1 import jobs_pb2
 from tests.light import light_job
 
 PLAN = AdapterPlan("t", 1, 1.0, 1.0, 0, True, True)
@@ -63,6 +64,21 @@ def test_shares_of_the_common_split_are_pooled_as_if_they_were_one() -> None:
     assert abs(mean - whole.metric("macro_f1")) > 1e-3  # which the mean of shares is not
     assert not macro.HasField("shared_after")
     assert not macro.HasField("personal_before")
+
+
+def test_a_score_that_is_no_mean_is_told_as_that_of_all_shares_together() -> None:
+    actual, answers = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 0, 0])
+    task = TaskSpec(labels=LABELS, metrics=("macro_f1", "accuracy"))
+    shares = []
+    for part in (slice(0, 3), slice(3, 6)):
+        score = counted(answers[part], actual[part])
+        score.value = score.metrics[1].value
+        shares.append(of(str(part), score))
+    summary = jobs_pb2.RoundSummary(shared_before=float(np.mean([share.scores[0].value for share in shares])))
+    tell_metrics(summary, task, shares)
+    whole = Confusion.of_classes(answers, actual, 3).metric("macro_f1")
+    assert summary.shared_before == pytest.approx(whole)
+    assert [one.name for one in summary.metrics] == ["macro_f1", "accuracy"]
 
 
 def test_on_own_rows_the_mean_over_clients_is_shown_beside_the_floor() -> None:
