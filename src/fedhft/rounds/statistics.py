@@ -30,6 +30,7 @@ def figures_of(reports: Sequence[ClientReport], summary: jobs_pb2.RoundSummary) 
     all shares together.
     """
     found: list[Figure] = []
+    told: Any = summary  # whose optional fields the types name one by one
     for moment, wanted in MOMENTS.items():
         own = [score for report in reports if (score := report.score(SPLITS["personal"], wanted)) is not None]
         if own:
@@ -38,10 +39,9 @@ def figures_of(reports: Sequence[ClientReport], summary: jobs_pb2.RoundSummary) 
                 # The worst loss is the highest, so the same statistics are taken of what it falls short of zero.
                 loss = -statistic([-value for value in losses])
                 found.append(Figure("personal", moment, name, statistic(values), loss))
-        told: Any = summary  # whose optional fields the types name one by one
-        score, loss_of_rows = f"shared_{moment}", f"shared_loss_{moment}"
-        if told.HasField(score) and told.HasField(loss_of_rows):
-            found.append(Figure("shared", moment, "mean", getattr(told, score), getattr(told, loss_of_rows)))
+        value_field, loss_field = f"shared_{moment}", f"shared_loss_{moment}"
+        if told.HasField(value_field) and told.HasField(loss_field):
+            found.append(Figure("shared", moment, "mean", getattr(told, value_field), getattr(told, loss_field)))
     return tuple(found)
 
 
