@@ -64,6 +64,14 @@ def finished_job(
             personal_after_mean=0.3 * number,
             personal_after_worst_tenth=0.3 * number - 0.05,
             personal_after_worst=0.3 * number - 0.1,
+            personal_loss_before_median=0.14 * number,
+            shared_loss_before=0.17 * number,
+            metrics=[
+                jobs_pb2.MetricFigures(name="accuracy", personal_before=0.2 * number, shared_before=0.1 * number),
+                jobs_pb2.MetricFigures(
+                    name="macro_f1", personal_before=0.2 * number - 0.02, shared_before=0.1 * number - 0.01, floor=0.25
+                ),
+            ],
             cluster_sizes=[2, 2],
         )
 

@@ -70,6 +70,7 @@ def test_the_card_of_the_only_cluster_shows_the_scores_of_all_clients() -> None:
         ["own held-out rows, mean of the clients", "0.550", "0.650"],
         ["own held-out rows, mean of the lowest tenth of the clients", "0.400", "0.500"],
         ["common validation rows", "0.300", "0.350"],  # the job's own, weighted by rows
+        ["loss on common validation rows", "0.510", "not measured"],
     ]
     assert "its own mixture" not in card
 

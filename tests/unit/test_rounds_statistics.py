@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from fedhft.plan import AdapterPlan
-from fedhft.records import Participant
+from fedhft.records import Participant, Phase, RoundRecord
 from fedhft.rounds.statistics import figures_of
-from fedhft.rounds.summary import ClientReport
+from fedhft.rounds.summary import ClientReport, summarise
 from fedhft.v1 import federation_pb2 as pb
 
+PLAN = AdapterPlan(tier="small", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
 PERSONAL, SHARED = pb.Score.SPLIT_PERSONAL, pb.Score.SPLIT_SHARED
 BEFORE, AFTER = pb.Score.MOMENT_BEFORE, pb.Score.MOMENT_AFTER
 
@@ -24,13 +25,18 @@ def score(split: Any, moment: Any, value: float, loss: float, rows: int = 10) ->
 def report(
     client: str, *scores: pb.Score, tier: str = "small", shard: int | None = None, peak: int = 0
 ) -> ClientReport:
-    plan = AdapterPlan(tier="small", depth=2, density=0.5, epochs=1.0, max_steps=0, train_a=True, train_b=True)
-    part = Participant(samples=10, plan=plan, memberships=(1.0,), shard=shard)
+    part = Participant(samples=10, plan=PLAN, memberships=(1.0,), shard=shard)
     return ClientReport(client, 10, part, scores, pb.Measurements(), ())
 
 
 def by_name(*reports: ClientReport) -> dict[tuple[str, str, str], tuple[float, float]]:
-    return {(f.split, f.moment, f.statistic): (f.score, f.loss) for f in figures_of(reports)}
+    part = Participant(samples=10, plan=PLAN, memberships=(1.0,))
+    current = RoundRecord(
+        number=1, phase=Phase.FOLDING, base_version=0, membership_version=0, clusters=1, opened_ms=0, deadline_ms=1,
+        target=1, quorum=1, participants={one.client: part for one in reports},
+    )  # fmt: skip
+    summary = summarise(current, reports, {}, 1)
+    return {(f.split, f.moment, f.statistic): (f.score, f.loss) for f in figures_of(reports, summary)}
 
 
 def test_of_personal_rows_there_are_mean_median_and_worst_tenth_over_clients() -> None:

@@ -19,7 +19,7 @@ from fedhft.job_sections import TaskSpec
 from fedhft.methods import Combine, SignatureKind
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds.decision import Extend, Fail, after_setting_aside
-from fedhft.rounds.metric_figures import metric_figures, metrics_of_client
+from fedhft.rounds.metric_figures import metrics_of_client, tell_metrics
 from fedhft.rounds.reclustering import wants_memberships
 from fedhft.rounds.summary import ClientReport, readable_reports, results_of, summarise
 from fedhft.telemetry import metrics
@@ -221,7 +221,7 @@ def _entry(
     for name, value in figures.items():
         setattr(summary, name, value)
     bounded.tell(current, summary)
-    summary.metrics.extend(metric_figures(task, reports))
+    tell_metrics(summary, task, reports)
     results = tuple(results_of(reports)) if current.evaluation else ()
     for result, report in zip(results, reports, strict=False):
         result.metrics.extend(metrics_of_client(report, task))

@@ -108,7 +108,7 @@ def show_plans(job: JobId, schema: AdapterSchema, current: RoundRecord) -> None:
 def show_published(job: JobId, entry: RoundHistory, reports: Sequence[ClientReport]) -> None:
     """Show the figures of a round that this process has published."""
     _show_summary(job, entry.summary)
-    for figure in figures_of(reports):
+    for figure in figures_of(reports, entry.summary):
         labels = {"federation": job, "split": figure.split, "moment": figure.moment, "statistic": figure.statistic}
         metrics.SCORE.labels(**labels).set(figure.score)
         metrics.LOSS.labels(**labels).set(figure.loss)

@@ -46,6 +46,18 @@ class DescribedScore(_Part):
     moment: Literal["before", "after"]
     mean: float
     lowest_tenth: float | None = None
+    loss: float | None = None
+
+
+class DescribedMetric(_Part):
+    """A metric of the task before local training. held_out, constant: on own rows, mean over clients, and that of the
+    best constant answer; shared: on the common validation rows. None where nothing was measured.
+    """
+
+    name: str
+    held_out: float | None = None
+    shared: float | None = None
+    constant: float | None = None
 
 
 class DescribedCheck(_Part):
@@ -80,6 +92,7 @@ class ExportDescription(_Part):
     max_length: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16"]
     scores: tuple[DescribedScore, ...] = ()
+    metrics: tuple[DescribedMetric, ...] = ()
     checked: DescribedCheck | None = None
 
 
@@ -96,9 +109,12 @@ def describe_export(
     """The description of one exported mixture, before it was checked."""
     found = adapter_scores(job, exported)
     scores = [
-        DescribedScore(rows=rows, moment=moment, mean=mean, lowest_tenth=tenth)
-        for rows, moments in (("held-out", found.personal), ("shared", [(mean, None) for mean in found.shared]))
-        for moment, (mean, tenth) in zip(("before", "after"), moments, strict=True)
+        DescribedScore(rows=rows, moment=moment, mean=mean, lowest_tenth=tenth, loss=loss)
+        for rows, moments, losses in (
+            ("held-out", found.personal, found.losses[0]),
+            ("shared", [(mean, None) for mean in found.shared], found.losses[1]),
+        )
+        for moment, (mean, tenth), loss in zip(("before", "after"), moments, losses, strict=True)
         if mean is not None
     ]
     return ExportDescription(
@@ -124,6 +140,10 @@ def describe_export(
         max_length=spec.model.max_length,
         dtype="bfloat16" if spec.training.precision == "bf16" else "float32",
         scores=tuple(scores),
+        metrics=tuple(
+            DescribedMetric(name=name, held_out=own, shared=shared, constant=floor)
+            for name, (own, shared, floor) in found.metrics.items()
+        ),
     )
 
 

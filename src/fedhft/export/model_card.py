@@ -98,6 +98,14 @@ def _scores(job: jobs_pb2.Job, exported: ExportedMixture) -> str:
         ]
         if len(exported.weights) > 1:
             notes = ["", "Every client was scored with its own mixture of the clusters."]
+    for title, losses in zip(
+        ("loss on own held-out rows", "loss on common validation rows"), found.losses, strict=True
+    ):
+        if any(loss is not None for loss in losses):
+            rows.append((title, losses))
+    for name, (personal, shared, floor) in list(found.metrics.items())[1:]:
+        notes += ["", f"{name}: {_shown(personal)} on own held-out rows, {_shown(shared)} on common validation rows; "
+                  f"the best constant answer {_shown(floor)} on own rows."]  # fmt: skip
     lines = [f"| {_whose(job, exported, len(found.results))} | before local training | after |", "| --- | --- | --- |"]
     lines += [f"| {title} | {' | '.join(map(_shown, values))} |" for title, values in rows]
     return "\n".join([*lines, *notes])

@@ -43,6 +43,7 @@ def write_report(runs: Sequence[MethodRun], data: FederatedData, plots: Mapping[
         _overview(main, data),
         "## Scores",
         _scores(runs, data),
+        *_metrics(runs),
         "## The clients with the least data",
         _least(runs, data),
         "## What it cost",
@@ -101,11 +102,13 @@ def _scores(runs: Sequence[MethodRun], data: FederatedData) -> str:
             shown(personal.before.mean), shown(personal.before.worst_tenth), shown(personal.before.worst),
             shown(personal.after.mean), shown(personal.after.worst_tenth), shown(personal.after.worst),
             shown(shared.before), shown(shared.after), shown(shared.mass_weighted),
+            shown(measured(run.job.final, "personal_loss_before_median")),
+            shown(measured(run.job.final, "shared_loss_before")),
         ]  # fmt: skip
 
     heads = (
         "method", "personal before", "worst tenth", "worst", "personal after", "worst tenth", "worst",
-        "shared before", "shared after", "mass-weighted",
+        "shared before", "shared after", "mass-weighted", "personal loss before", "shared loss before",
     )  # fmt: skip
     table = _table(heads, map(row, runs))
     return (
@@ -113,6 +116,19 @@ def _scores(runs: Sequence[MethodRun], data: FederatedData) -> str:
         if data.labels
         else table
     )
+
+
+def _metrics(runs: Sequence[MethodRun]) -> list[str]:
+    """Every metric of the task; nothing where there is none beside the score."""
+    fields = ("personal_before", "personal_after", "shared_before", "floor")
+    rows = [
+        [run.result.method, one.name, *(shown(measured(one, field)) for field in fields)]
+        for run in runs
+        for one in run.job.final.metrics
+        if len(run.job.final.metrics) > 1
+    ]
+    heads = ("method", "metric", "personal before", "personal after", "shared before", "constant answer (personal)")
+    return [_table(heads, rows)] if rows else []
 
 
 def _least(runs: Sequence[MethodRun], data: FederatedData) -> str:
@@ -181,6 +197,7 @@ def _rounds(run: MethodRun) -> str:
             shown(measured(entry, "personal_before_mean")),
             shown(measured(entry, "personal_after_mean")),
             shown(measured(entry, "shared_before")),
+            shown(measured(entry, "personal_loss_before_median")),
             size(entry.payload_bytes_up),
             size(entry.payload_bytes_down),
             "+".join(map(str, entry.cluster_sizes)) or "-",
@@ -188,7 +205,17 @@ def _rounds(run: MethodRun) -> str:
         ]
         for entry in (*run.job.history, *([run.job.final] if run.job.HasField("final") else []))
     ]
-    heads = ("round", "personal before", "personal after", "shared before", "up", "down", "clusters", "seconds")
+    heads = (
+        "round",
+        "personal before",
+        "personal after",
+        "shared before",
+        "loss before",
+        "up",
+        "down",
+        "clusters",
+        "seconds",
+    )
     return (
         f"**{run.result.method}** (the last line is the final evaluation; scores are those at its start)\n\n"
         + _table(heads, rows)

@@ -151,7 +151,9 @@ def run_result(
     )
 
 
-def measured(message: jobs_pb2.RoundSummary | jobs_pb2.ClientResult, name: str) -> float | None:
+def measured(
+    message: jobs_pb2.RoundSummary | jobs_pb2.ClientResult | jobs_pb2.MetricFigures, name: str
+) -> float | None:
     """An optional figure of a message; None when it was not measured."""
     return float(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
 

@@ -45,6 +45,16 @@ def metric_figures(task: TaskSpec, reports: Sequence[ClientReport]) -> list[jobs
     return found
 
 
+def tell_metrics(summary: jobs_pb2.RoundSummary, task: TaskSpec, reports: Sequence[ClientReport]) -> None:
+    """Add every metric to a round's summary; the score on the shared split is then that of all its shares together."""
+    summary.metrics.extend(metric_figures(task, reports))
+    for figures in summary.metrics[:1]:
+        if figures.name == next(iter(task.measured), figures.name):
+            for field, _, _ in _SHARED:
+                if figures.HasField(field) and summary.HasField(field):  # type: ignore[arg-type]
+                    setattr(summary, field, getattr(figures, field))
+
+
 def metrics_of_client(report: ClientReport, task: TaskSpec) -> list[jobs_pb2.MetricFigures]:
     """The same of one client alone."""
     found = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-from fedhft.rounds.summary import ClientReport, pooled, spread
-from fedhft.v1 import federation_pb2
+from fedhft.rounds.summary import ClientReport, spread
+from fedhft.v1 import federation_pb2, jobs_pb2
 
 SPLITS = {"personal": federation_pb2.Score.SPLIT_PERSONAL, "shared": federation_pb2.Score.SPLIT_SHARED}
 MOMENTS = {"before": federation_pb2.Score.MOMENT_BEFORE, "after": federation_pb2.Score.MOMENT_AFTER}
@@ -24,12 +25,12 @@ class Figure:
     loss: float
 
 
-def figures_of(reports: Sequence[ClientReport]) -> tuple[Figure, ...]:
-    """Every statistic that the reports allow. Of shared rows there is only the mean, over rows: each client scores its
-    own share of them.
+def figures_of(reports: Sequence[ClientReport], summary: jobs_pb2.RoundSummary) -> tuple[Figure, ...]:
+    """Every statistic that the reports allow. Of shared rows there is only one, called mean: what the summary says of
+    all shares together.
     """
     found: list[Figure] = []
-    dealt = [report for report in reports if report.participant.shard is not None]
+    told: Any = summary  # whose optional fields the types name one by one
     for moment, wanted in MOMENTS.items():
         own = [score for report in reports if (score := report.score(SPLITS["personal"], wanted)) is not None]
         if own:
@@ -38,10 +39,9 @@ def figures_of(reports: Sequence[ClientReport]) -> tuple[Figure, ...]:
                 # The worst loss is the highest, so the same statistics are taken of what it falls short of zero.
                 loss = -statistic([-value for value in losses])
                 found.append(Figure("personal", moment, name, statistic(values), loss))
-        scores = [report.score(SPLITS["shared"], wanted) for report in dealt]
-        value, loss_of_rows = pooled(scores), pooled(scores, lambda score: score.loss)
-        if value is not None and loss_of_rows is not None:
-            found.append(Figure("shared", moment, "mean", value, loss_of_rows))
+        value_field, loss_field = f"shared_{moment}", f"shared_loss_{moment}"
+        if told.HasField(value_field) and told.HasField(loss_field):
+            found.append(Figure("shared", moment, "mean", getattr(told, value_field), getattr(told, loss_field)))
     return tuple(found)
 
 

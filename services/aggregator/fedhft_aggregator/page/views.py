@@ -16,6 +16,7 @@ from fedhft.job import MOST_STORED_BYTES
 from fedhft.jobs.messages import as_dict
 from fedhft.methods import Combine
 from fedhft.records import OutcomeKind
+from fedhft.scoring.metrics import DEFAULTS
 from fedhft.v1 import clustering_pb2, jobs_pb2
 
 _NAMED = ("set_aside", "clipped", "capped", "opposed")
@@ -38,7 +39,7 @@ def heading(job: jobs_pb2.Job, spec: dict[str, Any]) -> dict[str, Any]:
     view["rounds_total"] = _part(spec, "rounds", "total", default=0)
     view["method"] = _part(spec, "method", "preset", default="")
     view["model"] = _part(spec, "model", "name", default="")
-    view["score"] = "accuracy" if _part(spec, "task", "labels", default=()) else "score"
+    view["score"] = _score_name(spec)
     view["final"] = round_view(job.final) if job.HasField("final") else None
     return view
 
@@ -120,6 +121,14 @@ def spec_of(text: str) -> dict[str, Any]:
     except FedhftError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _score_name(spec: dict[str, Any]) -> str:
+    """What the job's score measures, for people."""
+    named = _part(spec, "task", "metrics", default=())
+    usual = DEFAULTS.get(str(_part(spec, "task", "kind", default="")), ())
+    first = next(iter(named if isinstance(named, list) and named else usual), "score")
+    return str(first).replace("_", " ")
 
 
 def _part(spec: dict[str, Any], section: str, name: str, default: Any = None) -> Any:

@@ -15,7 +15,7 @@ const CHARTS = [
   {
     id: "accuracy",
     wide: true,
-    title: (job) => (job.score === "accuracy" ? "Accuracy" : "Score"),
+    title: (job) => format.capital(job.score),
     note: "on clients' own rows (personal) and on the common rows (shared), at the start of each round",
     show: format.score,
     lines: (job) => [

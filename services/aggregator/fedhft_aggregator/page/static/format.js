@@ -35,3 +35,5 @@ export const ago = (value) => (known(value) ? (value < 2 ? "just now" : `${secon
 export const ratio = (part, whole) => (known(part) && known(whole) && whole > 0 ? part / whole : undefined);
 
 export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+export const capital = (word) => word.charAt(0).toUpperCase() + word.slice(1);

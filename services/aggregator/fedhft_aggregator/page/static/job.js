@@ -64,10 +64,12 @@ export function figures(job, rounds) {
   const moved = rounds.at(-1) || last;
   const tiles = [
     ["Rounds published", `${format.count(job.rounds_done)} / ${format.count(job.rounds_total)}`, lengths(rounds)],
-    [job.score === "accuracy" ? "Personal accuracy" : "Personal score", format.score(last.personal_before_mean),
+    [`Personal ${job.score}`, format.score(last.personal_before_mean),
       `worst decile ${format.score(last.personal_before_worst_tenth)}${floors(job)}`],
-    [job.score === "accuracy" ? "Shared accuracy" : "Shared score", format.score(last.shared_before), "on the common rows"],
+    [`Shared ${job.score}`, format.score(last.shared_before), `on the common rows; loss ${format.score(last.shared_loss_before)}`],
     ["Loss", format.score(last.personal_loss_before_median), "median over clients"],
+    ...(last.metrics || []).slice(1).map((one) => [format.capital(one.name.replaceAll("_", " ")), format.score(one.personal_before),
+      `on clients' own rows; ${format.score(one.shared_before)} on the common ones; constant answer ${format.score(one.floor)}`]),
     ["Bytes up per client", format.bytes(format.ratio(moved.socket_bytes_up, moved.accepted)),
       `${format.bytes(format.ratio(moved.socket_bytes_down, moved.accepted))} down, last round`],
     ["Compression", format.factor(format.ratio(moved.update_raw_bytes, moved.update_bytes)), "of the last round's updates"],
