@@ -41,6 +41,7 @@ MOST_STORED_BYTES = 4 << 20
 """Longest stored form; earlier releases took longer jobs."""
 LATER_FIELDS = (
     ("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"), ("server", "beta2"), ("server", "adaptivity"),
+    ("training", "schedule"), ("training", "warmup"), ("training", "proximal"), ("adapter", "dropout"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"),
 )  # fmt: skip

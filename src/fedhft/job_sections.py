@@ -182,6 +182,9 @@ class AdapterSpec(Section):
         description='Linear modules to adapt: "auto" (the usual ones of the architecture), "all-linear" (every one '
         "inside the layers), or a list of name endings and of patterns that the whole name matches (`re:` before it).",
     )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the inputs of A that are dropped in training (LoRA dropout)."
+    )
     depth: int = Field(0, ge=0, le=4096, description="Layers, counted from the output, with adapters; 0 means all.")
 
     @property
@@ -213,6 +216,13 @@ class TrainingSpec(Section):
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the local data per round.")
     max_steps: int = Field(0, ge=0, lt=2**31, description="Cap on optimiser steps per round; 0 means none.")
     batch_size: int = Field(16, ge=1, le=4096, description="Rows per optimiser step.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Learning rate inside a round: constant, or falling to nothing at its end."
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of a round's steps in which the learning rate rises.")
+    proximal: float = Field(
+        0.0, ge=0, le=1e6, description="mu of FedProx: pulls what is trained back to where the round began; 0: off."
+    )
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="Gradient norm is clipped to this.")
     precision: Literal["fp32", "bf16"] = Field(

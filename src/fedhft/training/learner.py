@@ -18,6 +18,7 @@ from fedhft.plan import AdapterPlan
 from fedhft.training.batches import EncodedRows, steps_of, training_batches
 from fedhft.training.importance import Importance
 from fedhft.training.network import Network
+from fedhft.training.schedule import Proximal, share_of_rate
 
 
 class TrainingStopped(Exception):  # noqa: N818 - a request, not an error
@@ -63,14 +64,18 @@ def train(
         torch.manual_seed(seeds.seed_of("dropout", seed) >> 1)
         network.training_mode()
         optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=False)
-        for batch in training_batches(rows.lengths, settings.batch_size, seed, steps):
+        proximal = Proximal(parameters, settings.proximal)
+        for step, batch in enumerate(training_batches(rows.lengths, settings.batch_size, seed, steps)):
             if should_stop():
                 raise TrainingStopped
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * share_of_rate(settings, step, steps)
             optimiser.zero_grad(set_to_none=True)
             loss = _loss(network, rows, batch)
             loss.backward()
             if not total:
                 check_gradients(network, plan, parameters)
+            proximal.add_gradients()
             clip(parameters, settings.max_grad_norm)
             optimiser.step()
             value = float(loss.detach())

@@ -10,11 +10,11 @@ from fedhft.adapter import Slot
 from fedhft.training.lora.layer import LoraLayer
 
 
-def attach(model: torch.nn.Module, slots: Iterable[Slot], alpha: float) -> None:
+def attach(model: torch.nn.Module, slots: Iterable[Slot], alpha: float, dropout: float = 0.0) -> None:
     """Replace each slot's linear map by a LoRA layer around it. Nothing changes in what the model computes."""
     for slot in slots:
         parent, _, name = slot.name.rpartition(".")
-        layer = LoraLayer(model.get_submodule(slot.name), slot.rank, alpha)
+        layer = LoraLayer(model.get_submodule(slot.name), slot.rank, alpha, dropout)
         setattr(model.get_submodule(parent), name, layer)
 
 
