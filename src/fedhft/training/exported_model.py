@@ -37,7 +37,7 @@ def load_exported(directory: Path, task: Task, base: Path | None, pad_token_id: 
     row's end; None where the model's files say it. What the libraries print meanwhile is not shown.
     """
     kind: Any = getattr(transformers, task.auto_class)
-    with _quiet():
+    with quiet():
         if base is None:
             return kind.from_pretrained(str(directory), dtype=torch.float32).eval()
         from peft import PeftModel
@@ -71,7 +71,7 @@ class ExportedModel:
         """
         folder = None if base is None else model_folder(base, revision)
         try:
-            with _quiet():
+            with quiet():
                 own = (directory / "tokenizer_config.json").is_file()
                 self.tokenizer = AutoTokenizer.from_pretrained(str(directory if own or folder is None else folder))
             if self.tokenizer.pad_token_id is None:
@@ -106,7 +106,7 @@ class ExportedModel:
 
     def _continued(self, prompt: NDArray[np.int32], most_tokens: int) -> str:
         ids = torch.from_numpy(prompt.astype(np.int64))[None]
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             made = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -128,7 +128,7 @@ def _prompt(places: NDArray[np.int32] | None) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars, and without the libraries' remarks about a head that is still to be loaded."""
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
