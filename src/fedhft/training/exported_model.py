@@ -102,7 +102,7 @@ class ExportedModel:
 
     def written(self, rows: EncodedRows, most_tokens: int) -> list[dict[str, Any]]:
         """What the model writes on from each row's prompt, at most `most_tokens` tokens, greedily."""
-        return [{"text": self._continued(row.ids[: _prompt(row.places)], most_tokens)} for row in rows.rows]
+        return [{"text": self._continued(row.ids[: prompt_length(row.places)], most_tokens)} for row in rows.rows]
 
     def _continued(self, prompt: NDArray[np.int32], most_tokens: int) -> str:
         ids = torch.from_numpy(prompt.astype(np.int64))[None]
@@ -119,7 +119,7 @@ class ExportedModel:
         return text
 
 
-def _prompt(places: NDArray[np.int32] | None) -> int:
+def prompt_length(places: NDArray[np.int32] | None) -> int:
     """Tokens before the last answer of a row: the output of a place is about the token after it."""
     if places is None or not len(places):
         return 1
