@@ -80,7 +80,7 @@ def compare(folder: Path, family: str, task: str) -> Equality:
         return logits
 
     trained, untrained = ours(tensors), ours({})
-    write_adapter(folder / "adapter", spec, network.schema, tensors, "# card\n", spec.model.name)
+    write_adapter(folder / "adapter", spec, network.schema, tensors, spec.model.name)
     loop = PlainPeft(spec, network.schema)
     loop.train(train, CLIENT, ROUNDS)
     auto = getattr(transformers, base.task.auto_class)
