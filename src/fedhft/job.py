@@ -43,7 +43,7 @@ LATER_FIELDS = (
     ("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"), ("server", "beta2"), ("server", "adaptivity"),
     ("training", "schedule"), ("training", "warmup"), ("training", "proximal"), ("adapter", "dropout"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
-    ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"),
+    ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""

@@ -80,6 +80,11 @@ class TaskSpec(Section):
     prompt: Name = Field("prompt", description="causal-lm: column of the prompt.")
     completion: Name = Field("completion", description="causal-lm: column of the completion.")
     messages: Name = Field("messages", description="causal-lm: column of the list of {role, content}.")
+    head: Literal["new", "keep"] = Field(
+        "new",
+        description="Where the head starts: drawn anew from the job's seed, or as the base model's files hold it, which"
+        " must be for the same labels.",
+    )
     packing: bool = Field(
         False,
         description="causal-lm: train on several rows in one sequence of model.max_length tokens; none attends to "
@@ -120,6 +125,8 @@ class TaskSpec(Section):
     def _labels_fit_kind(self) -> TaskSpec:
         if self.kind not in KINDS:
             _check_own_kind(self.kind)
+        elif self.head == "keep" and self.kind not in KINDS_WITH_HEAD:
+            raise ValueError(f'head = "keep": {self.kind} trains no head; remove the field')
         elif self.kind not in _KINDS_WITH_LABELS:
             if self.labels:
                 raise ValueError(f"labels: {self.kind} has none; remove the field")

@@ -23,6 +23,7 @@ from fedhft.adapter import AdapterSchema, Float32, Float64, Part, Slot, TensorKe
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
+from fedhft.training.stored_weights import stored_values_of
 from fedhft.training.tasks import task_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -60,17 +61,22 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def write_adapter(
-    directory: Path, spec: JobSpec, schema: AdapterSchema, tensors: Mapping[TensorKey, Float32], base_name: str
+    directory: Path,
+    spec: JobSpec,
+    schema: AdapterSchema,
+    tensors: Mapping[TensorKey, Float32],
+    base_name: str,
+    base_path: str = "",
 ) -> None:
     """Write one view of a job (a cluster, a client's mixture) as a PEFT directory.
 
     tensors: differences from the job's start, as `aggregation.mixture.mix` returns them. base_name: hub id or path by
-    which loaders find the base model.
+    which loaders find the base model. base_path: where it is here, if not under that name.
     Raises FedhftError(INVALID_ARGUMENT) when `directory` cannot be written.
     """
     with writing(directory):
         pairs = {slot.name: lora_pair(slot, spec, schema, tensors) for slot in schema.slots}
-        head = head_values(spec, schema, tensors)
+        head = head_values(spec, schema, tensors, kept_head(spec, schema, base_path or base_name))
         save_file(_named(pairs, head), str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
         config = adapter_config(spec, pairs, modules_to_save(schema), base_name)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -88,12 +94,32 @@ def lora_pair(slot: Slot, spec: JobSpec, schema: AdapterSchema, tensors: Mapping
     return LoraPair(np.ascontiguousarray(a.T), b, spec.adapter.alpha)
 
 
-def head_values(spec: JobSpec, schema: AdapterSchema, tensors: Mapping[TensorKey, Float32]) -> dict[str, Float32]:
-    """Parameters of the task head by name, in the model's own shapes."""
+def kept_head(spec: JobSpec, schema: AdapterSchema, base_path: str) -> dict[str, Float32]:
+    """What a head that was kept started from, by name, out of the base model's files; empty for one that was drawn.
+
+    Raises FedhftError(INVALID_MODEL) when the base model is not a folder here, or holds no such head.
+    """
+    if spec.task.head != "keep":
+        return {}
+    folder = Path(base_path).expanduser()
+    if not folder.is_dir():
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL,
+            f"model {base_path}: not a folder here, but the job kept the head that it holds; give it with --base-path",
+        )
+    return {parameter.name: stored_values_of(folder, parameter.name) for parameter in schema.head}
+
+
+def head_values(
+    spec: JobSpec, schema: AdapterSchema, tensors: Mapping[TensorKey, Float32], kept: Mapping[str, Float32]
+) -> dict[str, Float32]:
+    """Parameters of the task head by name, in the model's own shapes. kept: as `kept_head` returns it."""
     values: dict[str, Float32] = {}
     for parameter in schema.head:
         key = TensorKey(parameter.name, Part.HEAD)
         value = schema.start_of(spec.seed, key)
+        if parameter.name in kept:
+            value = kept[parameter.name].reshape(schema.shape(key))
         if key in tensors:
             value = value + tensors[key]
         values[parameter.name] = value.reshape(parameter.shape)

@@ -145,12 +145,12 @@ class _Writing:
 
             write_full_model(directory, spec, tensors, self.base_path)
         elif not self.merge:
-            write_adapter(directory, spec, schema, tensors, self.base_name)
+            write_adapter(directory, spec, schema, tensors, self.base_name, self.base_path)
             if checking is not None:
                 checking.write_tokenizer(directory)
         elif checking is not None:
             with tempfile.TemporaryDirectory(prefix="fedhft-export-") as folder:
-                write_adapter(Path(folder), spec, schema, tensors, self.base_name)
+                write_adapter(Path(folder), spec, schema, tensors, self.base_name, self.base_path)
                 checking.compare(Path(folder), tensors, whole=False)
                 checking.merge(Path(folder), directory)
         if checking is None:

@@ -20,6 +20,7 @@ from fedhft.training.digest import base_digest, read_config, tokenizer_digest
 from fedhft.training.fit import (
     added_prefix,
     check_complete,
+    check_head,
     check_length,
     check_plain,
     check_vocabulary,
@@ -101,7 +102,9 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     model, new_parameters = _load_model(path, task, tokenizer, dtype)
     check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
     check_length(spec, path, tokenizer, model)
-    check_complete(path, model, new_parameters, task.head(model, new_parameters))
+    head = task.head(model, new_parameters)
+    check_complete(path, model, new_parameters, head)
+    check_head(path, spec, read_config(path), head, new_parameters)
     task.check_model(model)
     counts = "position_ids" in signature(model.forward).parameters and not counts_from_padding(model)
     # Set on the tokenizer, which is where everybody looks for it; files may not say what their model needs.

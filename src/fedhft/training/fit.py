@@ -4,11 +4,14 @@ check_plain         weights are plain numbers, not packed by a quantiser
 check_vocabulary    every token id that text can become has a row in the embedding
 check_length        rows of model.max_length tokens have positions
 check_complete      no weight of the base network was drawn at random because the files lack it
+check_head          a head that is kept is whole, and for the job's labels
+padding_side        where padding may stand
 added_prefix        what a wrapper put before every name (torch.compile, DataParallel)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,14 @@ import torch
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.training.stored_weights import WRAPPERS
 from fedhft.training.tasks import Task
 
-WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
-"""Prefixes of names that wrappers leave in saved weights, without which the weights are those of the model."""
 _UNLIMITED = 1 << 30
 _POSITIONS = ("position_embeddings", "embed_positions", "wpe", "position_embedding")
 _ALWAYS = ("pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
 _SHOWN = 3
+_NAMELESS = re.compile(r"LABEL_\d+")
 _TRIED, _SHORT = 7, 3
 """Tokens of the longer and of the shorter row on which padding is tried."""
 _ALIKE = 1e-3
@@ -136,6 +139,31 @@ def check_complete(path: Path, model: torch.nn.Module, absent: Collection[str], 
             f"model {path}: its files lack {shown}, or hold them in another shape, so they would be drawn at random; "
             f"use weights saved from a whole {type(model).__name__}, or from its base model, by save_pretrained",
         )
+
+
+def check_head(
+    path: Path, spec: JobSpec, config: Mapping[str, Any], head: Collection[str], absent: Collection[str]
+) -> None:
+    """Refuse to keep a head that the files do not hold, or that is for other labels.
+
+    config: the files' own. Names like LABEL_0 say nothing and fit any labels. Raises FedhftError(INVALID_MODEL).
+    """
+    if spec.task.head != "keep":
+        return
+
+    def refuse(problem: str) -> FedhftError:
+        return FedhftError.field(
+            ErrorCode.INVALID_MODEL, "task.head", "keep", f"{path.name} {problem}", 'use another base, or head = "new"'
+        )
+
+    lost = sorted(name for name in head if name in absent)
+    if lost:
+        raise refuse(f"holds no {lost[0]} of the job's shape")
+    stored = config.get("id2label")
+    if isinstance(stored, dict) and spec.task.labels:
+        names = [str(stored.get(str(index), "")) for index in range(len(stored))]
+        if not all(_NAMELESS.fullmatch(name) for name in names) and tuple(names) != spec.task.labels:
+            raise refuse(f"has a head for {names[:12]}, the job for {list(spec.task.labels[:12])}")
 
 
 def padding_side(path: Path, task: Task, model: torch.nn.Module, tokenizer: Any, *, counts: bool) -> str:

@@ -68,6 +68,11 @@ class Network:
         for parameter in self.schema.weights:
             key = TensorKey(parameter.name, Part.WEIGHT)
             pristine[key] = self.model.get_parameter(parameter.name).detach().clone()
+        if spec.task.head == "keep":
+            for parameter in self.schema.head:
+                pristine[TensorKey(parameter.name, Part.HEAD)] = (
+                    self.model.get_parameter(parameter.name).detach().clone()
+                )
         self._pristine = pristine
         # With all weights in training nothing is frozen.
         self._stack = None if self.schema.weights else Stack.of(self.model, self.schema.layers, self._pass)
@@ -292,7 +297,7 @@ class Network:
 
     def _start(self, key: TensorKey) -> Float32:
         """Value of a tensor when the round began: the job's start plus the loaded difference, float32."""
-        if key.part is Part.WEIGHT:
+        if key.part is not Part.PRODUCT and key in self._pristine:
             start: Float32 = _array(self._pristine[key]).reshape(self.schema.shape(key))
         else:
             start = self.schema.start_of(self._seed, key, self._round if key.part is Part.A else 0)

@@ -11,6 +11,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fedhft.adapter import Float32
 from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.training.digest import weight_files, weight_map
@@ -18,6 +21,9 @@ from fedhft.training.digest import weight_files, weight_map
 _MOST_HEADER_BYTES = 100_000_000
 """The bound of safetensors itself."""
 _METADATA = "__metadata__"
+_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
+"""Prefixes of names that wrappers leave in saved weights, without which the weights are those of the model."""
 
 
 def stored_values(path: Path) -> int:
@@ -40,6 +46,45 @@ def stored_values(path: Path) -> int:
 def stored_names(path: Path) -> frozenset[str]:
     """Names of all tensors in the weight files of a model directory. Raises FedhftError(INVALID_MODEL)."""
     return frozenset(name for file in weight_files(path) for name in _header(file))
+
+
+def stored_values_of(path: Path, name: str) -> Float32:
+    """One tensor of a model directory as float32, whatever prefix a wrapper left before its name.
+
+    Raises FedhftError(INVALID_MODEL) when the files do not hold it as floating-point numbers.
+    """
+    for file in weight_files(path):
+        for stored, tensor in _header(file).items():
+            if _unwrapped(stored) == name:
+                return _read(file, stored, tensor)
+    raise FedhftError(ErrorCode.INVALID_MODEL, f"model {path}: holds no {name}; give the model that the agents used")
+
+
+def _unwrapped(name: str) -> str:
+    """A stored name without what wrappers put before it."""
+    while (bare := next((name.removeprefix(w) for w in WRAPPERS if name.startswith(w)), name)) != name:
+        name = bare
+    return name
+
+
+def _read(file: Path, name: str, tensor: Any) -> Float32:
+    kind = _KINDS.get(tensor.get("dtype"))
+    if kind is None:
+        raise _torn(file, f"holds {name!r} as {tensor.get('dtype')!r}, which is not a floating-point number")
+    begin, end = tensor["data_offsets"]
+    try:
+        with file.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            stream.seek(start + begin)
+            data = np.frombuffer(stream.read(end - begin), kind)
+    except OSError as error:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL, f"model {file}: cannot be read ({error.strerror}); check permissions and disk"
+        ) from error
+    if kind == "<u2":  # bf16: the upper half of a float32
+        data = (data.astype(np.uint32) << 16).view(np.float32)
+    values: Float32 = data.astype(np.float32).reshape(tensor["shape"])
+    return values
 
 
 def _header(file: Path) -> dict[str, Any]:
