@@ -172,6 +172,11 @@ bench-chaos: $(VENV)/.dev ## Kill 200 processes of a federation at random and co
 SCORES_ARGS ?= --clients 8 --per-client 400 --alpha 1.0 --rounds 6 --learning-rate-decay 0.8 \
 	--set training.precision=bf16 --set evaluation.final_shared=sharded --set evaluation.every=3
 
+.PHONY: bench-models
+bench-models: $(VENV)/.dev ## Compare every architecture and task with plain PEFT, and write docs/models.md
+	@echo "Comparing every architecture and task with plain PEFT"
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.models --out docs/models.md
+
 .PHONY: bench-scores
 bench-scores: $(VENV)/.dev ## Compare methods on real data (DATA=folder)
 	@test -n "$(DATA)" || { echo "make: set DATA to a folder with train and validation files" >&2; exit 1; }

@@ -69,7 +69,29 @@ DECODERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
     "mixtral": ("MixtralConfig", {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }  # fmt: skip
-FAMILIES = (*ENCODERS, *DECODERS)
+BOTH: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "bart": (
+        "BartConfig",
+        {
+            "d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "init_std": SPREAD,
+            "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, "forced_eos_token_id": 3,
+        },
+    ),
+    "t5": (
+        "T5Config",
+        {
+            "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4,
+            "eos_token_id": 3, "decoder_start_token_id": 0,
+        },
+    ),
+}  # fmt: skip
+FAMILIES = (*ENCODERS, *DECODERS, *BOTH)
+REFUSED = frozenset(
+    {(family, "causal-lm") for family in (*ENCODERS, *BOTH)}
+    | {("gemma3", "token-classification"), ("bart", "token-classification")}
+)
+"""(family, task) of which transformers has no model, or none that the task can be learned with."""
 
 
 def write_family(directory: Path, family: str, task: str, seed: int = 0) -> Path:
@@ -78,9 +100,11 @@ def write_family(directory: Path, family: str, task: str, seed: int = 0) -> Path
     Raises ValueError for a family that transformers has no such model of.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = word_tokenizer(encoder=family in ENCODERS)
+    tokenizer = word_tokenizer(encoder=family not in DECODERS)
+    if family in BOTH:
+        tokenizer.eos_token = tokenizer.sep_token
     tokenizer.save_pretrained(directory)
-    name, values = {**ENCODERS, **DECODERS}[family]
+    name, values = {**ENCODERS, **DECODERS, **BOTH}[family]
     config = getattr(transformers, name)(
         vocab_size=len(tokenizer), max_position_embeddings=128, pad_token_id=0, initializer_range=SPREAD,
         classifier_dropout=0.0, **values,

@@ -27,8 +27,8 @@ MOST_DIFFERENCE = 1e-5
 _PAGE = """\
 # Models and tasks
 
-Any Hugging Face encoder or decoder that the task's auto class loads can be fine-tuned. This table is what was seen with
-small random models of twelve architectures; `python -m benchmarks.models --out docs/models.md` writes it anew.
+Any Hugging Face encoder, decoder or encoder-decoder that the task's auto class loads can be fine-tuned. This table is what
+was seen with small random models of {count} architectures; `python -m benchmarks.models --out docs/models.md` writes it anew.
 
 A number is the largest difference of a logit on held-out rows between a federation of one client (FedIT, fp32, full
 density, two rounds) and a loop of transformers and PEFT alone; what the exported adapter answers under plain PEFT is
@@ -103,6 +103,7 @@ def written(found: Mapping[str, Mapping[str, Equality | str]]) -> str:
     usual = ["| modules | model types |", "| --- | --- |"]
     usual += [f"| {', '.join(targets)} | {', '.join(sorted(types))} |" for targets, types in by_targets.items()]
     return _PAGE.format(
+        count=len(found),
         exported=_within(max((cell.exported for cell in measured), default=0.0)),
         moved=min((cell.moved for cell in measured), default=0.0),
         table="\n".join(lines),

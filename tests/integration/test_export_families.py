@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.families import ENCODERS, FAMILIES, TASKS, example_rows, write_family
+from benchmarks.families import FAMILIES, REFUSED, TASKS, example_rows, write_family
 from fedhft.adapter import AdapterState
 from fedhft.datasets.client_data import ClientData
 from fedhft.export.published import Exported, PublishedAdapters, write_adapters
@@ -58,7 +58,7 @@ POSSIBLE = [
     for task in TASKS
     for family in FAMILIES
     # Encoders read the text on both sides; and transformers has no such Gemma 3.
-    if not (task == "causal-lm" and family in ENCODERS) and (family, task) != ("gemma3", "token-classification")
+    if (family, task) not in REFUSED
 ]
 
 

@@ -200,3 +200,11 @@ def test_a_factor_that_gets_no_gradient_is_an_error_and_not_left_as_it_is(tmp_pa
     assert caught.value.code is ErrorCode.INVALID_MODEL
     deaf.remove()
     assert worker.train(train_task()).blob
+
+
+def test_a_model_whose_tokenizer_does_not_end_texts_as_it_needs_is_refused(tmp_path: Path) -> None:
+    path = write_family(tmp_path, "bart", "classification")
+    edit(path / "config.json", eos_token_id=7)
+    assert "cannot read a text: Each example must contain at least one <eos> token" in refusal(
+        parse_job({"name": "x", "model": {"name": str(path)}, "task": {"labels": ["a", "b"]}, "method": "fedit"})
+    )

@@ -336,6 +336,14 @@ def test_two_columns_of_one_name_are_refused_in_every_kind_of_file(tmp_path: Pat
     assert "several columns named 'label'" in refusal(tmp_path / "a.parquet")
 
 
+@pytest.mark.parametrize("apart", [";", "\t"])
+def test_a_file_that_is_separated_by_something_else_than_its_name_says_is_refused_with_the_reason(
+    tmp_path: Path, apart: str
+) -> None:
+    (tmp_path / "a.csv").write_text(f"text{apart}label\nx{apart}0\n")
+    assert f"its fields are separated by {apart!r}; save it with commas" in refusal(tmp_path / "a.csv")
+
+
 def test_a_second_text_that_the_job_does_not_read_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = jsonl(tmp_path / "t.jsonl", [{"text": "x", "text_pair": "y", "label": 0}])
     assert 'set text_pair = "text_pair"' in refusal(path)

@@ -158,3 +158,6 @@ def test_as_many_sums_travel_as_the_metrics_need(kind: str) -> None:
     assert sums_of(kind, labels, names_for(kind)) == wanted[kind]
     assert sums_of("classification", labels, ("accuracy",)) == 0
     assert sums_of("own", labels, ("own",)) == 0
+    many = tuple(f"label-{index}" for index in range(1365))
+    assert sums_of("classification", many[:-1], ("macro_f1",)) == 4094
+    assert sums_of("classification", many, ("macro_f1",)) == 0  # more would travel than is worth it

@@ -16,6 +16,7 @@ from fedhft.errors import ErrorCode, FedhftError
 
 _LONGEST_SHOWN = 60
 _MOST_SHOWN = 20
+_SEPARATORS = (";", "\t", "|")
 LONGEST_LINE = 4 << 20
 """Longest line, and longest field of a CSV row, in characters."""
 csv.field_size_limit(LONGEST_LINE)  # the module's own limit, 128 KiB, is less than many a document
@@ -48,6 +49,14 @@ class RawRow(NamedTuple):
     def value(self, column: str, field: str) -> Any:
         """The value of a column that a field of the job names. Raises FedhftError(INVALID_DATA) when there is none."""
         if column not in self.columns:
+            only = next(iter(self.columns), "") if len(self.columns) == 1 else ""
+            apart = next((mark for mark in _SEPARATORS if mark in only and column in only), None)
+            if apart is not None:
+                raise FedhftError(
+                    ErrorCode.INVALID_DATA,
+                    f"data {self.where}: no column {column!r}, because its fields are separated by {apart!r}; save it "
+                    "with commas, or with tabs as .tsv",
+                )
             raise FedhftError(
                 ErrorCode.INVALID_DATA,
                 f"data {self.where}: no column {column!r} (it has {self.names}); rename the column or set {field}",

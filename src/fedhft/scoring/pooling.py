@@ -12,6 +12,10 @@ from fedhft.scoring.metrics import metric
 from fedhft.scoring.moments import Moments
 from fedhft.scoring.spans import entity_types
 
+MOST_SUMS = 4096
+"""Most sums of a score, 32 KiB: they travel with every report."""
+_COUNTED_BY_CLASS = frozenset({"classification", "multi-label", "token-classification"})
+
 
 class Tally(Protocol):
     """What was counted over scored rows, and what follows from it."""
@@ -25,14 +29,15 @@ class Tally(Protocol):
 
 
 def sums_of(kind: str, labels: Sequence[str], metrics: Sequence[str]) -> int:
-    """How many sums a score of a common split carries; 0 where the mean over rows is right for every metric."""
+    """How many sums a score of a common split carries; 0 where the mean over rows is right for every metric.
+
+    Also 0 where there would be more than MOST_SUMS: then the mean over rows has to do.
+    """
     if all(not metric(name).pooled_by_sums or name == "accuracy" for name in metrics):
         return 0
-    if kind in ("classification", "multi-label"):
-        return 2 + 3 * len(labels)
-    if kind == "token-classification":
-        return 2 + 3 * len(entity_types(labels))
-    return {"regression": 8, "causal-lm": 5}.get(kind, 0)
+    classes = entity_types(labels) if kind == "token-classification" else labels
+    size = 2 + 3 * len(classes) if kind in _COUNTED_BY_CLASS else {"regression": 8, "causal-lm": 5}.get(kind, 0)
+    return size if size <= MOST_SUMS else 0
 
 
 def tally_of(kind: str, sums: Sequence[float] | Float64) -> Tally:

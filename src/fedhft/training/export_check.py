@@ -135,6 +135,9 @@ def _rows(base: LoadedBase, spec: JobSpec) -> EncodedRows:
     for row in range(ROWS):
         length = 2 + row * (longest - 2) // (ROWS - 1)
         ids = ordinary[seeds.integers(seeds.seed_of("export", row), length) % np.uint64(len(ordinary))]
+        ends = base.tokenizer.eos_token_id
+        if ends is not None and ends != base.tokenizer.pad_token_id:
+            ids[-1] = ends  # encoder-decoders read their answer off it
         rows.append(Tokens(ids, places=np.arange(length, dtype=np.int32) if base.task.counts_places else None))
     return EncodedRows(tuple(rows), np.zeros(ROWS), int(base.tokenizer.pad_token_id))
 

@@ -174,20 +174,33 @@ def padding_side(path: Path, task: Task, model: torch.nn.Module, tokenizer: Any,
     answer on either side: then a row's score would depend on the rows beside it.
     """
     asked = str(getattr(tokenizer, "padding_side", "right"))
-    for side in (asked, "left" if asked == "right" else "right"):
-        if _answers_alike(task, model, int(tokenizer.pad_token_id), left=side == "left", counts=counts):
-            return side
+    pad, end = int(tokenizer.pad_token_id), tokenizer.eos_token_id
+    # Encoder-decoders read their answer off the token that ends a text.
+    ends = [] if end is None or end == pad else [int(end)]
+    plain = [index for index in range(_TRIED + 2) if index not in (pad, *ends)][: _TRIED - len(ends)]
+    short, long = plain[: _SHORT - len(ends)] + ends, plain + ends
+    try:
+        for side in (asked, "left" if asked == "right" else "right"):
+            if _answers_alike(task, model, short, long, pad, left=side == "left", counts=counts):
+                return side
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        raise FedhftError(
+            ErrorCode.INVALID_MODEL,
+            f"model {path}: cannot read a text: {str(error).strip() or type(error).__name__}; use another model, or "
+            "the tokenizer that it was trained with",
+        ) from error
     raise FedhftError(
         ErrorCode.INVALID_MODEL,
         f"model {path}: its answer to a text depends on the padding beside it, on either side; use another model",
     )
 
 
-def _answers_alike(task: Task, model: torch.nn.Module, pad: int, *, left: bool, counts: bool) -> bool:
+def _answers_alike(
+    task: Task, model: torch.nn.Module, short: list[int], long: list[int], pad: int, *, left: bool, counts: bool
+) -> bool:
     """Whether a short row is answered alone as beside a longer one."""
-    ids = [index for index in range(_TRIED + 1) if index != pad][:_TRIED]
-    short, width = ids[:_SHORT], len(ids)
-    empty = [0] * (width - _SHORT)
+    width = len(long)
+    empty = [0] * (width - len(short))
     device = next(model.parameters()).device
 
     def logits(rows: list[list[int]], attention: list[list[int]]) -> torch.Tensor:
@@ -199,8 +212,8 @@ def _answers_alike(task: Task, model: torch.nn.Module, pad: int, *, left: bool, 
         with torch.no_grad():
             return task.logits(model, on_device, None if places is None else places.to(device)).float().cpu()
 
-    padding, mask = [pad] * len(empty), [1] * _SHORT
+    padding, mask = [pad] * len(empty), [1] * len(short)
     alone = logits([short], [mask])
     row, attention = (padding + short, empty + mask) if left else (short + padding, mask + empty)
-    beside = logits([row, ids], [attention, [1] * width])[: len(alone)]
+    beside = logits([row, long], [attention, [1] * width])[: len(alone)]
     return torch.allclose(alone, beside, rtol=_ALIKE, atol=_ALIKE * float(alone.abs().max()))
