@@ -187,6 +187,16 @@ FEDERATION = Dashboard(
                 "percentunit",
             ),
             Panel(
+                "Metrics of the task",
+                "Of the last published round; constant is what the best constant answer would score.",
+                [
+                    Query(
+                        f"max by (federation, metric, split, moment) (fedhft_federation_task_metric{{{F}}})",
+                        "{{federation}} {{metric}} {{split}} {{moment}}",
+                    )
+                ],
+            ),
+            Panel(
                 "Loss",
                 "Of the last published round, over clients.",
                 [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from fedhft.coordination.gauges import show_published
+from fedhft.coordination.history import RoundHistory
 from fedhft.records import JobStatus
 from fedhft.store.condition import aof_state, parse_info
 from fedhft.telemetry import federations, metrics
 from fedhft.telemetry.registry import REGISTRY, render
+from fedhft.v1 import jobs_pb2
 from tests.unit.story import JOB, LEASE_MS, Story, rules
 
 
@@ -175,3 +178,15 @@ def test_every_gauge_of_a_holder_is_dropped_by_those_that_are_not() -> None:
 )
 def test_the_state_of_the_append_only_file_is_what_redis_says(answer: bytes, state: str) -> None:
     assert aof_state(parse_info(answer)) == state
+
+
+def test_every_metric_of_the_task_is_shown_with_what_a_constant_answer_would_score() -> None:
+    figures = jobs_pb2.MetricFigures(name="macro_f1", personal_before=0.5, shared_after=0.7, floor=0.2)
+    show_published(JOB, RoundHistory(jobs_pb2.RoundSummary(metrics=[figures]), (), False), ())
+    name = "fedhft_federation_task_metric"
+    assert value(name, metric="macro_f1", split="personal", moment="before") == 0.5
+    assert value(name, metric="macro_f1", split="personal", moment="constant") == 0.2
+    assert value(name, metric="macro_f1", split="shared", moment="after") == 0.7
+    assert len(lines(name)) == 3
+    show_published(JOB, RoundHistory(jobs_pb2.RoundSummary(), (), False), ())
+    assert lines(name) == []

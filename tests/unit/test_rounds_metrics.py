@@ -173,3 +173,13 @@ def test_whatever_was_let_in_gives_figures_in_their_ranges(kind: str, told: list
         if figures.HasField("shared_before"):
             assert math.isfinite(figures.shared_before)
             assert abs(figures.shared_before) <= MOST_FIGURE
+
+
+def test_of_a_packages_own_task_the_metrics_that_most_report_are_told() -> None:
+    task = TaskSpec.model_construct(kind="own", labels=(), metrics=())
+    ours = [pb.Score(split=1, moment=1, view=1, rows=3, metrics=[pb.Metric(name="stars", value=0.5)]) for _ in range(3)]
+    odd = pb.Score(split=1, moment=1, view=1, rows=3, metrics=[pb.Metric(name=f"n{i}", value=1.0) for i in range(8)])
+    reports = [*(of(f"c{i}", score) for i, score in enumerate(ours)), of("odd", odd)]
+    found = metric_figures(task, reports)
+    assert found[0].name == "stars"
+    assert len(found) == 8

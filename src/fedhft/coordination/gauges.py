@@ -120,7 +120,14 @@ def _show_summary(job: JobId, summary: Any) -> None:
     # summary: a RoundSummary, whose optional fields the types name one by one.
     federations.drop(
         job,
-        [metrics.SCORE, metrics.LOSS, metrics.MAJORITY_SCORE, metrics.PEAK_MEMORY_BYTES, metrics.CLUSTER_PARTICIPANTS],
+        [
+            metrics.SCORE,
+            metrics.LOSS,
+            metrics.TASK_METRIC,
+            metrics.MAJORITY_SCORE,
+            metrics.PEAK_MEMORY_BYTES,
+            metrics.CLUSTER_PARTICIPANTS,
+        ],
     )
     for split, moment, statistic, field in _OF_SUMMARY:
         if summary.HasField(field):
@@ -130,6 +137,12 @@ def _show_summary(job: JobId, summary: Any) -> None:
         if summary.HasField(field := f"personal_loss_{moment}_median"):
             labels = {"federation": job, "split": "personal", "moment": moment, "statistic": "median"}
             metrics.LOSS.labels(**labels).set(getattr(summary, field))
+    for one in summary.metrics:
+        for split, moment, field in _OF_METRIC:
+            if one.HasField(field):
+                metrics.TASK_METRIC.labels(federation=job, metric=one.name, split=split, moment=moment).set(
+                    getattr(one, field)
+                )
     if summary.HasField("personal_majority_mean"):
         metrics.MAJORITY_SCORE.labels(federation=job).set(summary.personal_majority_mean)
     for figures in summary.tiers:
@@ -140,6 +153,14 @@ def _show_summary(job: JobId, summary: Any) -> None:
         metrics.CLUSTER_PARTICIPANTS.labels(federation=job, cluster=str(cluster)).set(size)
 
 
+_OF_METRIC = (
+    ("personal", "before", "personal_before"),
+    ("personal", "after", "personal_after"),
+    ("personal", "constant", "floor"),
+    ("shared", "before", "shared_before"),
+    ("shared", "after", "shared_after"),
+)
+"""(split, moment, field) of a metric's figures."""
 _OF_SUMMARY: Sequence[tuple[str, str, str, str]] = (
     ("personal", "before", "mean", "personal_before_mean"),
     ("personal", "before", "worst_decile", "personal_before_worst_tenth"),

@@ -8,12 +8,14 @@ over rows (accuracy), and those no sum yields (rank correlation, metrics of a pa
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median_low
 
 import numpy as np
 
 from fedhft.job_sections import TaskSpec
+from fedhft.rounds.reports import MOST_METRICS
 from fedhft.rounds.summary import ClientReport, pooled
 from fedhft.scoring.metrics import metric
 from fedhft.v1 import federation_pb2, jobs_pb2
@@ -70,8 +72,10 @@ def metrics_of_client(report: ClientReport, task: TaskSpec) -> list[jobs_pb2.Met
 
 
 def _names(task: TaskSpec, reports: Iterable[ClientReport]) -> tuple[str, ...]:
-    reported = {one.name: None for report in reports for score in report.scores for one in score.metrics}
-    return tuple(name for name in (task.measured or reported) if name in reported)
+    reported = Counter(one.name for report in reports for score in report.scores for one in score.metrics)
+    # A package's own task names its metrics in its reports; whoever reports others than everybody is not heard.
+    usual = task.measured or tuple(name for name, _ in reported.most_common(MOST_METRICS))
+    return tuple(name for name in usual if name in reported)
 
 
 def _pooled(task: TaskSpec, name: str, shares: Sequence[federation_pb2.Score]) -> float | None:

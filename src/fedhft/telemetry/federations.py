@@ -36,6 +36,7 @@ HOLDERS = (
     metrics.CLIENTS,
     metrics.SCORE,
     metrics.LOSS,
+    metrics.TASK_METRIC,
     metrics.MAJORITY_SCORE,
     metrics.PLAN_DEPTH,
     metrics.PLAN_RANK_SUM,

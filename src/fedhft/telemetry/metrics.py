@@ -215,11 +215,14 @@ LOSS = gauge(
     ["federation", "split", "moment", "statistic"],
     by=AGGREGATOR,
 )
-MAJORITY_SCORE = gauge(
-    "fedhft_federation_majority_score",
-    "Score of always answering with a client's most frequent label, mean over clients: the floor of personal scores.",
-    ["federation"],
+TASK_METRIC = gauge(
+    "fedhft_federation_task_metric",
+    "Every metric of the task, labelled like scores; moment constant: what the best constant answer would score.",
+    ["federation", "metric", "split", "moment"],
     by=AGGREGATOR,
+)
+MAJORITY_SCORE = gauge(
+    "fedhft_federation_majority_score", "Score of a constant answer, mean over clients.", ["federation"], by=AGGREGATOR
 )
 PLAN_DEPTH = gauge(
     "fedhft_federation_plan_depth", "Layers with adapters in the round's plan.", ["federation", "tier"], by=AGGREGATOR
