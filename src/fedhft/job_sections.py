@@ -12,7 +12,7 @@ from fedhft.adapter import Float64
 from fedhft.documents import nearest
 from fedhft.job_values import Duration, Encoding, Name, Size
 from fedhft.scoring.metrics import DEFAULTS, KINDS, KINDS_WITH_HEAD, KINDS_WITH_PAIRS, METRICS, metric, names_for
-from fedhft.scoring.pooling import Tally, sums_of, tally_of
+from fedhft.scoring.pooling import Tally, inconsistent, sums_of, tally_of
 
 MOST_CLIENTS = 1_000_000
 """Most clients that a job may name, or wait for."""
@@ -116,6 +116,10 @@ class TaskSpec(Section):
     def sums(self) -> int:
         """How many sums a score of a common split carries (see `scoring.pooling`)."""
         return sums_of(self.kind, self.labels, self.measured)
+
+    def sums_problem(self, sums: Sequence[float], rows: int, most_places: int) -> str:
+        """Why sums cannot be those of `rows` rows of at most `most_places` targets each; empty where they can be."""
+        return inconsistent(self.kind, sums, rows, most_places)
 
     def tally(self, sums: Sequence[float] | Float64) -> Tally:
         """What such sums say. For tasks that have sums."""

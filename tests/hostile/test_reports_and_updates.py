@@ -42,6 +42,8 @@ REPORTS: list[tuple[str, dict[str, Any], ErrorCode]] = [
     ("an infinite loss", {"score": {"loss": math.inf}}, ErrorCode.NON_FINITE),
     ("a loss of float-max", {"score": {"loss": FLOAT_MAX}}, ErrorCode.INVALID_ARGUMENT),
     ("2^63 rows", {"score": {"rows": 2**63}}, ErrorCode.INVALID_ARGUMENT),
+    ("sums of 10^9 rows", {"score": {"sums": [1e9, 1e9, 1e9, 0, 1e9, 0, 1e9, 0]}}, ErrorCode.INVALID_ARGUMENT),
+    ("sums of no rows", {"score": {"rows": 0, "sums": [0.0] * 8}}, ErrorCode.INVALID_ARGUMENT),
     ("an unknown split", {"score": {"split": 9}}, ErrorCode.INVALID_ARGUMENT),
     ("a traffic of 2^64 bytes", {"figures": {"socket_bytes_sent": 2**64 - 1}}, ErrorCode.INVALID_ARGUMENT),
     ("seconds of float-max", {"figures": {"train_seconds": FLOAT_MAX}}, ErrorCode.INVALID_ARGUMENT),

@@ -14,7 +14,7 @@ from fedhft.scoring.confusion import Confusion
 from fedhft.scoring.likelihood import Likelihood
 from fedhft.scoring.metrics import DEFAULTS, KINDS, METRICS, metric, names_for
 from fedhft.scoring.moments import Moments, spearman
-from fedhft.scoring.pooling import sums_of, tally_of
+from fedhft.scoring.pooling import inconsistent, sums_of, tally_of
 from fedhft.scoring.spans import count_entities, entities, entity_types
 
 LABELS = ("a", "b", "c", "d")
@@ -161,3 +161,50 @@ def test_as_many_sums_travel_as_the_metrics_need(kind: str) -> None:
     many = tuple(f"label-{index}" for index in range(1365))
     assert sums_of("classification", many[:-1], ("macro_f1",)) == 4094
     assert sums_of("classification", many, ("macro_f1",)) == 0  # more would travel than is worth it
+
+
+@given(classes, numbers, tag_rows, st.data())
+@settings(deadline=None)
+def test_honest_sums_are_consistent_and_those_of_other_rows_are_not(
+    pairs: list[tuple[int, int]],
+    values: list[tuple[float, float]],
+    tagged: list[list[tuple[int, int]]],
+    data: st.DataObject,
+) -> None:
+    answers, actual = columns(pairs)
+    sets = data.draw(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=9))
+    some, others = np.array(sets), np.roll(np.array(sets), 1, axis=0)
+    flat = columns([pair for row in tagged for pair in row])
+    sizes = np.array([len(row) for row in tagged], np.int64)
+    given_numbers, targets = np.array(values, np.float64).T
+    losses = np.abs(flat[0] - flat[1]).astype(np.float64)
+    counted = {
+        "classification": (Confusion.of_classes(answers, actual, 4).sums, len(pairs)),
+        "multi-label": (Confusion.of_sets(some, others).sums, len(sets)),
+        "token-classification": (count_entities(*flat, sizes, TAGS).sums, len(tagged)),
+        "regression": (Moments.of(given_numbers, targets, 2.0).sums, len(values)),
+        "causal-lm": (Likelihood.of_tokens(losses, losses == 0, sizes).sums, len(tagged)),
+    }
+    for kind, (sums, rows) in counted.items():
+        assert inconsistent(kind, sums.tolist(), rows, 8) == "", kind
+        assert inconsistent(kind, (sums * 1e6).tolist(), rows, 8) != "", kind
+        assert inconsistent(kind, sums.tolist(), 0, 8) != "", kind
+        if kind != "regression":
+            assert inconsistent(kind, (-sums - 1).tolist(), rows, 8) != "", kind
+        assert inconsistent(kind, [], rows, 8) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "sums"),
+    [
+        ("classification", [4.0, 5.0, 0, 0, 2, 2, 2, 2]),  # more right than there are
+        ("classification", [4.0, 2.0, 3, 0, 2, 2, 2, 2]),  # more hits than answers
+        ("token-classification", [64.0, 2.0, 0, 0, 0]),  # more words than four rows have
+        ("regression", [4.0, 100.0, 0, 1, 0, 0, 0, 0]),
+        ("regression", [4.0, 0, 0, -1.0, 0, 0, 0, 0]),
+        ("causal-lm", [10.0, -1.0, 2, 4, 0]),
+        ("causal-lm", [100.0, 1.0, 2, 4, 0]),
+    ],
+)
+def test_sums_that_no_rows_have_are_told_apart(kind: str, sums: list[float]) -> None:
+    assert inconsistent(kind, sums, 4, 8) != ""

@@ -32,6 +32,7 @@ MOST_LOSS = 3.5e38
 MOST_METRICS = 8
 MOST_SUM = 1e90
 """Largest sum: those of a hundred thousand clients, and their squares, are finite."""
+_SHOWN_SUMS = 8
 _LONGEST_NAME = 256
 _ROUNDING = 1e-9
 """How far rounding may take a score past its range."""
@@ -106,6 +107,9 @@ def _check_metrics(spec: JobSpec, score: federation_pb2.Score, name: str) -> Non
                 "send the sums of docs/tasks.md, or none")  # fmt: skip
     for place, value in enumerate(score.sums):
         _check_number(f"{name}.sums[{place}]", value, -MOST_SUM, MOST_SUM)
+    if problem := task.sums_problem(score.sums, score.rows, spec.model.max_length):
+        shown = [f"{value:g}" for value in score.sums[:_SHOWN_SUMS]]
+        _refuse(f"{name}.sums", shown, f"{problem}, and rows = {score.rows}", "send what was counted on those rows")
 
 
 def _is_metric(task: TaskSpec, name: str) -> bool:
