@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from safetensors.numpy import save
 
 from benchmarks.fuzz_inputs import Target, as_text, from_bytes, from_json
@@ -52,8 +53,10 @@ def settings_reader(folder: Path) -> Callable[[bytes], None]:
     return run
 
 
-def file_target(name: str, file: str, folder: Path, seeds: Sequence[bytes], packed: bool = False) -> Target:
-    """Reads a client's rows. packed: from a gzip archive."""
+def file_target(
+    name: str, file: str, folder: Path, seeds: Sequence[bytes], pack: Callable[[bytes], bytes] | None = None
+) -> Target:
+    """Reads a client's rows. pack: what makes an archive of them."""
     path = folder / file
 
     def run(data: bytes) -> None:
@@ -61,14 +64,22 @@ def file_target(name: str, file: str, folder: Path, seeds: Sequence[bytes], pack
         load_rows(path, TASK)
 
     inner = from_bytes(seeds)
-    archives = [gzip.compress(seed, mtime=0) for seed in seeds]
+    archives = [pack(seed) for seed in seeds] if pack else []
 
     def make(rng: random.Random) -> bytes:
-        if packed:  # half damaged archives, half archives of damaged text
-            return gzip.compress(inner(rng), 1) if rng.random() < 0.5 else mutated(rng, rng.choice(archives), archives)
+        if pack:  # half damaged archives, half archives of damaged text
+            return pack(inner(rng)) if rng.random() < 0.5 else mutated(rng, rng.choice(archives), archives)
         return inner(rng)
 
     return Target(name, make, run)
+
+
+def gzipped(data: bytes) -> bytes:
+    """A gzip archive, the same for the same data."""
+    return gzip.compress(data, 1, mtime=0)
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gz": gzipped, "zst": zstandard.ZstdCompressor().compress}
 
 
 TABLES = {
@@ -76,6 +87,7 @@ TABLES = {
         b'{"text": "fine", "label": 1}\n{"text": "bad \\u00fc", "label": "b"}\n' * 4,
         b'\xef\xbb\xbf{"text": "x"}',
     ],
+    "tsv": [b'text\tlabel\n"a\t""b"""\t1\nplain\tb\n' * 4, b"text\tlabel\r\nx\t0\r\n"],
     "csv": [b'text,label\n"a, ""b""",1\nplain,b\n' * 4, b"text,label\r\nx,0\r\n"],
 }
 

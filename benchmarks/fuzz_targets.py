@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from benchmarks.fuzz_files import (
+    PACKERS,
     TABLES,
     certificate_targets,
     config_reader,
@@ -330,9 +331,11 @@ def targets(folder: Path) -> list[Target]:
         ),
         Target("mixture", from_json([mixture]), _mixture),
         Target("address", from_bytes([b"127.0.0.1:80", b"[::1]:443", b"unix:/tmp/x", b"host.name:1"]), _address),
-        file_target("data-jsonl", "train.jsonl", folder, TABLES["jsonl"]),
-        file_target("data-csv", "train.csv", folder, TABLES["csv"]),
-        file_target("data-gz", "train.jsonl.gz", folder, TABLES["jsonl"], packed=True),
+        *(file_target(f"data-{kind}", f"train.{kind}", folder, seeds) for kind, seeds in TABLES.items()),
+        *(
+            file_target(f"data-{ending}", f"train.jsonl.{ending}", folder, TABLES["jsonl"], pack)
+            for ending, pack in PACKERS.items()
+        ),
         *parquet_targets(folder),
         state_target(folder),
         Target("model-config", from_json([{"model_type": "bert", "hidden_size": 32}]), config_reader(folder)),

@@ -191,7 +191,7 @@ class AdapterSpec(Section):
     targets: Literal["auto", "all-linear"] | Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)] = Field(
         "auto",
         description='Linear modules to adapt: "auto" (the usual ones of the architecture), "all-linear" (every one '
-        "inside the layers), or a list of name endings and of patterns that the whole name matches (`re:` before it).",
+        "inside the layers), or a list of endings of names and of patterns for whole names (`*.layers.1?.*_proj`).",
     )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Share of the inputs of A that are dropped in training (LoRA dropout)."

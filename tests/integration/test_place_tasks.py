@@ -18,7 +18,7 @@ from fedhft.job import JobSpec, parse_job
 from fedhft.job_sections import TaskSpec
 from fedhft.training.base import load_base
 from fedhft.training.network import Network
-from fedhft.training.scores import score
+from fedhft.training.scores import logits_by_batch, score
 from fedhft.training.tasks import task_of
 from fedhft.v1 import federation_pb2 as pb
 from tests.models import pieces_tokenizer
@@ -238,3 +238,15 @@ def test_a_word_level_tokenizer_of_a_hub_model_opens_and_ends_texts_as_it_is_use
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     written, _ = tokens(loaded, TEXT, Example("the cat is", "slow", 0.0))
     assert written == ["[CLS]", "the", "cat", "is", "slow", "[SEP]"]
+
+
+def test_no_more_logits_are_held_at_once_than_are_bounded(tmp_path: Path) -> None:
+    network = network_of(write_family(tmp_path, "llama", "causal-lm"), TEXT.model_copy(update={"format": "text"}), 64)
+    texts = [Example(" ".join(["the cat works today"] * (1 + index % 15)), None, 0.0) for index in range(40)]
+    rows = network.encode(texts)
+    seen: list[int] = []
+    for index, logits in logits_by_batch(network.forward, rows):
+        seen += index.tolist()
+        assert len(logits) == int(rows.sizes[index].sum()) <= 512 + 64
+    assert sorted(seen) == list(range(40))
+    assert int(rows.sizes.sum()) > 1000

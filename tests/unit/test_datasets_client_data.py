@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedhft.datasets.client_data import load_client_data, load_rows
@@ -78,6 +80,19 @@ def test_a_datasets_id_is_read_through_the_library(tmp_path: Path) -> None:
     assert load_rows(f"datasets:{tmp_path}", TASK) == (Example("it works", None, 1.0),)
 
 
+def test_a_class_of_a_datasets_id_is_read_by_its_name(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the data extra is not installed")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["good", "bad"])}
+    )
+    made = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+    made.to_parquet(str(tmp_path / "train.parquet"))
+    for source in (tmp_path, f"datasets:{tmp_path}"):  # by this project's reader, and by the library
+        assert [row.label for row in load_rows(source, TASK)] == [1.0, 0.0]
+        other = TaskSpec(labels=("no", "yes"))
+        assert [row.label for row in load_rows(source, other)] == [0.0, 1.0]  # names the job does not have: indices
+
+
 def test_a_folder_gives_the_split_asked_for(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", ROWS)
     jsonl(tmp_path / "validation.jsonl", ROWS[:1])
@@ -135,6 +150,19 @@ def test_a_class_name_that_a_parquet_file_notes_wins_over_its_index(tmp_path: Pa
     )
     parquet.write_table(table, tmp_path / "train.parquet")
     assert load_rows(tmp_path, TASK)[0].label == 1.0  # "good" is 1 in the job
+
+
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=6, unique=True), st.integers(0, 12))
+def test_a_number_means_the_same_class_in_every_notation_or_none_in_any(names: list[int], value: int) -> None:
+    labels = tuple(map(str, names))
+    found = set()
+    for written in (value, float(value), str(value), f"{value}.0", f" {value} ", f"{value}.00"):
+        try:
+            found.add(class_of(written, labels))
+        except ValueError:
+            found.add(None)
+    assert len(found) == 1
+    assert found == {names.index(value) if value in names else None}
 
 
 def test_labels_that_are_each_others_indices_are_refused_at_submission() -> None:

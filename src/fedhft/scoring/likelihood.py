@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from fedhft.adapter import Float32, Float64
 from fedhft.scoring.metrics import MOST_FIGURE
 
+_AT_ONCE = 128
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -22,10 +24,15 @@ class Likelihood:
     @classmethod
     def of(cls, logits: Float32, targets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Likelihood:
         """logits: (m x vocabulary); targets: token ids (m,); sizes: tokens of each row, in order, sum m."""
-        highest = logits.max(1, keepdims=True)
-        log_sum = np.log(np.exp(logits - highest).sum(1, dtype=np.float64)) + highest[:, 0]
-        losses = log_sum - logits[np.arange(len(targets)), targets]
-        return cls.of_tokens(losses, logits.argmax(1) == targets, sizes)
+        losses = np.zeros(len(targets))
+        right = np.zeros(len(targets), np.bool_)
+        for start in range(0, len(targets), _AT_ONCE):  # a vocabulary of logits per token: few copies at a time
+            part, wanted = logits[start : start + _AT_ONCE], targets[start : start + _AT_ONCE]
+            highest = part.max(1, keepdims=True)
+            log_sum = np.log(np.exp(part - highest).sum(1, dtype=np.float64)) + highest[:, 0]
+            losses[start : start + _AT_ONCE] = log_sum - part[np.arange(len(wanted)), wanted]
+            right[start : start + _AT_ONCE] = part.argmax(1) == wanted
+        return cls.of_tokens(losses, right, sizes)
 
     @classmethod
     def of_tokens(cls, losses: Float64, right: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Likelihood:

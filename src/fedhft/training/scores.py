@@ -22,6 +22,9 @@ Forward = Callable[[EncodedRows, NDArray[np.int64]], torch.Tensor]
 PLACES_AT_ONCE = 16
 """Rows scored at once where every place has logits, as many as the vocabulary has tokens."""
 
+_MOST_LOGITS = 512
+"""Places whose logits are held at once: with a vocabulary of 150,000 tokens they take 300 MB."""
+
 
 def score(
     network: Network,
@@ -81,11 +84,13 @@ def count(task: Task, forward: Forward, rows: EncodedRows) -> tuple[Tally, float
 def logits_by_batch(
     forward: Forward, rows: EncodedRows, most: int = SCORING_BATCH
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    """(row numbers, their logits on the CPU), at most `most` rows at once."""
-    for index in scoring_batches(rows.lengths, most):
-        with torch.no_grad():
-            logits = forward(rows, index).cpu()
-        yield index, logits
+    """(row numbers, their logits on the CPU), at most `most` rows and _MOST_LOGITS places at once (a row at least)."""
+    for batch in scoring_batches(rows.lengths, most):
+        edges = np.cumsum(rows.sizes[batch]) // _MOST_LOGITS
+        for index in np.split(batch, np.flatnonzero(np.diff(edges)) + 1):
+            with torch.no_grad():
+                logits = forward(rows, index).cpu()
+            yield index, logits
 
 
 def _whole(task: Task, forward: Forward, rows: EncodedRows) -> NDArray[np.float32]:

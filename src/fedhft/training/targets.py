@@ -6,13 +6,13 @@ families that PEFT has no entry for they are the query and value projections of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from fedhft.errors import ErrorCode, FedhftError
 
-PATTERN = "re:"
-"""Before a target that is a regular expression."""
+_WILD = frozenset("*?[")
+"""What makes a target a pattern. Not a regular expression: a job must not be able to keep an agent busy for ever."""
 
 _QV = ("q_proj", "v_proj")
 _BERT = ("query", "value")
@@ -69,14 +69,9 @@ def chosen(targets: str | Sequence[str], model_type: str, linear: Sequence[str])
 
 
 def _matches(name: str, target: str) -> bool:
-    if not target.startswith(PATTERN):
-        return name == target or name.endswith("." + target)
-    try:
-        return re.fullmatch(target.removeprefix(PATTERN), name) is not None
-    except re.error as error:
-        raise FedhftError.field(
-            ErrorCode.INVALID_MODEL, "adapter.targets", target, f"is not a regular expression ({error})", "correct it"
-        ) from error
+    if _WILD.intersection(target):
+        return fnmatchcase(name, target)
+    return name == target or name.endswith("." + target)
 
 
 def _endings(linear: Sequence[str]) -> str:
