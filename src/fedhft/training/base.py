@@ -100,7 +100,9 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     tokenizer = _load_tokenizer(path)
     device, dtype = torch.device("cpu"), torch.float32
     model, new_parameters = _load_model(path, task, tokenizer, dtype)
-    check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    table = model.get_input_embeddings()  # type: ignore[operator]
+    if isinstance(table, torch.nn.Embedding):  # the configuration may say otherwise than the weights
+        check_vocabulary(path, tokenizer, table.num_embeddings)
     check_length(spec, path, tokenizer, model)
     head = task.head(model, new_parameters)
     check_complete(path, model, new_parameters, head)
