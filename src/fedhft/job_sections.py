@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedhft.adapter import Float64
 from fedhft.documents import nearest
 from fedhft.job_values import Duration, Encoding, Name, Size
 from fedhft.scoring.metrics import DEFAULTS, KINDS, KINDS_WITH_HEAD, KINDS_WITH_PAIRS, METRICS, metric, names_for
-from fedhft.scoring.pooling import Tally, inconsistent, sums_of, tally_of
+
+if TYPE_CHECKING:
+    from fedhft.adapter import Float64
+    from fedhft.scoring.pooling import Tally
 
 MOST_CLIENTS = 1_000_000
 """Most clients that a job may name, or wait for."""
@@ -115,14 +117,20 @@ class TaskSpec(Section):
     @property
     def sums(self) -> int:
         """How many sums a score of a common split carries (see `scoring.pooling`)."""
+        from fedhft.scoring.pooling import sums_of  # numpy, which a command that only reads a job does not need
+
         return sums_of(self.kind, self.labels, self.measured)
 
     def sums_problem(self, sums: Sequence[float], rows: int, most_places: int) -> str:
         """Why sums cannot be those of `rows` rows of at most `most_places` targets each; empty where they can be."""
+        from fedhft.scoring.pooling import inconsistent
+
         return inconsistent(self.kind, sums, rows, most_places)
 
     def tally(self, sums: Sequence[float] | Float64) -> Tally:
         """What such sums say. For tasks that have sums."""
+        from fedhft.scoring.pooling import tally_of
+
         return tally_of(self.kind, sums)
 
     @model_validator(mode="after")

@@ -97,11 +97,15 @@ def test_a_special_token_that_nothing_makes_may_lie_beyond_the_vocabulary(tmp_pa
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
-def test_a_prefix_that_a_wrapper_left_in_all_names_is_taken_off(tmp_path: Path, prefix: str) -> None:
+def test_a_prefix_that_a_wrapper_left_in_all_names_is_taken_off(
+    tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tiny_model(tmp_path)
     wanted = logits_of(job_for(path))
+    assert "left by a wrapper" not in caplog.text
     rename(path, lambda name: prefix + name)
     torch.testing.assert_close(logits_of(job_for(path)), wanted, atol=1e-6, rtol=0)
+    assert f"begin with {prefix!r}, left by a wrapper" in caplog.text
 
 
 def test_weights_that_the_files_lack_are_refused_by_name(tmp_path: Path) -> None:

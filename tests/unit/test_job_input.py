@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,9 @@ def test_an_adaptive_step_has_a_smaller_learning_rate_unless_one_is_given(kind: 
     with pytest.raises(FedhftError, match='server = "momentum"') as caught:
         light_job("j", method={"preset": "fedhft-paper", "server": kind})
     assert caught.value.code is ErrorCode.INVALID_JOB
+
+
+def test_a_job_is_read_without_numpy() -> None:
+    program = "import sys, fedhft.job; print(sorted(set(sys.modules) & {'numpy', 'torch', 'scipy'}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"  # commands that only submit one start at once

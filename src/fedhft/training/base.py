@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from inspect import signature
@@ -30,6 +31,7 @@ from fedhft.training.fit import (
 from fedhft.training.stored_weights import stored_names, stored_values
 from fedhft.training.tasks import Task, task_of
 
+_log = logging.getLogger(__name__)
 _LONGEST_REASON = 500
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -100,7 +102,9 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     tokenizer = _load_tokenizer(path)
     device, dtype = torch.device("cpu"), torch.float32
     model, new_parameters = _load_model(path, task, tokenizer, dtype)
-    check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    table = model.get_input_embeddings()  # type: ignore[operator]
+    if isinstance(table, torch.nn.Embedding):  # the configuration may say otherwise than the weights
+        check_vocabulary(path, tokenizer, table.num_embeddings)
     check_length(spec, path, tokenizer, model)
     head = task.head(model, new_parameters)
     check_complete(path, model, new_parameters, head)
@@ -184,6 +188,10 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
             check_vocabulary(path, tokenizer, rows)  # before a padding id beyond it is built into an embedding
         config.pad_token_id = tokenizer.pad_token_id
         prefix = added_prefix(stored_names(path))
+        if prefix:
+            _log.warning(
+                "model %s: all names of weights begin with %r, left by a wrapper; read without it", path, prefix
+            )
         model, info = getattr(transformers, task.auto_class).from_pretrained(
             str(path),
             config=config,
