@@ -34,6 +34,7 @@ from fedhft.training.batches import EncodedRows, training_batches
 from fedhft.training.learner import train
 from fedhft.training.network import Network
 from fedhft.training.prefix.folder import PrefixFolder
+from fedhft.training.tasks.interface import Tokens
 
 BATCH = 16
 ROWS = 8 * BATCH
@@ -96,8 +97,8 @@ def subject_of(name: str, folder: Path, lengths: np.ndarray[Any, Any], targets: 
     """Random rows of the given lengths for a model."""
     config = transformers.AutoConfig.from_pretrained(folder)
     generator = np.random.default_rng(SEED)
-    ids = tuple(generator.integers(1000, min(30000, config.vocab_size), n).astype(np.int32) for n in lengths)
-    rows = EncodedRows(ids, None, generator.integers(0, 2, len(ids)), config.pad_token_id or 0)
+    ids = [generator.integers(1000, min(30000, config.vocab_size), n).astype(np.int32) for n in lengths]
+    rows = EncodedRows(tuple(map(Tokens, ids)), generator.integers(0, 2, len(ids)), config.pad_token_id or 0)
     return Subject(name, folder, config.num_hidden_layers, rows, targets)
 
 
