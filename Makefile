@@ -169,6 +169,12 @@ bench-chaos: $(VENV)/.dev ## Kill 200 processes of a federation at random and co
 	@echo "Killing processes at random"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos --kills 200
 
+.PHONY: bench-client
+bench-client: $(VENV)/.dev ## Measure a client's optimiser step and its whole round, with kept frozen layers and without
+	@echo "Measuring a client's step and round"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.client_step
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.client_round
+
 SCORES_ARGS ?= --clients 8 --per-client 400 --alpha 1.0 --rounds 6 --learning-rate-decay 0.8 \
 	--set training.precision=bf16 --set evaluation.final_shared=sharded --set evaluation.every=3
 

@@ -118,8 +118,7 @@ class InProcessAgent:
         self.stop = stop or StopSignal()
         peer = Peer(site.server, ClientId(client), memory_bytes=memory_bytes, backoff=Backoff(0.05, 0.5))
         self.connection = Connection(peer, self.stop)
-        weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
-        enlistment = Enlistment(tier=tier, memory_bytes=memory_bytes, weights_bytes=weights)
+        enlistment = Enlistment(tier=tier, memory_bytes=memory_bytes)
         self.session = Session(self.connection, self.stop, spec, self.worker, enlistment, rules, heartbeat_s)
 
     def __enter__(self) -> InProcessAgent:

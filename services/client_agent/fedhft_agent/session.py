@@ -50,8 +50,6 @@ class Enlistment:
     """Tier asked for; empty lets the job decide."""
     memory_bytes: int
     """0 means not stated."""
-    weights_bytes: int
-    """Size of the loaded base model."""
 
 
 class Session:
@@ -251,7 +249,8 @@ class Session:
         plan, enlistment = self._worker.plan(message), self._enlistment
         steps = self._worker.steps(plan)
         check_task(self._rules, self._spec, Asked(number, plan, steps, quorum, share))
-        check_plan_fits(plan, self._worker.schema, enlistment.weights_bytes, enlistment.memory_bytes)
+        weights_bytes = self._worker.weights_bytes(plan)
+        check_plan_fits(plan, self._worker.schema, weights_bytes, enlistment.memory_bytes)
 
     def _fetch(self, refs: Iterable[adapter_pb2.BlobRef]) -> None:
         for ref in refs:

@@ -8,14 +8,16 @@ from pathlib import Path
 from fedhft.datasets.client_data import ClientData
 from fedhft.job import JobSpec
 from fedhft.process.signals import StopSignal
-from fedhft.training.base import LoadedBase, load_base, network_key, use_threads
+from fedhft.training.base import LoadedBase, load_base, model_folder, network_key, use_threads
 from fedhft.training.network import Network
 from fedhft.training.prefix.cache import KEPT_AS
 from fedhft.training.prefix.folder import PrefixFolder
+from fedhft.training.stored_weights import stored_values
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
 from fedhft_agent.session import Enlistment, Session
 from fedhft_agent.settings import AgentSettings
+from fedhft_agent.streaming import streams_model
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +39,12 @@ class Workplace:
         """Everything a job needs, ready to join it. Raises FedhftError(INVALID_MODEL)."""
         settings = self._settings
         base = self._base_of(spec)
-        weights_bytes = sum(p.numel() * p.element_size() for p in base.model.parameters())
         if self._prefixes is not None:
             Network.on(base, spec).cache_prefix(self._prefixes, KEPT_AS[settings.cache_dtype])
         worker = ClientWorker(spec, settings.client, base, data, state_dir)
         enlistment = Enlistment(
             tier=settings.tier,
             memory_bytes=settings.memory,
-            weights_bytes=weights_bytes,
         )
         return Session(connection, stop, spec, worker, enlistment, settings.rules)
 
@@ -52,6 +52,15 @@ class Workplace:
         """The base model with this job's adapters: the one held when its network is the same, else a fresh one."""
         if self._base is None or self._base.key != network_key(spec):
             self._base = None  # release the old one before the new one is read
-            self._base = load_base(spec, self._settings.model)
-            log.info("base model loaded", extra={"model": str(self._base.path), "digest": self._base.digest[:12]})
+            folder = model_folder(self._settings.model or spec.model.name, spec.model.revision)
+            streamed = self._prefixes is not None and streams_model(self._settings, spec, stored_values(folder)) > 0
+            self._base = load_base(spec, self._settings.model, streamed=streamed)
+            log.info(
+                "base model loaded",
+                extra={
+                    "model": str(self._base.path),
+                    "digest": self._base.digest[:12],
+                    "streamed": self._base.streamed is not None,
+                },
+            )
         return self._base

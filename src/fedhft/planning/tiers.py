@@ -43,6 +43,11 @@ def tier_settings(spec: JobSpec, name: str) -> Tier:
     return Tier() if spec.method.allocation is Allocation.UNIFORM else spec.tiers[name]
 
 
+def depth_of(spec: JobSpec, name: str) -> int:
+    """Layers with adapters in a tier, counted from the output; 0 means all."""
+    return min((value for value in (tier_settings(spec, name).depth, spec.adapter.depth) if value > 0), default=0)
+
+
 def plans(spec: JobSpec, schema: AdapterSchema, clients: Mapping[str, str]) -> dict[str, AdapterPlan]:
     """The plan of every client, in the order given. clients: client id -> its tier.
 

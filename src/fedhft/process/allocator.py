@@ -1,4 +1,4 @@
-"""The C allocator of a server: memory that one thread frees becomes usable by all others."""
+"""The C allocator: memory that one thread frees becomes usable by all others, and free memory goes back."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def bound_arenas() -> bool:
     wanted = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGE_BYTES), (_TRIM_THRESHOLD, _SPARE_BYTES))
     accepted = [mallopt(name, value) == 1 for name, value in wanted]
     return all(accepted)
+
+
+def give_back() -> bool:
+    """Return what is free on the heap to the system. False where the C library is not glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
+    trim(0)
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.methods import Start
 from fedhft.training.digest import base_digest, read_config, tokenizer_digest
 from fedhft.training.fit import (
     added_prefix,
@@ -28,7 +30,9 @@ from fedhft.training.fit import (
     counts_from_padding,
     padding_side,
 )
-from fedhft.training.stored_weights import stored_names, stored_values
+from fedhft.training.memory.layers import StreamedLayers
+from fedhft.training.memory.skeleton import skeleton
+from fedhft.training.stored_weights import stored_names, stored_tensors, stored_values
 from fedhft.training.tasks import Task, task_of
 
 _log = logging.getLogger(__name__)
@@ -57,6 +61,8 @@ class LoadedBase:
     device: torch.device
     dtype: torch.dtype
     counts_positions: bool = False
+    streamed: StreamedLayers | None = None
+    """Set where only layers in training are in memory."""
     network: object | None = None
 
 
@@ -81,9 +87,12 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
+def load_base(spec: JobSpec, path_override: str | None = None, *, streamed: bool = False) -> LoadedBase:
     """Load the job's base model from a folder or the hub; `path_override` is the agent's own folder or hub id for it.
 
+    streamed: keep only layers in training in memory, and read the others when they are run. Models whose files name
+    their values otherwise than their modules do are loaded whole all the same, as are those of jobs that write to base
+    weights.
     Raises FedhftError(INVALID_MODEL) when it is not a model, has no safetensors or tokenizer, has an architecture that
     the job's task cannot use, or is not the one the job pins by digest.
     """
@@ -101,7 +110,8 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     text_digest = tokenizer_digest(path)
     tokenizer = _load_tokenizer(path)
     device, dtype = torch.device("cpu"), torch.float32
-    model, new_parameters = _load_model(path, task, tokenizer, dtype)
+    streamed = streamed and spec.method.uses_adapters and spec.method.start is Start.CONTINUE
+    model, new_parameters, layers = _load_model(path, task, tokenizer, dtype, streamed)
     table = model.get_input_embeddings()  # type: ignore[operator]
     if isinstance(table, torch.nn.Embedding):  # the configuration may say otherwise than the weights
         check_vocabulary(path, tokenizer, table.num_embeddings)
@@ -112,12 +122,13 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
     task.check_model(model)
     counts = "position_ids" in signature(model.forward).parameters and not counts_from_padding(model)
     # Set on the tokenizer, which is where everybody looks for it; files may not say what their model needs.
-    tokenizer.padding_side = padding_side(path, task, model, tokenizer, counts=counts)
+    with nullcontext() if layers is None else layers.reading():
+        tokenizer.padding_side = padding_side(path, task, model, tokenizer, counts=counts)
     return LoadedBase(
         key=network_key(spec),
         task=task,
         path=path,
-        model=model.to(device),
+        model=model.to(device) if layers is None else model,
         tokenizer=tokenizer,
         digest=digest,
         tokenizer_digest=text_digest,
@@ -125,6 +136,7 @@ def load_base(spec: JobSpec, path_override: str | None = None) -> LoadedBase:
         device=device,
         dtype=dtype,
         counts_positions=counts,
+        streamed=layers,
     )
 
 
@@ -176,7 +188,10 @@ def _load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> tuple[torch.nn.Module, frozenset[str]]:
+def _load_model(
+    path: Path, task: Task, tokenizer: Any, dtype: torch.dtype, streamed: bool
+) -> tuple[torch.nn.Module, frozenset[str], StreamedLayers | None]:
+    """The model, the names of parameters that its files lack, and what reads its layers, if wanted and possible."""
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # "newly initialised" is expected: the head is ours
@@ -192,7 +207,13 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
             _log.warning(
                 "model %s: all names of weights begin with %r, left by a wrapper; read without it", path, prefix
             )
-        model, info = getattr(transformers, task.auto_class).from_pretrained(
+        kind = getattr(transformers, task.auto_class)
+        if streamed:
+            model = skeleton(lambda: kind.from_config(config, dtype=dtype))
+            found = StreamedLayers.of(model, stored_tensors(path), str(getattr(model, "base_model_prefix", "")), dtype)
+            if found is not None:
+                return model, found[1], found[0]
+        model, info = kind.from_pretrained(
             str(path),
             config=config,
             dtype=dtype,
@@ -222,7 +243,7 @@ def _load_model(path: Path, task: Task, tokenizer: Any, dtype: torch.dtype) -> t
     model.requires_grad_(False)
     model.eval()
     mismatched = {item[0] if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]}
-    return model, frozenset(info["missing_keys"]) | frozenset(mismatched)
+    return model, frozenset(info["missing_keys"]) | frozenset(mismatched), None
 
 
 def _first_line(error: Exception) -> str:

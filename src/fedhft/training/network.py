@@ -8,7 +8,7 @@ Built once per process; a round only copies tensors in. Start of a round:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 
@@ -59,7 +59,7 @@ class Network:
         """Parameters of the base model and its head, adapters not counted."""
         slots = self.schema.slots
         if slots:
-            attach(self.model, slots, spec.adapter.alpha, spec.adapter.dropout)
+            attach(self.model, slots, spec.adapter.alpha, spec.adapter.dropout, base.device)
         # Copies of what folding or full training overwrites, so that each round starts from exactly the base weights.
         pristine: dict[TensorKey, torch.Tensor] = {}
         if self._restart:
@@ -75,7 +75,9 @@ class Network:
                 )
         self._pristine = pristine
         # With all weights in training nothing is frozen.
-        self._stack = None if self.schema.weights else Stack.of(self.model, self.schema.layers, self._pass)
+        self._stack = (
+            None if self.schema.weights else Stack.of(self.model, self.schema.layers, self._pass, base.streamed)
+        )
         self._boundary = 0
         self._cache: PrefixCache | None = None
 
@@ -113,6 +115,13 @@ class Network:
         """Layers, counted from the input, that are frozen with all that comes before them; 0 where there are none."""
         return self._boundary
 
+    def weights_bytes(self, depth: int) -> int:
+        """Memory of the base model at a depth: of all of it, or of what `StreamedLayers` holds."""
+        streamed = self._base.streamed
+        if streamed is None:
+            return self.base_values * self._base.dtype.itemsize
+        return streamed.bytes_at(self.schema.layers - self._boundary_of(depth))
+
     def cache_prefix(self, folder: PrefixFolder, kept_as: torch.dtype) -> None:
         """From now on, keep what enters the boundary for each row in `folder`, as values of dtype `kept_as`."""
         if self._stack is None:
@@ -143,6 +152,8 @@ class Network:
         self._loaded = tensors
         self._depth = depth
         self._boundary = self._boundary_of(depth)
+        if self._base.streamed is not None:
+            self._base.streamed.hold(range(self._boundary, self.schema.layers))
         self._round = round_number if self._restart else 0
         inside = {slot.name for slot in self.slots()}
         self.model.requires_grad_(False)
@@ -250,10 +261,21 @@ class Network:
         hidden = None
         if self._cache is not None and self._boundary:
             hidden = self._cache.hidden(rows, index, inputs, self._boundary)
-        if self._stack is None or hidden is None:
+        if self._stack is None:
             return self._logits(inputs, counted)
+        if hidden is None:
+            with self._stack.reading(range(self._boundary)):
+                return self._logits(inputs, counted)
         with self._stack.skipping(self._boundary, hidden):
             return self._logits(inputs, counted)
+
+    def prepare(self, parts: Sequence[EncodedRows], should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Where not all layers are in memory, pass these rows through the frozen ones that are not, a layer at a time.
+
+        Without this, `forward` reads those layers for every batch.
+        """
+        if self._base.streamed is not None and self._cache is not None and self._boundary:
+            self._cache.fill(parts, self._boundary, should_stop)
 
     def _logits(self, inputs: Inputs, places: torch.Tensor | None) -> torch.Tensor:
         with self._autocast():

@@ -57,6 +57,7 @@ def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tupl
     depth = min(ANCHOR_DEPTH, network.schema.layers - lowest)
     network.load({}, depth, 0)  # with B = 0, adapters below the depth would change nothing
     plan = AdapterPlan("", depth, 1.0, 1.0, 0, train_a=False, train_b=True)
+    network.prepare([rows])
     keys = network.trained_keys(plan)
     errors = network.task.signature_errors(rows.targets[chosen])
     with torch.enable_grad(), network.trainable(plan, {}, None) as parameters:

@@ -8,6 +8,7 @@ header; the header; the tensors' bytes).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,32 @@ _METADATA = "__metadata__"
 _KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
 """Prefixes of names that wrappers leave in saved weights, without which the weights are those of the model."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where the values of a tensor lie. dtype: as safetensors names it, e.g. "BF16". offset, size: bytes in `file`."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a model directory, by name. Raises what `stored_values` raises."""
+    stored_values(path)
+    found = {}
+    for file in weight_files(path):
+        with file.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+        for name, tensor in _header(file).items():
+            first, last = tensor["data_offsets"]
+            found[name] = StoredTensor(
+                file, str(tensor.get("dtype")), tuple(tensor["shape"]), start + int(first), int(last) - int(first)
+            )
+    return found
 
 
 def stored_values(path: Path) -> int:

@@ -107,6 +107,10 @@ class ClientWorker:
             )
         return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
 
+    def weights_bytes(self, plan: AdapterPlan) -> int:
+        """Memory of the base model while a plan is trained."""
+        return self._network.weights_bytes(plan.depth)
+
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
         return steps_of(len(self._train), self.spec.training.batch_size, plan.epochs, plan.max_steps)
@@ -135,6 +139,7 @@ class ClientWorker:
         self._stand_at(task.view, task.view.memberships)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
+        self._network.prepare(self._rows_of(task.evaluate, task.shared), should_stop)
         scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared)
         before_seconds = time.perf_counter() - started
         report, rows, importance = self._train_locally(task, plan, should_stop)
@@ -182,10 +187,12 @@ class ClientWorker:
         shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
         if shares and task.shared_mass_weighted.count and mass:
             self._load(mass, plan, task.round)
+            self._network.prepare([self._shard(task.shared_mass_weighted)], should_stop)
             scores += self._scores(
                 pb.Score.MOMENT_BEFORE, False, task.shared_mass_weighted, pb.Score.VIEW_MASS_WEIGHTED
             )
         self._load(own, plan, task.round)
+        self._network.prepare(self._rows_of(True, task.shared), should_stop)
         scores += self._scores(pb.Score.MOMENT_BEFORE, True, task.shared)
         before_seconds = time.perf_counter() - started
         report, _, _ = self._train_locally(task, plan, should_stop)
@@ -320,6 +327,11 @@ class ClientWorker:
             for rows, split in wanted
             if len(rows)
         ]
+
+    def _rows_of(self, personal: bool, shard: pb.Shard) -> list[EncodedRows]:
+        """All rows that a task needs."""
+        found = [self._train, self._holdout] if personal else [self._train]
+        return [*found, self._shard(shard)] if shard.count else found
 
     def _shard(self, shard: pb.Shard) -> EncodedRows:
         """Rows r of the shared split with r % count == index, tokenised on first use."""

@@ -19,15 +19,14 @@ from fedhft.datasets.tables import read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.job_sections import TaskSpec
-from fedhft.planning.memory import check_plan_fits, trained_values
+from fedhft.planning.memory import VALUE_BYTES, check_plan_fits, trained_values
 from fedhft.planning.tiers import plans, tier_of
 from fedhft.training.tasks import kind_for, task_of
 from fedhft_agent.check.findings import Finding, Status, ok, warning
 from fedhft_agent.check.scene import Scene, per_job
 from fedhft_agent.state_directory import StateDirectory
+from fedhft_agent.streaming import streams_model
 
-VALUE_BYTES = 4
-"""The base model is held, and state is kept, in float32."""
 STATE_COPIES = 8
 """Of all trained values: state and draft, each with adapters of several scopes and the carried error."""
 LEAST_STATE_BYTES = 1 << 20
@@ -125,13 +124,19 @@ def _model_of_job(scene: Scene, spec: JobSpec) -> Finding:
 
     folder = model_folder(scene.settings.model or spec.model.name, spec.model.revision)
     read_config(folder)
-    weights_bytes = VALUE_BYTES * stored_values(folder)
+    values = stored_values(folder)
+    weights_bytes = VALUE_BYTES * values
     tokenizer_digest(folder)
+    depth = streams_model(scene.settings, spec, values)
+    if not depth and scene.free is not None and weights_bytes > scene.free.bytes:
+        scene.weights_bytes = max(scene.weights_bytes, weights_bytes)
+        size = f"{_size(weights_bytes)} in memory"
+        return warning("model", f"{folder}: all files whole, {size}, which is more than is free, so it was not loaded")
+    base = load_base(spec, scene.settings.model, streamed=depth > 0)
+    if base.streamed is not None:
+        weights_bytes = base.streamed.bytes_at(depth)
     scene.weights_bytes = max(scene.weights_bytes, weights_bytes)
     whole = f"{folder}: all files whole, {_size(weights_bytes)} in memory"
-    if scene.free is not None and weights_bytes > scene.free.bytes:
-        return warning("model", f"{whole}, which is more than is free, so it was not loaded")
-    base = load_base(spec, scene.settings.model)
     known = any(spec is job.spec for job in scene.jobs)
     if known:
         scene.schemas[spec.name] = build_schema(base, spec)

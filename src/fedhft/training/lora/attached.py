@@ -10,11 +10,20 @@ from fedhft.adapter import Slot
 from fedhft.training.lora.layer import LoraLayer
 
 
-def attach(model: torch.nn.Module, slots: Iterable[Slot], alpha: float, dropout: float = 0.0) -> None:
-    """Replace each slot's linear map by a LoRA layer around it. Nothing changes in what the model computes."""
+def attach(
+    model: torch.nn.Module,
+    slots: Iterable[Slot],
+    alpha: float,
+    dropout: float = 0.0,
+    device: torch.device | None = None,
+) -> None:
+    """Replace each slot's linear map by a LoRA layer around it. Nothing changes in what the model computes.
+
+    device: where the factors are; None: where the map's weight is.
+    """
     for slot in slots:
         parent, _, name = slot.name.rpartition(".")
-        layer = LoraLayer(model.get_submodule(slot.name), slot.rank, alpha, dropout)
+        layer = LoraLayer(model.get_submodule(slot.name), slot.rank, alpha, dropout, device)
         setattr(model.get_submodule(parent), name, layer)
 
 

@@ -10,16 +10,23 @@ class LoraLayer(torch.nn.Module):
     """y = W x + bias + (alpha / rank) B A dropout(x)
 
     base: the map that is adapted, a torch.nn.Linear or GPT-2's Conv1D, which holds its weight as (in x out); its owner
-    freezes it. Factors are float32 on the base's device whatever the base's dtype: A is `lora_A.weight` (rank x in), B
-    is `lora_B.weight` (out x rank), PEFT's names and orientation. Both begin at zero. dropout: probability with which
-    an input of A is dropped in training mode, in [0, 1).
+    freezes it. Factors are float32, on `device` or else the base's: A is `lora_A.weight` (rank x in), B is
+    `lora_B.weight` (out x rank), PEFT's names and orientation. Both begin at zero. dropout: probability with which an
+    input of A is dropped in training mode, in [0, 1).
     While `active` is false the layer is its base.
     """
 
-    def __init__(self, base: torch.nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        base: torch.nn.Module,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         out_features, in_features = _shape(base)
-        device = base.get_parameter("weight").device
+        device = device or base.get_parameter("weight").device
         self.base = base
         self.lora_A = torch.nn.Linear(in_features, rank, bias=False, device=device, dtype=torch.float32)
         self.lora_B = torch.nn.Linear(rank, out_features, bias=False, device=device, dtype=torch.float32)

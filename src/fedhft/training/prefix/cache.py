@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedhft.telemetry import metrics
 from fedhft.training.prefix.folder import PrefixFolder
+from fedhft.training.prefix.passage import Passage
 from fedhft.training.prefix.rows import KEY_BYTES, RowFile
 from fedhft.training.prefix.stack import Inputs, Run, Stack
 
@@ -32,6 +34,7 @@ _NUMPY: Mapping[torch.dtype, np.dtype[Any]] = {
     torch.bfloat16: np.dtype(np.uint16),  # numpy has no bfloat16: its bits
 }
 _CHECKED_ROWS = 6
+_FILL_BATCH = 16
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest difference that counts as rounding, relative to the largest value; measured 1e-6, 1e-3 and 1e-2."""
 
@@ -105,6 +108,65 @@ class PrefixCache:
         metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(computed)
         return hidden
 
+    def fill(self, parts: Sequence[Rows], boundary: int, should_stop: Callable[[], bool]) -> None:
+        """Work out all rows of `parts` that are not kept, a layer at a time over all of them: every value of a layer
+        that is not in memory is read once. What is between two layers is in a file that has no name.
+
+        Comes back early when `should_stop` returns true, or there is no room: what is missing is worked out when it is
+        wanted, for each batch anew.
+        """
+        rows = next((rows for rows in parts if len(rows)), None)
+        if boundary not in self._files and rows is not None:
+            with self._stack.room():
+                self._files[boundary] = self._opened(rows, boundary)
+        file = self._files.get(boundary)
+        if file is None:
+            return
+        batches = [(rows, index) for rows in parts for index in self._absent(file, rows)]
+        if batches:
+            with self._stack.room():
+                self._fill(file, batches, boundary, should_stop)
+
+    def _fill(
+        self,
+        file: RowFile,
+        batches: Sequence[tuple[Rows, NDArray[np.int64]]],
+        boundary: int,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        try:
+            with Passage(self._folder.path) as passage:
+                for layer in range(boundary):
+                    with self._stack.values_of(layer):
+                        for number, (rows, index) in enumerate(batches):
+                            if should_stop():
+                                return
+                            before = passage.get(number) if layer else None
+                            passage.put(number, self._one_layer(layer, self._to_device(rows.inputs(index)), before))
+                for number, (rows, index) in enumerate(batches):
+                    values = _as_array(passage.get(number), self._kept_as)
+                    keys, spans = self._keys_of(rows, index), _spans(rows.inputs(index)["attention_mask"])
+                    for key, row, span in zip(keys, values, spans, strict=True):
+                        file.append(key, np.ascontiguousarray(row[span]))
+                    metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(len(index))
+        except OSError as error:
+            self._folder.unwritten(error)
+
+    def _absent(self, file: RowFile, rows: Rows) -> list[NDArray[np.int64]]:
+        """Batches of the rows that are not kept, shortest first."""
+        everything = np.arange(len(rows), dtype=np.int64)
+        keys = self._keys_of(rows, everything)
+        absent = np.array([i for i in everything if keys[i] not in file], np.int64)
+        order = absent[np.argsort(rows.lengths[absent], kind="stable")]
+        return [order[start : start + _FILL_BATCH] for start in range(0, len(order), _FILL_BATCH)]
+
+    def _one_layer(self, layer: int, inputs: Inputs, before: torch.Tensor | None) -> torch.Tensor:
+        """What enters layer + 1, from what enters `layer`; None: from the inputs, at layer 0."""
+        if before is None:
+            return self._stack.entering(1, lambda: self._arithmetic.run(inputs))
+        with self._stack.skipping(layer, before.to(self._arithmetic.device)):
+            return self._stack.entering(layer + 1, lambda: self._arithmetic.run(inputs), layer)
+
     # -- a batch
 
     def _gather(
@@ -154,7 +216,7 @@ class PrefixCache:
             if file is not None and all(key in file for key in keys):
                 hidden, _ = self._gather(file, rows, index, inputs, lower)
                 with self._stack.skipping(lower, hidden):
-                    return self._stack.entering(boundary, lambda: self._arithmetic.run(inputs))
+                    return self._stack.entering(boundary, lambda: self._arithmetic.run(inputs), lower)
         return self._stack.entering(boundary, lambda: self._arithmetic.run(inputs))
 
     def _read(self, file: RowFile, key: bytes, out: NDArray[Any], span: NDArray[np.int64]) -> bool:
@@ -207,7 +269,7 @@ class PrefixCache:
         run = self._arithmetic.run
         wanted = self._stack.leaving(lambda: run(inputs))
         alone = [rows.inputs(np.array([i], np.int64)) for i in sample]
-        entering = [self._stack.entering(boundary, lambda one=one: run(self._to_device(one))) for one in alone]  # type: ignore[misc]
+        entering = self._passed([self._to_device(one) for one in alone], boundary)
         self._dtype, self._width = entering[0].dtype, int(entering[0].shape[-1])
         if self._dtype is not torch.float32:
             self._kept_as = self._dtype  # what is worked out in 16 bits gains nothing from more
@@ -216,7 +278,7 @@ class PrefixCache:
             kept = states[0].to(self._kept_as).to(self._dtype)
             hidden[place, mask[place]] = kept[one["attention_mask"][0].bool()]
         with self._stack.skipping(boundary, hidden):
-            found = self._stack.leaving(lambda: run(inputs))
+            found = self._stack.leaving(lambda: run(inputs), boundary)
         difference = float((found - wanted)[mask].abs().max() / wanted[mask].abs().max().clamp_min(1e-30))
         coarsest = max((self._kept_as, self._arithmetic.coarsest), key=lambda dtype: _TOLERANCE[dtype])
         if not difference <= _TOLERANCE[coarsest]:
@@ -228,6 +290,16 @@ class PrefixCache:
             return None
         identity = {**self._identity, "boundary": boundary, "kept_as": str(self._kept_as)}
         return self._folder.rows(identity, self._width, _NUMPY[self._kept_as])
+
+    def _passed(self, items: Sequence[Inputs], boundary: int) -> list[torch.Tensor]:
+        """What enters the boundary for each of a few batches, in memory."""
+        if self._stack.streamed is None:
+            return [self._stack.entering(boundary, partial(self._arithmetic.run, item)) for item in items]
+        states: list[torch.Tensor | None] = [None] * len(items)
+        for layer in range(boundary):
+            with self._stack.values_of(layer):
+                states = [self._one_layer(layer, item, state) for item, state in zip(items, states, strict=True)]
+        return [state for state in states if state is not None]
 
     def _to_device(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self._arithmetic.device) for name, tensor in inputs.items()}

@@ -7,11 +7,13 @@ position ids, rotary tables, kinds of layers and pooling stay the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+
+from fedhft.training.memory.layers import StreamedLayers
 
 Function = Callable[..., Any]
 Inputs = Mapping[str, torch.Tensor]
@@ -33,7 +35,8 @@ class Stack:
     """The layers of one model, in order.
 
     before, after: modules that run before the first layer and after the last; modules around the layers are in neither.
-    outputs: length of the tuple that a layer returns, 0 where it returns the hidden states alone.
+    outputs: length of the tuple that a layer returns, 0 where it returns the hidden states alone. streamed: reads the
+    values of layers that are not in memory.
     """
 
     def __init__(
@@ -43,15 +46,17 @@ class Stack:
         before: Sequence[torch.nn.Module],
         after: Sequence[torch.nn.Module],
         outputs: int,
+        streamed: StreamedLayers | None = None,
     ) -> None:
         self._model = model
         self.layers = layers
         self.before = before
         self.after = after
         self._outputs = outputs
+        self.streamed = streamed
 
     @classmethod
-    def of(cls, model: torch.nn.Module, count: int, run: Run) -> Stack | None:
+    def of(cls, model: torch.nn.Module, count: int, run: Run, streamed: StreamedLayers | None = None) -> Stack | None:
         """The stack of `count` layers of a model in evaluation mode, found by running it on a few tokens.
 
         run: makes a forward pass on inputs. None where there is no single such stack (encoder-decoders have two), or
@@ -73,13 +78,18 @@ class Stack:
                 edges.append(len(entered))
                 outputs.append(len(out) if isinstance(out, tuple) else 0)
 
+        def hand_on(*args: Any, **kwargs: Any) -> object:
+            return _returned(_hidden(args, kwargs), outputs[0])
+
         hooks = [
             module.register_forward_pre_hook(enter(name), with_kwargs=True) for name, module in model.named_modules()
         ]
         hooks += [layer.register_forward_hook(leave_layer, with_kwargs=True) for layer in layers]
-        device = next(model.parameters()).device
+        device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+        values: AbstractContextManager[None] = nullcontext() if streamed is None else streamed.running(0)
         try:
-            with torch.no_grad():
+            # The first layer shows what layers return; the others need not be run, nor be in memory.
+            with torch.no_grad(), values, _in_place_of(layers, dict.fromkeys(range(1, count), hand_on)):
                 tokens = torch.zeros((1, _TRACED_TOKENS), dtype=torch.int64, device=device)
                 run({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
@@ -87,7 +97,7 @@ class Stack:
         finally:
             for hook in hooks:
                 hook.remove()
-        if len(edges) != count or len(set(outputs)) != 1:
+        if len(edges) != count:
             return None
         names = {id(module): name for name, module in model.named_modules()}
         first = entered.index(names[id(layers[0])])
@@ -97,7 +107,9 @@ class Stack:
             return [modules[name] for name in dict.fromkeys(part) if name not in around and name not in seen]
 
         early = entered[:first]
-        return cls(model, list(layers), outside(early, ()), outside(entered[edges[-1] :], set(early)), outputs[0])
+        return cls(
+            model, list(layers), outside(early, ()), outside(entered[edges[-1] :], set(early)), outputs[0], streamed
+        )
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """All modules of the model."""
@@ -120,29 +132,43 @@ class Stack:
         """Inside, the model runs from the boundary on, where `hidden` (batch x tokens x width) enters."""
 
         def hand_on(*args: Any, **kwargs: Any) -> object:
-            return self._out(_hidden(args, kwargs))
+            return _returned(_hidden(args, kwargs), self._outputs)
 
         def hand_out(*_: Any, **__: Any) -> object:
-            return self._out(hidden)
+            return _returned(hidden, self._outputs)
 
-        with self._in_place_of({i: hand_on if i < boundary - 1 else hand_out for i in range(boundary)}):
+        with _in_place_of(self.layers, {i: hand_on if i < boundary - 1 else hand_out for i in range(boundary)}):
             yield
 
-    def entering(self, boundary: int, run: Callable[[], object]) -> torch.Tensor:
-        """What enters the boundary in a forward pass, which ends there. run: makes the pass."""
+    def room(self) -> AbstractContextManager[None]:
+        """Inside, layers in training are not in memory either, unless all are, but read when they are run."""
+        return nullcontext() if self.streamed is None else self.streamed.none_held()
+
+    def values_of(self, layer: int) -> AbstractContextManager[None]:
+        """Inside, a layer has its values, in memory or read."""
+        return nullcontext() if self.streamed is None else self.streamed.running(layer)
+
+    def reading(self, layers: Iterable[int]) -> AbstractContextManager[None]:
+        """Inside, a forward pass reads the values of each of these layers that is not in memory, and drops them."""
+        return nullcontext() if self.streamed is None else self.streamed.reading(layers)
+
+    def entering(self, boundary: int, run: Callable[[], object], start: int = 0) -> torch.Tensor:
+        """What enters the boundary in a forward pass, which ends there. run: makes the pass, without the layers below
+        `start`.
+        """
 
         def stop(*args: Any, **kwargs: Any) -> object:
             raise BoundaryReached(_hidden(args, kwargs))
 
         try:
-            with torch.no_grad(), self._in_place_of({boundary: stop}):
+            with torch.no_grad(), self.reading(range(start, boundary)), _in_place_of(self.layers, {boundary: stop}):
                 run()
         except BoundaryReached as reached:
             return reached.hidden
         raise RuntimeError(f"the forward pass did not come to layer {boundary}")
 
-    def leaving(self, run: Callable[[], object]) -> torch.Tensor:
-        """What leaves the last layer in a forward pass. run: makes the pass."""
+    def leaving(self, run: Callable[[], object], start: int = 0) -> torch.Tensor:
+        """What leaves the last layer in a forward pass. run: makes the pass, without the layers below `start`."""
         found: list[torch.Tensor] = []
 
         def keep(_: object, __: object, out: Any) -> None:
@@ -150,24 +176,30 @@ class Stack:
 
         hook = self.layers[-1].register_forward_hook(keep)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.reading(range(start, len(self.layers))):
                 run()
         finally:
             hook.remove()
         return found[-1]
 
-    @contextmanager
-    def _in_place_of(self, functions: Mapping[int, Function]) -> Iterator[None]:
-        for place, function in functions.items():
-            self.layers[place].forward = function
-        try:
-            yield
-        finally:
-            for place in functions:
-                del self.layers[place].forward  # the class's own again
 
-    def _out(self, hidden: torch.Tensor) -> object:
-        return (hidden,) + (None,) * (self._outputs - 1) if self._outputs else hidden
+@contextmanager
+def _in_place_of(
+    layers: Sequence[torch.nn.Module] | torch.nn.ModuleList, functions: Mapping[int, Function]
+) -> Iterator[None]:
+    """Inside, calling a layer calls its function instead."""
+    for place, function in functions.items():
+        layers[place].forward = function
+    try:
+        yield
+    finally:
+        for place in functions:
+            del layers[place].forward  # the class's own again
+
+
+def _returned(hidden: Any, outputs: int) -> object:
+    """Hidden states in the form in which layers return them."""
+    return (hidden,) + (None,) * (outputs - 1) if outputs else hidden
 
 
 def _only_list(model: torch.nn.Module, count: int) -> torch.nn.ModuleList | None:
