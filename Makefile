@@ -102,12 +102,13 @@ test-containers: $(VENV)/.dev ## Build the images and run them: Kubernetes manif
 # What is played waits for containers most of the time, so what only looks into images runs beside it. What has networks
 # runs one after another: podman 4 changes a network's rules without regard for another that is under way. (5: TEST_ARGS
 # leave nothing of these to run.)
-.PHONY: test-images test-played
-test-images:
+.PHONY: test-images
+test-images: $(VENV)/.dev ## Look into the images, a part of test-containers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(addprefix tests/system/,test_images.py test_arm64.py) \
 		--durations=5 $(TEST_ARGS) || test $$? = 5
 
-test-played:
+.PHONY: test-played
+test-played: $(VENV)/.dev ## Play the manifests, the compose file and the systemd unit, a part of test-containers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(addprefix tests/system/,test_containers.py test_compose.py test_systemd.py) \
 		--durations=10 $(TEST_ARGS) || test $$? = 5
 
@@ -228,13 +229,14 @@ images: ## Build the images of aggregator, clusterer and agent (WHEELS=folder: w
 	$(BUILDER) images --filter reference='*fedhft-*'
 
 # The two of a server share their layers, so one comes after the other; the agent's, beside them, takes as long as both.
-.PHONY: image-servers image-agent
-image-servers:
+.PHONY: image-servers
+image-servers: ## Build the images of aggregator and clusterer alone
 	for service in aggregator clusterer; do \
 		$(BUILDER) build $(BUILD_ARGS) -f services/$$service/Dockerfile -t fedhft-$$service -t fedhft-$$service:$(VERSION) .; \
 	done
 
-image-agent:
+.PHONY: image-agent
+image-agent: ## Build the image of the agent alone
 	$(BUILDER) build $(BUILD_ARGS) -f services/client_agent/Dockerfile -t fedhft-agent -t fedhft-agent:$(VERSION) .
 
 .PHONY: image-agent-data
