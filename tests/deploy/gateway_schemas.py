@@ -6,6 +6,7 @@ models' validators find values that the schema does not allow (patterns, bounds,
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import shutil
@@ -35,6 +36,7 @@ def _models() -> Path:
     if shutil.which("npm") is None or shutil.which("node") is None:
         pytest.skip("the models of Gateway API come from npm, which is not here")
     folder = Path(tempfile.mkdtemp(prefix="fedhft-gateway-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "package.json").write_text('{"private": true, "type": "module"}', encoding="utf-8")
     flags = ("--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
     done = _run(folder, "npm", "install", *flags, *PACKAGES)

@@ -1,10 +1,14 @@
 """Images for these tests, built on this machine: a base made by debootstrap, ours, Debian's Redis and Prometheus.
 
+    python -m tests.system.image_builds      builds all of them, as much at once as does not wait for something else
+
 FEDHFT_TEST_CACHE names the folder that keeps the base and the wheels between runs; without it, ~/.cache/fedhft-tests.
+Each is made once, whichever test asks first, and whichever process that test runs in.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -16,6 +20,9 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,6 +44,14 @@ def cache() -> Path:
     return folder
 
 
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Keep others from making the same: threads, tests in other processes, other runs with this cache."""
+    with (cache() / f".{re.sub('[^a-z0-9]+', '-', what)}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def run(*command: str | Path, timeout: float = _BUILD_S) -> str:
     """What a command prints on both streams. Fails the test when it fails."""
     started = time.monotonic()
@@ -47,7 +62,7 @@ def run(*command: str | Path, timeout: float = _BUILD_S) -> str:
     said = " ".join(map(str, command))
     if done.returncode != 0:
         pytest.fail(f"{said}: {done.returncode}\n{done.stdout[-6000:]}")
-    print(f"{time.monotonic() - started:.0f} s: {said}")
+    print(f"{time.monotonic() - started:.0f} s: {said}", flush=True)
     return done.stdout
 
 
@@ -55,8 +70,13 @@ def run(*command: str | Path, timeout: float = _BUILD_S) -> str:
 def base() -> str:
     """A Debian with Python and nothing else. Skips the test where there is no debootstrap to make it with."""
     available()
-    if has_image(BASE):
-        return BASE
+    with alone("base"):
+        if not has_image(BASE):
+            _make_base()
+    return BASE
+
+
+def _make_base() -> None:
     archive = cache() / f"{_SUITE}.tar"
     if not archive.exists():
         if shutil.which("debootstrap") is None:
@@ -70,7 +90,6 @@ def base() -> str:
             run("tar", "-C", f"{folder}/root", "-cf", f"{folder}/base.tar", ".")
             Path(folder, "base.tar").rename(archive)
     run("podman", "import", "--quiet", "--change", f"ENV {_PATH}", archive, BASE)
-    return BASE
 
 
 @functools.cache
@@ -79,10 +98,11 @@ def wheels() -> Path:
     if sys.version_info[:2] != _PYTHON:
         pytest.skip(f"wheels for the base image are collected by Python {'.'.join(map(str, _PYTHON))}")
     folder = cache() / f"wheels-{_dependencies()}"
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=cache()) as unfinished:
-            make("wheels", f"WHEELS={unfinished}/wheels")
-            Path(unfinished, "wheels").rename(folder)
+    with alone("wheels"):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=cache()) as unfinished:
+                make("wheels", f"WHEELS={unfinished}/wheels")
+                Path(unfinished, "wheels").rename(folder)
     return folder
 
 
@@ -104,9 +124,29 @@ def make(target: str, *settings: str) -> str:
 
 
 @functools.cache
-def ours() -> str:
-    """Our three images, built without a network; what `make images` said."""
-    return make("images", f"WHEELS={wheels()}", f"BASE={base()}")
+def ours() -> None:
+    """Our three images, built without a network, unless they are of what is here already."""
+    settings, stamp = (f"WHEELS={wheels()}", f"BASE={base()}"), cache() / "images.json"
+    with alone("images"):
+        wanted = _sources()
+        if not stamp.exists() or json.loads(stamp.read_text(encoding="utf-8")) != [wanted, _image_ids()]:
+            make("images", *settings)
+            stamp.write_text(json.dumps([wanted, _image_ids()]), encoding="utf-8")
+
+
+def _sources() -> str:
+    """A digest of everything that decides what is in our images, and of how they are built."""
+    files = [ROOT / name for name in ("pyproject.toml", "constraints-cpu.txt", "README.md", "LICENSE", "Makefile")]
+    files += [path for name in ("src", "services") for path in sorted((ROOT / name).rglob("*")) if path.is_file()]
+    digest = hashlib.sha256(_dependencies().encode())
+    for path in files:
+        if "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _image_ids() -> list[str]:
+    return [str(inspect(f"fedhft-{name}", "image")["Id"]) for name in SERVICES if has_image(f"fedhft-{name}")]
 
 
 @functools.cache
@@ -126,9 +166,34 @@ def redis() -> str:
     )
 
 
+@functools.cache
+def prometheus() -> str:
+    """Debian's Prometheus, with the entry point and the user of the image that the compose file names."""
+    lines = [
+        "apt-get update -qq",
+        "apt-get install -qq -y --no-install-recommends prometheus >/dev/null",
+        "rm -rf /var/lib/apt/lists/* /etc/prometheus/*",
+        "install -d -o nobody -g nogroup /prometheus",
+    ]
+    text = f'FROM {base()}\nRUN {" && ".join(lines)}\nUSER nobody\nENTRYPOINT ["prometheus"]\n'
+    return built("localhost/fedhft-test-prometheus", text)
+
+
+def everything() -> None:
+    """All images: the base while wheels are collected, Debian's packages while ours are built."""
+    with ThreadPoolExecutor(2) as pool:
+        collecting = pool.submit(wheels)
+        base()
+        packaging = [pool.submit(redis), pool.submit(prometheus)]
+        collecting.result()
+        ours()
+        for one in packaging:
+            one.result()
+
+
 def built(name: str, dockerfile: str) -> str:
     """An image from the text of a Dockerfile, with a network (for Debian's packages)."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, alone(name):
         Path(folder, "Dockerfile").write_text(dockerfile, encoding="utf-8")
         run("podman", "build", "--quiet", "-t", name, folder)
     return name
@@ -155,3 +220,12 @@ def command_in(name: str, *command: str, options: tuple[str, ...] = ()) -> tuple
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    started_s = time.monotonic()
+    try:
+        everything()
+    except pytest.skip.Exception as reason:
+        print(f"no images: {reason}")
+    print(f"{time.monotonic() - started_s:.0f} s: all images")

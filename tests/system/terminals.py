@@ -31,7 +31,9 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     own = str(Path(sys.executable).parent)
     path = [f"{sys.base_prefix}/bin", *(part for part in kept["PATH"].split(":") if part != own)]
-    return {**kept, "PATH": ":".join(path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
+    # Python compiles what it imports; pip would compile all of torch, which takes as long as installing it.
+    ways = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "PIP_NO_COMPILE": "1"}
+    return {**kept, "PATH": ":".join(path), **ways}
 
 
 @contextmanager

@@ -82,18 +82,6 @@ def ask(query: str) -> list[dict[str, Any]]:
         return []
 
 
-def prometheus_image() -> str:
-    """Debian's Prometheus, with the entry point and the user of the image that the file names."""
-    lines = [
-        "apt-get update -qq",
-        "apt-get install -qq -y --no-install-recommends prometheus >/dev/null",
-        "rm -rf /var/lib/apt/lists/* /etc/prometheus/*",
-        "install -d -o nobody -g nogroup /prometheus",
-    ]
-    text = f'FROM {image_builds.base()}\nRUN {" && ".join(lines)}\nUSER nobody\nENTRYPOINT ["prometheus"]\n'
-    return image_builds.built("localhost/fedhft-test-prometheus", text)
-
-
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     available()
@@ -106,7 +94,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     made.run(first[0])
     with (made.folder / ".env").open("a", encoding="utf-8") as file:
         file.write(
-            f"PROMETHEUS_IMAGE={prometheus_image()}\nPROMETHEUS_PORT={PROMETHEUS.partition(':')[2]}\n"
+            f"PROMETHEUS_IMAGE={image_builds.prometheus()}\nPROMETHEUS_PORT={PROMETHEUS.partition(':')[2]}\n"
             "FEDHFT_PORT=15051\nFEDHFT_MODEL=/data/model\nHF_HUB_OFFLINE=1\nFEDHFT_THREADS=1\n"
         )
     down = "docker compose --profile agents --profile ops down --volumes"

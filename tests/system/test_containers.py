@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,15 +136,13 @@ def play(what: Play, folder: Path) -> None:
 
 def forget() -> None:
     """Remove what an earlier run may have left."""
-    for pod in (
-        "fedhft-redis",
-        "fedhft-clusterer",
-        "fedhft-aggregator",
-        *(f"fedhft-agent-{each}{end}" for each in CLIENTS for end in ("", "-check")),
-    ):
-        podman("pod", "rm", "-f", "-t", "5", pod, check=False)
+    agents = [f"fedhft-agent-{each}{end}" for each in CLIENTS for end in ("", "-check")]
+    podman(
+        "pod", "rm", "--force", "--ignore", "--time", "0",
+        "fedhft-redis", "fedhft-clusterer", "fedhft-aggregator", *agents, check=False,
+    )  # fmt: skip
     left = podman("volume", "ls", "--quiet").stdout.split()
-    ours = [name for name in left if re.match(r"(data-|state-)?fedhft-", name)]
+    ours = [name for name in left if re.match(r"(data-|state-)?fedhft-(?!test)", name)]  # those are of test_compose.py
     if ours:
         podman("volume", "rm", "-f", *ours, check=False)
 
@@ -188,8 +187,8 @@ def test_a_killed_aggregator_costs_nothing_and_is_restarted(played: Played) -> N
     podman("healthcheck", "run", AGGREGATOR)
     ops.submit(played.folder, "first", rounds=3, clients=len(CLIENTS))
     assert ops.refused("job", "list") == OUTCOMES[ErrorCode.CLIENT_CERTIFICATE_REFUSED].exit_code
-    for agent in played.agents:
-        play(agent, played.folder)
+    with ThreadPoolExecutor(len(CLIENTS)) as pool:
+        list(pool.map(lambda agent: play(agent, played.folder), played.agents))
     victim, address = process_of(AGGREGATOR), address_of(played.infra, NETWORK)
     seen = until("round 2 has an update", lambda: n if (n := accepted(address)) > len(CLIENTS) else 0, 600, 0.05)
     os.kill(victim, signal.SIGKILL)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         job = federation.follow(JOB, 600, changed)
         assert job.status == JobStatus.COMPLETED
         ended = time.time()
-        time.sleep(3)  # the last scrape and evaluation
+        _wait_scraped(address, time.time())
         for name in ("aggregator", "clusterer"):
             pages[name] = _page(federation.pages[name])
         print(f"\nthe job took {ended - started:.0f} s; pages: {', '.join(sorted(pages))}")
@@ -122,6 +124,30 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
                 prometheus.wait()
         stop_all(federation._agents, 0.0, 1.0)
         federation.stop(patience_s=0.0)
+
+
+def _wait_scraped(prometheus: str, since: float) -> None:
+    """Until the services that stay were scraped, and every rule was evaluated, after a moment."""
+    deadline = time.monotonic() + 30
+    while True:
+        targets = _told(prometheus, "targets")["activeTargets"]
+        scraped = [_seconds(one["lastScrape"]) for one in targets if one["health"] == "up"]
+        groups = [_seconds(one["lastEvaluation"]) for one in _told(prometheus, "rules")["groups"]]
+        # Rules see a scrape that came before them, so theirs is the later moment.
+        if scraped and groups and min(scraped) > since and min(groups) > max(scraped):
+            return
+        assert time.monotonic() < deadline, (scraped, groups, since)
+        time.sleep(0.2)
+
+
+def _told(prometheus: str, path: str) -> Any:
+    with urllib.request.urlopen(f"http://{prometheus}/api/v1/{path}", timeout=20) as answer:
+        return json.load(answer)["data"]
+
+
+def _seconds(text: str) -> float:
+    """RFC 3339 with nanoseconds, since the epoch."""
+    return datetime.fromisoformat(re.sub(r"\.(\d{6})\d*", r".\1", text.replace("Z", "+00:00"))).timestamp()
 
 
 def _job(model: Path) -> JobSpec:

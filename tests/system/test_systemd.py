@@ -208,6 +208,9 @@ def test_missing_data_fails_before_the_start_and_the_journal_says_why(installed:
     box = installed
     box.add("firm-02", "firm-02")
     box.sh("sed -i 's|^FEDHFT_DATA=.*|FEDHFT_DATA=/srv/fedhft/firm-02/none.jsonl|' /etc/fedhft/firm-02/agent.env")
+    assert box.shown("firm-02", "RestartUSec") == "30s"
+    drop_in = "/etc/systemd/system/fedhft-agent@firm-02.service.d"  # a test need not wait for as long as a person
+    box.sh(f"mkdir {drop_in}; printf '[Service]\\nRestartSec=5\\n' > {drop_in}/soon.conf; systemctl daemon-reload")
     box.start("firm-02")
     assert box.settle("firm-02") == "auto-restart"
     assert re.search(r"status=15", box.shown("firm-02", "ExecStartPreEx"))

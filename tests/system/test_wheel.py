@@ -64,7 +64,8 @@ class Environment:
 
 def clean() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FEDHFT_", "VIRTUAL_"))}
-    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    # Python compiles what it imports; pip would compile all of torch, which takes as long as installing it.
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_COMPILE": "1"}
 
 
 @pytest.fixture(scope="module")
