@@ -52,7 +52,7 @@ def test_a_large_update_is_staged_whole_also_when_its_stream_broke_anywhere(
         second = Intake(store.transfers, JOB, "t", size)
         await take(second, data, chunk, end)
         await second.stage()
-        assert (second.received, second.whole) == (size, None)
+        assert (second.received, second.take_whole()) == (size, None)
         assert await stored(store, data) == data
 
     asyncio.run(run())
@@ -65,7 +65,7 @@ async def test_an_update_of_one_piece_is_never_staged(size: int) -> None:
     assert intake.received is None
     await take(intake, DATA[:size], 30_000)
     await intake.stage()
-    assert intake.whole == DATA[:size]
+    assert intake.take_whole() == DATA[:size]
     assert await store.transfers.staged(JOB, "t") == 0
 
 

@@ -30,10 +30,13 @@ class Intake:
         """Bytes of the update up to the last chunk's end; None before the first chunk."""
         return None if self._start is None else self._start + self._held
 
-    @property
-    def whole(self) -> bytes | None:
-        """The update, if all of it fits in one piece, which then was not staged; else None."""
-        return bytes(self._piece) if self._is_whole else None
+    def take_whole(self) -> bytes | None:
+        """The update, if all of it fits in one piece, which then was not staged; else None. It is then let go."""
+        if not self._is_whole:
+            return None
+        data = bytes(self._piece)
+        self._piece, self._held = memoryview(bytearray()), 0
+        return data
 
     @property
     def _is_whole(self) -> bool:

@@ -31,6 +31,8 @@ MAX_INLINE_BYTES = 64 * 1024
 """An update up to this size comes inside its header: waiting for a turn would cost more than its bytes."""
 STREAMS_AT_ONCE = 16
 _CHECKS_AT_ONCE = 2
+_RECORDED_AT_ONCE = 8
+"""Updates on their way into the store. It writes those that come together to disk together."""
 _CHECK_IN_THREAD_ABOVE = 1 << 19
 
 Chunks = AsyncIterator[federation_pb2.PushUpdateRequest]
@@ -66,6 +68,7 @@ class Uploads:
         self._decoded = decoded
         self._places = TransferPlaces(STREAMS_AT_ONCE, "up")
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
+        self._recording = asyncio.Semaphore(_RECORDED_AT_ONCE)
 
     async def staged(self, upload: Upload) -> int:
         """How many bytes of this update are already here."""
@@ -88,7 +91,12 @@ class Uploads:
         async with self._places.place(upload.client) as turn:
             await go_ahead()
             data, measured = await self._take(upload, chunks, turn)
-        return await self._record(upload, data, measured)
+            # Before the place is free: a store that is slower than the links must not collect updates in memory.
+            await self._recording.acquire()
+        try:
+            return await self._record(upload, data, measured)
+        finally:
+            self._recording.release()
 
     async def _take(self, upload: Upload, chunks: Chunks, turn: Turn) -> tuple[bytes | None, Measured]:
         """Receive and check the update; its bytes (None when they are stored under their digest already) and figures.
@@ -103,7 +111,7 @@ class Uploads:
                 turn.moved()
         finally:
             await intake.stage()  # even when the stream broke: the next attempt resumes there
-        if (data := intake.whole) is not None:
+        if (data := intake.take_whole()) is not None:
             _check_digest(upload.header, data)
             return data, await self._check(upload, data)
         received = await self.staged(upload) if intake.received is None else intake.received
