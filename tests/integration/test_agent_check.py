@@ -37,12 +37,8 @@ from tests.agents import ENVIRONMENT, Site, free_address, running_site
 from tests.certificates import Certificates
 from tests.documented import shell_blocks
 from tests.models import tiny_model
-from tests.root_logger import root_logger_as_before
 
 Found = dict[str, list[dict[str, str]]]
-
-
-as_before = pytest.fixture(autouse=True)(root_logger_as_before)
 
 
 @pytest.fixture(scope="module")

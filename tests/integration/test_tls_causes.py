@@ -15,10 +15,7 @@ from fedhft_agent.__main__ import main
 from fedhft.errors import OUTCOMES
 from fedhft.rpc.tls import TlsSettings
 from tests.integration.scripted_federation import ScriptedFederation, served
-from tests.root_logger import root_logger_as_before
 from tests.tls_causes import CAUSES, NO_PROXY, Parties, Proxy, files, job_list, make_parties
-
-as_before = pytest.fixture(autouse=True)(root_logger_as_before)
 
 
 @pytest.fixture(scope="module")
