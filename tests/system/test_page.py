@@ -244,6 +244,7 @@ def test_a_running_job_changes_the_page_without_a_reload(opened: Callable[..., O
         {
             "name": "live", "model": {"name": str(model)}, "task": {"labels": ["bad", "good"]},
             "method": {"preset": "fedhft", "clusters": 1}, "rounds": {"total": 4, "min_clients": 2},
+            "training": {"epochs": 60},  # rounds of seconds: a person, too, sees no more than two changes in one
         }
     )  # fmt: skip
     environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}

@@ -8,9 +8,10 @@ import * as job from "./job.js";
 import * as tables from "./tables.js";
 
 const TABLES_EVERY_MS = 3000;
+const TABLES_AGAIN_MS = 3000;
 const MOST_ROUNDS = 400;
 
-const state = { name: "", job: undefined, toldAt: 0, rounds: new Map(), clientsAfter: "", roundsBefore: 0, tablesAt: 0, stop: undefined };
+const state = { name: "", job: undefined, toldAt: 0, rounds: new Map(), clientsAfter: "", roundsBefore: 0, tablesAt: 0, again: undefined, stop: undefined };
 
 const chosen = () => decodeURIComponent(location.hash.match(/^#job=(.+)$/)?.[1] || "");
 const ascending = () => [...state.rounds.values()].sort((a, b) => a.round - b.round);
@@ -76,7 +77,9 @@ function render(fresh) {
   if (fresh || performance.now() - state.tablesAt > TABLES_EVERY_MS) fillTables();
 }
 
-async function fillTables() {
+// settled: whether this is the look after the last news. The server may answer with a reading of some seconds ago, and
+// after the end of a job no news comes that would show what it had missed.
+async function fillTables(settled = false) {
   state.tablesAt = performance.now();
   const name = state.name;
   try {
@@ -93,6 +96,9 @@ async function fillTables() {
     turn("rounds-first", state.roundsBefore, () => { state.roundsBefore = 0; });
     const oldest = rounds.rounds[0]?.round ?? 0;
     turn("rounds-older", oldest > rounds.history_from, () => { state.roundsBefore = oldest; });
+    const behind = !state.roundsBefore && (rounds.rounds.at(-1)?.round ?? 0) < state.job.rounds_done;
+    clearTimeout(state.again);
+    if (!settled || behind) state.again = setTimeout(() => name === state.name && fillTables(true), TABLES_AGAIN_MS);
   } catch (error) {
     if (name === state.name) connection("lost", error.message);
   }
