@@ -62,7 +62,8 @@ class Readings:
 
     async def _jobs(self) -> dict[str, Any]:
         records = await self._records()
-        shown = sorted(records, key=lambda record: (record.status.over, -record.created_ms))[:MOST_JOBS]
+        # The name settles a tie, or jobs of one millisecond would change places from look to look.
+        shown = sorted(records, key=lambda record: (record.status.over, -record.created_ms, record.job))[:MOST_JOBS]
         headings = [await self._heading(record) for record in shown]
         self._listed = {name: known for name, known in self._listed.items() if name in {one.job for one in shown}}
         return {"jobs": headings, "total": len(records)}
