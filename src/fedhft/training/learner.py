@@ -14,8 +14,8 @@ from fedhft import seeds
 from fedhft.adapter import RowIndex, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_sections import TrainingSpec
-from fedhft.plan import AdapterPlan
-from fedhft.training.batches import EncodedRows, steps_of, training_batches
+from fedhft.plan import AdapterPlan, steps_of
+from fedhft.training.batches import EncodedRows, training_batches
 from fedhft.training.importance import Importance
 from fedhft.training.network import Network
 from fedhft.training.schedule import Proximal, share_of_rate

@@ -19,11 +19,11 @@ from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, MaskRule
-from fedhft.plan import AdapterPlan
+from fedhft.plan import AdapterPlan, steps_of
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
-from fedhft.training.batches import EncodedRows, steps_of
+from fedhft.training.batches import EncodedRows
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, train
