@@ -23,6 +23,7 @@ from fedhft.job_sections import (
     LimitsSpec,
     MaskSpec,
     ModelSpec,
+    PlanningSpec,
     RoundsSpec,
     Section,
     ServerSpec,
@@ -44,6 +45,7 @@ LATER_FIELDS = (
     ("training", "schedule"), ("training", "warmup"), ("training", "proximal"), ("adapter", "dropout"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
+    ("planning", "every"), ("planning", "sits_out"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
@@ -76,6 +78,7 @@ class JobSpec(Section):
         description="Tiers of named clients; they win over what agents report.",
     )
     training: TrainingSpec = Field(default_factory=TrainingSpec, description="Local training.")
+    planning: PlanningSpec = Field(default_factory=PlanningSpec, description="Planning by capacity.")
     mask: MaskSpec = Field(default_factory=MaskSpec, description="Row masks.")
     clustering: ClusteringSpec = Field(default_factory=ClusteringSpec, description="Clustering of clients.")
     server: ServerSpec = Field(default_factory=ServerSpec, description="Server step.")
@@ -148,6 +151,8 @@ class JobSpec(Section):
         for section, field in LATER_FIELDS:
             if getattr(getattr(self, section), field) == _default_of(section, field):
                 del raw[section][field]
+        if not raw["planning"]:  # a section that the first release did not have
+            del raw["planning"]
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
 

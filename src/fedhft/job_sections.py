@@ -251,6 +251,15 @@ class TrainingSpec(Section):
     )
 
 
+class PlanningSpec(Section):
+    """Planning by capacity (method.allocation = "capacity")."""
+
+    every: int = Field(5, ge=1, le=100000, description="Rounds after which plans are made again.")
+    sits_out: int = Field(
+        3, ge=1, le=1000, description="Most rounds in a row that a device too slow for the others sits out."
+    )
+
+
 class MaskSpec(Section):
     """How rows are chosen (methods with a mask)."""
 

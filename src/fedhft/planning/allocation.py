@@ -18,7 +18,7 @@ from fedhft.job import JobSpec
 from fedhft.plan import AdapterPlan
 from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import Planned, Schedule, schedule
+from fedhft.planning.horizon import Planned, Schedule, least_steps, schedule
 
 BETTER = 0.9
 """Plans are replaced where new ones take at most this share of their seconds to the target."""
@@ -54,6 +54,7 @@ class Allocated:
     plans: Mapping[str, Planned] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
     waited_for: tuple[str, ...] = ()
+    stale: str = ""
     gains: tuple[float, ...] = ()
 
     @property
@@ -69,12 +70,8 @@ def allocate(
     candidates: Mapping[str, Candidate],
     capacities: Mapping[str, Capacity],
     previous: Allocated | None,
-    changed: bool,
 ) -> Allocated | None:
-    """The plans for round `number`; None while no device was measured.
-
-    changed: whether some estimate was reset since the last round.
-    """
+    """The plans for round `number`; None while no device was measured."""
     known = {name: one for name, one in candidates.items() if _measured(capacities.get(name))}
     if not known:
         return None
@@ -84,27 +81,40 @@ def allocate(
         name: device_of(spec, one, capacities[name], out.get(name, 0) >= spec.planning.sits_out)
         for name, one in known.items()
     }
-    reason = _why_anew(spec, number, devices, previous, changed)
+    reason = _why_anew(spec, number, devices, previous)
     if previous is not None and not reason:
         kept = previous
     else:
         made = schedule(devices, work)
         turns = tuple(sorted(name for name, device in devices.items() if device.due))
-        kept = Allocated(number, reason, made.horizon, made.rounds, made.plans, {}, turns, tuple(work.gains.tolist()))
+        kept = Allocated(
+            number, reason, made.horizon, made.rounds, made.plans, {}, turns, "", tuple(work.gains.tolist())
+        )
         if previous is not None and reason == _EVERY and not _is_better(made, previous, devices, work):
             kept = replace(previous, made=number)
     absent = {name: out.get(name, 0) + 1 for name in devices if not kept.plans[name].steps}
     return replace(kept, absent=absent)
 
 
-def planned(spec: JobSpec, candidate: Candidate, own: Planned | None) -> AdapterPlan | None:
-    """A client's plan: as allocated, as its tier says where nothing was (None), or None for one that sits out."""
+def within(spec: JobSpec, candidate: Candidate, own: Planned | None, evaluation: bool = False) -> AdapterPlan | None:
+    """A client's plan: as allocated, as its tier says where nothing was (None), or None for one that sits out.
+
+    In the final evaluation nobody sits out, and everybody scores at the greatest depth it can, because that is what is
+    exported; as many steps as were allocated, and the fewest for one that would have sat out.
+    """
     if own is None:
         return candidate.plan
+    if evaluation:
+        steps = own.steps or least_steps(candidate.steps)
+        return replace(candidate.plan, max_steps=_cap(spec, candidate, steps))
     if not own.steps:
         return None
-    steps = spec.training.max_steps if own.steps == candidate.steps else own.steps
-    return replace(candidate.plan, depth=own.depth, max_steps=steps)
+    return replace(candidate.plan, depth=own.depth, max_steps=_cap(spec, candidate, own.steps))
+
+
+def _cap(spec: JobSpec, candidate: Candidate, steps: int) -> int:
+    """max_steps of a plan of so many steps: the job's own where they are all, so that such a plan is what it was."""
+    return spec.training.max_steps if steps == candidate.steps else steps
 
 
 def device_of(spec: JobSpec, candidate: Candidate, known: Capacity, due: bool = False) -> Device:
@@ -161,9 +171,7 @@ def _measured(capacity: Capacity | None) -> bool:
     return capacity is not None and capacity.is_measured
 
 
-def _why_anew(
-    spec: JobSpec, number: int, devices: Mapping[str, Device], previous: Allocated | None, changed: bool
-) -> str:
+def _why_anew(spec: JobSpec, number: int, devices: Mapping[str, Device], previous: Allocated | None) -> str:
     """Why plans are made anew for this round; empty where they are not."""
     if previous is None:
         return "the first"
@@ -176,8 +184,8 @@ def _why_anew(
     shallow = [name for name, device in devices.items() if previous.plans[name].depth > device.deepest]
     if shallow:
         return f"{min(shallow)} has less memory than its plan needs"
-    if changed:
-        return "a device became much faster or slower"
+    if previous.stale:
+        return previous.stale
     return _EVERY if number - previous.made >= spec.planning.every else ""
 
 

@@ -17,6 +17,7 @@ more than a quarter of the federation's mass may do either, and nobody sits out 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -113,7 +114,7 @@ class _Fleet:
         self.costs: Costs = costs(devices, work)
         layers = work.layers
         self.full = np.array([float(device.steps) for device in devices])
-        self.least = np.maximum(1.0, np.ceil(LEAST_STEPS * self.full - _ROUNDING))
+        self.least = np.array([float(least_steps(device.steps)) for device in devices])
         self.deepest = np.array([min(device.deepest, layers) for device in devices])
         self.fits = np.arange(1, layers + 1)[None, :] <= self.deepest[:, None]
         mass = np.array([device.mass for device in devices])
@@ -199,6 +200,11 @@ class _Fleet:
         else:
             bound = Bound.MEMORY if depth == self.deepest[place] else Bound.HORIZON
         return Planned(depth, steps, scores, float(seconds), bound)
+
+
+def least_steps(steps: int) -> int:
+    """Fewest steps of a plan for a device whose epochs have so many: a quarter of them, at least one."""
+    return max(1, math.ceil(LEAST_STEPS * steps - _ROUNDING))
 
 
 def rounds_to_target(gains: Float64, rates: Float64) -> Float64:

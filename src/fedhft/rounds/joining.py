@@ -7,12 +7,14 @@ Pure, and used both for agents over sockets and for simulated clients. The store
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedhft.adapter import AdapterSchema
 from fedhft.clustering.signature import check_signature
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.methods import Allocation
+from fedhft.planning.estimates import Capacity, Durations, estimated
 from fedhft.planning.fold_memory import check_fold_fits
 from fedhft.planning.tiers import tier_of
 from fedhft.records import ClientRecord
@@ -42,6 +44,9 @@ class Application:
     data_digest: str
     signature: tuple[float, ...]
     has_shared_validation: bool
+    trial: Durations | None = None
+    """What a trial on its device measured."""
+    keeps_frozen_layers: bool = False
 
 
 def check_enrolment(memory_bytes: int, agent_version: str, lease_token: str) -> None:
@@ -163,6 +168,20 @@ def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
             ErrorCode.SCHEMA_MISMATCH,
             f"the agent's schema differs from the job's: {'; '.join(differences)}; use the job's model and labels",
         )
+
+
+def capacity_of(spec: JobSpec, application: Application, known: Capacity | None) -> Capacity | None:
+    """What is known of a client's device once it joins; None where the job does not plan by capacity.
+
+    A trial is believed until the first round tells more; one that cannot have been measured is not.
+    """
+    if spec.method.allocation is not Allocation.CAPACITY:
+        return None
+    now = replace(known or Capacity(), keeps=application.keeps_frozen_layers)
+    trial = application.trial
+    if known is None and trial is not None and not trial.problem():
+        now = replace(estimated(now, trial), fixed=None, scoring=None)
+    return now
 
 
 def client_record(spec: JobSpec, application: Application, known: ClientRecord | None, now_ms: int) -> ClientRecord:

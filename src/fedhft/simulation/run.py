@@ -22,9 +22,11 @@ from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
+from fedhft.methods import Allocation
+from fedhft.planning.estimates import Durations
 from fedhft.records import JobStatus, MembershipRecord, Phase, RoundRecord, VersionRecord
 from fedhft.rounds.acceptance import check_blob, check_evaluation, check_header, evaluation_record, update_record
-from fedhft.rounds.joining import Application, check_application, check_same_schema, client_record
+from fedhft.rounds.joining import Application, capacity_of, check_application, check_same_schema, client_record
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.training.base import LoadedBase, load_base
@@ -109,11 +111,15 @@ class Simulation:
                 data_digest=worker.data_digest,
                 signature=worker.signature(),
                 has_shared_validation=worker.has_shared_validation,
+                trial=Durations.of(worker.trial()) if spec.method.allocation is Allocation.CAPACITY else None,
+                keeps_frozen_layers=worker.keeps_frozen_layers,
             )
             check_application(spec, application)
             stored = AdapterSchema.from_json(await store.fix_schema(job, worker.schema.to_json()))
             check_same_schema(stored, worker.schema)
             await store.join(job, client_record(spec, application, None, await store.now_ms()))
+            if (capacity := capacity_of(spec, application, None)) is not None:
+                await store.note_capacity(job, ClientId(name), capacity)
 
     async def _work(self, store: InMemoryStore, job: JobId, cached: CachedJob) -> None:
         """Let every client whose part of the open round is missing do it, one after another."""

@@ -72,7 +72,8 @@ def train(
                 group["lr"] = learning_rate * share_of_rate(settings, step, steps)
             optimiser.zero_grad(set_to_none=True)
             loss = _loss(network, rows, batch)
-            loss.backward()
+            with network.stopwatch.backward.running(len(batch) * plan.depth):
+                loss.backward()
             if not total:
                 check_gradients(network, plan, parameters)
             proximal.add_gradients()
@@ -102,7 +103,9 @@ def probe(
     network.model.eval()
     with torch.enable_grad(), network.trainable(plan, {}, importance):
         for batch in training_batches(rows.lengths, batch_size, seeds.seed_of("probe", seed), batches):
-            _loss(network, rows, batch).backward()
+            loss = _loss(network, rows, batch)
+            with network.stopwatch.backward.running(len(batch) * plan.depth):
+                loss.backward()
 
 
 def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Combine, MaskRule
+from fedhft.methods import Allocation, Combine, MaskRule
 from fedhft.plan import AdapterPlan, steps_of
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
@@ -26,17 +26,20 @@ from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
-from fedhft.training.learner import TrainingReport, train
+from fedhft.training.learner import TrainingReport, probe, train
 from fedhft.training.network import Network
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
 from fedhft.training.update import code_update
-from fedhft.v1 import adapter_pb2
+from fedhft.v1 import adapter_pb2, capacity_pb2
 from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.digest import digest_of
 
 __all__ = ["ClientWorker", "Draft"]
 
+TRIAL_DEPTH = 2
+"""Layers, counted from the output, that a trial trains."""
+TRIAL_BATCHES = 3
 MOST_EPOCHS = 100
 """What a job can ask for; a server that sends more in a task is not obeyed."""
 
@@ -93,6 +96,22 @@ class ClientWorker:
             self._folder.write_state(self._state)
         return self._state.signature
 
+    @property
+    def keeps_frozen_layers(self) -> bool:
+        """Whether frozen layers are run once per row, and what leaves them is kept."""
+        return self._network.keeps_frozen_layers
+
+    def trial(self) -> capacity_pb2.Durations:
+        """How long passes take on this device, before any round: of the anchor signature where one was computed just
+        now, else of a few batches through the last layers. Changes nothing.
+        """
+        rules, network = self.spec.training, self._network
+        if not network.stopwatch.backward.layer_rows:
+            network.load({}, min(TRIAL_DEPTH, self.schema.layers), 0)
+            plan = AdapterPlan("", network.depth, 1.0, 1.0, 0, train_a=True, train_b=True)
+            probe(network, self._train, plan, rules.batch_size, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
+        return network.stopwatch.take(rules.batch_size)
+
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
         """A task's plan as this client would train it: depth 0 means all layers.
 
@@ -134,6 +153,8 @@ class ClientWorker:
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
         plan = self.plan(task.plan)
+        begun = time.perf_counter()
+        self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
         if task.round <= self._state.round:
             self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
@@ -154,6 +175,13 @@ class ClientWorker:
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
         blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
+        figures = (
+            _measurements(report, evaluate_seconds, delta.values, self._network.base_values)
+            if blob
+            else _measurements(report, evaluate_seconds)
+        )
+        if self.spec.method.allocation is Allocation.CAPACITY:
+            figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
         draft = Draft(
             round=int(task.round),
@@ -161,9 +189,7 @@ class ClientWorker:
             blob=blob,
             digest=digest_of(blob) if blob else "",
             scores=scores,
-            measurements=_measurements(report, evaluate_seconds, delta.values, self._network.base_values)
-            if blob
-            else _measurements(report, evaluate_seconds),
+            measurements=figures,
             signature=signatures.update_signature(delta, self._network, self.spec) if wants_signature else (),
             after=replace(after, carried=carried),
         )
@@ -307,6 +333,15 @@ class ClientWorker:
             for key, matrix in delta:
                 own[key] = own[key] + matrix.dense() if key in own else matrix.dense().copy()
         return replace(state, round=number, rows=known, own=own)
+
+    def _durations(self, scores: Sequence[pb.Score], elapsed: float) -> capacity_pb2.Durations:
+        """Where the seconds of a round went, bytes on the wire not yet counted."""
+        batch_size = self.spec.training.batch_size
+        durations = self._network.stopwatch.take(batch_size)
+        passes = durations.forward_seconds + durations.backward_seconds
+        durations.other_seconds = max(0.0, elapsed - passes)
+        durations.scoring_batches = sum(score.rows for score in scores) / batch_size
+        return durations
 
     # -- scoring
 
