@@ -184,6 +184,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "fedhft-paper": {
         "start": "restart", "combine": "products", "share_a": False, "clusters": 2, "signature": "update",
     },
+    "legend": {**_PLAIN, "allocation": "capacity"},
     "fedit": {**_PLAIN},
     "ffa-lora": {**_PLAIN, "trained": "b"},
     "rolora": {**_PLAIN, "trained": "alternate"},

@@ -126,6 +126,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             has_shared_validation=request.has_shared_validation,
             trial=Durations.of(request.durations) if request.HasField("durations") else None,
             keeps_frozen_layers=request.keeps_frozen_layers,
+            deepest=request.deepest,
         )
         check_application(spec, application)
         stored = AdapterSchema.from_json(await self._store.fix_schema(job, application.schema.to_json()))

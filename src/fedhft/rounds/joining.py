@@ -47,6 +47,8 @@ class Application:
     trial: Durations | None = None
     """What a trial on its device measured."""
     keeps_frozen_layers: bool = False
+    deepest: int = 0
+    """The most layers that its device has memory to train; 0 means not stated."""
 
 
 def check_enrolment(memory_bytes: int, agent_version: str, lease_token: str) -> None:
@@ -177,7 +179,8 @@ def capacity_of(spec: JobSpec, application: Application, known: Capacity | None)
     """
     if spec.method.allocation is not Allocation.CAPACITY:
         return None
-    now = replace(known or Capacity(), keeps=application.keeps_frozen_layers)
+    keeps, deepest = application.keeps_frozen_layers, application.deepest or None
+    now = replace(known or Capacity(), keeps=keeps, deepest=deepest)
     trial = application.trial
     if known is None and trial is not None and not trial.problem():
         now = replace(estimated(now, trial), fixed=None, scoring=None)

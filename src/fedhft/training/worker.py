@@ -130,6 +130,11 @@ class ClientWorker:
         """Memory of the base model while a plan is trained."""
         return self._network.weights_bytes(plan.depth)
 
+    def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
+        """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
+        shared = len(self._shard(shard)) if shard.count else 0
+        return (2 * len(self._holdout) if evaluate else 0) + shared
+
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
         return steps_of(len(self._train), self.spec.training.batch_size, plan.epochs, plan.max_steps)

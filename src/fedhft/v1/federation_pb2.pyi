@@ -225,6 +225,7 @@ class JoinRequest(_message.Message):
     HAS_SHARED_VALIDATION_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
+    DEEPEST_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -240,6 +241,8 @@ class JoinRequest(_message.Message):
     """Whether the agent has the shared validation split; the server decides which shard of it the agent scores."""
     keeps_frozen_layers: _builtins.bool
     """Whether the agent keeps the outputs of frozen layers, so that it need run only those in training."""
+    deepest: _builtins.int
+    """The most layers, counted from the output, that the device has memory to train; 0 means not stated."""
     @_builtins.property
     def signature(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Anchor signature: unit-norm random projection of gradients at the job's start, float32; empty where not used."""
@@ -262,10 +265,11 @@ class JoinRequest(_message.Message):
         has_shared_validation: _builtins.bool = ...,
         durations: _capacity_pb2.Durations | None = ...,
         keeps_frozen_layers: _builtins.bool = ...,
+        deepest: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
