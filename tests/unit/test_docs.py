@@ -41,6 +41,7 @@ from fedhft.rpc.server import ServerSettings
 from fedhft.store import keys, redis
 from fedhft.store.connection import ConnectionSettings
 from fedhft.v1 import clustering_pb2, federation_pb2, jobs_pb2
+from generated_pages.job_reference import merged
 from tests.unit.test_house import ROOT, load
 
 DOCS = ROOT / "docs"
@@ -143,7 +144,7 @@ def test_job_fragments_in_documents_are_valid(path: Path) -> None:
         fragment = tomllib.loads(text)
         if "kind" in fragment.get("task", {}):  # another task than the example's, not a change of it
             example = {**example, "task": {}}
-        parse_job(GENERATE.merged(example, fragment))
+        parse_job(merged(example, fragment))
 
 
 def test_there_is_a_job_fragment_to_check() -> None:
