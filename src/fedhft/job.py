@@ -24,14 +24,13 @@ from fedhft.job_sections import (
     MaskSpec,
     ModelSpec,
     RoundsSpec,
-    Section,
     ServerSpec,
-    TaskSpec,
     Tier,
     TrainingSpec,
     WireSpec,
 )
-from fedhft.job_values import TierName
+from fedhft.job_task import TaskSpec
+from fedhft.job_values import Section, TierName
 from fedhft.methods import PRESET_WIRE, PRESETS, Method, ServerStep, method_of
 
 SPEC_VERSION: Literal[1] = 1
