@@ -79,6 +79,8 @@ _REFUSED = (
     '[method]\npreset = "full"\nclusters = 2',
     '[method]\npreset = "local"\nclusters = 2',
     "[training]\nlr = 0.1",
+    "[training]\nclass_weights = { maybe = 2.0 }",
+    '[task]\nkind = "multi-label"\n[training]\nclass_weights = "balanced"',
 )
 """TOML merged over a small valid job; every one must be refused."""
 
@@ -161,7 +163,8 @@ def _shape(shape: Mapping[str, Any]) -> str:
         least = f", at least {shape['minItems']}" if shape.get("minItems") else ""
         return f"list of {_shape(shape['items'])}s{least}"
     if kind == "object":
-        return "table of strings"
+        numbers = shape.get("additionalProperties", {}).get("type") == "number"
+        return "table of numbers" if numbers else "table of strings"
     if kind == "string" and "pattern" in shape:
         return "64 hex digits" if "{64}" in shape["pattern"] else f"string like `{shape['pattern']}`"
     name = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "string"}[str(kind)]

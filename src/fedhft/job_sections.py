@@ -76,6 +76,17 @@ class TrainingSpec(Section):
     proximal: float = Field(
         0.0, ge=0, le=1e6, description="mu of FedProx: pulls what is trained back to where the round began; 0: off."
     )
+    class_weights: (
+        Literal["none", "balanced"]
+        | Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=1, max_length=4096)]
+    ) = Field(
+        "none",
+        description='What a row of each label counts in training: "none" (all alike), "balanced" (every label of a '
+        "client alike in sum), or a table of label and weight (1 where it names none).",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of every target that is spread evenly over all classes, in training."
+    )
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="Gradient norm is clipped to this.")
     precision: Literal["fp32", "bf16"] = Field(

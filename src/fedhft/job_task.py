@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from fedhft.documents import nearest
+from fedhft.job_sections import TrainingSpec
 from fedhft.job_values import Name, Section
 from fedhft.scoring.metrics import DEFAULTS, KINDS, KINDS_WITH_HEAD, KINDS_WITH_PAIRS, METRICS, metric, names_for
 
@@ -20,6 +21,10 @@ TASK_PLUGINS = "fedhft.tasks"
 """Entry points by which a package brings tasks of its own; the name of one is a kind of task."""
 _KINDS_WITH_LABELS = frozenset({"classification", "multi-label", "token-classification"})
 """Kinds whose targets are named by `task.labels`."""
+_KINDS_WITH_WEIGHTS = ("classification", "token-classification")
+"""Kinds whose every target is one of `task.labels`."""
+_KINDS_WITH_SMOOTHING = (*_KINDS_WITH_WEIGHTS, "causal-lm")
+"""Kinds whose loss is the cross entropy of one class."""
 _LEAST_LABELS = {"classification": 2, "token-classification": 2, "multi-label": 1}
 
 
@@ -105,6 +110,20 @@ class TaskSpec(Section):
         from fedhft.scoring.pooling import inconsistent
 
         return inconsistent(self.kind, sums, rows, most_places)
+
+    def training_problem(self, training: TrainingSpec) -> str:
+        """Why the task cannot be trained as `training` says; empty where it can."""
+        weights = training.class_weights
+        if weights != "none" and self.kind not in _KINDS_WITH_WEIGHTS:
+            which = f"{' and '.join(_KINDS_WITH_WEIGHTS)} have class weights, {self.kind} does not"
+            return f"training.class_weights: {which}; remove the field"
+        for name in weights if isinstance(weights, dict) else ():
+            if name not in self.labels:
+                return f"training.class_weights.{name}: not a label; task.labels has {', '.join(self.labels[:12])}"
+        if training.label_smoothing and self.kind not in _KINDS_WITH_SMOOTHING:
+            which = f"{', '.join(_KINDS_WITH_SMOOTHING)} have smoothed labels, {self.kind} does not"
+            return f"training.label_smoothing = {training.label_smoothing:g}: {which}; remove the field"
+        return ""
 
     def tally(self, sums: Sequence[float] | Float64) -> Tally:
         """What such sums say. For tasks that have sums."""
