@@ -25,14 +25,13 @@ from fedhft.job_sections import (
     ModelSpec,
     PlanningSpec,
     RoundsSpec,
-    Section,
     ServerSpec,
-    TaskSpec,
     Tier,
     TrainingSpec,
     WireSpec,
 )
-from fedhft.job_values import TierName
+from fedhft.job_task import TaskSpec
+from fedhft.job_values import Section, TierName
 from fedhft.methods import PRESET_WIRE, PRESETS, Method, ServerStep, method_of
 
 SPEC_VERSION: Literal[1] = 1
@@ -43,6 +42,7 @@ MOST_STORED_BYTES = 4 << 20
 LATER_FIELDS = (
     ("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"), ("server", "beta2"), ("server", "adaptivity"),
     ("training", "schedule"), ("training", "warmup"), ("training", "proximal"), ("adapter", "dropout"),
+    ("training", "class_weights"), ("training", "label_smoothing"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
     ("planning", "every"), ("planning", "sits_out"),
@@ -54,6 +54,7 @@ ADAPTIVE_ETA = 0.01
 _MOST_SENTENCES = 20
 _LONGEST_SHOWN = 120
 _LONGEST_MESSAGE = 500
+_FORMS = ("literal[", "dict[", "tuple[")
 
 
 class JobSpec(Section):
@@ -139,6 +140,8 @@ class JobSpec(Section):
             raise ValueError(
                 f"rounds.min_clients = {self.rounds.min_clients}: more than the {len(self.clients)} authorised clients"
             )
+        if problem := self.task.training_problem(self.training):
+            raise ValueError(problem)
         return self
 
     def learning_rate(self, round_number: int) -> float:
@@ -228,7 +231,9 @@ def _shown(value: object) -> str:
 
 
 def _sentence(item: Any) -> str:
-    where = ".".join(str(part)[:_LONGEST_SHOWN] for part in item["loc"])
+    # Of a field that may be a word or a table, pydantic also names the form it tried.
+    places = [str(part) for part in item["loc"] if not str(part).startswith(_FORMS)]
+    where = ".".join(place[:_LONGEST_SHOWN] for place in places)
     message = str(item["msg"]).removeprefix("Value error, ")
     if len(message) > _LONGEST_MESSAGE:
         message = message[: _LONGEST_MESSAGE - 3] + "..."

@@ -19,7 +19,7 @@ from fedhft.rounds import requests
 from fedhft.rounds.joining import pinned_schema
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
-from fedhft.v1 import jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import clients_pb2, jobs_pb2, jobs_pb2_grpc
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.published_blobs import PIECE_BYTES
 from fedhft_aggregator.revocations import revocation_of
@@ -129,7 +129,9 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
                 return
             await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_LOOK_S)
 
-    async def Clients(self, request: jobs_pb2.ListClientsRequest, context: Context) -> jobs_pb2.ListClientsResponse:
+    async def Clients(
+        self, request: clients_pb2.ListClientsRequest, context: Context
+    ) -> clients_pb2.ListClientsResponse:
         """A page of the clients that serve a job, or will not."""
         authenticate(context)
         record = await self._store.job(parse_job_id(request.job))
@@ -147,21 +149,21 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         )
 
     async def KnownClients(
-        self, request: jobs_pb2.ListKnownClientsRequest, context: Context
-    ) -> jobs_pb2.ListKnownClientsResponse:
+        self, request: clients_pb2.ListKnownClientsRequest, context: Context
+    ) -> clients_pb2.ListKnownClientsResponse:
         """A page of the clients that are enrolled or in a job."""
         authenticate(context)
         return await known_clients(self._store, request.after, request.limit)
 
     async def RemoveClient(
-        self, request: jobs_pb2.RemoveClientRequest, context: Context
-    ) -> jobs_pb2.RemoveClientResponse:
+        self, request: clients_pb2.RemoveClientRequest, context: Context
+    ) -> clients_pb2.RemoveClientResponse:
         """Take a client out of its jobs and end its lease."""
         caller = authenticate(context)
         client = parse_client_id(request.client)
         left = await remove_client(self._store, client, requests.reason(request.reason, "removed"))
         log.info("client removed", extra={"client": client, "jobs": left, "by": caller.name, "peer": caller.peer})
-        return jobs_pb2.RemoveClientResponse(jobs=left)
+        return clients_pb2.RemoveClientResponse(jobs=left)
 
     async def Cancel(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.Job:
         """End a job that has not ended."""

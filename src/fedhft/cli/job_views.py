@@ -11,7 +11,7 @@ import typer
 from fedhft.cli.output import Column, ago, console, print_table
 
 if TYPE_CHECKING:
-    from fedhft.v1 import jobs_pb2
+    from fedhft.v1 import clients_pb2, jobs_pb2
 
 SHOWN_ROUNDS = 20
 """Rounds that people are shown unless they ask for others."""
@@ -76,7 +76,7 @@ def print_job(job: jobs_pb2.Job, rounds: int = SHOWN_ROUNDS) -> None:
         table.print()
 
 
-def print_clients(clients: Iterable[jobs_pb2.JobClient]) -> None:
+def print_clients(clients: Iterable[clients_pb2.JobClient]) -> None:
     """A line per client of a job."""
     columns = (
         Column("client"),
@@ -158,7 +158,7 @@ def _what(event: jobs_pb2.JobEvent) -> str:
     return f"round {event.round} {kind}" if event.round else f"job {kind}"
 
 
-def _treated(client: jobs_pb2.JobClient) -> str:
+def _treated(client: clients_pb2.JobClient) -> str:
     """What the last fold made of its update, if anything."""
     if client.set_aside:
         return f"set aside: {client.set_aside}"

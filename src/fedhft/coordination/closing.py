@@ -16,7 +16,7 @@ from fedhft.coordination.state_blobs import save_state
 from fedhft.coordination.tidying import tidy
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.methods import Combine, SignatureKind
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds.decision import Extend, Fail, after_setting_aside

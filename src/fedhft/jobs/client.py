@@ -21,7 +21,7 @@ from fedhft.rpc.outage import Outage
 from fedhft.rpc.retry import Backoff, Wait, call_with_retry
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
-from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import adapter_pb2, clients_pb2, jobs_pb2, jobs_pb2_grpc
 
 T = TypeVar("T")
 WatchStream = Any
@@ -141,11 +141,11 @@ class JobsClient:
         """Every job, oldest first, without specs and histories."""
         return [*self._call(lambda: self._stub.List(jobs_pb2.ListJobsRequest(), timeout=_CALL_S)).jobs]
 
-    def clients(self, job: str) -> Iterator[jobs_pb2.JobClient]:
+    def clients(self, job: str) -> Iterator[clients_pb2.JobClient]:
         """Who serves a job, and who will not, in ascending order, over as many calls as that takes."""
         after = ""
         while True:
-            request = jobs_pb2.ListClientsRequest(job=job, after=after)
+            request = clients_pb2.ListClientsRequest(job=job, after=after)
             page = self._call(lambda request=request: self._stub.Clients(request, timeout=_CALL_S))  # type: ignore[misc]
             yield from page.clients
             if not page.more or not page.clients:
@@ -157,11 +157,11 @@ class JobsClient:
         request = jobs_pb2.ListEventsRequest(job=job, last=last)
         return self._call(lambda: self._stub.Events(request, timeout=_CALL_S))
 
-    def known_clients(self) -> Iterator[jobs_pb2.KnownClient]:
+    def known_clients(self) -> Iterator[clients_pb2.KnownClient]:
         """Every client that is enrolled or in a job that is not over, ascending, over as many calls as that takes."""
         after = ""
         while True:
-            request = jobs_pb2.ListKnownClientsRequest(after=after)
+            request = clients_pb2.ListKnownClientsRequest(after=after)
             page = self._call(lambda request=request: self._stub.KnownClients(request, timeout=_CALL_S))  # type: ignore[misc]
             yield from page.clients
             if not page.more or not page.clients:
@@ -170,7 +170,7 @@ class JobsClient:
 
     def remove_client(self, client: str, reason: str) -> tuple[str, ...]:
         """Take a client out of every job that is not over and end its lease; returns the jobs that it left."""
-        request = jobs_pb2.RemoveClientRequest(client=client, reason=reason)
+        request = clients_pb2.RemoveClientRequest(client=client, reason=reason)
         return tuple(self._call(lambda: self._stub.RemoveClient(request, timeout=_CALL_S)).jobs)
 
     def cancel(self, job: str, reason: str) -> jobs_pb2.Job:

@@ -18,6 +18,7 @@ from fedhft.plan import AdapterPlan, steps_of
 from fedhft.training.batches import EncodedRows, training_batches
 from fedhft.training.importance import Importance
 from fedhft.training.network import Network
+from fedhft.training.objective import Objective, objective_of
 from fedhft.training.schedule import Proximal, share_of_rate
 
 
@@ -54,6 +55,7 @@ def train(
     """
     started = time.perf_counter()
     steps = steps_of(len(rows), settings.batch_size, plan.epochs, plan.max_steps)
+    objective = objective_of(network.task, settings, rows.targets)
     total = 0.0
     accelerators = [] if network.device.type == "cpu" else [network.device]
     with (
@@ -71,7 +73,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * share_of_rate(settings, step, steps)
             optimiser.zero_grad(set_to_none=True)
-            loss = _loss(network, rows, batch)
+            loss = _loss(network, rows, batch, objective)
             with network.stopwatch.backward.running(len(batch) * plan.depth):
                 loss.backward()
             if not total:
@@ -93,7 +95,7 @@ def probe(
     network: Network,
     rows: EncodedRows,
     plan: AdapterPlan,
-    batch_size: int,
+    settings: TrainingSpec,
     *,
     seed: int,
     importance: Importance,
@@ -101,16 +103,17 @@ def probe(
 ) -> None:
     """Show `importance` the gradients of a few mini-batches at the network's current values, changing nothing."""
     network.model.eval()
+    objective = objective_of(network.task, settings, rows.targets)
     with torch.enable_grad(), network.trainable(plan, {}, importance):
-        for batch in training_batches(rows.lengths, batch_size, seeds.seed_of("probe", seed), batches):
-            loss = _loss(network, rows, batch)
+        for batch in training_batches(rows.lengths, settings.batch_size, seeds.seed_of("probe", seed), batches):
+            loss = _loss(network, rows, batch, objective)
             with network.stopwatch.backward.running(len(batch) * plan.depth):
                 loss.backward()
 
 
-def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
+def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64], objective: Objective) -> torch.Tensor:
     targets = torch.from_numpy(rows.wanted(index)).to(network.device)
-    return network.task.loss(network.forward(rows, index), targets)
+    return objective(network.forward(rows, index), targets)
 
 
 def check_gradients(network: Network, plan: AdapterPlan, parameters: Sequence[torch.nn.Parameter]) -> None:

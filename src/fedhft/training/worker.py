@@ -109,7 +109,7 @@ class ClientWorker:
         if not network.stopwatch.backward.layer_rows:
             network.load({}, min(TRIAL_DEPTH, self.schema.layers), 0)
             plan = AdapterPlan("", network.depth, 1.0, 1.0, 0, train_a=True, train_b=True)
-            probe(network, self._train, plan, rules.batch_size, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
+            probe(network, self._train, plan, rules, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
         return network.stopwatch.take(rules.batch_size)
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from fedhft.v1 import clients_pb2 as fedhft_dot_v1_dot_clients__pb2
 from fedhft.v1 import jobs_pb2 as fedhft_dot_v1_dot_jobs__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -56,8 +57,8 @@ class JobsStub:
                 _registered_method=True)
         self.Clients = channel.unary_unary(
                 '/fedhft.v1.Jobs/Clients',
-                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
-                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
+                request_serializer=fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.FromString,
                 _registered_method=True)
         self.Events = channel.unary_unary(
                 '/fedhft.v1.Jobs/Events',
@@ -66,13 +67,13 @@ class JobsStub:
                 _registered_method=True)
         self.KnownClients = channel.unary_unary(
                 '/fedhft.v1.Jobs/KnownClients',
-                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.SerializeToString,
-                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.FromString,
+                request_serializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsResponse.FromString,
                 _registered_method=True)
         self.RemoveClient = channel.unary_unary(
                 '/fedhft.v1.Jobs/RemoveClient',
-                request_serializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.SerializeToString,
-                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.FromString,
+                request_serializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientResponse.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/fedhft.v1.Jobs/Cancel',
@@ -242,8 +243,8 @@ def add_JobsServicer_to_server(servicer, server):
             ),
             'Clients': grpc.unary_unary_rpc_method_handler(
                     servicer.Clients,
-                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.FromString,
-                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.SerializeToString,
+                    request_deserializer=fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.SerializeToString,
             ),
             'Events': grpc.unary_unary_rpc_method_handler(
                     servicer.Events,
@@ -252,13 +253,13 @@ def add_JobsServicer_to_server(servicer, server):
             ),
             'KnownClients': grpc.unary_unary_rpc_method_handler(
                     servicer.KnownClients,
-                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.FromString,
-                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.SerializeToString,
+                    request_deserializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsResponse.SerializeToString,
             ),
             'RemoveClient': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveClient,
-                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.FromString,
-                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.SerializeToString,
+                    request_deserializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -429,8 +430,8 @@ class Jobs:
             request,
             target,
             '/fedhft.v1.Jobs/Clients',
-            fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
-            fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
+            fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.SerializeToString,
+            fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -483,8 +484,8 @@ class Jobs:
             request,
             target,
             '/fedhft.v1.Jobs/KnownClients',
-            fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.SerializeToString,
-            fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.FromString,
+            fedhft_dot_v1_dot_clients__pb2.ListKnownClientsRequest.SerializeToString,
+            fedhft_dot_v1_dot_clients__pb2.ListKnownClientsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -510,8 +511,8 @@ class Jobs:
             request,
             target,
             '/fedhft.v1.Jobs/RemoveClient',
-            fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.SerializeToString,
-            fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.FromString,
+            fedhft_dot_v1_dot_clients__pb2.RemoveClientRequest.SerializeToString,
+            fedhft_dot_v1_dot_clients__pb2.RemoveClientResponse.FromString,
             options,
             channel_credentials,
             insecure,

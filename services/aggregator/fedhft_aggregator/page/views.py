@@ -17,7 +17,7 @@ from fedhft.jobs.messages import as_dict
 from fedhft.methods import Combine
 from fedhft.records import OutcomeKind
 from fedhft.scoring.metrics import DEFAULTS
-from fedhft.v1 import clustering_pb2, jobs_pb2
+from fedhft.v1 import clients_pb2, clustering_pb2, jobs_pb2
 
 _NAMED = ("set_aside", "clipped", "capped", "opposed")
 """Lists of clients in a round's summary."""
@@ -84,10 +84,10 @@ def bounded_view(rounds: Iterable[jobs_pb2.RoundSummary]) -> dict[str, Any]:
     return {"updates": named[:MOST_BOUNDED], "unnamed": count - len(named[:MOST_BOUNDED])}
 
 
-def client_view(client: jobs_pb2.JobClient) -> dict[str, Any]:
+def client_view(client: clients_pb2.JobClient) -> dict[str, Any]:
     """One client: its state by its proto name in lower case (`live`), its plan, its memberships."""
     view = as_dict(client)
-    state = jobs_pb2.JobClient.State.Name(client.state)
+    state = clients_pb2.JobClient.State.Name(client.state)
     view["state"] = state.removeprefix("STATE_").lower()
     return view
 
