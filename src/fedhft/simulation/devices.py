@@ -29,7 +29,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from fedhft.documents import read_toml
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job_sections import Section
+from fedhft.job_values import Section
 from fedhft.v1 import capacity_pb2
 
 _RATE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(k|M|G)?(bit|B)/s")

@@ -44,6 +44,10 @@ class VirtualSimulation(Simulation):
 
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     clock: VirtualClock = field(default_factory=VirtualClock, init=False)
+    busy: dict[int, list[float]] = field(default_factory=dict, init=False)
+    """Round -> seconds that each delivered update took from the opening."""
+    computing: dict[int, list[float]] = field(default_factory=dict, init=False)
+    """The same without those of moving bytes."""
     _timeline: Timeline = field(default_factory=Timeline, init=False)
     _devices: dict[str, _Device] = field(default_factory=dict, init=False)
     _asked: int = field(default=0, init=False)
@@ -152,6 +156,9 @@ class VirtualSimulation(Simulation):
         self._timeline.add(Event(at, name, int(task.round), partial(self._arrived, store, job, cached, name, draft)))
 
     async def _arrived(self, store: InMemoryStore, job: JobId, cached: CachedJob, name: str, draft: Draft) -> None:
-        current = cached.round
-        opened_ms = current.opened_ms if current is not None else 0
-        await self.deliver(store, job, cached, name, draft, self.clock.now - opened_ms / 1000)
+        opened_ms = cached.round.opened_ms if cached.round is not None else 0
+        seconds = self.clock.now - opened_ms / 1000
+        moving = self._devices[name].up_seconds + draft.measurements.durations.down_seconds
+        self.busy.setdefault(draft.round, []).append(seconds)
+        self.computing.setdefault(draft.round, []).append(seconds - moving)
+        await self.deliver(store, job, cached, name, draft, seconds)
