@@ -32,7 +32,7 @@ from fedhft.job_sections import (
 )
 from fedhft.job_task import TaskSpec
 from fedhft.job_values import Section, TierName
-from fedhft.methods import PRESET_WIRE, PRESETS, Method, ServerStep, method_of
+from fedhft.methods import PRESET_ADAPTER, PRESET_WIRE, PRESETS, Method, ServerStep, method_of
 
 SPEC_VERSION: Literal[1] = 1
 MOST_SPEC_BYTES = 256 << 10
@@ -45,7 +45,7 @@ LATER_FIELDS = (
     ("training", "class_weights"), ("training", "label_smoothing"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
-    ("planning", "every"), ("planning", "sits_out"),
+    ("planning", "every"), ("planning", "sits_out"), ("adapter", "ranks"), ("adapter", "scaling"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
@@ -104,8 +104,9 @@ class JobSpec(Section):
                     f"method.preset = {_shown(preset)}: unknown; choose one of {', '.join(sorted(PRESETS))}"
                 )
             raw["method"] = {**PRESETS[preset], **method, "preset": preset}
-            if preset in PRESET_WIRE and isinstance(raw.get("wire", {}), dict):
-                raw["wire"] = {**PRESET_WIRE[preset], **raw.get("wire", {})}
+            for section, given in (("wire", PRESET_WIRE), ("adapter", PRESET_ADAPTER)):
+                if preset in given and isinstance(raw.get(section, {}), dict):
+                    raw[section] = {**given[preset], **raw.get(section, {})}
             adaptive = raw["method"].get("server") in [step.value for step in ServerStep if step.is_adaptive]
             if adaptive and isinstance(raw.get("server", {}), dict):
                 raw["server"] = {"eta": ADAPTIVE_ETA, **raw.get("server", {})}

@@ -1,7 +1,8 @@
 """Methods: every federated fine-tuning method here is a combination of independent choices.
 
 A preset is data, not a class, so an ablation is one changed word in the job file. Papers of the presets:
-fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); fedit: Zhang et al. 2023 (arXiv 2305.05644);
+fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); legend: Liu et al. 2024 (arXiv 2412.20004; our reconstruction from
+its abstract); fedit: Zhang et al. 2023 (arXiv 2305.05644);
 ffa-lora: Sun et al. 2024 (arXiv 2403.12313); rolora: Chen et al. 2024 (arXiv 2409.02346);
 full: McMahan et al. 2017 (FedAvg, arXiv 1602.05629). combine = "trimmed-mean": Yin et al. 2018 (arXiv 1803.01498).
 """
@@ -193,6 +194,9 @@ PRESETS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 _UNQUANTISED: dict[str, object] = {"up": "fp32", "down": "fp32", "error_feedback": False}
+
+PRESET_ADAPTER: dict[str, dict[str, object]] = {"legend": {"ranks": "progression"}}
+"""A preset's LoRA settings where the job file names none."""
 
 PRESET_WIRE: dict[str, dict[str, object]] = {
     "fedhft": {"levels": 7},

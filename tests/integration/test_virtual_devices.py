@@ -133,7 +133,8 @@ def test_equal_devices_without_hurry_train_what_federated_lora_trains(model: Pat
     planned = run(job(model, rounds={"total": 3}), fast)
     assert {(one.depth, one.bound.value) for one in plans_of(planned).values()} == {(LAYERS, "nothing")}
     wire = {"up": "fp32", "down": "fp32", "error_feedback": False}
-    capacity = run(job(model, rounds={"total": 3}, wire=wire), fast)
+    alike = {"rank": 4, "ranks": "uniform"}
+    capacity = run(job(model, rounds={"total": 3}, wire=wire, adapter=alike), fast)
     uniform = run(job(model, "fedit", rounds={"total": 3}, wire=wire), fast)
     assert capacity.version is not None
     assert uniform.version is not None

@@ -147,9 +147,14 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
     if spec.method.uses_adapters:
         if not schema.slots or schema.weights:
             refuse("slots", len(schema.slots), "the job trains LoRA slots and no base weights", "match adapter.targets")
-        if any(slot.rank != spec.adapter.rank for slot in schema.slots):
-            ranks = sorted({slot.rank for slot in schema.slots})
-            refuse("slots.rank", ranks, f"the job has adapter.rank = {spec.adapter.rank}", "build slots of that rank")
+        try:
+            ranks = spec.adapter.ranks_of(schema.layers)
+        except ValueError as error:
+            raise FedhftError(ErrorCode.SCHEMA_MISMATCH, str(error)) from error
+        for slot in schema.slots:
+            if slot.rank != ranks[slot.layer]:
+                wanted = f"the job gives layer {slot.layer} rank {ranks[slot.layer]}"
+                refuse(f"rank of slot {slot.name}", slot.rank, wanted, "build slots of the job's ranks")
     elif schema.slots or not schema.weights:
         refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
 

@@ -60,7 +60,7 @@ class Network:
         """Parameters of the base model and its head, adapters not counted."""
         slots = self.schema.slots
         if slots:
-            attach(self.model, slots, spec.adapter.alpha, spec.adapter.dropout, base.device)
+            attach(self.model, slots, spec.adapter.alpha_of, spec.adapter.dropout, base.device)
         # Copies of what folding or full training overwrites, so that each round starts from exactly the base weights.
         pristine: dict[TensorKey, torch.Tensor] = {}
         if self._restart:
