@@ -165,8 +165,8 @@ def run(arm: Arm, options: argparse.Namespace, seed: int, profiles: Mapping[str,
     }  # fmt: skip
     print(
         f"{arm.name:28s} seed {seed}: {'' if reached else 'NOT '}reached {last['accuracy']:.3f} "
-        f"in {last['seconds']:.1f} s, {len(curve)} rounds, {last['bytes'] / 1e6:.2f} MB, waiting {result['waiting']:.0%}"
-        f" ({result['wall']:.0f} s of this machine)",
+        f"in {last['seconds']:.1f} s, {len(curve)} rounds, {last['bytes'] / 1e6:.2f} MB, "
+        f"waiting {result['waiting']:.0%} ({result['wall']:.0f} s of this machine)",
         file=sys.stderr,
         flush=True,
     )
@@ -207,7 +207,8 @@ def main() -> int:
         faster = base[one["seed"]]["seconds"] / one["seconds"] if one["seed"] in base else float("nan")
         print(
             f"| {one['arm']} | {one['seed']} | {one['accuracy']:.3f} | {one['seconds']:.1f} | {one['bytes'] / 1e6:.2f} "
-            f"| {one['rounds']} | {one['waiting']:.0%} | {one['no waiting']:.1f} | {one['no bytes']:.1f} | {faster:.2f} |"
+            f"| {one['rounds']} | {one['waiting']:.0%} | {one['no waiting']:.1f} | {one['no bytes']:.1f} | "
+            f"{faster:.2f} |"
         )
     if options.out:
         options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")

@@ -152,7 +152,10 @@ class JobSpec(Section):
     def canonical(self) -> str:
         """Canonical JSON as stored: sorted keys, no spaces, every default written out but those of LATER_FIELDS."""
         raw = self.model_dump(mode="json")
+        given = PRESET_ADAPTER.get(self.method.preset, {})  # a preset's own value would come back where none is written
         for section, field in LATER_FIELDS:
+            if section == "adapter" and field in given:
+                continue
             if getattr(getattr(self, section), field) == _default_of(section, field):
                 del raw[section][field]
         if not raw["planning"]:  # a section that the first release did not have

@@ -65,7 +65,7 @@ def test_plans_stay_until_there_is_a_reason() -> None:
         (replace(made(1), stale="a became much faster or slower"), "a became much faster or slower"),
         (replace(made(1), plans={name: made(1).plans[name] for name in NAMES[1:]}), "a has no plan yet"),
         (replace(made(1), absent={"b": 2}), "b has sat out 2 rounds"),
-        (replace(made(1), waited_for=("c",)), "c has had its turn"),
+        (replace(made(1), waited_for=("c",)), "c had to take part in the last round"),
     ],
 )
 def test_the_reason_for_new_plans_is_named(previous: Allocated, reason: str) -> None:
@@ -90,7 +90,16 @@ def test_who_sits_out_is_counted_and_then_waited_for() -> None:
     assert (third.absent, third.waited_for) == ({}, ("h",))
     assert third.plans["h"].steps > 0
     fourth = made(4, third, h=hopeless)
-    assert (fourth.reason, fourth.absent) == ("h has had its turn", {"h": 1})
+    assert (fourth.reason, fourth.absent) == ("h had to take part in the last round", {"h": 1})
+
+
+def test_nobody_sits_out_for_what_a_trial_said() -> None:
+    hopeless = replace(FAST, forward=50.0, backward=50.0, reports=1)
+    first = made(1, None, h=hopeless)
+    assert first.plans["h"].steps > 0
+    assert (first.absent, first.waited_for) == ({}, ("h",))
+    second = made(2, first, h=replace(hopeless, reports=2))
+    assert second.absent == {"h": 1}
 
 
 def test_a_plan_keeps_to_its_tier() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhft.job import parse_job
+from fedhft.job import load_canonical, parse_job
 from fedhft.job_sections import AdapterSpec
 
 
@@ -43,3 +43,12 @@ def test_ranks_that_cannot_be_are_refused_by_name(wrong: object) -> None:
     raw = {"name": "j", "model": {"name": "m"}, "task": {"labels": ["a", "b"]}, "adapter": {"ranks": wrong}}
     with pytest.raises(Exception, match=r"adapter\.ranks"):
         parse_job(raw)
+
+
+@pytest.mark.parametrize("ranks", ["uniform", "progression", [1, 2]])
+@pytest.mark.parametrize("method", ["legend", "fedhft"])
+def test_the_stored_form_keeps_the_ranks_whatever_the_preset_says(method: str, ranks: object) -> None:
+    raw = {"name": "j", "model": {"name": "m"}, "task": {"labels": ["a", "b"]}, "adapter": {"ranks": ranks}}
+    spec = parse_job({**raw, "method": method})
+    assert load_canonical(spec.canonical()) == spec
+    assert parse_job({**raw, "adapter": {}, "method": "legend"}).adapter.ranks == "progression"

@@ -78,7 +78,7 @@ def allocate(
     work = work_of(spec, schema, previous.gains if previous else (), spec.rounds.total - number + 1)
     out = dict(previous.absent) if previous else {}
     devices = {
-        name: device_of(spec, one, capacities[name], out.get(name, 0) >= spec.planning.sits_out)
+        name: device_of(spec, one, capacities[name], _must_take_part(spec, capacities[name], out.get(name, 0)))
         for name, one in known.items()
     }
     reason = _why_anew(spec, number, devices, previous)
@@ -164,6 +164,7 @@ def bytes_per_value(spec: JobSpec, encoding: str) -> float:
     return float(np.log2(2 * spec.wire.levels + 1)) / 8 + 2.0 / spec.wire.group
 
 
+_TRIAL_AND_ROUND = 2
 _EVERY = "planning.every rounds have passed"
 
 
@@ -171,15 +172,20 @@ def _measured(capacity: Capacity | None) -> bool:
     return capacity is not None and capacity.is_measured
 
 
+def _must_take_part(spec: JobSpec, known: Capacity, absent: int) -> bool:
+    """Whether a device sat out as long as it may, or is known by a trial alone, which is no reason to leave it out."""
+    return absent >= spec.planning.sits_out or known.reports < _TRIAL_AND_ROUND
+
+
 def _why_anew(spec: JobSpec, number: int, devices: Mapping[str, Device], previous: Allocated | None) -> str:
     """Why plans are made anew for this round; empty where they are not."""
     if previous is None:
         return "the first"
     if previous.waited_for:
-        return f"{previous.waited_for[0]} has had its turn"
+        return f"{previous.waited_for[0]} had to take part in the last round"
     if new := sorted(devices.keys() - previous.plans.keys()):
         return f"{new[0]} has no plan yet" if len(new) == 1 else f"{len(new)} clients have no plan yet"
-    if due := sorted(name for name, device in devices.items() if device.due):
+    if due := sorted(name for name, device in devices.items() if device.due and name in previous.absent):
         return f"{due[0]} has sat out {spec.planning.sits_out} rounds"
     shallow = [name for name, device in devices.items() if previous.plans[name].depth > device.deepest]
     if shallow:

@@ -103,7 +103,7 @@ def schedule(devices: Mapping[str, Device], work: Work) -> Schedule:
     best = _fewest_seconds(fleet, horizons)
     plans = dict(zip(names, _never_more_for_worse(ordered, fleet.plans(best), fleet), strict=True))
     took = max((one.seconds for one in plans.values()), default=0.0)
-    return Schedule({name: plans[name] for name in devices}, took, fleet.rounds(np.array([best]))[0])
+    return Schedule({name: plans[name] for name in devices}, took, float(fleet.rounds(np.array([best]))[0]))
 
 
 class _Fleet:

@@ -20,7 +20,6 @@ A file of profiles is TOML:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -30,22 +29,11 @@ from pydantic import BeforeValidator, Field, ValidationError
 from fedhft.documents import read_toml
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_values import Section
+from fedhft.planning.rates import parse_rate
 from fedhft.v1 import capacity_pb2
 
-_RATE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(k|M|G)?(bit|B)/s")
-_TIMES = {None: 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _MOST_RATE = 1e12
 _MOST_SECONDS = 1e6
-
-
-def parse_rate(value: object) -> object:
-    """Bytes per second of "2 Mbit/s", "300 kB/s" or a number. Raises ValueError for any other text."""
-    if isinstance(value, str):
-        match = _RATE.fullmatch(value.strip())
-        if not match:
-            raise ValueError(f'{value!r} is not a rate; write "2 Mbit/s" or "300 kB/s"')
-        return float(match[1]) * _TIMES[match[2]] / (8.0 if match[3] == "bit" else 1.0)
-    return value
 
 
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0, le=_MOST_RATE)]
