@@ -41,7 +41,7 @@ MOST_STORED_BYTES = 4 << 20
 LATER_FIELDS = (
     ("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"), ("server", "beta2"), ("server", "adaptivity"),
     ("training", "schedule"), ("training", "warmup"), ("training", "proximal"), ("adapter", "dropout"),
-    ("training", "class_weights"), ("training", "label_smoothing"),
+    ("training", "class_weights"), ("training", "label_smoothing"), ("evaluation", "rows"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
 )  # fmt: skip

@@ -206,6 +206,13 @@ class EvaluationSpec(Section):
         description="Share of an agent's rows held out for its personal score, if it has no split of its own.",
     )
     every: int = Field(1, ge=0, le=100000, description="Rounds between evaluations; 0 evaluates only at the end.")
+    rows: int = Field(
+        0,
+        ge=0,
+        le=2**40,
+        description="Most rows of each split that a client scores in a round, always the same ones; 0 means all. The "
+        "final evaluation scores all.",
+    )
     final: bool = Field(True, description="Evaluate the last version before and after one more local training.")
     final_shared: Literal["full", "sharded"] = Field(
         "full",
