@@ -220,6 +220,30 @@ class EvaluationSpec(Section):
     )
 
 
+class StoppingSpec(Section):
+    """Which version is the best, and when a job that gets no better ends before its last round."""
+
+    metric: str = Field(
+        "",
+        max_length=256,
+        description='What versions are compared by: one of task.metrics, or "loss"; empty means the score.',
+    )
+    rows: Literal["personal", "shared"] = Field(
+        "personal",
+        description="Where it is measured, before local training: on clients' own held-out rows (mean over clients, of "
+        "the loss the median), or on the common validation split.",
+    )
+    min_delta: float = Field(
+        0.0, ge=0, le=1e30, description="A version is better than the best one when it is by more than this."
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=100000,
+        description="Scored rounds in a row without a better version after which no more rounds open; 0 means never.",
+    )
+
+
 class LimitsSpec(Section):
     """Upper limits on what clients send, and on how far one client can move a round."""
 
