@@ -68,8 +68,8 @@ def print_job(job: jobs_pb2.Job, rounds: int = SHOWN_ROUNDS) -> None:
     typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")
     if job.open_round:
         typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")
-    if job.HasField("best"):
-        typer.echo(f"best version: {best_line(job.best)}")
+    for line in _best(job):
+        typer.echo(line)
     if rounds:
         del job.history[:-rounds]
     for line in missing_rounds(job):
@@ -80,10 +80,18 @@ def print_job(job: jobs_pb2.Job, rounds: int = SHOWN_ROUNDS) -> None:
         table.print()
 
 
-def best_line(best: jobs_pb2.BestVersion) -> str:
-    """A best version for people."""
+def ending(job: jobs_pb2.Job) -> list[str]:
+    """Why a job ended earlier than planned, if it did, and which of its versions was the best."""
+    return [*([job.reason] if job.reason else []), *_best(job)]
+
+
+def _best(job: jobs_pb2.Job) -> list[str]:
+    """A line on the best version; none before one was scored."""
+    if not job.HasField("best"):
+        return []
+    best = job.best
     waited = f", {best.waited} scored since" if best.waited else ""
-    return f"{best.version}, {best.by} {best.score:.4g}, measured in round {best.round}{waited}"
+    return [f"best version: {best.version}, {best.by} {best.score:.4g}, measured in round {best.round}{waited}"]
 
 
 def print_clients(clients: Iterable[clients_pb2.JobClient]) -> None:
