@@ -30,15 +30,16 @@ plan = AdapterPlan("", 1, 1.0, 1.0, 0, train_a=True, train_b=True)
 train(
     network, rows, plan, {}, spec.training, learning_rate=1e-3, seed=1, importance=None, should_stop=lambda: False
 )
-print(*[name for name in ("torch._dynamo", "torch.distributed.tensor", "sympy", "peft") if name in sys.modules])
+print(*[name for name in ("torch._dynamo", "torch.distributed.tensor", "peft") if name in sys.modules])
+print("sympy" in sys.modules and sys.argv[2] == "streamed")
 print(torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item())
 """
 
 
 @pytest.mark.parametrize(("architecture", "held"), [("bert", "whole"), ("llama", "streamed")])
 def test_a_round_imports_no_compiler_and_leaves_it_usable(tmp_path: Path, architecture: str, held: str) -> None:
-    """A model with rotary tables that is loaded whole imports sympy all the same: they are worked out on `meta`."""
+    """transformers makes a model that it loads whole on `meta`, and arithmetic there imports sympy."""
     path = tiny_model(tmp_path / "model", architecture)
     done = subprocess.run([sys.executable, "-c", _CLIENT, str(path), held], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["", "1.0"]
+    assert done.stdout.splitlines() == ["", "False", "1.0"]
