@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from fedhft.errors import FedhftError
 from fedhft.job import JobSpec, job_schema, parse_job
-from fedhft.job_sections import ClusteringSpec, EvaluationSpec, Tier
+from fedhft.job_sections import ClusteringSpec, EvaluationSpec, StoppingSpec, Tier
 from fedhft.job_values import parse_duration, parse_size
 from fedhft.methods import Method, method_of
 from generated_pages.tables import NOTE, cell, table
@@ -20,6 +20,7 @@ from generated_pages.tables import NOTE, cell, table
 _SEE: Mapping[type[BaseModel], str] = {
     ClusteringSpec: "[clustering](methods.md#clustering)",
     EvaluationSpec: "[scores](concepts.md#scores)",
+    StoppingSpec: "[the best version](concepts.md#the-best-version-and-an-early-end)",
 }
 """Section of the job file -> where the documents explain it."""
 
@@ -79,6 +80,8 @@ _REFUSED = (
     '[method]\npreset = "full"\nclusters = 2',
     '[method]\npreset = "local"\nclusters = 2',
     "[training]\nlr = 0.1",
+    '[stopping]\nmetric = "rmse"',
+    "[evaluation]\nevery = 0\n[stopping]\npatience = 3",
     "[training]\nclass_weights = { maybe = 2.0 }",
     '[task]\nkind = "multi-label"\n[training]\nclass_weights = "balanced"',
 )

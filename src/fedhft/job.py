@@ -26,6 +26,7 @@ from fedhft.job_sections import (
     PlanningSpec,
     RoundsSpec,
     ServerSpec,
+    StoppingSpec,
     Tier,
     TrainingSpec,
     WireSpec,
@@ -42,7 +43,8 @@ MOST_STORED_BYTES = 4 << 20
 LATER_FIELDS = (
     ("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"), ("server", "beta2"), ("server", "adaptivity"),
     ("training", "schedule"), ("training", "warmup"), ("training", "proximal"), ("adapter", "dropout"),
-    ("training", "class_weights"), ("training", "label_smoothing"),
+    ("training", "class_weights"), ("training", "label_smoothing"), ("evaluation", "rows"),
+    ("stopping", "metric"), ("stopping", "rows"), ("stopping", "min_delta"), ("stopping", "patience"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
     ("planning", "every"), ("planning", "sits_out"), ("adapter", "ranks"), ("adapter", "scaling"),
@@ -86,6 +88,7 @@ class JobSpec(Section):
     wire: WireSpec = Field(default_factory=WireSpec, description="Encodings.")
     rounds: RoundsSpec = Field(default_factory=RoundsSpec, description="Round rules.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Evaluation.")
+    stopping: StoppingSpec = Field(default_factory=StoppingSpec, description="The best version, and an early end.")
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Limits on updates.")
 
     @model_validator(mode="before")
@@ -141,8 +144,13 @@ class JobSpec(Section):
             raise ValueError(
                 f"rounds.min_clients = {self.rounds.min_clients}: more than the {len(self.clients)} authorised clients"
             )
-        if problem := self.task.training_problem(self.training):
+        if problem := self.task.training_problem(self.training) or self.task.stopping_problem(self.stopping):
             raise ValueError(problem)
+        if self.stopping.patience and not self.evaluation.every:
+            raise ValueError(
+                f"stopping.patience = {self.stopping.patience}: with evaluation.every = 0 no round is scored; set "
+                "that to 1 or more, or remove patience"
+            )
         return self
 
     def learning_rate(self, round_number: int) -> float:
@@ -158,8 +166,9 @@ class JobSpec(Section):
                 continue
             if getattr(getattr(self, section), field) == _default_of(section, field):
                 del raw[section][field]
-        if not raw["planning"]:  # a section that the first release did not have
-            del raw["planning"]
+        for section in ("planning", "stopping"):  # the first release did not have them
+            if not raw[section]:
+                del raw[section]
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
 

@@ -257,10 +257,41 @@ class EvaluationSpec(Section):
         description="Share of an agent's rows held out for its personal score, if it has no split of its own.",
     )
     every: int = Field(1, ge=0, le=100000, description="Rounds between evaluations; 0 evaluates only at the end.")
+    rows: int = Field(
+        0,
+        ge=0,
+        le=2**40,
+        description="Most rows of each split that a client scores in a round, always the same ones; 0 means all. The "
+        "final evaluation scores all.",
+    )
     final: bool = Field(True, description="Evaluate the last version before and after one more local training.")
     final_shared: Literal["full", "sharded"] = Field(
         "full",
         description="In the final evaluation each client scores the whole shared split, or only its share (pooled).",
+    )
+
+
+class StoppingSpec(Section):
+    """Which version is the best, and when a job that gets no better ends before its last round."""
+
+    metric: str = Field(
+        "",
+        max_length=256,
+        description='What versions are compared by: one of task.metrics, or "loss"; empty means the score.',
+    )
+    rows: Literal["personal", "shared"] = Field(
+        "personal",
+        description="Where it is measured, before local training: on clients' own held-out rows (mean over clients, of "
+        "the loss the median), or on the common validation split.",
+    )
+    min_delta: float = Field(
+        0.0, ge=0, le=1e30, description="A version is better than the best one when it is by more than this."
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=100000,
+        description="Scored rounds in a row without a better version after which no more rounds open; 0 means never.",
     )
 
 

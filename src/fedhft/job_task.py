@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from fedhft.documents import nearest
-from fedhft.job_sections import TrainingSpec
+from fedhft.job_sections import StoppingSpec, TrainingSpec
 from fedhft.job_values import Name, Section
 from fedhft.scoring.metrics import DEFAULTS, KINDS, KINDS_WITH_HEAD, KINDS_WITH_PAIRS, METRICS, metric, names_for
 
@@ -124,6 +124,13 @@ class TaskSpec(Section):
             which = f"{', '.join(_KINDS_WITH_SMOOTHING)} have smoothed labels, {self.kind} does not"
             return f"training.label_smoothing = {training.label_smoothing:g}: {which}; remove the field"
         return ""
+
+    def stopping_problem(self, stopping: StoppingSpec) -> str:
+        """Why versions cannot be compared as `stopping` says; empty where they can."""
+        known = (*self.measured, "loss")
+        if stopping.metric in ("", *known) or not self.measured:  # a task of your own may leave them to its package
+            return ""
+        return f"stopping.metric = {stopping.metric!r}: not measured; choose one of {', '.join(known)}"
 
     def tally(self, sums: Sequence[float] | Float64) -> Tally:
         """What such sums say. For tasks that have sums."""

@@ -224,7 +224,7 @@ class RoundRecord(_Record):
     """The open (or last) round. Everything the fold needs besides the updates is pinned here."""
 
     number: int
-    """1-based; the final evaluation is number total + 1."""
+    """1-based; the final evaluation has the number after the last round's."""
     phase: Phase
     evaluation: bool = False
     """True for the final evaluation, which collects scores and no updates."""

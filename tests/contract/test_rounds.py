@@ -365,6 +365,19 @@ class TestClosing:
         assert await store.version(JOB) == version_record(3)
         assert await store.history(JOB) == History(1, ("1", "2", "3"))
 
+    async def test_one_version_may_stay_however_old_and_goes_when_another_stays(self, store: Store) -> None:
+        fence = await open_first_round(store)
+        for number in (1, 2, 3, 4):
+            if number > 1:
+                await store.open_round(JOB, round_record(number), fence)
+            await store.begin_fold(JOB, number, fence)
+            await store.publish(JOB, number, version_record(number), str(number), fence)
+        assert await store.drop_versions(JOB, 4, fence, keep=2) == [version_record(1), version_record(3)]
+        assert await store.drop_versions(JOB, 4, fence, keep=2) == []
+        assert await store.version(JOB, 2) == version_record(2)
+        assert await store.drop_versions(JOB, 4, fence, keep=4) == [version_record(2)]
+        assert await store.version(JOB) == version_record(4)
+
     async def test_byte_counters_are_published_with_their_round_or_not_at_all(self, store: Store) -> None:
         fence = await open_first_round(store)
         assert await store.traffic(JOB, [ALICE]) == {}

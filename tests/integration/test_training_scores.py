@@ -112,3 +112,22 @@ def test_the_second_text_of_a_pair_is_read(tmp_path: Path, architecture: str) ->
     if architecture == "bert":
         assert one._train.rows[0].types is not None
         assert one._train.rows[0].types.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("every", [pb.Shard(index=1, count=2), WHOLE])
+def test_a_round_scores_at_most_the_rows_of_its_budget_and_always_the_same_ones(
+    model: Path, base: LoadedBase, every: pb.Shard
+) -> None:
+    budget = worker_for(job_for(model, evaluation={"rows": 7}), base=base)
+    first, again = (budget.train(train_task(number, evaluate=True, shared=every)) for number in (1, 2))
+    assert [score.rows for score in first.scores] == [7, 7, 7]
+    assert [score.loss for score in again.scores[:2]] == [score.loss for score in first.scores[:2]]
+    assert {score.rows for score in budget.evaluate(evaluate_task(3))[0]} == {16, 20, 5}, "in the end all count"
+
+
+def test_fewer_rows_than_the_budget_are_all_scored(model: Path, base: LoadedBase) -> None:
+    plain = worker_for(job_for(model), base=base).train(train_task(1, evaluate=True, shared=WHOLE))
+    budget = worker_for(job_for(model, evaluation={"rows": 20}), base=base).train(
+        train_task(1, evaluate=True, shared=WHOLE)
+    )
+    assert list(budget.scores) == list(plain.scores)

@@ -34,7 +34,7 @@ app = typer.Typer(help="Submit and watch jobs on an aggregator.", no_args_is_hel
 
 _LISTED = (
     "job", "status", "reason", "paused", "blocked", "rounds_done", "clients", "open_round", "accepted", "asked",
-    "age_seconds",
+    "age_seconds", "best",
 )  # fmt: skip
 """Fields of a job that `list` shows to programs."""
 

@@ -41,6 +41,7 @@ def simulate_job(
     from rich.console import Console
 
     from fedhft.cli.demo import parse_partition, print_summary
+    from fedhft.cli.job_views import ending
     from fedhft.job import read_job
     from fedhft.local.base_model import model_for
     from fedhft.reporting.result import DemoResult
@@ -55,9 +56,11 @@ def simulate_job(
     console = Console(stderr=output is Report.JSON)
     found = model_for(spec.model.name, model)
     with RoundTable(console) as table:
-        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job)).result
-    result = DemoResult((run,))
+        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job))
+    result = DemoResult((run.result,))
     if output is Report.JSON:
         print_json(result.as_dict())
     else:
         print_summary(console, result)
+    for line in ending(run.job):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

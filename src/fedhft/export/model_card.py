@@ -86,11 +86,21 @@ def _facts(
     return "\n".join(lines)
 
 
+def _chosen(job: jobs_pb2.Job) -> str:
+    """By what the version was found to be the best, where it is."""
+    if not job.HasField("best") or job.best.version != job.rounds_done:
+        return ""
+    return (
+        f" It is the best version of its job by {job.best.by}: {job.best.score:.4g} over all clients of round "
+        f"{job.best.round}. The version was chosen by this figure, so on other rows expect less."
+    )
+
+
 def _scores(job: jobs_pb2.Job, exported: ExportedMixture) -> str:
     """A table of the final scores of the adapter's own clients, or a sentence when there are none."""
     found = adapter_scores(job, exported)
     if not found.results:
-        return "No score: none of this adapter's clients took part in a final evaluation."
+        return "No score: none of this adapter's clients took part in a final evaluation." + _chosen(job)
     rows = [("own held-out rows", [mean for mean, _ in found.personal]), ("common validation rows", found.shared)]
     notes = []
     if not exported.of_one_client:

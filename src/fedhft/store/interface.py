@@ -335,8 +335,8 @@ class Store(ProgressStore, CapacityStore, Protocol):
         """A version, the latest for None; None before the first publish."""
         ...
 
-    async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
-        """Delete version records below a number, never the latest; returns them, so that their blobs can go too.
+    async def drop_versions(self, job: JobId, below: int, fence: int, keep: int = 0) -> list[VersionRecord]:
+        """Delete version records below a number, never the latest nor `keep`; returns them, so that their blobs can go.
 
         Raises FENCED.
         """

@@ -17,6 +17,7 @@ from fedhft.job_sections import TrainingSpec
 from fedhft.plan import AdapterPlan, steps_of
 from fedhft.training.batches import EncodedRows, training_batches
 from fedhft.training.importance import Importance
+from fedhft.training.lean_imports import without_compiler
 from fedhft.training.network import Network
 from fedhft.training.objective import Objective, objective_of
 from fedhft.training.schedule import Proximal, share_of_rate
@@ -59,6 +60,7 @@ def train(
     total = 0.0
     accelerators = [] if network.device.type == "cpu" else [network.device]
     with (
+        without_compiler(),
         torch.random.fork_rng(accelerators, device_type=network.device.type),
         torch.enable_grad(),
         network.trainable(plan, masks, importance) as parameters,

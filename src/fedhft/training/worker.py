@@ -14,6 +14,9 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+
+from fedhft import seeds
 from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
@@ -60,7 +63,8 @@ class ClientWorker:
         self._data = data
         self._train = self._network.encode(data.train, training=True)
         self._holdout = self._network.encode(data.holdout)
-        self._shards: dict[tuple[int, int], EncodedRows] = {}
+        self._shards: dict[tuple[int, int, bool], EncodedRows] = {}
+        self._sample = self._drawn(self._holdout)
         self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
         self._state, self._draft = self._folder.read()
 
@@ -165,12 +169,12 @@ class ClientWorker:
         self._stand_at(task.view, task.view.memberships)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
-        self._network.prepare(self._rows_of(task.evaluate, task.shared), should_stop)
-        scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared)
+        self._network.prepare(self._rows_of(task.evaluate, task.shared, whole=False), should_stop)
+        scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared, whole=False)
         before_seconds = time.perf_counter() - started
         report, rows, importance = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
-        scores += self._scores(pb.Score.MOMENT_AFTER, task.evaluate, None)
+        scores += self._scores(pb.Score.MOMENT_AFTER, task.evaluate, None, whole=False)
         evaluate_seconds = before_seconds + time.perf_counter() - started
         delta = self._network.delta(plan, rows)
         if not delta.finite():
@@ -356,29 +360,40 @@ class ClientWorker:
         personal: bool,
         shard: pb.Shard | None,
         view: pb.Score.View.ValueType = pb.Score.VIEW_OWN,
+        *,
+        whole: bool = True,
     ) -> list[pb.Score]:
         wanted: list[tuple[EncodedRows, pb.Score.Split.ValueType]] = []
         if personal:
-            wanted.append((self._holdout, pb.Score.SPLIT_PERSONAL))
+            wanted.append((self._holdout if whole else self._sample, pb.Score.SPLIT_PERSONAL))
         if shard is not None and shard.count:
-            wanted.append((self._shard(shard), pb.Score.SPLIT_SHARED))
+            wanted.append((self._shard(shard, whole=whole), pb.Score.SPLIT_SHARED))
         return [
             score(self._network, rows, self._train.targets, split=split, moment=moment, view=view)
             for rows, split in wanted
             if len(rows)
         ]
 
-    def _rows_of(self, personal: bool, shard: pb.Shard) -> list[EncodedRows]:
-        """All rows that a task needs."""
-        found = [self._train, self._holdout] if personal else [self._train]
-        return [*found, self._shard(shard)] if shard.count else found
+    def _rows_of(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
+        """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""
+        found = [self._train, self._holdout if whole else self._sample] if personal else [self._train]
+        return [*found, self._shard(shard, whole=whole)] if shard.count else found
 
-    def _shard(self, shard: pb.Shard) -> EncodedRows:
-        """Rows r of the shared split with r % count == index, tokenised on first use."""
-        place = (int(shard.index), int(shard.count))
+    def _shard(self, shard: pb.Shard, *, whole: bool = True) -> EncodedRows:
+        """Rows r of the shared split with r % count == index, tokenised on first use; whole: see `_rows_of`."""
+        place = (int(shard.index), int(shard.count), whole)
         if place not in self._shards:
-            self._shards = {place: self._network.encode((self._data.shared or ())[place[0] :: place[1]])}
+            share = self._network.encode((self._data.shared or ())[place[0] :: place[1]])
+            self._shards = {place: share if whole else self._drawn(share)}
         return self._shards[place]
+
+    def _drawn(self, rows: EncodedRows) -> EncodedRows:
+        """The rows scored in every round: all, or `evaluation.rows` of them, the same ones from the same rows."""
+        most = self.spec.evaluation.rows
+        if not 0 < most < len(rows):
+            return rows
+        drawn = np.argsort(seeds.integers(seeds.seed_of("scored rows", self.spec.seed), len(rows)))[:most]
+        return rows.take(np.sort(drawn))
 
 
 def _measurements(

@@ -388,7 +388,7 @@ class ExportJobRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     version: _builtins.int
-    """A version that is still kept whole, the last two; 0 takes the last."""
+    """A version that is still kept whole, the last two and the best one; 0 takes the last."""
     def __init__(
         self,
         *,
@@ -511,6 +511,7 @@ class Job(_message.Message):
     DECLINED_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -565,6 +566,10 @@ class Job(_message.Message):
     def open(self) -> Global___OpenRound:
         """The round now open; unset when none is."""
 
+    @_builtins.property
+    def best(self) -> Global___BestVersion:
+        """The best version so far; unset before one was scored."""
+
     def __init__(
         self,
         *,
@@ -590,10 +595,11 @@ class Job(_message.Message):
         declined: _builtins.int = ...,
         open: Global___OpenRound | None = ...,
         age_seconds: _builtins.float | None = ...,
+        best: Global___BestVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "age_seconds", b"age_seconds", "final", b"final", "memberships", b"memberships", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "age_seconds", b"age_seconds", "best", b"best", "final", b"final", "memberships", b"memberships", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "accepted", b"accepted", "age_seconds", b"age_seconds", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "declined", b"declined", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "live", b"live", "memberships", b"memberships", "open", b"open", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "accepted", b"accepted", "age_seconds", b"age_seconds", "asked", b"asked", "best", b"best", "blocked", b"blocked", "clients", b"clients", "declined", b"declined", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "live", b"live", "memberships", b"memberships", "open", b"open", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__age_seconds: _TypeAlias = _typing.Literal["age_seconds"]  # noqa: Y015
     _WhichOneofArgType__age_seconds: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds"]  # noqa: Y015
@@ -703,6 +709,8 @@ class RoundSummary(_message.Message):
     SHARED_LOSS_AFTER_FIELD_NUMBER: _builtins.int
     SHARED_LOSS_MASS_WEIGHTED_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    EVALUATE_SECONDS_MEAN_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -755,6 +763,8 @@ class RoundSummary(_message.Message):
     """Loss on the shared validation split, mean over its rows, beside the scores of the same names."""
     shared_loss_after: _builtins.float
     shared_loss_mass_weighted: _builtins.float
+    evaluate_seconds_mean: _builtins.float
+    """Wall seconds that a client spent on scoring, mean over the clients."""
     @_builtins.property
     def cluster_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clients whose largest membership is each cluster."""
@@ -784,6 +794,10 @@ class RoundSummary(_message.Message):
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricFigures]:
         """Every metric of the task, the score included, in the job's order."""
+
+    @_builtins.property
+    def best(self) -> Global___BestVersion:
+        """The best version as far as this round tells; unset before one was scored."""
 
     def __init__(
         self,
@@ -831,10 +845,12 @@ class RoundSummary(_message.Message):
         shared_loss_after: _builtins.float | None = ...,
         shared_loss_mass_weighted: _builtins.float | None = ...,
         metrics: _abc.Iterable[Global___MetricFigures] | None = ...,
+        evaluate_seconds_mean: _builtins.float = ...,
+        best: Global___BestVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "best", b"best", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "metrics", b"metrics", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "best", b"best", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "evaluate_seconds_mean", b"evaluate_seconds_mean", "membership_version", b"membership_version", "metrics", b"metrics", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
@@ -898,6 +914,44 @@ class RoundSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
 
 Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class BestVersion(_message.Message):
+    """The version with the best score so far, by the job's `stopping` section."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """0: the start, before any training."""
+    score: _builtins.float
+    """What was measured of it, in the unit of the metric."""
+    by: _builtins.str
+    """The metric and the rows, for people: "accuracy (personal)"."""
+    round: _builtins.int
+    """The round that measured it, from which it was the start."""
+    waited: _builtins.int
+    """Later rounds that scored a version, none of them better by more than stopping.min_delta."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        score: _builtins.float = ...,
+        by: _builtins.str = ...,
+        round: _builtins.int = ...,
+        waited: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "round", b"round", "score", b"score", "version", b"version", "waited", b"waited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BestVersion: _TypeAlias = BestVersion  # noqa: Y015
 
 @_typing.final
 class MetricFigures(_message.Message):
