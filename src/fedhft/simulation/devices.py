@@ -127,7 +127,7 @@ def read_profiles(path: Path, clients: Sequence[str]) -> Mapping[str, Profile]:
         raise FedhftError(
             ErrorCode.INVALID_ARGUMENT,
             f"{path}: {where}: {str(first['msg']).removeprefix('Value error, ')}; correct it "
-            "(docs/simulation.md lists the keys of a profile)",
+            "(see `fedhft.simulation.devices` for the keys of a profile)",
         ) from error
     return assigned(profiles, clients, str(path))
 
