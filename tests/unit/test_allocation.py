@@ -93,6 +93,18 @@ def test_who_sits_out_is_counted_and_then_waited_for() -> None:
     assert (fourth.reason, fourth.absent) == ("h had to take part in the last round", {"h": 1})
 
 
+def test_who_is_not_asked_neither_sits_out_nor_takes_part() -> None:
+    hopeless = {name: replace(FAST, forward=50.0, backward=50.0) if name == "h" else FAST for name in NAMES}
+    first = allocate(spec(), SCHEMA, 1, CANDIDATES, hopeless, None)
+    others = {name: one for name, one in CANDIDATES.items() if name != "h"}
+    second = allocate(spec(), SCHEMA, 2, others, hopeless, first)
+    assert second is not None
+    assert second.absent == {"h": 1}
+    third = allocate(spec(), SCHEMA, 3, CANDIDATES, hopeless, second)
+    assert third is not None
+    assert third.absent == {"h": 2}
+
+
 def test_nobody_sits_out_for_what_a_trial_said() -> None:
     hopeless = replace(FAST, forward=50.0, backward=50.0, reports=1)
     first = made(1, None, h=hopeless)

@@ -92,7 +92,9 @@ def allocate(
         )
         if previous is not None and reason == _EVERY and not _is_better(made, previous, devices, work):
             kept = replace(previous, made=number)
-    absent = {name: out.get(name, 0) + 1 for name in devices if not kept.plans[name].steps}
+    # Who was not asked this time neither sat out nor took part.
+    absent = {name: rounds for name, rounds in out.items() if name not in devices}
+    absent |= {name: out.get(name, 0) + 1 for name in devices if not kept.plans[name].steps}
     return replace(kept, absent=absent)
 
 
