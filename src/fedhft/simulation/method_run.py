@@ -16,7 +16,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
-from fedhft.simulation.run import simulate
+from fedhft.simulation.run import ON_THE_CPU, Machine, simulate
 from fedhft.training.tasks import task_of
 from fedhft.v1 import jobs_pb2
 
@@ -57,7 +57,11 @@ def rows_for(
 
 
 def run_simulated(
-    spec: JobSpec, data: FederatedData, model: str | None, observe: Callable[[jobs_pb2.Job], None]
+    spec: JobSpec,
+    data: FederatedData,
+    model: str | None,
+    observe: Callable[[jobs_pb2.Job], None],
+    machine: Machine = ON_THE_CPU,
 ) -> MethodRun:
     """Run a job over `data` in this process; `observe` sees the job after every round.
 
@@ -73,7 +77,7 @@ def run_simulated(
         own.client: ClientData.of(own.train, own.holdout, data.shared[own.group if len(data.shared) > 1 else 0])
         for own in data.clients
     }
-    ended = simulate(spec, held, model=model, observe=observe)
+    ended = simulate(spec, held, model=model, machine=machine, observe=observe)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(
         ended.job,

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.direction import NOTHING, Measured
@@ -26,16 +27,37 @@ from fedhft.job_sections import RoundsSpec
 from fedhft.methods import Allocation
 from fedhft.planning.allocation import Allocated
 from fedhft.planning.estimates import Durations
+from fedhft.process.device_name import CPU
 from fedhft.records import JobStatus, MembershipRecord, Phase, RoundRecord, VersionRecord
 from fedhft.rounds.acceptance import check_blob, check_evaluation, check_header, evaluation_record, update_record
 from fedhft.rounds.joining import Application, capacity_of, check_application, check_same_schema, client_record
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.training.base import LoadedBase, load_base
+from fedhft.training.device.choice import usable_device
+from fedhft.training.device.failure import device_failures
+from fedhft.training.network import Network
+from fedhft.training.prefix.cache import KEPT_AS
+from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import capacity_pb2, federation_pb2, jobs_pb2
 
 NO_HURRY_S = 30 * 86400.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """On what a simulation runs."""
+
+    device: str = CPU
+    """As `parse_device` takes it."""
+    cache: Path | None = None
+    """Folder in which outputs of layers that are not trained are kept, for all clients; None: nowhere."""
+    cache_size: int = 2 << 30
+    """Bytes that the cache may take."""
+
+
+ON_THE_CPU = Machine()
 
 
 @dataclass(frozen=True)
@@ -246,10 +268,21 @@ def simulate(
     clients: Mapping[str, ClientData],
     *,
     model: str | None = None,
+    machine: Machine = ON_THE_CPU,
     observe: Callable[[jobs_pb2.Job], None] = lambda job: None,
 ) -> Simulated:
     """Run a job over clients in this process. `model` overrides where the base model is loaded from.
 
-    Raises FedhftError: INVALID_MODEL, JOB_FAILED, or what a client's work raises.
+    Raises FedhftError: INVALID_MODEL, JOB_FAILED, DEVICE_FAILED, or what a client's work raises.
     """
-    return asyncio.run(Simulation(spec, clients, load_base(spec, model), observe).run())
+    kept = None if machine.cache is None else PrefixFolder.open(machine.cache, machine.cache_size)
+    try:
+        device = usable_device(machine.device)
+        with device_failures(device):
+            base = load_base(spec, model, device=device)
+            if kept is not None:
+                Network.on(base, spec).cache_prefix(kept, KEPT_AS["float32"])
+            return asyncio.run(Simulation(spec, clients, base, observe).run())
+    finally:
+        if kept is not None:
+            kept.close()

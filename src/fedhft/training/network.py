@@ -9,7 +9,7 @@ Built once per process; a round only copies tensors in. Start of a round:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 
 import numpy as np
@@ -51,7 +51,7 @@ class Network:
         # Keys and values of earlier tokens are for generating text; here they would only take memory.
         self._always = {"use_cache": False} if "use_cache" in taken else {}
         self._seed = spec.seed
-        self._bf16 = spec.training.precision == "bf16"
+        self._bf16 = spec.training.precision == "bf16" or base.dtype is not torch.float32
         self._restart = spec.method.start is Start.RESTART
         self._round = 0
         self._depth = self.schema.layers
@@ -77,7 +77,9 @@ class Network:
         self._pristine = pristine
         # With all weights in training nothing is frozen.
         self._stack = (
-            None if self.schema.weights else Stack.of(self.model, self.schema.layers, self._pass, base.streamed)
+            None
+            if self.schema.weights
+            else Stack.of(self.model, self.schema.layers, self._pass, base.streamed, base.device)
         )
         self._boundary = 0
         self._cache: PrefixCache | None = None
@@ -118,7 +120,12 @@ class Network:
         return self._boundary
 
     def weights_bytes(self, depth: int) -> int:
-        """Memory of the base model at a depth: of all of it, or of what `StreamedLayers` holds."""
+        """Memory of this machine that the base model takes at a depth: all of it, or what `StreamedLayers` holds.
+
+        0 where it is in a GPU's own.
+        """
+        if self.device.type == "cuda":
+            return 0
         streamed = self._base.streamed
         if streamed is None:
             return self.base_values * self._base.dtype.itemsize
@@ -299,8 +306,8 @@ class Network:
         with self._autocast():
             return self.model(**inputs, **self._always)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
 
     def _boundary_of(self, depth: int) -> int:
         """Layers below `depth`, unless something of the head is used below them (an embedding that the files lack)."""

@@ -27,6 +27,7 @@ from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows
+from fedhft.training.device.state import forget_peak, peak_bytes
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
@@ -167,6 +168,7 @@ class ClientWorker:
         if task.round <= self._state.round:
             self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
+        forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
         self._network.prepare(self._rows_of(task.evaluate, task.shared, whole=False), should_stop)
@@ -184,10 +186,12 @@ class ClientWorker:
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
         blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
-        figures = (
-            _measurements(report, evaluate_seconds, delta.values, self._network.base_values)
-            if blob
-            else _measurements(report, evaluate_seconds)
+        figures = _measurements(
+            report,
+            evaluate_seconds,
+            peak_bytes(self._network.device),
+            delta.values if blob else 0,
+            self._network.base_values if blob else 0,
         )
         if self.spec.method.allocation is Allocation.CAPACITY:
             figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
@@ -217,6 +221,7 @@ class ClientWorker:
         plan = self.plan(task.plan)
         own, mass = task.view.memberships, task.view.mass_memberships
         self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
+        forget_peak(self._network.device)
         started = time.perf_counter()
         scores: list[pb.Score] = []
         shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
@@ -233,7 +238,8 @@ class ClientWorker:
         report, _, _ = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
         scores += self._scores(pb.Score.MOMENT_AFTER, True, task.shared)
-        return scores, _measurements(report, before_seconds + time.perf_counter() - started)
+        seconds = before_seconds + time.perf_counter() - started
+        return scores, _measurements(report, seconds, peak_bytes(self._network.device))
 
     # -- acknowledgement
 
@@ -397,13 +403,18 @@ class ClientWorker:
 
 
 def _measurements(
-    report: TrainingReport, evaluate_seconds: float, sent_values: int = 0, model_values: int = 0
+    report: TrainingReport,
+    evaluate_seconds: float,
+    peak_device_bytes: int,
+    sent_values: int = 0,
+    model_values: int = 0,
 ) -> pb.Measurements:
     return pb.Measurements(
         train_seconds=report.seconds,
         evaluate_seconds=evaluate_seconds,
         steps=report.steps,
         peak_rss_bytes=peak_memory_bytes(),
+        peak_device_bytes=peak_device_bytes,
         raw_bytes_sent=4 * sent_values,
         model_bytes=4 * model_values,
     )

@@ -1014,6 +1014,7 @@ class Measurements(_message.Message):
     PAYLOAD_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     RAW_BYTES_SENT_FIELD_NUMBER: _builtins.int
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
     train_seconds: _builtins.float
     """Wall seconds."""
@@ -1032,6 +1033,8 @@ class Measurements(_message.Message):
     """Bytes of this update before coding: kept values in float32."""
     model_bytes: _builtins.int
     """Bytes that the whole model would have taken in this update's place: every parameter in float32."""
+    peak_device_bytes: _builtins.int
+    """Most memory that tensors took on the agent's accelerator in this task, bytes; 0 on the CPU."""
     @_builtins.property
     def durations(self) -> _capacity_pb2.Durations:
         """Where the time went, for jobs that plan by capacity."""
@@ -1049,11 +1052,12 @@ class Measurements(_message.Message):
         payload_bytes_received: _builtins.int = ...,
         raw_bytes_sent: _builtins.int = ...,
         model_bytes: _builtins.int = ...,
+        peak_device_bytes: _builtins.int = ...,
         durations: _capacity_pb2.Durations | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations", "evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_rss_bytes", b"peak_rss_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations", "evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_device_bytes", b"peak_device_bytes", "peak_rss_bytes", b"peak_rss_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

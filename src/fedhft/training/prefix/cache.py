@@ -281,7 +281,7 @@ class PrefixCache:
         hidden = torch.zeros((*mask.shape, self._width), dtype=self._dtype, device=self._arithmetic.device)
         for place, (states, one) in enumerate(zip(entering, alone, strict=True)):
             kept = states[0].to(self._kept_as).to(self._dtype)
-            hidden[place, mask[place]] = kept[one["attention_mask"][0].bool()]
+            hidden[place, mask[place]] = kept[one["attention_mask"][0].bool().to(kept.device)]
         with self._stack.skipping(boundary, hidden):
             found = self._stack.leaving(lambda: run(inputs), boundary)
         difference = float((found - wanted)[mask].abs().max() / wanted[mask].abs().max().clamp_min(1e-30))
