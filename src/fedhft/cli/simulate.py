@@ -31,6 +31,13 @@ def simulate_job(
         str | None, typer.Option(help="Folder of the base model.", show_default="what the job names")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    devices: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of device profiles: how long work takes on them and their links, on a virtual clock.",
+            show_default="no time passes",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +78,7 @@ def simulate_job(
     found = model_for(spec.model.name, model)
     machine = Machine(device, cache, size)
     with RoundTable(console) as table:
-        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job), machine)
+        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job), machine, devices)
     result = DemoResult((run.result,))
     if output is Report.JSON:
         print_json(result.as_dict())

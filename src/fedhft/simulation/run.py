@@ -58,6 +58,8 @@ class Machine:
 
 
 ON_THE_CPU = Machine()
+OneRun = Callable[..., "Simulation"]
+"""Makes a simulation of (spec, clients, base, observe)."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +272,11 @@ def simulate(
     model: str | None = None,
     machine: Machine = ON_THE_CPU,
     observe: Callable[[jobs_pb2.Job], None] = lambda job: None,
+    one_run: OneRun | None = None,
 ) -> Simulated:
     """Run a job over clients in this process. `model` overrides where the base model is loaded from.
+
+    one_run: makes the simulation; None: one in which no time passes.
 
     Raises FedhftError: INVALID_MODEL, JOB_FAILED, DEVICE_FAILED, or what a client's work raises.
     """
@@ -282,7 +287,7 @@ def simulate(
             base = load_base(spec, model, device=device)
             if kept is not None:
                 Network.on(base, spec).cache_prefix(kept, KEPT_AS["float32"])
-            return asyncio.run(Simulation(spec, clients, base, observe).run())
+            return asyncio.run((one_run or Simulation)(spec, clients, base, observe).run())
     finally:
         if kept is not None:
             kept.close()
