@@ -140,6 +140,10 @@ WHEN: Mapping[ErrorCode, tuple[str, str]] = {
         "an exported adapter, loaded with plain transformers and PEFT, does not answer as what was trained",
         "do not use it; report it with the versions of transformers and peft; `--no-check` writes it all the same",
     ),
+    ErrorCode.DEVICE_FAILED: (
+        "the agent's accelerator failed in the middle of work, or has not come back since",
+        "none: the agent stays and tries again; where it does not come back, see the system's log and the driver",
+    ),
     ErrorCode.DAMAGED_BLOB: (
         "the store holds other bytes under a digest than were stored",
         "check the disk or memory of the store; restore the blob",

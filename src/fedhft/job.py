@@ -23,6 +23,7 @@ from fedhft.job_sections import (
     LimitsSpec,
     MaskSpec,
     ModelSpec,
+    PlanningSpec,
     RoundsSpec,
     ServerSpec,
     StoppingSpec,
@@ -32,7 +33,7 @@ from fedhft.job_sections import (
 )
 from fedhft.job_task import TaskSpec
 from fedhft.job_values import Section, TierName
-from fedhft.methods import PRESET_WIRE, PRESETS, Method, ServerStep, method_of
+from fedhft.methods import PRESET_ADAPTER, PRESET_WIRE, PRESETS, Method, ServerStep, method_of
 
 SPEC_VERSION: Literal[1] = 1
 MOST_SPEC_BYTES = 256 << 10
@@ -46,6 +47,7 @@ LATER_FIELDS = (
     ("stopping", "metric"), ("stopping", "rows"), ("stopping", "min_delta"), ("stopping", "patience"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
+    ("planning", "every"), ("planning", "sits_out"), ("adapter", "ranks"), ("adapter", "scaling"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
@@ -79,6 +81,7 @@ class JobSpec(Section):
         description="Tiers of named clients; they win over what agents report.",
     )
     training: TrainingSpec = Field(default_factory=TrainingSpec, description="Local training.")
+    planning: PlanningSpec = Field(default_factory=PlanningSpec, description="Planning by capacity.")
     mask: MaskSpec = Field(default_factory=MaskSpec, description="Row masks.")
     clustering: ClusteringSpec = Field(default_factory=ClusteringSpec, description="Clustering of clients.")
     server: ServerSpec = Field(default_factory=ServerSpec, description="Server step.")
@@ -104,8 +107,9 @@ class JobSpec(Section):
                     f"method.preset = {_shown(preset)}: unknown; choose one of {', '.join(sorted(PRESETS))}"
                 )
             raw["method"] = {**PRESETS[preset], **method, "preset": preset}
-            if preset in PRESET_WIRE and isinstance(raw.get("wire", {}), dict):
-                raw["wire"] = {**PRESET_WIRE[preset], **raw.get("wire", {})}
+            for section, given in (("wire", PRESET_WIRE), ("adapter", PRESET_ADAPTER)):
+                if preset in given and isinstance(raw.get(section, {}), dict):
+                    raw[section] = {**given[preset], **raw.get(section, {})}
             adaptive = raw["method"].get("server") in [step.value for step in ServerStep if step.is_adaptive]
             if adaptive and isinstance(raw.get("server", {}), dict):
                 raw["server"] = {"eta": ADAPTIVE_ETA, **raw.get("server", {})}
@@ -156,11 +160,15 @@ class JobSpec(Section):
     def canonical(self) -> str:
         """Canonical JSON as stored: sorted keys, no spaces, every default written out but those of LATER_FIELDS."""
         raw = self.model_dump(mode="json")
+        given = PRESET_ADAPTER.get(self.method.preset, {})  # a preset's own value would come back where none is written
         for section, field in LATER_FIELDS:
+            if section == "adapter" and field in given:
+                continue
             if getattr(getattr(self, section), field) == _default_of(section, field):
                 del raw[section][field]
-        if not raw["stopping"]:  # the first release did not have the section
-            del raw["stopping"]
+        for section in ("planning", "stopping"):  # the first release did not have them
+            if not raw[section]:
+                del raw[section]
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
 

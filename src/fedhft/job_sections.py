@@ -39,6 +39,48 @@ class AdapterSpec(Section):
         0.0, ge=0, lt=1, description="Share of the inputs of A that are dropped in training (LoRA dropout)."
     )
     depth: int = Field(0, ge=0, le=4096, description="Layers, counted from the output, with adapters; 0 means all.")
+    ranks: (
+        Literal["uniform", "progression"]
+        | Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=1, max_length=4096)]
+    ) = Field(
+        "uniform",
+        description='Ranks of the layers: all `rank` ("uniform"), growing in equal steps toward the output with `rank` '
+        'as their mean ("progression", LEGEND), or a list from the first layer to the last.',
+    )
+    scaling: Literal["equal", "by-rank"] = Field(
+        "equal",
+        description="Where ranks differ: adapters are scaled by alpha / rank (equal), or by alpha over their own rank "
+        "(by-rank).",
+    )
+
+    @property
+    def most_rank(self) -> int:
+        """Largest rank that a layer can have."""
+        if isinstance(self.ranks, tuple):
+            return max(self.ranks)
+        return self.rank if self.ranks == "uniform" else 2 * self.rank
+
+    def ranks_of(self, layers: int) -> tuple[int, ...]:
+        """The rank of every layer of a model, the first layer first.
+
+        progression: r_l = round(2 rank (l + 1) / (layers + 1)), at least 1, for l = 0 .. layers - 1: rank on average.
+        Raises ValueError for a list of another length.
+        """
+        if isinstance(self.ranks, tuple):
+            if len(self.ranks) != layers:
+                raise ValueError(
+                    f"adapter.ranks: {len(self.ranks)} ranks for a model of {layers} layers; write one for each layer"
+                )
+            return self.ranks
+        if self.ranks == "uniform":
+            return (self.rank,) * layers
+        return tuple(max(1, round(2 * self.rank * (layer + 1) / (layers + 1))) for layer in range(layers))
+
+    def alpha_of(self, rank: int) -> float:
+        """The alpha with which an adapter of this rank is scaled by alpha_of(rank) / rank, as PEFT does."""
+        if self.scaling == "by-rank" or rank == self.rank:
+            return self.alpha
+        return self.alpha * rank / self.rank
 
     @property
     def targets_line(self) -> str:
@@ -93,6 +135,15 @@ class TrainingSpec(Section):
         "fp32",
         description="Arithmetic of forward and backward passes. bf16 (autocast; weights, gradients and optimiser stay "
         "fp32) is about twice as fast on CPUs that have it and slower on those that do not.",
+    )
+
+
+class PlanningSpec(Section):
+    """Planning by capacity (method.allocation = "capacity")."""
+
+    every: int = Field(5, ge=1, le=100000, description="Rounds after which plans are made again.")
+    sits_out: int = Field(
+        3, ge=1, le=1000, description="Most rounds in a row that a device too slow for the others sits out."
     )
 
 

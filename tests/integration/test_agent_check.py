@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fedhft_agent.__main__ import main
+from fedhft_agent.check.device import check_device
 from fedhft_agent.check.files import check_memory, check_model
 from fedhft_agent.check.findings import Finding, Status, ok
 from fedhft_agent.check.scene import Check, Scene, run_check
@@ -92,7 +93,7 @@ def test_where_all_is_well_every_check_says_so_and_an_agent_that_runs_keeps_its_
         running.enroll()  # LEASE_SUPERSEDED, had another enrolled
     assert code == 0
     assert list(found) == [
-        "address", "certificate", "server", "clock", "jobs", "rules", "data", "model", "memory", "disk",
+        "address", "certificate", "server", "clock", "jobs", "rules", "data", "device", "model", "memory", "disk",
     ]  # fmt: skip
     assert {one["status"] for listed in found.values() for one in listed} == {"ok"}, found
     assert "32 training rows, 8 held out" in found["data"][0]["detail"]
@@ -300,6 +301,17 @@ def test_the_owners_rules_are_held_against_the_job(look: Looking, job: str, tmp_
     only_failure(code, found, "settings", ErrorCode.INVALID_ARGUMENT, "--most-rounds = -1")
 
 
+def test_a_device_that_is_not_there_is_a_failure() -> None:
+    scene = Scene(
+        CheckSettings(server="127.0.0.1:1", client=ClientId("ash"), data="x", metrics_port=None, device="cuda:31")
+    )
+    found, _ = run_check(Check("device", check_device, ErrorCode.DEVICE_FAILED), scene, 60)
+    assert [(one.check, one.status, one.code) for one in found] == [
+        ("device", Status.FAILED, ErrorCode.INVALID_ARGUMENT)
+    ]
+    assert found[0].detail.startswith("--device = 'cuda:31': ")
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_lines_keep_to_the_width_of_the_terminal(look: Looking, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -307,15 +319,15 @@ def test_lines_keep_to_the_width_of_the_terminal(look: Looking, monkeypatch: pyt
     assert max(map(len, lines)) <= width
     assert any(line.startswith("failed   model        model /a/model/") for line in lines)
     assert sum(line.lstrip().startswith("fix: ") for line in lines) >= 2
-    assert lines[-1] == "2 failed, 1 warning, 5 ok"
+    assert lines[-1] == "2 failed, 1 warning, 6 ok"
 
 
 def test_a_journal_gets_one_line_for_each_finding(look: Looking) -> None:
     lines = look.lines("--model", "/a/model/that/is/nowhere")
     assert [line.split()[1] for line in lines[:-1]] == [
-        "address", "certificate", "server", "clock", "jobs", "rules", "data", "model", "memory", "disk",
+        "address", "certificate", "server", "clock", "jobs", "rules", "data", "device", "model", "memory", "disk",
     ]  # fmt: skip
-    assert "; fix: give a model folder or a hub id" in lines[7]
+    assert "; fix: give a model folder or a hub id" in lines[8]
 
 
 def test_a_check_that_hangs_is_left_behind_and_one_with_a_defect_is_told(look: Looking) -> None:
@@ -361,7 +373,7 @@ def test_the_command_ends_with_the_code_of_the_first_failure(look: Looking, tmp_
 
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "0 failed, 0 warnings, 10 ok"
+    assert done.stdout.splitlines()[-1] == "0 failed, 0 warnings, 11 ok"
     done = run("--data", str(tmp_path / "none.jsonl"), "--model", str(tmp_path))
     assert done.returncode == OUTCOMES[ErrorCode.INVALID_DATA].exit_code
     assert done.stdout.splitlines()[-1].startswith("2 failed")

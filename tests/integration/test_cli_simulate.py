@@ -130,3 +130,16 @@ def test_a_simulated_client_is_refused_for_what_a_real_one_is_refused_for(
         "--alpha", "5",
     )  # fmt: skip
     assert done.returncode == OUTCOMES[code].exit_code, done.stderr
+
+
+def test_devices_on_a_virtual_clock_decide_how_long_rounds_take(tmp_path: Path) -> None:
+    job, devices = tmp_path / "job.toml", tmp_path / "devices.toml"
+    write_job(job, tiny_model(tmp_path / "model"))
+    devices.write_text("[devices.box]\ncount = 3\nforward = 2.0\nbackward = 2.0\n", encoding="utf-8")
+    done = run_cli(
+        "simulate", str(job), "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "20",
+        "--alpha", "5", "--devices", str(devices), "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads(done.stdout)["runs"][0]["history"]
+    assert all(one["seconds"] > 10 for one in rounds)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from fedhft.coordination.describe import describe, older_rounds, outline
 from fedhft.coordination.exported import exported, kept_whole
 from fedhft.coordination.known_clients import known_clients, remove_client
+from fedhft.coordination.plan_explained import explained_plan
 from fedhft.coordination.roster import Roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Role, parse_identity
@@ -19,7 +20,7 @@ from fedhft.rounds import requests
 from fedhft.rounds.joining import pinned_schema
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
-from fedhft.v1 import clients_pb2, jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import clients_pb2, jobs_pb2, jobs_pb2_grpc, plans_pb2
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.published_blobs import PIECE_BYTES
 from fedhft_aggregator.revocations import revocation_of
@@ -136,6 +137,13 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         authenticate(context)
         record = await self._store.job(parse_job_id(request.job))
         return await self._roster.page(record, request.after, request.limit)
+
+    async def ExplainPlan(
+        self, request: plans_pb2.ExplainPlanRequest, context: Context
+    ) -> plans_pb2.ExplainPlanResponse:
+        """The plans of a job that plans by capacity, in force or supposed."""
+        authenticate(context)
+        return await explained_plan(self._store, parse_job_id(request.job), request.what_if)
 
     async def Events(self, request: jobs_pb2.ListEventsRequest, context: Context) -> jobs_pb2.ListEventsResponse:
         """What happened to a job, the newest of it."""

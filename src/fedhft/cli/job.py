@@ -12,6 +12,7 @@ from fedhft.cli.completion import JobArgument
 from fedhft.cli.following import check_completed, follow_events, follow_job, show_job
 from fedhft.cli.interrupted import if_interrupted
 from fedhft.cli.job_export import export
+from fedhft.cli.job_plan import plan
 from fedhft.cli.job_views import (
     SHOWN_ROUNDS,
     STATES,
@@ -260,6 +261,7 @@ def delete(
 
 
 app.command()(export)
+app.command()(plan)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from fedhft.aggregation.versions import expand_clusters
 from fedhft.coordination.bounded import Bounded
+from fedhft.coordination.capacity import learn_capacities
 from fedhft.coordination.driven import Driven
 from fedhft.coordination.folding import Folded, Note, fold_figures, fold_round
 from fedhft.coordination.gauges import show_published
@@ -83,6 +84,7 @@ async def close_round(
     if not current.evaluation:
         absent = [client for client in current.participants if client not in accepted]
         await store.note_attendance(job, number, absent, list(accepted), fence)
+        await learn_capacities(driven, spec, number, updates, reports, fence)
     _observe_phase(job, "folding", folding_since_ms, now_ms)
     metrics.UPDATES_OPPOSED.labels(federation=job).inc(len(bounded.opposed))
     metrics.UPDATES_CLIPPED.labels(federation=job).inc(len(bounded.clipped))

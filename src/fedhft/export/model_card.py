@@ -67,7 +67,9 @@ def _facts(
     adapter = spec.adapter
     lines = [f"* method {spec.method.preset}, {job.rounds_done} rounds, version {version}, seed {spec.seed}"]
     if not schema.weights:
-        lines.append(f"* rank {adapter.rank}, alpha {adapter.alpha:g}, modules {adapter.targets_line}")
+        ranks = sorted({slot.rank for slot in schema.slots})
+        shown = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]} by layer"
+        lines.append(f"* {shown}, alpha {adapter.alpha:g}, modules {adapter.targets_line}")
     lines += [
         f"* labels: {task.labels_line()}",
         f"* base model digest: `{schema.base_digest}`",

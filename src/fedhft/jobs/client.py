@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from fedhft.rpc.outage import Outage
 from fedhft.rpc.retry import Backoff, Wait, call_with_retry
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
-from fedhft.v1 import adapter_pb2, clients_pb2, jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import adapter_pb2, clients_pb2, jobs_pb2, jobs_pb2_grpc, plans_pb2
 
 T = TypeVar("T")
 WatchStream = Any
@@ -151,6 +151,11 @@ class JobsClient:
             if not page.more or not page.clients:
                 return
             after = page.clients[-1].client
+
+    def plan(self, job: str, what_if: Sequence[plans_pb2.WhatIf] = ()) -> plans_pb2.ExplainPlanResponse:
+        """Who trains what in a job that plans by capacity, and why; or would, if devices were as in `what_if`."""
+        request = plans_pb2.ExplainPlanRequest(job=job, what_if=what_if)
+        return self._call(lambda: self._stub.ExplainPlan(request, timeout=_CALL_S))
 
     def events(self, job: str, last: int = 0) -> jobs_pb2.ListEventsResponse:
         """What happened to a job and its clients, in order: the newest `last` events, 0 for all that are kept."""

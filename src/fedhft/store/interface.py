@@ -30,6 +30,7 @@ from fedhft.records import (
     VersionRecord,
 )
 from fedhft.store.blobs import BlobStore
+from fedhft.store.capacities import CapacityStore
 from fedhft.store.progress import ProgressStore
 from fedhft.store.transfers import TransferStore
 
@@ -42,7 +43,7 @@ class BlobBackEnd:
     transfers: TransferStore
 
 
-class Store(ProgressStore, Protocol):
+class Store(ProgressStore, CapacityStore, Protocol):
     """Round state, agents, jobs and memberships."""
 
     @property

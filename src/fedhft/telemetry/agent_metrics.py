@@ -47,11 +47,11 @@ AGENT_PREFIX_FAULTS = counter(
 known(AGENT_PREFIX_FAULTS, fault=("damaged", "full", "unwritten", "busy", "different"))
 AGENT_JOBS_BLOCKED = gauge(
     "fedhft_agent_jobs_blocked",
-    "Jobs on offer that this agent cannot serve with its data or its model, by cause: data or model.",
+    "Jobs on offer that this agent cannot serve for want of data, model or device, by that cause.",
     ["cause"],
     by=AGENT,
 )
-known(AGENT_JOBS_BLOCKED, cause=("data", "model"))
+known(AGENT_JOBS_BLOCKED, cause=("data", "model", "device"))
 AGENT_REFUSALS = counter(
     "fedhft_agent_refusals", "Refusals that ended a task or a job for this agent, by error code.", ["code"], by=AGENT
 )

@@ -21,25 +21,29 @@ from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Combine, MaskRule
-from fedhft.plan import AdapterPlan
+from fedhft.methods import Allocation, Combine, MaskRule
+from fedhft.plan import AdapterPlan, steps_of
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
-from fedhft.training.batches import EncodedRows, steps_of
+from fedhft.training.batches import EncodedRows
+from fedhft.training.device.state import forget_peak, peak_bytes
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
-from fedhft.training.learner import TrainingReport, train
+from fedhft.training.learner import TrainingReport, probe, train
 from fedhft.training.network import Network
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
 from fedhft.training.update import code_update
-from fedhft.v1 import adapter_pb2
+from fedhft.v1 import adapter_pb2, capacity_pb2
 from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.digest import digest_of
 
 __all__ = ["ClientWorker", "Draft"]
 
+TRIAL_DEPTH = 2
+"""Layers, counted from the output, that a trial trains."""
+TRIAL_BATCHES = 3
 MOST_EPOCHS = 100
 """What a job can ask for; a server that sends more in a task is not obeyed."""
 
@@ -97,6 +101,22 @@ class ClientWorker:
             self._folder.write_state(self._state)
         return self._state.signature
 
+    @property
+    def keeps_frozen_layers(self) -> bool:
+        """Whether frozen layers are run once per row, and what leaves them is kept."""
+        return self._network.keeps_frozen_layers
+
+    def trial(self) -> capacity_pb2.Durations:
+        """How long passes take on this device, before any round: of the anchor signature where one was computed just
+        now, else of a few batches through the last layers. Changes nothing.
+        """
+        rules, network = self.spec.training, self._network
+        if not network.stopwatch.backward.layer_rows:
+            network.load({}, min(TRIAL_DEPTH, self.schema.layers), 0)
+            plan = AdapterPlan("", network.depth, 1.0, 1.0, 0, train_a=True, train_b=True)
+            probe(network, self._train, plan, rules, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
+        return network.stopwatch.take(rules.batch_size)
+
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
         """A task's plan as this client would train it: depth 0 means all layers.
 
@@ -114,6 +134,11 @@ class ClientWorker:
     def weights_bytes(self, plan: AdapterPlan) -> int:
         """Memory of the base model while a plan is trained."""
         return self._network.weights_bytes(plan.depth)
+
+    def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
+        """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
+        shared = len(self._shard(shard)) if shard.count else 0
+        return (2 * len(self._holdout) if evaluate else 0) + shared
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
@@ -138,9 +163,12 @@ class ClientWorker:
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
         plan = self.plan(task.plan)
+        begun = time.perf_counter()
+        self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
         if task.round <= self._state.round:
             self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
+        forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
         self._network.prepare(self._rows_of(task.evaluate, task.shared, whole=False), should_stop)
@@ -158,6 +186,15 @@ class ClientWorker:
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
         blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
+        figures = _measurements(
+            report,
+            evaluate_seconds,
+            peak_bytes(self._network.device),
+            delta.values if blob else 0,
+            self._network.base_values if blob else 0,
+        )
+        if self.spec.method.allocation is Allocation.CAPACITY:
+            figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
         draft = Draft(
             round=int(task.round),
@@ -165,9 +202,7 @@ class ClientWorker:
             blob=blob,
             digest=digest_of(blob) if blob else "",
             scores=scores,
-            measurements=_measurements(report, evaluate_seconds, delta.values, self._network.base_values)
-            if blob
-            else _measurements(report, evaluate_seconds),
+            measurements=figures,
             signature=signatures.update_signature(delta, self._network, self.spec) if wants_signature else (),
             after=replace(after, carried=carried),
         )
@@ -186,6 +221,7 @@ class ClientWorker:
         plan = self.plan(task.plan)
         own, mass = task.view.memberships, task.view.mass_memberships
         self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
+        forget_peak(self._network.device)
         started = time.perf_counter()
         scores: list[pb.Score] = []
         shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
@@ -202,7 +238,8 @@ class ClientWorker:
         report, _, _ = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
         scores += self._scores(pb.Score.MOMENT_AFTER, True, task.shared)
-        return scores, _measurements(report, before_seconds + time.perf_counter() - started)
+        seconds = before_seconds + time.perf_counter() - started
+        return scores, _measurements(report, seconds, peak_bytes(self._network.device))
 
     # -- acknowledgement
 
@@ -312,6 +349,15 @@ class ClientWorker:
                 own[key] = own[key] + matrix.dense() if key in own else matrix.dense().copy()
         return replace(state, round=number, rows=known, own=own)
 
+    def _durations(self, scores: Sequence[pb.Score], elapsed: float) -> capacity_pb2.Durations:
+        """Where the seconds of a round went, bytes on the wire not yet counted."""
+        batch_size = self.spec.training.batch_size
+        durations = self._network.stopwatch.take(batch_size)
+        passes = durations.forward_seconds + durations.backward_seconds
+        durations.other_seconds = max(0.0, elapsed - passes)
+        durations.scoring_batches = sum(score.rows for score in scores) / batch_size
+        return durations
+
     # -- scoring
 
     def _scores(
@@ -357,13 +403,18 @@ class ClientWorker:
 
 
 def _measurements(
-    report: TrainingReport, evaluate_seconds: float, sent_values: int = 0, model_values: int = 0
+    report: TrainingReport,
+    evaluate_seconds: float,
+    peak_device_bytes: int,
+    sent_values: int = 0,
+    model_values: int = 0,
 ) -> pb.Measurements:
     return pb.Measurements(
         train_seconds=report.seconds,
         evaluate_seconds=evaluate_seconds,
         steps=report.steps,
         peak_rss_bytes=peak_memory_bytes(),
+        peak_device_bytes=peak_device_bytes,
         raw_bytes_sent=4 * sent_values,
         model_bytes=4 * model_values,
     )

@@ -1031,6 +1031,7 @@ class TierFigures(_message.Message):
     PEAK_RSS_BYTES_MEAN_FIELD_NUMBER: _builtins.int
     UPDATE_BYTES_FIELD_NUMBER: _builtins.int
     UPDATE_RAW_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_DEVICE_BYTES_MAX_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     clients: _builtins.int
     """Clients whose updates were accepted."""
@@ -1040,6 +1041,8 @@ class TierFigures(_message.Message):
     update_bytes: _builtins.int
     """As in RoundSummary."""
     update_raw_bytes: _builtins.int
+    peak_device_bytes_max: _builtins.int
+    """Most memory that tensors took on an accelerator of theirs, bytes; 0 without one."""
     def __init__(
         self,
         *,
@@ -1049,10 +1052,11 @@ class TierFigures(_message.Message):
         peak_rss_bytes_mean: _builtins.float = ...,
         update_bytes: _builtins.int = ...,
         update_raw_bytes: _builtins.int = ...,
+        peak_device_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "tier", b"tier", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "peak_device_bytes_max", b"peak_device_bytes_max", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "tier", b"tier", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1130,6 +1134,7 @@ class ClientResult(_message.Message):
     SHARED_LOSS_BEFORE_FIELD_NUMBER: _builtins.int
     SHARED_LOSS_AFTER_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    PEAK_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     tier: _builtins.str
     samples: _builtins.int
@@ -1146,6 +1151,8 @@ class ClientResult(_message.Message):
     personal_loss_after: _builtins.float
     shared_loss_before: _builtins.float
     shared_loss_after: _builtins.float
+    peak_device_bytes: _builtins.int
+    """Most memory that tensors took on an accelerator of its agent, bytes; 0 without one."""
     @_builtins.property
     def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -1172,10 +1179,11 @@ class ClientResult(_message.Message):
         shared_loss_before: _builtins.float | None = ...,
         shared_loss_after: _builtins.float | None = ...,
         metrics: _abc.Iterable[Global___MetricFigures] | None = ...,
+        peak_device_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "client", b"client", "majority", b"majority", "memberships", b"memberships", "metrics", b"metrics", "peak_rss_bytes", b"peak_rss_bytes", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "samples", b"samples", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "client", b"client", "majority", b"majority", "memberships", b"memberships", "metrics", b"metrics", "peak_device_bytes", b"peak_device_bytes", "peak_rss_bytes", b"peak_rss_bytes", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "samples", b"samples", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after: _TypeAlias = _typing.Literal["personal_after"]  # noqa: Y015
     _WhichOneofArgType__personal_after: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after"]  # noqa: Y015

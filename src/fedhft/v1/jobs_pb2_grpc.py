@@ -5,6 +5,7 @@ import warnings
 
 from fedhft.v1 import clients_pb2 as fedhft_dot_v1_dot_clients__pb2
 from fedhft.v1 import jobs_pb2 as fedhft_dot_v1_dot_jobs__pb2
+from fedhft.v1 import plans_pb2 as fedhft_dot_v1_dot_plans__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -59,6 +60,11 @@ class JobsStub:
                 '/fedhft.v1.Jobs/Clients',
                 request_serializer=fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.SerializeToString,
                 response_deserializer=fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.FromString,
+                _registered_method=True)
+        self.ExplainPlan = channel.unary_unary(
+                '/fedhft.v1.Jobs/ExplainPlan',
+                request_serializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanResponse.FromString,
                 _registered_method=True)
         self.Events = channel.unary_unary(
                 '/fedhft.v1.Jobs/Events',
@@ -143,6 +149,13 @@ class JobsServicer:
 
     def Clients(self, request, context):
         """Who serves a job, and who will not: one page of its clients, in ascending order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPlan(self, request, context):
+        """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +258,11 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Clients,
                     request_deserializer=fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.FromString,
                     response_serializer=fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.SerializeToString,
+            ),
+            'ExplainPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlan,
+                    request_deserializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanResponse.SerializeToString,
             ),
             'Events': grpc.unary_unary_rpc_method_handler(
                     servicer.Events,
@@ -432,6 +450,33 @@ class Jobs:
             '/fedhft.v1.Jobs/Clients',
             fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.SerializeToString,
             fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/ExplainPlan',
+            fedhft_dot_v1_dot_plans__pb2.ExplainPlanRequest.SerializeToString,
+            fedhft_dot_v1_dot_plans__pb2.ExplainPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

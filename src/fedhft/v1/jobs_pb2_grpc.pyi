@@ -6,6 +6,7 @@ Submitting and watching jobs. Served by the aggregator; people reach it through 
 from collections import abc as _abc
 from fedhft.v1 import clients_pb2 as _clients_pb2
 from fedhft.v1 import jobs_pb2 as _jobs_pb2
+from fedhft.v1 import plans_pb2 as _plans_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -40,6 +41,8 @@ class JobsStub:
     """The job now and after every change, until it ends or the caller goes away."""
     Clients: _grpc.UnaryUnaryMultiCallable[_clients_pb2.ListClientsRequest, _clients_pb2.ListClientsResponse]
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
+    ExplainPlan: _grpc.UnaryUnaryMultiCallable[_plans_pb2.ExplainPlanRequest, _plans_pb2.ExplainPlanResponse]
+    """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be."""
     Events: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListEventsRequest, _jobs_pb2.ListEventsResponse]
     """What happened to a job and its clients, the newest of it, in order."""
     KnownClients: _grpc.UnaryUnaryMultiCallable[_clients_pb2.ListKnownClientsRequest, _clients_pb2.ListKnownClientsResponse]
@@ -72,6 +75,8 @@ class JobsAsyncStub(JobsStub):
     """The job now and after every change, until it ends or the caller goes away."""
     Clients: _aio.UnaryUnaryMultiCallable[_clients_pb2.ListClientsRequest, _clients_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
+    ExplainPlan: _aio.UnaryUnaryMultiCallable[_plans_pb2.ExplainPlanRequest, _plans_pb2.ExplainPlanResponse]  # type: ignore[assignment]
+    """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be."""
     Events: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListEventsRequest, _jobs_pb2.ListEventsResponse]  # type: ignore[assignment]
     """What happened to a job and its clients, the newest of it, in order."""
     KnownClients: _aio.UnaryUnaryMultiCallable[_clients_pb2.ListKnownClientsRequest, _clients_pb2.ListKnownClientsResponse]  # type: ignore[assignment]
@@ -131,6 +136,14 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_clients_pb2.ListClientsResponse, _abc.Awaitable[_clients_pb2.ListClientsResponse]]:
         """Who serves a job, and who will not: one page of its clients, in ascending order."""
+
+    @_abc_1.abstractmethod
+    def ExplainPlan(
+        self,
+        request: _plans_pb2.ExplainPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_plans_pb2.ExplainPlanResponse, _abc.Awaitable[_plans_pb2.ExplainPlanResponse]]:
+        """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be."""
 
     @_abc_1.abstractmethod
     def Events(

@@ -21,6 +21,7 @@ Inputs = Mapping[str, torch.Tensor]
 Run = Callable[[Inputs], object]
 """Makes a forward pass of the model."""
 
+_CPU = torch.device("cpu")
 _HIDDEN = "hidden_states"
 _TRACED_TOKENS = 4
 
@@ -57,11 +58,18 @@ class Stack:
         self.streamed = streamed
 
     @classmethod
-    def of(cls, model: torch.nn.Module, count: int, run: Run, streamed: StreamedLayers | None = None) -> Stack | None:
+    def of(
+        cls,
+        model: torch.nn.Module,
+        count: int,
+        run: Run,
+        streamed: StreamedLayers | None = None,
+        device: torch.device = _CPU,
+    ) -> Stack | None:
         """The stack of `count` layers of a model in evaluation mode, found by running it on a few tokens.
 
-        run: makes a forward pass on inputs. None where there is no single such stack (encoder-decoders have two), or
-        layers take something else than hidden states: such models are always run whole.
+        run: makes a forward pass on inputs; device: where they are to be. None where there is no single such stack
+        (encoder-decoders have two), or layers take something else than hidden states: such models are always run whole.
         """
         layers = _only_list(model, count)
         if layers is None or not isinstance(layers[0], torch.nn.Module):
@@ -86,7 +94,6 @@ class Stack:
             module.register_forward_pre_hook(enter(name), with_kwargs=True) for name, module in model.named_modules()
         ]
         hooks += [layer.register_forward_hook(leave_layer, with_kwargs=True) for layer in layers]
-        device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
         values: AbstractContextManager[None] = nullcontext() if streamed is None else streamed.running(0)
         try:
             # The first layer shows what layers return; the others need not be run, nor be in memory.

@@ -22,9 +22,9 @@ export function heading(job) {
   const notices = [];
   if (job.paused) notices.push(notice("Paused.", job.paused, "warn"));
   if (job.blocked) notices.push(notice("Blocked.", job.blocked, "bad"));
-  if (job.reason && job.status !== "completed") {
+  if (job.reason) { // of a job that completed, or is about to: why earlier than planned
     const bad = job.status === "failed";
-    const word = { failed: "Failed.", cancelled: "Cancelled." }[job.status] || "Waiting.";
+    const word = job.status === "running" ? "Waiting." : `${format.capital(job.status)}.`;
     notices.push(notice(word, job.reason, bad ? "bad" : "warn"));
   }
   find("notices").replaceChildren(...notices);
