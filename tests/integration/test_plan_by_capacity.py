@@ -109,7 +109,7 @@ async def test_a_slow_device_is_planned_less_from_its_trial_on(aggregator: Aggre
     assert tasks["fir"].plan.depth <= 2
     plans = {one.client: one for one in (await told(aggregator, "trial")).clients}
     assert plans["oak"].capacity.forward_ms == pytest.approx(10.0)
-    assert "memory for 2 layers" in plans["fir"].why
+    assert "it has memory for 2 layers" in plans["fir"].why
     assert plans["fir"].bound == "memory"
 
 
