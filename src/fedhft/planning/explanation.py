@@ -42,10 +42,10 @@ def explain(
     allocated: Allocated,
 ) -> list[Explained]:
     """Every candidate's plan, by what is known of devices now; in the order of their names."""
-    work = work_of(spec, schema, allocated.gains, spec.rounds.total - number + 1)
+    work = work_of(spec, schema, allocated.gains, max(1, spec.rounds.total - number + 1))
     found = []
     for client, candidate in sorted(candidates.items()):
-        known, own = capacities.get(client), allocated.plans.get(client)
+        known, own = capacities.get(client), allocated.plan_of(client)
         if known is None or not known.is_measured or own is None:
             why = "was not measured yet: it trains what its tier says"
             found.append(Explained(client, candidate, None, 0.0, 0.0, 0.0, 0.0, 0.0, why))
@@ -68,7 +68,7 @@ def _explained(
         )
         return Explained(client, candidate, own, 0.0, 0.0, 0.0, 0.0, 0.0, why)
     run = own.depth if device.keeps else work.layers
-    link = work.up_bytes[own.depth - 1] / device.up + work.down_bytes[own.depth - 1] / device.down
+    link = device.sends * work.up_bytes[own.depth - 1] / device.up + work.down_bytes[own.depth - 1] / device.down
     return Explained(
         client=client,
         candidate=candidate,
@@ -88,6 +88,11 @@ def _why(device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
             return "all layers and all steps: there is no more to do"
         case Bound.MEMORY:
             return f"it has memory for {device.deepest} layers"
+        case Bound.TURN:
+            return (
+                f"too slow for rounds of {allocated.horizon:.3g} s; it has sat out, or only its trial is known, so "
+                "everybody waits for its least plan once"
+            )
         case Bound.SCORING:
             would = _seconds(device, work, own.depth, own.steps, scores=True)
             return f"too slow to score as well: that would take it {would:.3g} s instead of {own.seconds:.3g} s"
