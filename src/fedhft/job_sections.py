@@ -194,6 +194,8 @@ def _check_order(labels: tuple[str, ...]) -> None:
 class AdapterSpec(Section):
     """LoRA settings, as in PEFT."""
 
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
     rank: int = Field(8, ge=1, le=512, description="LoRA rank r.")
     alpha: float = Field(16.0, gt=0, le=1e6, description="LoRA alpha; the adapter is scaled by alpha / r.")
     targets: Literal["auto", "all-linear"] | Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)] = Field(
@@ -205,6 +207,13 @@ class AdapterSpec(Section):
         0.0, ge=0, lt=1, description="Share of the inputs of A that are dropped in training (LoRA dropout)."
     )
     depth: int = Field(0, ge=0, le=4096, description="Layers, counted from the output, with adapters; 0 means all.")
+    origin: str = Field(
+        "",
+        alias="from",
+        max_length=512,
+        description="Warm start: a PEFT directory, or JOB@VERSION of the same server (JOB: its last version), whose "
+        "adapter and head are where this job begins; read when it is submitted. Empty: a new adapter.",
+    )
 
     @property
     def targets_line(self) -> str:

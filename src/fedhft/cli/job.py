@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhft.cli.completion import complete_client_of_job, complete_job
+from fedhft.cli.completion import complete_job
 from fedhft.cli.interrupted import if_interrupted
 from fedhft.cli.job_views import (
     SHOWN_ROUNDS,
@@ -67,6 +67,14 @@ def submit(
             show_default="the first client to join decides",
         ),
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Warm start: a PEFT directory (needs --model), or JOB@VERSION of this server.",
+            show_default="adapter.from of the job",
+        ),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the job until it ends; exits with 42 unless it completed.")
     ] = False,
@@ -75,15 +83,24 @@ def submit(
     from fedhft.job import read_job
 
     spec, schema = read_job(file), None
+    if origin is not None:
+        spec = spec.model_copy(update={"adapter": spec.adapter.model_copy(update={"origin": origin})})
     if model is not None:
         from fedhft.training.base import load_base
         from fedhft.training.schema import build_schema
 
         schema = build_schema(load_base(spec, model), spec)
     with options.client() as client:
+        begun: list[bytes] = []
+        if spec.adapter.origin:
+            from fedhft.export.warm_start import warm_start
+
+            schema, begun, left_out = warm_start(client, spec, schema, model or "")
+            if left_out:
+                typer.echo(f"{spec.adapter.origin}: {left_out}", err=True)
         unknown = f"whether the job was submitted is not known; `fedhft job get {spec.name}` tells"
         with if_interrupted(unknown):
-            submitted = client.submit(spec, schema)
+            submitted = client.submit(spec, schema, begun)
         if not wait:
             _show(submitted, options.output)
             return
@@ -261,82 +278,6 @@ def delete(
     with options.client() as client, if_interrupted(f"parts may be left; `fedhft job delete {job}` goes on with it"):
         client.delete(job, force)
     answer(options.output, {"job": job, "deleted": True}, [job], lambda: typer.echo(f"{job}: deleted"))
-
-
-@app.command()
-@with_server_options
-def export(
-    options: ServerOptions,
-    job: JobArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the PEFT directories.")],
-    version: Annotated[
-        int, typer.Option(min=0, help="Version to export, one of the last two; 0: the last.", show_default="the last")
-    ] = 0,
-    client: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--client", help="Also export this client's mixture; repeatable.", autocompletion=complete_client_of_job
-        ),
-    ] = None,
-    base_model: Annotated[
-        str,
-        typer.Option(
-            "--base-model",
-            help="What the adapters call their base model.",
-            show_default="the job's name for it",
-        ),
-    ] = "",
-    base_path: Annotated[
-        Path | None,
-        typer.Option(
-            "--base-path",
-            help="Folder of the base model on this machine, to check or to merge.",
-            show_default="what the adapters call it",
-        ),
-    ] = None,
-    check: Annotated[
-        bool | None,
-        typer.Option(
-            "--check/--no-check",
-            help="Load every directory with plain transformers and PEFT and compare it with what was trained.",
-            show_default="where torch and the base model are",
-        ),
-    ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Write whole models, base and adapter in one.")] = False,
-) -> None:
-    """Write a version's adapters: one PEFT directory per cluster and per --client."""
-    from dataclasses import asdict
-
-    from fedhft.export.published import fetch_adapters, write_adapters
-
-    with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
-        adapters = fetch_adapters(jobs, job, version)
-        written = write_adapters(
-            adapters,
-            out,
-            jobs.get(job, last=1),
-            base_model,
-            client or (),
-            base_path="" if base_path is None else str(base_path),
-            check=check,
-            merge=merge,
-        )
-    paths = [str(one.path) for one in written]
-    value = {
-        "job": job,
-        "version": adapters.state.version,
-        "adapters": paths,
-        "checked": [None if one.checked is None else asdict(one.checked) for one in written],
-    }
-
-    def table() -> None:
-        for path in paths:
-            typer.echo(path)
-
-    answer(options.output, value, paths, table)
-    unchecked = next((one.unchecked for one in written if one.checked is None), "")
-    if unchecked and check is None:
-        typer.echo(f"not compared with what was trained: {unchecked}", err=True)
 
 
 @app.command()

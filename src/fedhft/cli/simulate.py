@@ -30,6 +30,12 @@ def simulate_job(
     model: Annotated[
         str | None, typer.Option(help="Folder of the base model.", show_default="what the job names")
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", help="Folder for the adapters, as `fedhft job export` writes them.", show_default="none"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     cache: Annotated[
         Path | None,
@@ -70,12 +76,14 @@ def simulate_job(
     found = model_for(spec.model.name, model)
     machine = Machine(device, cache, size)
     with RoundTable(console) as table:
-        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job), machine).result
+        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job), machine, export).result
     result = DemoResult((run,))
     if output is Report.JSON:
         print_json(result.as_dict())
     else:
         print_summary(console, result)
+        for path in run.adapters:
+            console.print(path, markup=False, highlight=False, soft_wrap=True)
 
 
 def _size(text: str) -> int:

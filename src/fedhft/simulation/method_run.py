@@ -13,6 +13,7 @@ from fedhft.datasets.federated import FederatedData
 from fedhft.datasets.partition import OWN_HOLDOUT, Partition, Shares, hand_out
 from fedhft.datasets.source import read_source
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export.published import Exported, write_adapters
 from fedhft.job import JobSpec
 from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
@@ -62,9 +63,11 @@ def run_simulated(
     model: str | None,
     observe: Callable[[jobs_pb2.Job], None],
     machine: Machine = ON_THE_CPU,
+    export: Path | None = None,
 ) -> MethodRun:
     """Run a job over `data` in this process; `observe` sees the job after every round.
 
+    export: folder into which its adapters are written, as `fedhft job export` does.
     Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and what `simulate` raises.
     """
     if task_of(spec.task).split_by_class and spec.task.labels != data.labels:
@@ -78,6 +81,14 @@ def run_simulated(
         for own in data.clients
     }
     ended = simulate(spec, held, model=model, machine=machine, observe=observe)
+    adapters: list[Exported] = []
+    if export is not None:
+        if ended.adapters is None:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no adapter",
+                "leave it out, or choose a method that shares one",
+            )  # fmt: skip
+        adapters = write_adapters(ended.adapters, export, ended.job, base_path=model or "")
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(
         ended.job,
@@ -85,6 +96,6 @@ def run_simulated(
         wall_seconds=time.monotonic() - started,
         aggregator_cpu_seconds=None,
         groups=groups,
-        adapters=(),
+        adapters=[str(one.path) for one in adapters],
     )
     return MethodRun(spec, ended.job, result)

@@ -1,0 +1,89 @@
+"""`fedhft job export`: a version's adapters as PEFT directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhft.cli.completion import complete_client_of_job
+from fedhft.cli.interrupted import if_interrupted
+from fedhft.cli.job import JobArgument
+from fedhft.cli.output import answer
+from fedhft.cli.server_options import ServerOptions, with_server_options
+
+
+@with_server_options
+def export(
+    options: ServerOptions,
+    job: JobArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the PEFT directories.")],
+    version: Annotated[
+        int, typer.Option(min=0, help="Version to export, one of the last two; 0: the last.", show_default="the last")
+    ] = 0,
+    client: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--client", help="Also export this client's mixture; repeatable.", autocompletion=complete_client_of_job
+        ),
+    ] = None,
+    base_model: Annotated[
+        str,
+        typer.Option(
+            "--base-model",
+            help="What the adapters call their base model.",
+            show_default="the job's name for it",
+        ),
+    ] = "",
+    base_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--base-path",
+            help="Folder of the base model on this machine, to check or to merge.",
+            show_default="what the adapters call it",
+        ),
+    ] = None,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Load every directory with plain transformers and PEFT and compare it with what was trained.",
+            show_default="where torch and the base model are",
+        ),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write whole models, base and adapter in one.")] = False,
+) -> None:
+    """Write a version's adapters: one PEFT directory per cluster and per --client."""
+    from dataclasses import asdict
+
+    from fedhft.export.published import fetch_adapters, write_adapters
+
+    with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
+        adapters = fetch_adapters(jobs, job, version)
+        written = write_adapters(
+            adapters,
+            out,
+            jobs.get(job, last=1),
+            base_model,
+            client or (),
+            base_path="" if base_path is None else str(base_path),
+            check=check,
+            merge=merge,
+        )
+    paths = [str(one.path) for one in written]
+    value = {
+        "job": job,
+        "version": adapters.state.version,
+        "adapters": paths,
+        "checked": [None if one.checked is None else asdict(one.checked) for one in written],
+    }
+
+    def table() -> None:
+        for path in paths:
+            typer.echo(path)
+
+    answer(options.output, value, paths, table)
+    unchecked = next((one.unchecked for one in written if one.checked is None), "")
+    if unchecked and check is None:
+        typer.echo(f"not compared with what was trained: {unchecked}", err=True)
