@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -164,14 +165,30 @@ def watch(
             help="How many of the rounds published so far to begin with; 0: all that are kept.",
         ),
     ] = SHOWN_ROUNDS,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also write every round that is kept to tensorboard=DIR or mlflow=URI; repeatable.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Follow a job until it ends (-o json: an object per line and change). Exits with 42 unless it completed."""
-    with options.client() as client, if_interrupted(f"the job goes on; `fedhft job watch {job}` shows it again"):
+    from fedhft.reporting.trackers.opened import tracking
+
+    if tracker:
+        rounds = 0
+    with (
+        options.client() as client,
+        tracking(tracker or (), job) as trackers,
+        if_interrupted(f"the job goes on; `fedhft job watch {job}` shows it again"),
+    ):
         if options.output is Output.TABLE:
-            last = _follow(client, job, rounds, show=True)
+            last = _follow(client, job, rounds, show=True, tell=trackers.tell)
         else:
             last = None
             for last in client.watch(job, rounds or None):
+                trackers.tell(last)
                 if options.output is Output.JSON:
                     print_json(as_values(last), indent=None)
                 elif options.output is Output.YAML:
@@ -293,8 +310,14 @@ def _show(job: jobs_pb2.Job, output: Output, rounds: int = SHOWN_ROUNDS) -> None
     answer(output, as_values(job), [job.job], lambda: print_job(job, rounds))
 
 
-def _follow(client: JobsClient, job: str, rounds: int, show: bool) -> jobs_pb2.Job | None:
-    """Watch a job until it ends, for people if `show`; returns it."""
+def _follow(
+    client: JobsClient,
+    job: str,
+    rounds: int,
+    show: bool,
+    tell: Callable[[jobs_pb2.Job], None] = lambda job: None,
+) -> jobs_pb2.Job | None:
+    """Watch a job until it ends, for people if `show`; returns it. tell: is given every change."""
     from fedhft.reporting.table import RoundTable
 
     last: jobs_pb2.Job | None = None
@@ -309,6 +332,7 @@ def _follow(client: JobsClient, job: str, rounds: int, show: bool) -> jobs_pb2.J
                 for line in missing_rounds(change):
                     out.print(line, markup=False, highlight=False, soft_wrap=True)
             last = change
+            tell(last)
             table.show(job, last)
     return last
 
