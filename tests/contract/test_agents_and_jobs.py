@@ -6,7 +6,7 @@ import asyncio
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
-from fedhft.records import JobStatus, Revocation, Topic
+from fedhft.records import JobStatus, Revocation, StoredBlob, Topic, VersionRecord
 from fedhft.store.interface import Store
 from fedhft.store.keys import KEPT_MEMBERSHIPS, SEEN_EVERY_MS
 from tests.contract.federation import (
@@ -149,6 +149,16 @@ class TestJobs:
         with refused(ErrorCode.JOB_EXISTS):
             await store.create_job(JOB, SPEC, "ops", "another")
         assert await store.schema(JOB) == "pinned"
+
+    async def test_a_job_may_begin_with_a_version_0(self, store: Store) -> None:
+        begun = VersionRecord(version=0, round=0, clusters=1, snapshots={"shared": StoredBlob(digest="ab", size=9)})
+        assert await store.create_job(JOB, SPEC, "ops", "pinned", begun)
+        assert await store.version(JOB) == await store.version(JOB, 0) == begun
+        assert not await store.create_job(JOB, SPEC, "ops", "pinned", begun)
+        other = begun.model_copy(update={"snapshots": {"shared": StoredBlob(digest="cd", size=9)}})
+        with refused(ErrorCode.JOB_EXISTS):
+            await store.create_job(JOB, SPEC, "ops", "pinned", other)
+        assert await store.version(JOB) == begun
 
     async def test_a_job_without_a_pinned_schema_takes_the_first_clients(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)

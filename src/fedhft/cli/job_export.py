@@ -11,6 +11,7 @@ from fedhft.cli.completion import JobArgument, complete_client_of_job
 from fedhft.cli.interrupted import if_interrupted
 from fedhft.cli.output import answer
 from fedhft.cli.server_options import ServerOptions, with_server_options
+from fedhft.errors import ErrorCode, FedhftError
 
 if TYPE_CHECKING:
     from fedhft.v1 import jobs_pb2
@@ -61,6 +62,15 @@ def export(
         ),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write whole models, base and adapter in one.")] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub",
+            metavar="REPO",
+            help="Also put them into this repository of the Hugging Face hub, made private where there is none.",
+            show_default="nowhere",
+        ),
+    ] = None,
 ) -> None:
     """Write a version's adapters: one PEFT directory per cluster and per --client."""
     from dataclasses import asdict
@@ -81,16 +91,30 @@ def export(
             merge=merge,
         )
     paths = [str(one.path) for one in written]
+    pushed = None
+    if push_to_hub is not None:
+        from fedhft.export.hub import push_to_hub as push
+
+        if check is not False and any(one.checked is None for one in written):
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "--push-to-hub", push_to_hub,
+                f"{written[0].path.name} was not compared with what was trained: {written[0].unchecked}",
+                "give what is missing, or --no-check",
+            )  # fmt: skip
+        pushed = push([one.path for one in written], push_to_hub, f"{job} version {adapters.state.version}")
     value = {
         "job": job,
         "version": adapters.state.version,
         "adapters": paths,
+        "pushed_to": pushed,
         "checked": [None if one.checked is None else asdict(one.checked) for one in written],
     }
 
     def table() -> None:
         for path in paths:
             typer.echo(path)
+        if pushed is not None:
+            typer.echo(pushed)
 
     answer(options.output, value, paths, table)
     unchecked = next((one.unchecked for one in written if one.checked is None), "")

@@ -81,6 +81,14 @@ async def save_state(
     )
 
 
+async def save_start(blobs: BlobStore, job: JobId, snapshots: Mapping[str, bytes]) -> VersionRecord | None:
+    """Store what a job begins with, by scope, and return the record of version 0; None for nothing. Idempotent."""
+    if not snapshots:
+        return None
+    stored = {scope: await _put(blobs, job, data) for scope, data in sorted(snapshots.items())}
+    return VersionRecord(version=0, round=0, clusters=1, snapshots=stored)
+
+
 async def _load(blobs: BlobStore, job: JobId, schema: AdapterSchema, blob: StoredBlob, kind: int) -> Tensors:
     decoded = decode(await read_whole(blobs, job, blob.digest), schema, kind=kind)
     return {key: matrix.dense() for key, matrix in decoded.delta}

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedhft.adapter import Float64
 from fedhft.ids import ClientId, JobId
-from fedhft.records import ClientRecord, EventKind, JobRecord, JobStatus, MembershipRecord, Topic
+from fedhft.records import ClientRecord, EventKind, JobRecord, JobStatus, MembershipRecord, Topic, VersionRecord
 from fedhft.store import refusals
 from fedhft.store.in_memory_job import KeptJob
 from fedhft.store.in_memory_tables import InMemoryTables
@@ -18,11 +18,19 @@ from fedhft.store.keys import KEPT_MEMBERSHIPS
 class InMemoryJobs(InMemoryTables):
     """The job part of InMemoryStore."""
 
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
+    async def create_job(
+        self,
+        job: JobId,
+        spec_json: str,
+        submitted_by: str = "",
+        schema_json: str = "",
+        start: VersionRecord | None = None,
+    ) -> bool:
         """See Store.create_job."""
         its = self._jobs.setdefault(job, KeptJob())
         if its.record is not None:
-            if its.record.spec_json == spec_json and schema_json in ("", its.schema):
+            same = start is None or its.versions.get(0) in (None, start)
+            if its.record.spec_json == spec_json and schema_json in ("", its.schema) and same:
                 return False
             raise refusals.job_exists(job)
         # Re-inserting puts the job at the end of the order of creation.
@@ -37,6 +45,8 @@ class InMemoryJobs(InMemoryTables):
             schema_pinned=bool(schema_json),
         )
         its.schema = schema_json or None
+        if start is not None:
+            its.versions[start.version], its.latest_version = start, start.version
         self._note(its, EventKind.SUBMITTED, text=submitted_by)
         return True
 

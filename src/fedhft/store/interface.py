@@ -129,11 +129,19 @@ class Store(ProgressStore, CapacityStore, Protocol):
         ...
 
     # -- jobs
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
+    async def create_job(
+        self,
+        job: JobId,
+        spec_json: str,
+        submitted_by: str = "",
+        schema_json: str = "",
+        start: VersionRecord | None = None,
+    ) -> bool:
         """True when created (status waiting), False when the identical job exists, whoever submitted it.
 
-        schema_json: the schema it is created with; empty leaves it to the first client that joins.
-        Raises JOB_EXISTS for another spec, or a schema that is not the job's.
+        schema_json: the schema it is created with; empty leaves it to the first client that joins. start: version 0 of
+        a job with a warm start, which becomes its latest version.
+        Raises JOB_EXISTS for another spec, a schema that is not the job's, or another start while version 0 is kept.
         """
         ...
 

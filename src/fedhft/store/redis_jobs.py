@@ -10,7 +10,7 @@ import numpy as np
 
 from fedhft.adapter import Float64
 from fedhft.ids import ClientId, JobId
-from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
+from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic, VersionRecord
 from fedhft.store import refusals
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import JOBS, KEPT_MEMBERSHIPS, JobKeys
@@ -22,11 +22,24 @@ class RedisJobs:
 
     _redis: RedisConnection
 
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
+    async def create_job(
+        self,
+        job: JobId,
+        spec_json: str,
+        submitted_by: str = "",
+        schema_json: str = "",
+        start: VersionRecord | None = None,
+    ) -> bool:
         """See Store.create_job."""
         its = JobKeys(job)
         outcome, *created = await self._redis.run(
-            "create_job", (its.job, JOBS, its.schema, its.events), job, spec_json, submitted_by, schema_json
+            "create_job",
+            (its.job, JOBS, its.schema, its.events, its.versions),
+            job,
+            spec_json,
+            submitted_by,
+            schema_json,
+            "" if start is None else start.model_dump_json(),
         )
         if outcome == b"job_exists":
             raise refusals.job_exists(job)
