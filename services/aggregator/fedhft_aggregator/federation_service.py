@@ -121,6 +121,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             data_digest=request.data_digest,
             signature=tuple(request.signature),
             has_shared_validation=request.has_shared_validation,
+            too_large=requests.plans_too_large(request.too_large),
         )
         check_application(spec, application)
         stored = AdapterSchema.from_json(await self._store.fix_schema(job, application.schema.to_json()))
@@ -129,6 +130,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
         joined = client_record(spec, application, known, await self._store.now_ms())
         if joined != known:
             await self._store.join(job, joined)
+            declined = {one.tier for one in joined.too_large} - {one.tier for one in (known.too_large if known else ())}
+            for tier in declined:
+                metrics.PLANS_TOO_LARGE.labels(federation=job, tier=tier).inc()
         return federation_pb2.JoinResponse(tier=joined.tier)
 
     async def NextTask(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from fedhft.errors import ErrorCode
 from fedhft.process.free_memory import memory_limit
+from fedhft.telemetry import memory_metrics
 from fedhft.telemetry.collectors import BuildInfo, SocketBytesCollector, peak_memory_bytes
 from fedhft.telemetry.registry import (
     AGENT,
@@ -31,8 +32,6 @@ from fedhft.telemetry.registry import (
 
 _CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _WORK_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-_MEMORY_BUCKETS = tuple(float(2**power) for power in range(26, 38))
-"""64 MiB to 128 GiB."""
 _CODES = [code.value for code in ErrorCode]
 
 # -- calls
@@ -296,13 +295,9 @@ CLUSTERINGS = counter(
 known(CLUSTERINGS, outcome=("published", "lost"))
 
 # -- what clients report with their updates (agents behind NAT cannot be scraped)
-CLIENT_PEAK_MEMORY_BYTES = histogram(
-    "fedhft_client_peak_memory_bytes",
-    "Peak resident set of agents, one observation per report.",
-    ["federation", "tier"],
-    buckets=_MEMORY_BUCKETS,
-    by=AGGREGATOR,
-)
+PLANS_TOO_LARGE = memory_metrics.PLANS_TOO_LARGE
+CLIENT_PEAK_MEMORY_BYTES = memory_metrics.CLIENT_PEAK_MEMORY_BYTES
+CLIENT_PREDICTED_MEMORY_BYTES = memory_metrics.CLIENT_PREDICTED_MEMORY_BYTES
 CLIENT_STEP_SECONDS = histogram(
     "fedhft_client_step_seconds",
     "Wall time of one optimiser step, mean per report.",
@@ -385,6 +380,8 @@ AGENT_PAYLOAD_BYTES = counter(
     ["direction", "payload", "tier"],
     by=AGENT,
 )
+AGENT_PLANS_TOO_LARGE = memory_metrics.AGENT_PLANS_TOO_LARGE
+AGENT_PREDICTED_MEMORY_BYTES = memory_metrics.AGENT_PREDICTED_MEMORY_BYTES
 AGENT_STEP_SECONDS = histogram(
     "fedhft_agent_step_seconds",
     "Wall time of one optimiser step of this agent, mean per update.",

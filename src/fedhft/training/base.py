@@ -33,6 +33,7 @@ from fedhft.training.fit import (
 from fedhft.training.lean_imports import lean_models
 from fedhft.training.memory.layers import StreamedLayers
 from fedhft.training.memory.skeleton import skeleton
+from fedhft.training.prefix.stack import ends_alone
 from fedhft.training.stored_weights import stored_names, stored_tensors, stored_values
 from fedhft.training.tasks import Task, task_of
 
@@ -120,10 +121,12 @@ def load_base(spec: JobSpec, path_override: str | None = None, *, streamed: bool
     head = task.head(model, new_parameters)
     check_complete(path, model, new_parameters, head)
     check_head(path, spec, read_config(path), head, new_parameters)
-    task.check_model(model)
     counts = "position_ids" in signature(model.forward).parameters and not counts_from_padding(model)
     # Set on the tokenizer, which is where everybody looks for it; files may not say what their model needs.
-    with nullcontext() if layers is None else layers.reading():
+    # Padding is told apart by what the model does with it, not by its values: two layers of one that is not in memory
+    # show that, and are read once.
+    with nullcontext() if layers is None else ends_alone(model, layers):
+        task.check_model(model)
         tokenizer.padding_side = padding_side(path, task, model, tokenizer, counts=counts)
     return LoadedBase(
         key=network_key(spec),

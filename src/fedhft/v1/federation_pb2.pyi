@@ -222,6 +222,7 @@ class JoinRequest(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     HAS_SHARED_VALIDATION_FIELD_NUMBER: _builtins.int
+    TOO_LARGE_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -239,6 +240,12 @@ class JoinRequest(_message.Message):
     def signature(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Anchor signature: unit-norm random projection of gradients at the job's start, float32; empty where not used."""
 
+    @_builtins.property
+    def too_large(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PlanTooLarge]:
+        """Tiers whose plans do not fit this client's memory, all that are known: the client gets a smaller one, or is refused
+        (plan_too_large). A client can only get less by it.
+        """
+
     def __init__(
         self,
         *,
@@ -251,10 +258,11 @@ class JoinRequest(_message.Message):
         signature: _abc.Iterable[_builtins.float] | None = ...,
         data_digest: _builtins.str = ...,
         has_shared_validation: _builtins.bool = ...,
+        too_large: _abc.Iterable[_adapter_pb2.PlanTooLarge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "has_shared_validation", b"has_shared_validation", "job", b"job", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "has_shared_validation", b"has_shared_validation", "job", b"job", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -999,6 +1007,7 @@ class Measurements(_message.Message):
     PAYLOAD_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     RAW_BYTES_SENT_FIELD_NUMBER: _builtins.int
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
+    PREDICTED_PEAK_BYTES_FIELD_NUMBER: _builtins.int
     train_seconds: _builtins.float
     """Wall seconds."""
     evaluate_seconds: _builtins.float
@@ -1016,6 +1025,8 @@ class Measurements(_message.Message):
     """Bytes of this update before coding: kept values in float32."""
     model_bytes: _builtins.int
     """Bytes that the whole model would have taken in this update's place: every parameter in float32."""
+    predicted_peak_bytes: _builtins.int
+    """Peak resident set that the agent foretold for this plan, bytes; 0 where it has no budget of memory."""
     def __init__(
         self,
         *,
@@ -1029,10 +1040,11 @@ class Measurements(_message.Message):
         payload_bytes_received: _builtins.int = ...,
         raw_bytes_sent: _builtins.int = ...,
         model_bytes: _builtins.int = ...,
+        predicted_peak_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_rss_bytes", b"peak_rss_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_rss_bytes", b"peak_rss_bytes", "predicted_peak_bytes", b"predicted_peak_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
