@@ -119,6 +119,26 @@ def test_every_byte_of_a_frozen_layer_is_read_once_per_fill(tmp_path: Path) -> N
     assert streamed.bytes_read - before == layers
 
 
+def test_a_start_reads_each_frozen_layer_once(tmp_path: Path) -> None:
+    """Beside them, the first and the last for the padding, the first to find the layers, and twice those in training,
+    which make room meanwhile: each is read for the check of the cache with and without it.
+    """
+    path = tiny_model(tmp_path / "model", layers=8)
+    spec = job_for(path, method="fedit")
+    base = streamed_base(spec)
+    network = Network.on(base, spec)
+    network.cache_prefix(folder_in(tmp_path / "prefix"), torch.float32)
+    rows = network.encode(data_of().train)
+    network.load({}, 1, 0)
+    network.prepare([rows])
+    assert base.streamed is not None
+    layer = sum(t.size for name, t in stored_tensors(path).items() if "layer." in name) / 8
+    assert base.streamed.bytes_read / layer == 7 + 3 + 4
+    before = base.streamed.bytes_read
+    predict(network, rows)
+    assert base.streamed.bytes_read == before  # the first fill came with the check
+
+
 def test_a_depth_that_grows_and_shrinks_holds_what_it_trains(tmp_path: Path) -> None:
     spec = job_for(tiny_model(tmp_path / "model", layers=4), method="fedit")
     base = streamed_base(spec)

@@ -36,7 +36,7 @@ MOMENTS_BYTES = 8
 """Bytes per value in training beside its gradient: AdamW's two moments, float32."""
 CODING_BYTES = 20
 """Bytes per value sent while an update is coded: its start, difference, what is carried, what is sent, and its code."""
-SPARE_BYTES = 32 << 20
+SPARE_BYTES = 24 << 20
 
 
 @dataclass(frozen=True)

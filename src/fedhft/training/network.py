@@ -28,6 +28,7 @@ from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
 from fedhft.training.lora.attached import attach, layer_of
 from fedhft.training.memory.layers import Weights
+from fedhft.training.memory.reading import is_readable
 from fedhft.training.prefix.cache import Arithmetic, PrefixCache, Rows
 from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.stack import Inputs, Stack
@@ -128,7 +129,8 @@ class Network:
             return streamed.weights_at(self.schema.layers - self._boundary_of(depth))
         whole = sum(parameter.nbytes for parameter in self.model.parameters())
         # On the CPU, transformers uses float32 values where they are on disk, having looked at all of them.
-        same = all(stored.dtype == _STORED[self._base.dtype] for stored in stored_tensors(self._base.path).values())
+        found = {stored.dtype for stored in stored_tensors(self._base.path).values() if is_readable(stored)}
+        same = found == {_STORED[self._base.dtype]}
         return Weights(0, whole, 0) if same and self.device.type == "cpu" else Weights(whole, 0, 0)
 
     def unread(self, depth: int) -> int:
