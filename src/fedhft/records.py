@@ -147,6 +147,14 @@ class Attempt:
     """How many of them ended, with their process or by an exception, while a client's update was being folded."""
 
 
+class PlanTooLarge(_Record):
+    """A tier whose plan does not fit a client's memory, as the client said. Bytes."""
+
+    tier: str
+    needed: int
+    allowed: int
+
+
 class ClientRecord(_Record):
     """A client that joined a job."""
 
@@ -158,6 +166,8 @@ class ClientRecord(_Record):
     """Unit-norm float32 values; empty where the method has none (yet)."""
     has_shared_validation: bool = False
     joined_ms: int
+    too_large: tuple[PlanTooLarge, ...] = ()
+    """Plans that it declined."""
 
 
 class EventRecord(_Record):

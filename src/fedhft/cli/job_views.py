@@ -177,10 +177,16 @@ def _what(event: jobs_pb2.JobEvent) -> str:
 
 
 def _treated(client: clients_pb2.JobClient) -> str:
-    """What the last fold made of its update, if anything."""
+    """What the last fold made of its update, or else which plans do not fit its memory, if anything."""
+    from fedhft.reporting.table import size
+
     if client.set_aside:
         return f"set aside: {client.set_aside}"
-    return f"clipped to {client.clipped:.2f} of its size" if client.HasField("clipped") else ""
+    if client.HasField("clipped"):
+        return f"clipped to {client.clipped:.2f} of its size"
+    return "; ".join(
+        f"tier {one.tier} needs {size(one.needed_bytes)} of {size(one.allowed_bytes)}" for one in client.too_large
+    )
 
 
 def standing(job: jobs_pb2.Job) -> tuple[str, str]:

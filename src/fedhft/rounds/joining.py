@@ -15,13 +15,11 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.planning.estimates import Capacity, Durations, estimated
 from fedhft.planning.fold_memory import check_fold_fits
-from fedhft.planning.tiers import tier_of
-from fedhft.records import ClientRecord
+from fedhft.planning.tiers import MOST_MEMORY_BYTES, check_too_large, tier_of
+from fedhft.records import ClientRecord, PlanTooLarge
 
 MAX_REASON = 500
 """Most characters of the reason of a decline."""
-MOST_MEMORY_BYTES = 1 << 50
-"""Most memory that an agent may state."""
 _LONGEST_VERSION = 64
 _LONGEST_TOKEN = 128
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -32,7 +30,8 @@ class Application:
     """What a client presents when it joins.
 
     memory_bytes: what its agent may use, 0 when not stated. tier: the one it asks for; empty leaves it to the job.
-    samples: training rows. signature: unit-norm anchor signature; empty where the method has none.
+    samples: training rows. signature: unit-norm anchor signature; empty where the method has none. too_large: plans
+    that do not fit its memory.
     """
 
     client: str
@@ -48,6 +47,7 @@ class Application:
     keeps_frozen_layers: bool = False
     deepest: int = 0
     """The most layers that its device has memory to train; 0 means not stated."""
+    too_large: tuple[PlanTooLarge, ...] = ()
 
 
 def check_enrolment(memory_bytes: int, agent_version: str, lease_token: str) -> None:
@@ -91,7 +91,8 @@ def check_application(spec: JobSpec, application: Application) -> None:
     check_schema(spec, application.schema)
     check_fold_fits(spec, application.schema)
     check_anchor_signature(spec, application.signature)
-    tier_of(spec, application.client, application.memory_bytes, application.tier)
+    check_too_large(spec, application.too_large)
+    tier_of(spec, application.client, application.memory_bytes, application.tier, application.too_large)
 
 
 def check_authorised(spec: JobSpec, client: str) -> None:
@@ -197,10 +198,11 @@ def client_record(spec: JobSpec, application: Application, known: ClientRecord |
     signature = application.signature if spec.method.clusters_by_anchors else ()
     return ClientRecord(
         client=application.client,
-        tier=tier_of(spec, application.client, application.memory_bytes, application.tier),
+        tier=tier_of(spec, application.client, application.memory_bytes, application.tier, application.too_large),
         samples=application.samples,
         data_digest=application.data_digest,
         signature=signature or (known.signature if known else ()),
         has_shared_validation=application.has_shared_validation,
         joined_ms=known.joined_ms if known else now_ms,
+        too_large=application.too_large,
     )

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from fedhft.adapter import Float32, MaskedDelta, Part, TensorKey
+from fedhft.adapter import AdapterSchema, Float32, MaskedDelta, Part, TensorKey
 from fedhft.clustering.signature import project
 from fedhft.job import JobSpec
 from fedhft.methods import SignatureKind, Start
@@ -50,22 +50,28 @@ def wants_update(spec: JobSpec) -> bool:
     return spec.method.is_clustered and spec.method.signature is SignatureKind.UPDATE
 
 
+def anchor_plan(schema: AdapterSchema) -> AdapterPlan:
+    """What has gradients for an anchor signature."""
+    lowest = min(slot.layer for slot in schema.slots)
+    depth = min(ANCHOR_DEPTH, schema.layers - lowest)
+    return AdapterPlan("", depth, 1.0, 1.0, 0, train_a=False, train_b=True)
+
+
 def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tuple[float, ...]:
     """Unit-norm projection of the gradient at the start over at most ANCHOR_ROWS rows, spread evenly over the data."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), ANCHOR_ROWS)).round().astype(np.int64)
-    lowest = min(slot.layer for slot in network.schema.slots)
-    depth = min(ANCHOR_DEPTH, network.schema.layers - lowest)
-    network.load({}, depth, 0)  # with B = 0, adapters below the depth would change nothing
-    plan = AdapterPlan("", depth, 1.0, 1.0, 0, train_a=False, train_b=True)
+    plan = anchor_plan(network.schema)
+    network.load({}, plan.depth, 0)  # with B = 0, adapters below the depth would change nothing
     network.prepare([rows])
     keys = network.trained_keys(plan)
     errors = network.task.signature_errors(rows.targets[chosen])
     with torch.enable_grad(), network.trainable(plan, {}, None) as parameters:
-        for index in scoring_batches(rows.lengths[chosen], _ANCHOR_BATCH):
-            logits = network.forward(rows, chosen[index])
-            error = errors(index, logits.detach()).astype(np.float32)
-            with network.stopwatch.backward.running(len(index) * depth):
-                logits.backward(torch.from_numpy(error).to(logits.device))
+        for batch in scoring_batches(rows.lengths[chosen], _ANCHOR_BATCH):
+            for part in network.training_parts(rows, chosen[batch]):
+                logits = network.forward(rows, part)
+                error = errors(np.searchsorted(chosen, part), logits.detach()).astype(np.float32)
+                with network.stopwatch.backward.running(len(part) * network.depth):
+                    logits.backward(torch.from_numpy(error).to(logits.device))
         gradients: dict[TensorKey, Float32] = {}
         for key, parameter in zip(keys, parameters, strict=True):
             if parameter.grad is not None:

@@ -23,6 +23,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation, Combine, MaskRule
 from fedhft.plan import AdapterPlan, steps_of
+from fedhft.planning.peak import LEAST, Arrangement, Unfit
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
@@ -31,6 +32,7 @@ from fedhft.training.device.state import forget_peak, peak_bytes
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
+from fedhft.training.memory.fitting import fitted
 from fedhft.training.network import Network
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
@@ -51,12 +53,19 @@ MOST_EPOCHS = 100
 class ClientWorker:
     """One client of one job. Not safe for concurrent use; several workers may share one LoadedBase in turn.
 
-    state_dir: folder that survives restarts; None keeps everything in memory. Raises FedhftError(INVALID_ARGUMENT)
-    when the folder belongs to another client, (INVALID_MODEL) when the job does not fit the model.
+    state_dir: folder that survives restarts; None keeps everything in memory. memory: bytes that the process may use,
+    0: any. Raises FedhftError(INVALID_ARGUMENT) when the folder belongs to another client, (INVALID_MODEL) when the job
+    does not fit the model.
     """
 
     def __init__(
-        self, spec: JobSpec, client: str, base: LoadedBase, data: ClientData, state_dir: Path | None = None
+        self,
+        spec: JobSpec,
+        client: str,
+        base: LoadedBase,
+        data: ClientData,
+        state_dir: Path | None = None,
+        memory: int = 0,
     ) -> None:
         self.spec = spec
         self.client = client
@@ -66,6 +75,8 @@ class ClientWorker:
         self._holdout = self._network.encode(data.holdout)
         self._shards: dict[tuple[int, int, bool], EncodedRows] = {}
         self._sample = self._drawn(self._holdout)
+        self._memory = memory
+        self._arranged: dict[tuple[int, float, bool, bool], Arrangement | Unfit] = {}
         self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
         self._state, self._draft = self._folder.read()
 
@@ -96,6 +107,7 @@ class ClientWorker:
         if not signatures.wants_anchor(self.spec):
             return ()
         if self._state.data_digest != self._data.digest or not self._state.signature:
+            self.fit(signatures.anchor_plan(self._network.schema))
             found = signatures.anchor_signature(self._network, self._train, self.spec)
             self._state = replace(self._state, signature=found, data_digest=self._data.digest)
             self._folder.write_state(self._state)
@@ -133,9 +145,38 @@ class ClientWorker:
             )
         return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
 
-    def weights_bytes(self, plan: AdapterPlan) -> int:
-        """Memory of the base model while a plan is trained."""
-        return self._network.weights_bytes(plan.depth)
+    def fit(self, plan: AdapterPlan) -> Unfit | None:
+        """Find out how to carry out a plan within the memory there is; None, or what it lacks.
+
+        Found once for each depth and density; in what takes little, even for one that does not fit.
+        """
+        shape = (plan.depth, plan.density, plan.train_a, plan.train_b)
+        if shape not in self._arranged:
+            self._arranged[shape] = fitted(
+                self._network,
+                self._longest(),
+                plan,
+                min(self.spec.training.batch_size, len(self._train)),
+                max(len(self._holdout), len(self._data.shared or ())),
+                self._memory,
+            )
+        found = self._arranged[shape]
+        self._network.arrangement = LEAST if isinstance(found, Unfit) else found
+        return found if isinstance(found, Unfit) else None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the process may use; 0: any."""
+        return self._memory
+
+    @property
+    def predicted_peak(self) -> int:
+        """Resident set that the plan in use will come to, bytes; 0 where there is no budget, or it does not fit."""
+        return self._network.arrangement.resident
+
+    def _longest(self) -> EncodedRows:
+        """The rows of which the longest decides what passes take."""
+        return max((rows for rows in (self._train, self._holdout) if len(rows)), key=lambda rows: rows.lengths.max())
 
     def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
         """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
@@ -165,6 +206,7 @@ class ClientWorker:
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
         plan = self.plan(task.plan)
+        self.fit(plan)
         begun = time.perf_counter()
         self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
         if task.round <= self._state.round:
@@ -188,13 +230,7 @@ class ClientWorker:
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
         blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
-        figures = _measurements(
-            report,
-            evaluate_seconds,
-            peak_bytes(self._network.device),
-            delta.values if blob else 0,
-            self._network.base_values if blob else 0,
-        )
+        figures = self._measured(report, evaluate_seconds, delta.values if blob else 0)
         if self.spec.method.allocation is Allocation.CAPACITY:
             figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
@@ -221,6 +257,7 @@ class ClientWorker:
         mass-weighted mixture. After: with its own mixture only.
         """
         plan = self.plan(task.plan)
+        self.fit(plan)
         own, mass = task.view.memberships, task.view.mass_memberships
         self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
         forget_peak(self._network.device)
@@ -240,8 +277,7 @@ class ClientWorker:
         report, _, _ = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
         scores += self._scores(pb.Score.MOMENT_AFTER, True, task.shared)
-        seconds = before_seconds + time.perf_counter() - started
-        return scores, _measurements(report, seconds, peak_bytes(self._network.device))
+        return scores, self._measured(report, before_seconds + time.perf_counter() - started)
 
     # -- acknowledgement
 
@@ -404,20 +440,14 @@ class ClientWorker:
         drawn = np.argsort(seeds.integers(seeds.seed_of("scored rows", self.spec.seed), len(rows)))[:most]
         return rows.take(np.sort(drawn))
 
-
-def _measurements(
-    report: TrainingReport,
-    evaluate_seconds: float,
-    peak_device_bytes: int,
-    sent_values: int = 0,
-    model_values: int = 0,
-) -> pb.Measurements:
-    return pb.Measurements(
-        train_seconds=report.seconds,
-        evaluate_seconds=evaluate_seconds,
-        steps=report.steps,
-        peak_rss_bytes=peak_memory_bytes(),
-        peak_device_bytes=peak_device_bytes,
-        raw_bytes_sent=4 * sent_values,
-        model_bytes=4 * model_values,
-    )
+    def _measured(self, report: TrainingReport, evaluate_seconds: float, sent_values: int = 0) -> pb.Measurements:
+        return pb.Measurements(
+            train_seconds=report.seconds,
+            evaluate_seconds=evaluate_seconds,
+            steps=report.steps,
+            peak_rss_bytes=peak_memory_bytes(),
+            peak_device_bytes=peak_bytes(self._network.device),
+            predicted_peak_bytes=self.predicted_peak,
+            raw_bytes_sent=4 * sent_values,
+            model_bytes=4 * self._network.base_values if sent_values else 0,
+        )
