@@ -120,6 +120,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             samples=request.samples,
             data_digest=request.data_digest,
             signature=tuple(request.signature),
+            halves=tuple(request.signature_halves),
             has_shared_validation=request.has_shared_validation,
         )
         check_application(spec, application)

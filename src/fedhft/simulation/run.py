@@ -62,6 +62,8 @@ class Simulation:
     observe: Callable[[jobs_pb2.Job], None] = lambda job: None
     worker_of: Callable[..., ClientWorker] = ClientWorker
     """Makes a client's worker; benchmarks let one of them misbehave."""
+    changes: Mapping[int, Mapping[str, ClientData]] = field(default_factory=dict)
+    """After so many rounds, clients that come back with other data."""
     _workers: dict[str, ClientWorker] = field(default_factory=dict, init=False)
     _traffic: dict[str, _Traffic] = field(default_factory=dict, init=False)
     _tokens: dict[str, str] = field(default_factory=dict, init=False)
@@ -76,7 +78,7 @@ class Simulation:
         store = InMemoryStore()
         job = JobId(spec.name)
         await store.create_job(job, spec.canonical())
-        await self._join(store, job, spec)
+        await self._join(store, job, spec, self.clients)
         cache = JobCache(store)
         published: list[RoundHistory] = []
         coordinator = Coordinator(
@@ -85,8 +87,9 @@ class Simulation:
         )  # fmt: skip
         while (wait_s := await coordinator.step()) is not None:
             if published:
-                published.clear()
                 self.observe(await _told(store, job))
+                await self._join(store, job, spec, self.changes.get(published[-1].summary.round, {}))
+                published.clear()
             if wait_s:
                 await self._work(store, job, await cache.get(job))
         told = await _told(store, job)
@@ -94,11 +97,12 @@ class Simulation:
             raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {told.reason}")
         return Simulated(spec, told, await store.memberships(job), await store.version(job))
 
-    async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec) -> None:
-        for name, data in sorted(self.clients.items()):
+    async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec, clients: Mapping[str, ClientData]) -> None:
+        for name, data in sorted(clients.items()):
             worker = self.worker_of(spec, name, self.base, data, None)
             agent = await store.enroll(ClientId(name), 0, "simulation")
-            self._workers[name], self._traffic[name] = worker, _Traffic()
+            self._workers[name] = worker
+            self._traffic.setdefault(name, _Traffic())
             self._tokens[name] = agent.lease_token
             application = Application(
                 client=name,
@@ -108,12 +112,14 @@ class Simulation:
                 samples=worker.samples,
                 data_digest=worker.data_digest,
                 signature=worker.signature(),
+                halves=worker.signature_halves(),
                 has_shared_validation=worker.has_shared_validation,
             )
             check_application(spec, application)
             stored = AdapterSchema.from_json(await store.fix_schema(job, worker.schema.to_json()))
             check_same_schema(stored, worker.schema)
-            await store.join(job, client_record(spec, application, None, await store.now_ms()))
+            known = await store.client(job, ClientId(name))
+            await store.join(job, client_record(spec, application, known, await store.now_ms()))
 
     async def _work(self, store: InMemoryStore, job: JobId, cached: CachedJob) -> None:
         """Let every client whose part of the open round is missing do it, one after another."""

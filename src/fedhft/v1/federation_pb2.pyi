@@ -222,6 +222,7 @@ class JoinRequest(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     HAS_SHARED_VALIDATION_FIELD_NUMBER: _builtins.int
+    SIGNATURE_HALVES_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -239,6 +240,12 @@ class JoinRequest(_message.Message):
     def signature(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Anchor signature: unit-norm random projection of gradients at the job's start, float32; empty where not used."""
 
+    @_builtins.property
+    def signature_halves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Signatures of two halves of the rows, one after the other, each of unit norm or zeros. Without them a client is put
+        into a cluster, and has no say in how many there are.
+        """
+
     def __init__(
         self,
         *,
@@ -251,10 +258,11 @@ class JoinRequest(_message.Message):
         signature: _abc.Iterable[_builtins.float] | None = ...,
         data_digest: _builtins.str = ...,
         has_shared_validation: _builtins.bool = ...,
+        signature_halves: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "has_shared_validation", b"has_shared_validation", "job", b"job", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "has_shared_validation", b"has_shared_validation", "job", b"job", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "signature_halves", b"signature_halves", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
