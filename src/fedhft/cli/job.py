@@ -13,6 +13,7 @@ from fedhft.cli.interrupted import if_interrupted
 from fedhft.cli.job_views import (
     SHOWN_ROUNDS,
     STATES,
+    View,
     as_values,
     event_lines,
     matches,
@@ -196,13 +197,15 @@ def events(
 @app.command()
 @with_server_options
 def clusters(options: ServerOptions, job: JobArgument) -> None:
-    """Show the latest memberships: every client's weights over the clusters."""
+    """Show the latest memberships: every client's weights over the clusters, how sure they are and why."""
+    from fedhft.jobs.cluster_reason import reason
     from fedhft.jobs.messages import as_dict
 
     with options.client() as client:
         memberships = client.get(job, last=1).memberships
     names = [row.client for row in memberships.rows]
-    answer(options.output, as_dict(memberships), names, lambda: print_memberships(job, memberships))
+    value = {**as_dict(memberships), "reason": reason(memberships)}
+    answer(options.output, value, names, lambda: print_memberships(job, memberships))
 
 
 @app.command()
@@ -303,14 +306,20 @@ def export(
         ),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write whole models, base and adapter in one.")] = False,
+    view: Annotated[
+        View,
+        typer.Option("--view", help="One directory per cluster, or a single one for everybody, weighted by rows."),
+    ] = View.CLUSTERS,
 ) -> None:
-    """Write a version's adapters: one PEFT directory per cluster and per --client."""
+    """Write a version's adapters: one PEFT directory per cluster (or one for everybody) and per --client."""
     from dataclasses import asdict
 
     from fedhft.export.published import fetch_adapters, write_adapters
 
     with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
         adapters = fetch_adapters(jobs, job, version)
+        everybody = view is View.MASS_WEIGHTED
+        rows = {one.client: int(one.samples) for one in jobs.clients(job) if one.samples} if everybody else None
         written = write_adapters(
             adapters,
             out,
@@ -320,6 +329,7 @@ def export(
             base_path="" if base_path is None else str(base_path),
             check=check,
             merge=merge,
+            samples=rows,
         )
     paths = [str(one.path) for one in written]
     value = {

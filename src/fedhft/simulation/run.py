@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.direction import NOTHING, Measured
+from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.describe import describe
 from fedhft.coordination.history import RoundHistory
@@ -27,6 +28,7 @@ from fedhft.rounds.acceptance import check_blob, check_evaluation, check_header,
 from fedhft.rounds.joining import Application, check_application, check_same_schema, client_record
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
+from fedhft.store.interface import Store
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import federation_pb2, jobs_pb2
@@ -62,6 +64,8 @@ class Simulation:
     observe: Callable[[jobs_pb2.Job], None] = lambda job: None
     worker_of: Callable[..., ClientWorker] = ClientWorker
     """Makes a client's worker; benchmarks let one of them misbehave."""
+    clusterer_of: Callable[[Store], Clusterer] = LocalClusterer
+    """Makes the clusterer; benchmarks put clients into clusters themselves."""
     changes: Mapping[int, Mapping[str, ClientData]] = field(default_factory=dict)
     """After so many rounds, clients that come back with other data."""
     _workers: dict[str, ClientWorker] = field(default_factory=dict, init=False)
@@ -82,8 +86,8 @@ class Simulation:
         cache = JobCache(store)
         published: list[RoundHistory] = []
         coordinator = Coordinator(
-            store, job, LocalClusterer(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000), observe=published.append,
-            kept_rounds=spec.rounds.total,
+            store, job, self.clusterer_of(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000),
+            observe=published.append, kept_rounds=spec.rounds.total,
         )  # fmt: skip
         while (wait_s := await coordinator.step()) is not None:
             if published:
