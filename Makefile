@@ -213,6 +213,12 @@ bench-scores: $(VENV)/.dev ## Compare methods on real data (DATA=folder)
 	@echo "Comparing methods on $(DATA); runs are kept in out/scores"
 	$(BIN)/python -m benchmarks.scores --data "$(DATA)" -- $(SCORES_ARGS)
 
+.PHONY: bench-clusters
+bench-clusters: $(VENV)/.dev ## Are clusters found where they are, and only there (DATA=folder of data sets)
+	@test -n "$(DATA)" || { echo "make: set DATA to a folder of data sets: ag_news, sst2, ..." >&2; exit 1; }
+	@echo "Looking for clusters in $(DATA); signatures are kept in out/clusters"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.clusters --data "$(DATA)"
+
 SECONDS ?= 600
 
 .PHONY: fuzz

@@ -243,6 +243,21 @@ class TestJoining:
         assert await store.client(JOB, ALICE) == alice
         assert await store.client(JOB, CAROL) is None
 
+    async def test_halves_are_kept_to_the_bit_beside_the_signature_and_go_with_the_client(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        alice = client_record(ALICE, signature=(1.0,), halves=(0.5, -1.401298464324817e-45, 0.10000000149011612))
+        await store.join(JOB, alice)
+        await store.join(JOB, client_record(BOB, signature=(1.0,)))
+        assert await store.client(JOB, ALICE) == alice
+        found = await store.signature_halves(JOB)
+        assert {client: tuple(both.tolist()) for client, both in found.items()} == {ALICE: alice.halves}
+        assert (await store.clients(JOB))[ALICE].halves == ()
+        await store.join(JOB, alice.model_copy(update={"halves": ()}))
+        assert await store.signature_halves(JOB) == {}
+        await store.join(JOB, alice)
+        assert await store.leave(JOB, ALICE)
+        assert await store.signature_halves(JOB) == {}
+
     async def test_joining_again_replaces_everything(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)
         await store.join(JOB, client_record(ALICE, signature=(1.0,)))

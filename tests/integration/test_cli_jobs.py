@@ -75,7 +75,7 @@ def test_a_job_is_submitted_shown_listed_and_cancelled(server: str, tmp_path: Pa
     assert "cli-1" in job(server, "list").stdout
     assert "cli-1: waiting" in job(server, "get", "cli-1").stdout
     clusters = json.loads(job(server, "clusters", "cli-1", "--format", "json").stdout)
-    assert clusters["rows"] == []
+    assert (clusters["rows"], clusters["reason"]) == ([], "")
 
     cancelled = json.loads(job(server, "cancel", "cli-1", "--reason", "not needed", "--format", "json").stdout)
     assert (cancelled["status"], cancelled["reason"]) == ("cancelled", "not needed")

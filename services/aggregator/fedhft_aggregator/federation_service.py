@@ -124,6 +124,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             samples=request.samples,
             data_digest=request.data_digest,
             signature=tuple(request.signature),
+            halves=tuple(request.signature_halves),
             has_shared_validation=request.has_shared_validation,
             trial=Durations.of(request.durations) if request.HasField("durations") else None,
             keeps_frozen_layers=request.keeps_frozen_layers,

@@ -219,6 +219,7 @@ class Session:
             samples=self._worker.samples,
             tier=enlistment.tier,
             signature=self._worker.signature(),
+            signature_halves=self._worker.signature_halves(),
             data_digest=self._worker.data_digest,
             has_shared_validation=self._worker.has_shared_validation,
             keeps_frozen_layers=self._worker.keeps_frozen_layers,

@@ -226,13 +226,15 @@ def events(
 @app.command()
 @with_server_options
 def clusters(options: ServerOptions, job: JobArgument) -> None:
-    """Show the latest memberships: every client's weights over the clusters."""
+    """Show the latest memberships: every client's weights over the clusters, how sure they are and why."""
+    from fedhft.jobs.cluster_reason import reason
     from fedhft.jobs.messages import as_dict
 
     with options.client() as client:
         memberships = client.get(job, last=1).memberships
     names = [row.client for row in memberships.rows]
-    answer(options.output, as_dict(memberships), names, lambda: print_memberships(job, memberships))
+    value = {**as_dict(memberships), "reason": reason(memberships)}
+    answer(options.output, value, names, lambda: print_memberships(job, memberships))
 
 
 @app.command()

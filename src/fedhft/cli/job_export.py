@@ -9,6 +9,7 @@ import typer
 
 from fedhft.cli.completion import JobArgument, complete_client_of_job
 from fedhft.cli.interrupted import if_interrupted
+from fedhft.cli.job_views import View
 from fedhft.cli.output import answer
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.errors import ErrorCode, FedhftError
@@ -62,6 +63,10 @@ def export(
         ),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write whole models, base and adapter in one.")] = False,
+    view: Annotated[
+        View,
+        typer.Option("--view", help="One directory per cluster, or a single one for everybody, weighted by rows."),
+    ] = View.CLUSTERS,
     push_to_hub: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +77,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a version's adapters: one PEFT directory per cluster and per --client."""
+    """Write a version's adapters: one PEFT directory per cluster (or one for everybody) and per --client."""
     from dataclasses import asdict
 
     from fedhft.export.published import fetch_adapters, write_adapters
@@ -80,6 +85,8 @@ def export(
     with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
         told = jobs.get(job, last=1)
         adapters = fetch_adapters(jobs, job, version_of(told, version))
+        everybody = view is View.MASS_WEIGHTED
+        rows = {one.client: int(one.samples) for one in jobs.clients(job) if one.samples} if everybody else None
         written = write_adapters(
             adapters,
             out,
@@ -89,6 +96,7 @@ def export(
             base_path="" if base_path is None else str(base_path),
             check=check,
             merge=merge,
+            samples=rows,
         )
     paths = [str(one.path) for one in written]
     pushed = None

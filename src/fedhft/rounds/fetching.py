@@ -65,6 +65,8 @@ def _deltas(versions: Mapping[int, VersionRecord], target: int, scope: str, have
         record = versions.get(number)
         if record is None:
             return None
+        if scope in record.renewed:
+            return None
         if scope in record.deltas:
             found.append(Fetch(scope, number, False, record.deltas[scope]))
         elif scope in record.snapshots:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.direction import NOTHING, Measured
+from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.describe import describe
 from fedhft.coordination.history import RoundHistory
@@ -37,6 +38,7 @@ from fedhft.rounds.joining import Application, capacity_of, check_application, c
 from fedhft.rounds.starting import checked_start
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
+from fedhft.store.interface import Store
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.device.choice import usable_device
 from fedhft.training.device.failure import device_failures
@@ -100,6 +102,10 @@ class Simulation:
     """The adapter that a job with adapter.from begins with."""
     worker_of: Callable[..., ClientWorker] = ClientWorker
     """Makes a client's worker; benchmarks let one of them misbehave."""
+    clusterer_of: Callable[[Store], Clusterer] = LocalClusterer
+    """Makes the clusterer; benchmarks put clients into clusters themselves."""
+    changes: Mapping[int, Mapping[str, ClientData]] = field(default_factory=dict)
+    """After so many rounds, clients that come back with other data."""
     _workers: dict[str, ClientWorker] = field(default_factory=dict, init=False)
     _traffic: dict[str, _Traffic] = field(default_factory=dict, init=False)
     _tokens: dict[str, str] = field(default_factory=dict, init=False)
@@ -116,17 +122,18 @@ class Simulation:
             snapshots, _ = start_of_job(spec, schema, self.start, str(self.base.path))
             version = await save_start(store.blobs, job, checked_start(spec, schema.to_json(), snapshots))
             await store.create_job(job, spec.canonical(), schema_json=schema.to_json(), start=version)
-        await self._join(store, job, spec)
+        await self._join(store, job, spec, self.clients)
         cache = JobCache(store)
         published: list[RoundHistory] = []
         coordinator = Coordinator(
-            store, job, LocalClusterer(store), "simulation", lease_ms=int(NO_HURRY_S * 1000), observe=published.append,
-            kept_rounds=spec.rounds.total,
+            store, job, self.clusterer_of(store), "simulation", lease_ms=int(NO_HURRY_S * 1000),
+            observe=published.append, kept_rounds=spec.rounds.total,
         )  # fmt: skip
         while (wait_s := await coordinator.step()) is not None:
             if published:
-                published.clear()
                 self.observe(await _told(store, job))
+                await self._join(store, job, spec, self.changes.get(published[-1].summary.round, {}))
+                published.clear()
             if wait_s:
                 await self.pass_time(store, job, await cache.get(job), wait_s)
         told = await _told(store, job)
@@ -178,11 +185,12 @@ class Simulation:
 
     # -- a client's part of a round
 
-    async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec) -> None:
-        for name, data in sorted(self.clients.items()):
+    async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec, clients: Mapping[str, ClientData]) -> None:
+        for name, data in sorted(clients.items()):
             worker = self.worker_of(spec, name, self.base, data, None)
             agent = await store.enroll(ClientId(name), 0, "simulation")
-            self._workers[name], self._traffic[name] = worker, _Traffic()
+            self._workers[name] = worker
+            self._traffic.setdefault(name, _Traffic())
             self._tokens[name] = agent.lease_token
             application = Application(
                 client=name,
@@ -192,6 +200,7 @@ class Simulation:
                 samples=worker.samples,
                 data_digest=worker.data_digest,
                 signature=worker.signature(),
+                halves=worker.signature_halves(),
                 has_shared_validation=worker.has_shared_validation,
                 trial=self._trial(spec, name, worker),
                 keeps_frozen_layers=self.keeps_frozen_layers(name, worker),
@@ -200,9 +209,11 @@ class Simulation:
             check_application(spec, application)
             stored = AdapterSchema.from_json(await store.fix_schema(job, worker.schema.to_json()))
             check_same_schema(stored, worker.schema)
-            await store.join(job, client_record(spec, application, None, await store.now_ms()))
+            known = await store.client(job, ClientId(name))
+            await store.join(job, client_record(spec, application, known, await store.now_ms()))
             if spec.method.allocation is Allocation.CAPACITY:
-                await store.note_capacity(job, ClientId(name), capacity_of(application, None))
+                before = (await store.capacities(job, [name])).get(name)
+                await store.note_capacity(job, ClientId(name), capacity_of(application, before))
 
     def _trial(self, spec: JobSpec, name: str, worker: ClientWorker) -> Durations | None:
         if spec.method.allocation is not Allocation.CAPACITY:

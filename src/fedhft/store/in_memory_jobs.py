@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from fedhft.adapter import Float64
+from fedhft.adapter import Float32, Float64
 from fedhft.ids import ClientId, JobId
 from fedhft.records import ClientRecord, EventKind, JobRecord, JobStatus, MembershipRecord, Topic, VersionRecord
 from fedhft.store import refusals
@@ -125,7 +125,7 @@ class InMemoryJobs(InMemoryTables):
         """See Store.clients."""
         known = self._of(job).clients
         names = sorted(known if wanted is None else set(wanted) & known.keys())
-        return {client: known[client].model_copy(update={"signature": ()}) for client in names}
+        return {client: known[client].model_copy(update={"signature": (), "halves": ()}) for client in names}
 
     async def client_ids(self, job: JobId) -> list[ClientId]:
         """See Store.client_ids."""
@@ -135,6 +135,11 @@ class InMemoryJobs(InMemoryTables):
         """See Store.signatures."""
         known = sorted(self._of(job).clients.items())
         return {client: np.array(record.signature, np.float64) for client, record in known if record.signature}
+
+    async def signature_halves(self, job: JobId) -> Mapping[ClientId, Float32]:
+        """See Store.signature_halves."""
+        known = sorted(self._of(job).clients.items())
+        return {client: np.array(record.halves, np.float32) for client, record in known if record.halves}
 
     async def has_signatures(self, job: JobId) -> bool:
         """See Store.has_signatures."""

@@ -322,9 +322,7 @@ STORE_MEMORY_USED_BYTES = gauge("fedhft_store_memory_used_bytes", "Memory that R
 STORE_MEMORY_MAXIMUM_BYTES = gauge(
     "fedhft_store_memory_maximum_bytes", "Memory that Redis may use (maxmemory); 0 without a limit.", by=SERVICES
 )
-STORE_ROUND_TRIPS = counter(
-    "fedhft_store_round_trips", "Commands and scripts sent to Redis by this process.", by=SERVICES
-)
+STORE_ROUND_TRIPS = counter("fedhft_store_round_trips", "Commands and scripts sent to Redis.", by=SERVICES)
 
 # -- clusters
 CLUSTER_CLIENTS = gauge(
@@ -332,6 +330,9 @@ CLUSTER_CLIENTS = gauge(
     "Joined clients whose largest membership is this cluster, as this clusterer last found them.",
     ["federation", "cluster"],
     by=CLUSTERER,
+)
+CLUSTER_CONFIDENCE = gauge(
+    "fedhft_cluster_confidence", "Weight, in 0..1, of clusters against only one.", ["federation"], by=CLUSTERER
 )
 MEMBERSHIPS_VERSION = gauge(
     "fedhft_memberships_version", "Latest version of a job's memberships.", ["federation"], by=CLUSTERER

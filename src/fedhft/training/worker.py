@@ -104,14 +104,22 @@ class ClientWorker:
 
     def signature(self) -> tuple[float, ...]:
         """Anchor signature of the local data, unit norm; () if the method has none. Computed once per data set."""
-        if not signatures.wants_anchor(self.spec):
-            return ()
-        if self._state.data_digest != self._data.digest or not self._state.signature:
-            self.fit(signatures.anchor_plan(self._network.schema))
-            found = signatures.anchor_signature(self._network, self._train, self.spec)
-            self._state = replace(self._state, signature=found, data_digest=self._data.digest)
-            self._folder.write_state(self._state)
-        return self._state.signature
+        return self._signed().signature
+
+    def signature_halves(self) -> tuple[float, ...]:
+        """Signatures of the two halves of the local data, one after the other; () if the method has none."""
+        return self._signed().halves
+
+    def _signed(self) -> WorkerState:
+        if signatures.wants_anchor(self.spec):
+            state = self._state
+            if state.data_digest != self._data.digest or not state.halves:
+                self.fit(signatures.anchor_plan(self._network.schema))
+                whole, halves = signatures.anchor_signature(self._network, self._train, self.spec)
+                self._state = replace(state, signature=whole, halves=halves, data_digest=self._data.digest)
+                self._folder.write_state(self._state)
+            return self._state
+        return WorkerState()
 
     @property
     def keeps_frozen_layers(self) -> bool:
@@ -337,11 +345,12 @@ class ClientWorker:
         self._state = complete_at(self._state, view, weights)
 
     def _start_over(self, view: pb.ViewSource) -> None:
-        """Forget everything but the signature: the server is behind this state, so it runs a new job of the same name.
+        """Forget everything but the signatures: the server is behind this state, so it runs a new job of the same name.
 
         Raises FedhftError(STALE_VERSION) unless the view is the job's start: the task lists blobs for the old state.
         """
-        self._state = WorkerState(signature=self._state.signature, data_digest=self._state.data_digest)
+        kept = self._state
+        self._state = WorkerState(signature=kept.signature, halves=kept.halves, data_digest=kept.data_digest)
         self._folder.write_state(self._state)
         if view.version:
             raise FedhftError(

@@ -223,10 +223,11 @@ class JoinRequest(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     HAS_SHARED_VALIDATION_FIELD_NUMBER: _builtins.int
+    TOO_LARGE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_HALVES_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
     DEEPEST_FIELD_NUMBER: _builtins.int
-    TOO_LARGE_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -249,14 +250,20 @@ class JoinRequest(_message.Message):
         """Anchor signature: unit-norm random projection of gradients at the job's start, float32; empty where not used."""
 
     @_builtins.property
-    def durations(self) -> _capacity_pb2.Durations:
-        """A trial's durations, for jobs that plan by capacity."""
-
-    @_builtins.property
     def too_large(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PlanTooLarge]:
         """Tiers whose plans do not fit this client's memory, all that are known: the client gets a smaller one, or is refused
         (plan_too_large). A client can only get less by it.
         """
+
+    @_builtins.property
+    def signature_halves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Signatures of two halves of the rows, one after the other, each of unit norm or zeros. Without them a client is put
+        into a cluster, and has no say in how many there are.
+        """
+
+    @_builtins.property
+    def durations(self) -> _capacity_pb2.Durations:
+        """A trial's durations, for jobs that plan by capacity."""
 
     def __init__(
         self,
@@ -270,14 +277,15 @@ class JoinRequest(_message.Message):
         signature: _abc.Iterable[_builtins.float] | None = ...,
         data_digest: _builtins.str = ...,
         has_shared_validation: _builtins.bool = ...,
+        too_large: _abc.Iterable[_adapter_pb2.PlanTooLarge] | None = ...,
+        signature_halves: _abc.Iterable[_builtins.float] | None = ...,
         durations: _capacity_pb2.Durations | None = ...,
         keeps_frozen_layers: _builtins.bool = ...,
         deepest: _builtins.int = ...,
-        too_large: _abc.Iterable[_adapter_pb2.PlanTooLarge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "signature_halves", b"signature_halves", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
