@@ -32,6 +32,7 @@ from fedhft.training.memory.reading import is_readable
 from fedhft.training.prefix.cache import Arithmetic, PrefixCache, Rows
 from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.stack import Inputs, Stack
+from fedhft.training.products import product_of
 from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
 from fedhft.training.stopwatch import Stopwatch
@@ -409,14 +410,3 @@ def _array(tensor: torch.Tensor) -> Float32:
     """A tensor of the model as float32, in the model's own memory where that is possible."""
     array: Float32 = tensor.detach().to("cpu", torch.float32).numpy()
     return array
-
-
-def product_of(tensors: Mapping[TensorKey, Float32], slot: Slot) -> Float32 | None:
-    """LEFT RIGHT^T + PRODUCT of a slot, (out x in), float32 from float64 sums; None when all are absent."""
-    left = tensors.get(TensorKey(slot.name, Part.LEFT))
-    right = tensors.get(TensorKey(slot.name, Part.RIGHT))
-    dense = tensors.get(TensorKey(slot.name, Part.PRODUCT))
-    if left is not None and right is not None:
-        product = left.astype(np.float64) @ right.astype(np.float64).T
-        return (product if dense is None else product + dense).astype(np.float32)
-    return dense

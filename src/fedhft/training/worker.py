@@ -14,25 +14,23 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-
-from fedhft import seeds
 from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation, Combine, MaskRule
 from fedhft.plan import AdapterPlan, steps_of
-from fedhft.planning.peak import LEAST, Arrangement, Unfit
+from fedhft.planning.peak import Unfit
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows
+from fedhft.training.client_rows import ClientRows
 from fedhft.training.device.state import forget_peak, peak_bytes
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
-from fedhft.training.memory.fitting import fitted
+from fedhft.training.memory.arrangements import Arrangements
 from fedhft.training.network import Network
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
@@ -71,12 +69,11 @@ class ClientWorker:
         self.client = client
         self._network = Network.on(base, spec)
         self._data = data
-        self._train = self._network.encode(data.train, training=True)
-        self._holdout = self._network.encode(data.holdout)
-        self._shards: dict[tuple[int, int, bool], EncodedRows] = {}
-        self._sample = self._drawn(self._holdout)
-        self._memory = memory
-        self._arranged: dict[tuple[int, float, bool, bool], Arrangement | Unfit] = {}
+        network = self._network
+        self._rows = ClientRows(spec, data, network.encode(data.train, training=True), network.encode)
+        self._train, self._holdout = self._rows.train, self._rows.holdout
+        batch_size = min(spec.training.batch_size, len(self._train))
+        self._arrangements = Arrangements(network, self._rows, batch_size, memory)
         self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
         self._state, self._draft = self._folder.read()
 
@@ -154,42 +151,22 @@ class ClientWorker:
         return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
 
     def fit(self, plan: AdapterPlan) -> Unfit | None:
-        """Find out how to carry out a plan within the memory there is; None, or what it lacks.
-
-        Found once for each depth and density; in what takes little, even for one that does not fit.
-        """
-        shape = (plan.depth, plan.density, plan.train_a, plan.train_b)
-        if shape not in self._arranged:
-            self._arranged[shape] = fitted(
-                self._network,
-                self._longest(),
-                plan,
-                min(self.spec.training.batch_size, len(self._train)),
-                max(len(self._holdout), len(self._data.shared or ())),
-                self._memory,
-            )
-        found = self._arranged[shape]
-        self._network.arrangement = LEAST if isinstance(found, Unfit) else found
-        return found if isinstance(found, Unfit) else None
+        """Find out how to carry out a plan within the memory there is; None, or what it lacks."""
+        return self._arrangements.fit(plan)
 
     @property
     def memory(self) -> int:
         """Bytes that the process may use; 0: any."""
-        return self._memory
+        return self._arrangements.memory
 
     @property
     def predicted_peak(self) -> int:
         """Resident set that the plan in use will come to, bytes; 0 where there is no budget, or it does not fit."""
         return self._network.arrangement.resident
 
-    def _longest(self) -> EncodedRows:
-        """The rows of which the longest decides what passes take."""
-        return max((rows for rows in (self._train, self._holdout) if len(rows)), key=lambda rows: rows.lengths.max())
-
     def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
         """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
-        shared = len(self._shard(shard, whole=False)) if shard.count else 0
-        return (2 * len(self._sample) if evaluate else 0) + shared
+        return self._rows.scored(evaluate, shard)
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
@@ -223,7 +200,7 @@ class ClientWorker:
         forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
-        self._network.prepare(self._rows_of(task.evaluate, task.shared, whole=False), should_stop)
+        self._network.prepare(self._rows.of_task(task.evaluate, task.shared, whole=False), should_stop)
         scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared, whole=False)
         before_seconds = time.perf_counter() - started
         report, rows, importance = self._train_locally(task, plan, should_stop)
@@ -274,12 +251,12 @@ class ClientWorker:
         shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
         if shares and task.shared_mass_weighted.count and mass:
             self._load(mass, plan, task.round)
-            self._network.prepare([self._shard(task.shared_mass_weighted)], should_stop)
+            self._network.prepare([self._rows.shard(task.shared_mass_weighted)], should_stop)
             scores += self._scores(
                 pb.Score.MOMENT_BEFORE, False, task.shared_mass_weighted, pb.Score.VIEW_MASS_WEIGHTED
             )
         self._load(own, plan, task.round)
-        self._network.prepare(self._rows_of(True, task.shared), should_stop)
+        self._network.prepare(self._rows.of_task(True, task.shared), should_stop)
         scores += self._scores(pb.Score.MOMENT_BEFORE, True, task.shared)
         before_seconds = time.perf_counter() - started
         report, _, _ = self._train_locally(task, plan, should_stop)
@@ -419,35 +396,14 @@ class ClientWorker:
     ) -> list[pb.Score]:
         wanted: list[tuple[EncodedRows, pb.Score.Split.ValueType]] = []
         if personal:
-            wanted.append((self._holdout if whole else self._sample, pb.Score.SPLIT_PERSONAL))
+            wanted.append((self._holdout if whole else self._rows.sample, pb.Score.SPLIT_PERSONAL))
         if shard is not None and shard.count:
-            wanted.append((self._shard(shard, whole=whole), pb.Score.SPLIT_SHARED))
+            wanted.append((self._rows.shard(shard, whole=whole), pb.Score.SPLIT_SHARED))
         return [
             score(self._network, rows, self._train.targets, split=split, moment=moment, view=view)
             for rows, split in wanted
             if len(rows)
         ]
-
-    def _rows_of(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
-        """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""
-        found = [self._train, self._holdout if whole else self._sample] if personal else [self._train]
-        return [*found, self._shard(shard, whole=whole)] if shard.count else found
-
-    def _shard(self, shard: pb.Shard, *, whole: bool = True) -> EncodedRows:
-        """Rows r of the shared split with r % count == index, tokenised on first use; whole: see `_rows_of`."""
-        place = (int(shard.index), int(shard.count), whole)
-        if place not in self._shards:
-            share = self._network.encode((self._data.shared or ())[place[0] :: place[1]])
-            self._shards = {place: share if whole else self._drawn(share)}
-        return self._shards[place]
-
-    def _drawn(self, rows: EncodedRows) -> EncodedRows:
-        """The rows scored in every round: all, or `evaluation.rows` of them, the same ones from the same rows."""
-        most = self.spec.evaluation.rows
-        if not 0 < most < len(rows):
-            return rows
-        drawn = np.argsort(seeds.integers(seeds.seed_of("scored rows", self.spec.seed), len(rows)))[:most]
-        return rows.take(np.sort(drawn))
 
     def _measured(self, report: TrainingReport, evaluate_seconds: float, sent_values: int = 0) -> pb.Measurements:
         return pb.Measurements(
