@@ -155,8 +155,8 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
             raise FedhftError(ErrorCode.SCHEMA_MISMATCH, str(error)) from error
         for slot in schema.slots:
             if slot.rank != ranks[slot.layer]:
-                wanted = f"the job gives layer {slot.layer} rank {ranks[slot.layer]}"
-                refuse(f"rank of slot {slot.name}", slot.rank, wanted, "build slots of the job's ranks")
+                wanted = f"{slot.name}: the job gives layer {slot.layer} rank {ranks[slot.layer]}"
+                refuse("slots.rank", slot.rank, wanted, "build slots of the job's ranks")
     elif schema.slots or not schema.weights:
         refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
 
