@@ -32,14 +32,12 @@ from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.process.free_memory import FreeMemory
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.server import ServerSettings, start_server
-from fedhft.rpc.tls import TlsSettings
 from fedhft.training.stored_weights import stored_values
 from tests.agents import ENVIRONMENT, Site, free_address, running_site
 from tests.certificates import Certificates
 from tests.documented import shell_blocks
+from tests.looking import Looking, failures, flags, only_failure
 from tests.models import tiny_model
-
-Found = dict[str, list[dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -72,37 +70,6 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def flags(tls: TlsSettings) -> list[str]:
-    given = {"--tls-certificate": tls.certificate, "--tls-key": tls.key, "--tls-authority": tls.authority}
-    return [word for flag, path in given.items() if path is not None for word in (flag, str(path))]
-
-
-class Looking:
-    """The check with what an agent of this site needs; later arguments win."""
-
-    def __init__(self, site: Site, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.site, self.state, self._capsys = site, state, capsys
-
-    def arguments(self, *more: str) -> list[str]:
-        given = ["--server", self.site.server, "--client", "ash", "--data", str(self.site.data("ash"))]
-        given += ["--model", str(self.site.model), "--state-dir", str(self.state)]
-        return ["check", *given, *more]
-
-    def __call__(self, *more: str) -> tuple[int, Found]:
-        self._capsys.readouterr()
-        code = main(self.arguments("--format", "json", *more))
-        found: Found = {}
-        for finding in json.loads(self._capsys.readouterr().out):
-            assert finding.keys() == {"check", "status", "detail", "fix"}
-            found.setdefault(finding["check"], []).append(finding)
-        return code, found
-
-    def lines(self, *more: str) -> list[str]:
-        self._capsys.readouterr()
-        main(self.arguments(*more))
-        return self._capsys.readouterr().out.splitlines()
-
-
 @pytest.fixture
 def look(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Looking:
     return Looking(site, tmp_path / "state", capsys)
@@ -117,20 +84,6 @@ def job(site: Site) -> Iterator[str]:
     yield name
     with JobsClient(site.admin) as jobs:
         jobs.cancel(name, "the test is over")
-
-
-def failures(found: Found) -> list[str]:
-    return [one["check"] for listed in found.values() for one in listed if one["status"] == "failed"]
-
-
-def only_failure(code: int, found: Found, check: str, expected: ErrorCode, *said: str) -> None:
-    """Exactly this check failed, with the code that the agent would end with, in these words, and with a fix."""
-    assert failures(found) == [check], found
-    finding = next(one for one in found[check] if one["status"] == "failed")
-    for words in said:
-        assert words in finding["detail"], finding
-    assert finding["fix"], finding
-    assert code == OUTCOMES[expected].exit_code
 
 
 def test_where_all_is_well_every_check_says_so_and_an_agent_that_runs_keeps_its_lease(look: Looking, job: str) -> None:

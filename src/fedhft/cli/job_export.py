@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhft.cli.completion import complete_client_of_job
+from fedhft.cli.completion import JobArgument, complete_client_of_job
 from fedhft.cli.interrupted import if_interrupted
-from fedhft.cli.job import JobArgument
 from fedhft.cli.output import answer
 from fedhft.cli.server_options import ServerOptions, with_server_options
-from fedhft.errors import ErrorCode, FedhftError
+
+if TYPE_CHECKING:
+    from fedhft.v1 import jobs_pb2
+
+_LONGEST_NUMBER = 19
 
 
 @with_server_options
@@ -21,8 +24,12 @@ def export(
     job: JobArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the PEFT directories.")],
     version: Annotated[
-        int, typer.Option(min=0, help="Version to export, one of the last two; 0: the last.", show_default="the last")
-    ] = 0,
+        str,
+        typer.Option(
+            help="Version to export: one of the last two, 0 for the last, or best (see `fedhft job get`).",
+            show_default="the last",
+        ),
+    ] = "0",
     client: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,11 +77,12 @@ def export(
     from fedhft.export.published import fetch_adapters, write_adapters
 
     with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
-        adapters = fetch_adapters(jobs, job, version)
+        told = jobs.get(job, last=1)
+        adapters = fetch_adapters(jobs, job, version_of(told, version))
         written = write_adapters(
             adapters,
             out,
-            jobs.get(job, last=1),
+            told,
             base_model,
             client or (),
             base_path="" if base_path is None else str(base_path),
@@ -84,6 +92,7 @@ def export(
     paths = [str(one.path) for one in written]
     pushed = None
     if push_to_hub is not None:
+        from fedhft.errors import ErrorCode, FedhftError
         from fedhft.export.hub import push_to_hub as push
 
         if check is not False and any(one.checked is None for one in written):
@@ -111,3 +120,27 @@ def export(
     unchecked = next((one.unchecked for one in written if one.checked is None), "")
     if unchecked and check is None:
         typer.echo(f"not compared with what was trained: {unchecked}", err=True)
+
+
+def version_of(job: jobs_pb2.Job, chosen: str) -> int:
+    """The number of the version that a person asks for; 0: the last.
+
+    Raises typer.BadParameter for what is no version, FedhftError(JOB_NOT_RUNNING) where no version is the best yet.
+    """
+    from fedhft.errors import ErrorCode, FedhftError
+
+    if chosen.isdecimal() and len(chosen) < _LONGEST_NUMBER:
+        return int(chosen)
+    if chosen != "best":
+        raise typer.BadParameter(f"{chosen!r} is not a version; give a number, or best", param_hint="--version")
+    if not job.HasField("best"):
+        raise FedhftError(
+            ErrorCode.JOB_NOT_RUNNING, f"job {job.job}: no version was scored yet; wait for a round that is"
+        )
+    if not job.best.version:
+        raise FedhftError(
+            ErrorCode.JOB_NOT_RUNNING,
+            f"job {job.job}: the best version is 0, the start ({job.best.by} {job.best.score:.4g}), which has no "
+            "adapters; export a version by its number",
+        )
+    return job.best.version

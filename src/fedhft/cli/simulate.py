@@ -37,6 +37,13 @@ def simulate_job(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    devices: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of device profiles: how long work takes on them and their links, on a virtual clock.",
+            show_default="no time passes",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -57,6 +64,7 @@ def simulate_job(
     from rich.console import Console
 
     from fedhft.cli.demo import parse_partition, print_summary
+    from fedhft.cli.job_views import ending
     from fedhft.job import read_job
     from fedhft.local.base_model import model_for
     from fedhft.process.device_name import parse_device
@@ -76,14 +84,18 @@ def simulate_job(
     found = model_for(spec.model.name, model)
     machine = Machine(device, cache, size)
     with RoundTable(console) as table:
-        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job), machine, export).result
-    result = DemoResult((run,))
+        run = run_simulated(
+            spec, rows, found, lambda job: table.show(spec.method.preset, job), machine, devices, export
+        )
+    result = DemoResult((run.result,))
     if output is Report.JSON:
         print_json(result.as_dict())
     else:
         print_summary(console, result)
-        for path in run.adapters:
+        for path in run.result.adapters:
             console.print(path, markup=False, highlight=False, soft_wrap=True)
+    for line in ending(run.job):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _size(text: str) -> int:

@@ -142,6 +142,7 @@ def summarise(
         summary.peak_rss_bytes_max = max(peaks)
         summary.peak_rss_bytes_mean = sum(peaks) / len(peaks)
         summary.train_seconds_mean = sum(r.measurements.train_seconds for r in reports) / len(reports)
+        summary.evaluate_seconds_mean = sum(r.measurements.evaluate_seconds for r in reports) / len(reports)
     dealt = [r for r in reports if r.participant.shard is not None]  # nobody else was given shared rows to score
     for name, moment, view in (
         ("before", score.MOMENT_BEFORE, score.VIEW_OWN),

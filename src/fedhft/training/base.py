@@ -31,6 +31,7 @@ from fedhft.training.fit import (
     counts_from_padding,
     padding_side,
 )
+from fedhft.training.lean_imports import lean_models
 from fedhft.training.memory.layers import StreamedLayers
 from fedhft.training.memory.skeleton import skeleton
 from fedhft.training.stored_weights import stored_dtype, stored_names, stored_tensors, stored_values
@@ -187,7 +188,8 @@ def model_folder(name: str, revision: str | None) -> Path:
 
 def _load_tokenizer(path: Path) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        with lean_models():
+            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise FedhftError(ErrorCode.INVALID_MODEL, f"model {path}: its tokenizer cannot be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
@@ -208,34 +210,8 @@ def _load_model(
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # "newly initialised" is expected: the head is ours
     try:
-        config = AutoConfig.from_pretrained(str(path), local_files_only=True)
-        task.configure(config)
-        rows = getattr(config.get_text_config(), "vocab_size", None)
-        if isinstance(rows, int) and rows > 0:
-            check_vocabulary(path, tokenizer, rows)  # before a padding id beyond it is built into an embedding
-        config.pad_token_id = tokenizer.pad_token_id
-        prefix = added_prefix(stored_names(path))
-        if prefix:
-            _log.warning(
-                "model %s: all names of weights begin with %r, left by a wrapper; read without it", path, prefix
-            )
-        kind = getattr(transformers, task.auto_class)
-        if streamed:
-            model = skeleton(lambda: kind.from_config(config, dtype=dtype))
-            prefix_of_base = str(getattr(model, "base_model_prefix", ""))
-            found = StreamedLayers.of(model, stored_tensors(path), prefix_of_base, dtype, device)
-            if found is not None:
-                return model, found[1], found[0]
-        model, info = kind.from_pretrained(
-            str(path),
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **({"key_mapping": {"^" + re.escape(prefix): ""}} if prefix else {}),
-        )
+        with lean_models():
+            return _made(path, task, tokenizer, dtype, device, streamed)
     except (
         OSError,
         ValueError,
@@ -253,6 +229,38 @@ def _load_model(
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+
+
+def _made(
+    path: Path, task: Task, tokenizer: Any, dtype: torch.dtype, device: torch.device, streamed: bool
+) -> tuple[torch.nn.Module, frozenset[str], StreamedLayers | None]:
+    """As `_load_model`, with transformers' own errors."""
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True)
+    task.configure(config)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if isinstance(rows, int) and rows > 0:
+        check_vocabulary(path, tokenizer, rows)  # before a padding id beyond it is built into an embedding
+    config.pad_token_id = tokenizer.pad_token_id
+    prefix = added_prefix(stored_names(path))
+    if prefix:
+        _log.warning("model %s: all names of weights begin with %r, left by a wrapper; read without it", path, prefix)
+    kind = getattr(transformers, task.auto_class)
+    if streamed:
+        model = skeleton(lambda: kind.from_config(config, dtype=dtype))
+        prefix_of_base = str(getattr(model, "base_model_prefix", ""))
+        found = StreamedLayers.of(model, stored_tensors(path), prefix_of_base, dtype, device)
+        if found is not None:
+            return model, found[1], found[0]
+    model, info = kind.from_pretrained(
+        str(path),
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **({"key_mapping": {"^" + re.escape(prefix): ""}} if prefix else {}),
+    )
     model.requires_grad_(False)
     model.eval()
     mismatched = {item[0] if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]}

@@ -31,6 +31,7 @@ from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.stack import Inputs, Stack
 from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
+from fedhft.training.stopwatch import Stopwatch
 from fedhft.training.tasks import Task
 
 _AXIS = {Part.A: 1, Part.B: 0}  # the masked axis in PEFT's orientation
@@ -59,7 +60,7 @@ class Network:
         """Parameters of the base model and its head, adapters not counted."""
         slots = self.schema.slots
         if slots:
-            attach(self.model, slots, spec.adapter.alpha, spec.adapter.dropout, base.device)
+            attach(self.model, slots, spec.adapter.alpha_of, spec.adapter.dropout, base.device)
         # Copies of what folding or full training overwrites, so that each round starts from exactly the base weights.
         pristine: dict[TensorKey, torch.Tensor] = {}
         if self._restart:
@@ -82,6 +83,7 @@ class Network:
         )
         self._boundary = 0
         self._cache: PrefixCache | None = None
+        self.stopwatch = Stopwatch()
 
     @classmethod
     def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
@@ -144,7 +146,7 @@ class Network:
             "transformers": str(transformers.__version__),
         }
         arithmetic = Arithmetic(self._pass, self.device, torch.bfloat16 if self._bf16 else self._base.dtype)
-        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as)
+        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch.fill)
 
     def slots(self) -> tuple[Slot, ...]:
         """Slots inside the depth in use."""
@@ -265,16 +267,24 @@ class Network:
         inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
         places = rows.places(index)
         counted = None if places is None else places.to(self.device)
-        hidden = None
-        if self._cache is not None and self._boundary:
-            hidden = self._cache.hidden(rows, index, inputs, self._boundary)
-        if self._stack is None:
-            return self._logits(inputs, counted)
-        if hidden is None:
-            with self._stack.reading(range(self._boundary)):
+        with self.stopwatch.forward.running():
+            hidden = None
+            if self._cache is not None and self._boundary:
+                hidden = self._cache.hidden(rows, index, inputs, self._boundary)
+            run = self.schema.layers - (0 if hidden is None else self._boundary)
+            self.stopwatch.forward.layer_rows += run * len(index)
+            if self._stack is None:
                 return self._logits(inputs, counted)
-        with self._stack.skipping(self._boundary, hidden):
-            return self._logits(inputs, counted)
+            if hidden is None:
+                with self._stack.reading(range(self._boundary)):
+                    return self._logits(inputs, counted)
+            with self._stack.skipping(self._boundary, hidden):
+                return self._logits(inputs, counted)
+
+    @property
+    def keeps_frozen_layers(self) -> bool:
+        """Whether frozen layers are run once per row, and what leaves them is kept."""
+        return self._cache is not None
 
     def prepare(self, parts: Sequence[EncodedRows], should_stop: Callable[[], bool] = lambda: False) -> None:
         """Where not all layers are in memory, pass these rows through the frozen ones that are not, a layer at a time.
@@ -282,7 +292,9 @@ class Network:
         Without this, `forward` reads those layers for every batch.
         """
         if self._base.streamed is not None and self._cache is not None and self._boundary:
-            self._cache.fill(parts, self._boundary, should_stop)
+            passed = self._boundary * sum(map(len, parts))
+            with self.stopwatch.forward.running(), self.stopwatch.fill.running(passed):
+                self._cache.fill(parts, self._boundary, should_stop)
 
     def _logits(self, inputs: Inputs, places: torch.Tensor | None) -> torch.Tensor:
         with self._autocast():

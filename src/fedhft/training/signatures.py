@@ -64,7 +64,8 @@ def anchor_signature(network: Network, rows: EncodedRows, spec: JobSpec) -> tupl
         for index in scoring_batches(rows.lengths[chosen], _ANCHOR_BATCH):
             logits = network.forward(rows, chosen[index])
             error = errors(index, logits.detach()).astype(np.float32)
-            logits.backward(torch.from_numpy(error).to(logits.device))
+            with network.stopwatch.backward.running(len(index) * depth):
+                logits.backward(torch.from_numpy(error).to(logits.device))
         gradients: dict[TensorKey, Float32] = {}
         for key, parameter in zip(keys, parameters, strict=True):
             if parameter.grad is not None:

@@ -18,7 +18,7 @@ from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.planning.memory import VALUE_BYTES, check_plan_fits, trained_values
 from fedhft.planning.tiers import plans, tier_of
 from fedhft.training.tasks import kind_for, task_of
