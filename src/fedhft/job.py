@@ -33,7 +33,7 @@ from fedhft.job_sections import (
 )
 from fedhft.job_task import TaskSpec
 from fedhft.job_values import Section, TierName
-from fedhft.methods import PRESET_ADAPTER, PRESET_WIRE, PRESETS, Method, ServerStep, method_of
+from fedhft.methods import PRESET_ADAPTER, PRESET_WIRE, PRESETS, Allocation, Method, ServerStep, method_of
 
 SPEC_VERSION: Literal[1] = 1
 MOST_SPEC_BYTES = 256 << 10
@@ -144,6 +144,11 @@ class JobSpec(Section):
         if self.clients and len(self.clients) < self.rounds.min_clients:
             raise ValueError(
                 f"rounds.min_clients = {self.rounds.min_clients}: more than the {len(self.clients)} authorised clients"
+            )
+        if self.task.packing and self.method.allocation is Allocation.CAPACITY:
+            raise ValueError(
+                'task.packing = true with method.allocation = "capacity": how many sequences packed rows make is not '
+                'known before they are planned for; set packing = false, or allocation = "tiers"'
             )
         if problem := self.task.training_problem(self.training) or self.task.stopping_problem(self.stopping):
             raise ValueError(problem)

@@ -146,6 +146,11 @@ class Method(BaseModel):
             )
         if self.trained is Trained.ALL_WEIGHTS and (self.clusters != 1 or self.mask is not MaskRule.NONE):
             raise ValueError('trained = "all-weights" needs clusters = 1 and mask = "none"')
+        if self.trained is Trained.ALL_WEIGHTS and self.allocation is Allocation.CAPACITY:
+            raise ValueError(
+                'allocation = "capacity" with trained = "all-weights": it plans how many layers carry adapters; set '
+                'allocation = "uniform"'
+            )
         if self.combine is Combine.NONE and self.clusters != 1:
             raise ValueError('combine = "none" shares nothing, so clusters must be 1')
         return self

@@ -23,7 +23,8 @@ PLANS = Allocated(
         "bob": Planned(0, 0, False, 0.0, Bound.ABSENT),
     },
     absent={"bob": 2},
-    waited_for=("carol",),
+    number=4,
+    turns={"carol": Planned(1, 3, False, 40.0, Bound.TURN)},
     stale="",
     gains=(0.1, 0.2, 0.7),
 )

@@ -109,7 +109,7 @@ async def test_a_slow_device_is_planned_less_from_its_trial_on(aggregator: Aggre
     assert tasks["fir"].plan.depth <= 2
     plans = {one.client: one for one in (await told(aggregator, "trial")).clients}
     assert plans["oak"].capacity.forward_ms == pytest.approx(10.0)
-    assert "memory for 2 layers" in plans["fir"].why
+    assert plans["fir"].why == "it has memory for 2 layers"
     assert plans["fir"].bound == "memory"
 
 
@@ -170,6 +170,7 @@ async def test_what_cannot_be_supposed_is_refused(aggregator: Aggregator) -> Non
         (plans_pb2.WhatIf(client="nobody"), "what_if[0].client = 'nobody'"),
         (plans_pb2.WhatIf(slower=-1.0), "what_if[0].slower = -1.0"),
         (plans_pb2.WhatIf(up=math.inf), "what_if[0].up = inf"),
+        (plans_pb2.WhatIf(slower=math.nan), "what_if[0].slower = nan"),
     ):
         code, text = await refused(told(aggregator, "odd", wrong))
         assert code is ErrorCode.INVALID_ARGUMENT

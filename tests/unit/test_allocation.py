@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedhft.errors import FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.plan import AdapterPlan
 from fedhft.planning.allocation import Allocated, Candidate, allocate, bytes_per_value, within, work_of
@@ -54,9 +55,18 @@ def test_one_that_was_not_measured_trains_what_its_tier_says() -> None:
 def test_plans_stay_until_there_is_a_reason() -> None:
     first = made(1)
     assert first.reason == "the first"
-    assert made(2, first) == first
+    assert made(2, first) == replace(first, number=2)
     later = made(4, first)
     assert (later.made, later.plans) == (4, first.plans)
+
+
+def test_asked_again_for_a_round_the_answer_is_the_same() -> None:
+    hopeless = replace(FAST, forward=50.0, backward=50.0)
+    previous = None
+    for number in range(1, 6):
+        now = made(number, previous, h=hopeless)
+        assert made(number, now, h=hopeless) == now
+        previous = now
 
 
 @pytest.mark.parametrize(
@@ -64,8 +74,10 @@ def test_plans_stay_until_there_is_a_reason() -> None:
     [
         (replace(made(1), stale="a became much faster or slower"), "a became much faster or slower"),
         (replace(made(1), plans={name: made(1).plans[name] for name in NAMES[1:]}), "a has no plan yet"),
-        (replace(made(1), absent={"b": 2}), "b has sat out 2 rounds"),
-        (replace(made(1), waited_for=("c",)), "c had to take part in the last round"),
+        (
+            replace(made(1), plans={**made(1).plans, **dict.fromkeys("abc", Planned(0, 0, False, 0.0, Bound.ABSENT))}),
+            "too few of those asked would take part",
+        ),
     ],
 )
 def test_the_reason_for_new_plans_is_named(previous: Allocated, reason: str) -> None:
@@ -80,17 +92,21 @@ def test_less_memory_than_a_plan_needs_is_a_reason() -> None:
     assert second.plans["a"].depth == 1
 
 
-def test_who_sits_out_is_counted_and_then_waited_for() -> None:
+def test_who_sits_out_is_counted_and_then_has_its_turn_while_others_do_what_they_did() -> None:
     hopeless = replace(FAST, forward=50.0, backward=50.0)
     first = made(1, None, h=hopeless)
     assert first.absent == {"h": 1}
     second = made(2, first, h=hopeless)
     assert second.absent == {"h": 2}
     third = made(3, second, h=hopeless)
-    assert (third.absent, third.waited_for) == ({}, ("h",))
-    assert third.plans["h"].steps > 0
+    assert (third.absent, set(third.turns)) == ({}, {"h"})
+    turn = third.plan_of("h")
+    assert turn is not None
+    assert (turn.depth, turn.steps, turn.bound) == (1, 3, Bound.TURN)
+    assert third.plans == first.plans
+    assert third.horizon == first.horizon
     fourth = made(4, third, h=hopeless)
-    assert (fourth.reason, fourth.absent) == ("h had to take part in the last round", {"h": 1})
+    assert (fourth.turns, fourth.absent) == ({}, {"h": 1})
 
 
 def test_who_is_not_asked_neither_sits_out_nor_takes_part() -> None:
@@ -105,13 +121,29 @@ def test_who_is_not_asked_neither_sits_out_nor_takes_part() -> None:
     assert third.absent == {"h": 2}
 
 
-def test_nobody_sits_out_for_what_a_trial_said() -> None:
+def test_nobody_sits_out_the_first_round_for_what_a_trial_said() -> None:
     hopeless = replace(FAST, forward=50.0, backward=50.0, reports=1)
     first = made(1, None, h=hopeless)
-    assert first.plans["h"].steps > 0
-    assert (first.absent, first.waited_for) == ({}, ("h",))
-    second = made(2, first, h=replace(hopeless, reports=2))
-    assert second.absent == {"h": 1}
+    assert (first.absent, set(first.turns)) == ({}, {"h"})
+    assert made(2, first, h=hopeless).absent == {"h": 1}  # nor is it waited for again because it told nothing
+
+
+def test_with_few_layers_in_reach_there_is_a_plan_all_the_same() -> None:
+    shallow = {name: Candidate(100.0, 12, replace(TIER, depth=1)) for name in NAMES}
+    slow = {name: replace(FAST, forward=0.01 * (1 + place)) for place, name in enumerate(NAMES)}
+    found = allocate(spec(), SCHEMA, 1, shallow, slow, None)
+    assert found is not None
+    assert found.rounds < 1000
+    assert len({plan.steps for plan in found.plans.values()}) > 1
+
+
+def test_a_sampled_fleet_keeps_its_plans() -> None:
+    known = dict.fromkeys(NAMES, FAST)
+    previous = None
+    for number, asked in enumerate(("abcd", "efgh", "abef", "cdgh"), 1):
+        previous = allocate(spec(), SCHEMA, number, {name: CANDIDATES[name] for name in asked}, known, previous)
+        assert previous is not None
+    assert previous.made == 2
 
 
 def test_a_plan_keeps_to_its_tier() -> None:
@@ -143,6 +175,19 @@ def test_an_update_grows_with_depth_and_a_version_does_not() -> None:
     assert set(work.down_bytes.tolist()) == {(head + 4 * layer) / 2}
     assert work.gains.tolist() == pytest.approx([0.512, 0.64, 0.8, 1.0])
     assert work_of(spec(), SCHEMA, (1.0, 2.0, 3.0, 4.0), 5).gains.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert work_of(spec(), SCHEMA, (1.0, 2.0, 3.0, 4.0), 5, deepest=2).gains.tolist() == [0.0, 0.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": {"preset": "full", "allocation": "capacity"}}, "it plans how many layers carry adapters"),
+        ({"task": {"kind": "causal-lm", "packing": True}}, "how many sequences packed rows make"),
+    ],
+)
+def test_what_cannot_be_planned_by_capacity_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(FedhftError, match=said):
+        spec(**changes)
 
 
 def test_coarser_values_take_fewer_bytes() -> None:

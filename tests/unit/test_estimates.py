@@ -64,9 +64,30 @@ durations = st.builds(
 @given(durations, st.floats(0.01, 1e5))
 def test_durations_are_worth_what_the_server_saw(claimed: Durations, seen: float) -> None:
     believed = bounded(claimed, seen)
-    assert believed.total == pytest.approx(seen, rel=1e-6)
+    assert believed.total - believed.up == pytest.approx(seen, rel=1e-6)
     assert believed.forward <= claimed.forward * (1 + 1e-9)
     assert believed.other <= max(claimed.other, seen)
+
+
+def test_a_slow_upload_before_does_not_make_a_device_look_fast() -> None:
+    told = Durations(forward=2.0, forward_layers=100, up=500.0, up_bytes=100, other=1.0)
+    assert bounded(told, 4.0, sending=1.0).forward == 2.0
+    assert bounded(told, 4.0, sending=1.0).other == pytest.approx(1.0)
+    assert bounded(told, 0.0) == told
+
+
+def test_one_long_wait_is_no_new_habit() -> None:
+    usual = estimated(estimated(Capacity(), A_ROUND), A_ROUND)
+    once = estimated(usual, Durations(other=500.0))
+    assert usual.fixed == pytest.approx(1.0)
+    assert once.fixed is not None
+    assert once.fixed < 3.0
+
+
+def test_passes_fewer_than_the_plan_needs_are_not_believed() -> None:
+    tiny = Durations(forward=1.0, forward_layers=1e-9, backward=1.0, backward_layers=1e-9)
+    assert "the plan alone is 2 layers and 10 steps" in tiny.problem(2, 10)
+    assert Durations(forward=1.0, forward_layers=20, backward=1.0, backward_layers=20).problem(2, 10) == ""
 
 
 def test_who_claims_to_take_no_time_is_planned_for_by_when_updates_come() -> None:
@@ -96,7 +117,7 @@ def test_every_estimate_is_finite_and_positive(claimed: Durations) -> None:
         (Durations(forward=math.nan), "forward"),
         (Durations(backward=-1.0), "backward"),
         (Durations(up=math.inf), "up"),
-        (Durations(other=1e9), "other"),
+        (Durations(other=1e16), "other"),
         (Durations(down_bytes=-1), "down_bytes"),
     ],
 )

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhft.planning.devices import Device, Work, costs
-from fedhft.planning.horizon import LEAST_MASS, LEAST_STEPS, TARGET, Bound, Schedule, rounds_to_target, schedule
+from fedhft.planning.horizon import (
+    LEAST_MASS,
+    LEAST_STEPS,
+    TARGET,
+    Bound,
+    Schedule,
+    least_plan,
+    rounds_to_target,
+    schedule,
+)
 
 LAYERS = 6
 
@@ -85,8 +94,6 @@ def test_most_of_the_mass_takes_part_and_scores(fleet: dict[str, Device], work: 
     total = sum(device.mass for device in fleet.values())
     scored = sum(fleet[name].mass for name, plan in made.plans.items() if plan.scores)
     assert scored >= LEAST_MASS * total * (1 - 1e-9)
-    everybody = schedule({name: replace(device, due=True) for name, device in fleet.items()}, work)
-    assert all(plan.steps for plan in everybody.plans.values())
 
 
 @given(fleets, works, st.randoms(use_true_random=False))
@@ -167,8 +174,16 @@ def test_the_one_hopeless_device_first_stops_scoring_then_sits_out() -> None:
     absent = schedule({**fleet, "slow": replace(FAST, forward=3.0, backward=3.0)}, WORK)
     assert absent.plans["slow"] == (absent.plans["slow"].__class__(0, 0, False, 0.0, Bound.ABSENT))
     assert absent.horizon < 10
-    due = schedule({**fleet, "slow": replace(FAST, forward=3.0, backward=3.0, due=True)}, WORK)
-    assert due.plans["slow"].steps >= LEAST_STEPS * FAST.steps
+    turn = least_plan(replace(FAST, forward=3.0, backward=3.0), WORK)
+    assert (turn.depth, turn.steps, turn.scores, turn.bound) == (1, LEAST_STEPS * FAST.steps, False, Bound.TURN)
+    assert turn.seconds > absent.horizon
+
+
+def test_layers_out_of_reach_do_not_keep_the_target_from_being_reached() -> None:
+    reachable = replace(WORK, gains=np.where(np.arange(LAYERS) >= LAYERS - 1, WORK.gains, 0.0))
+    slow = {f"c{i}": replace(FAST, deepest=1, forward=0.01 * (1 + i), backward=0.01) for i in range(8)}
+    assert schedule(slow, reachable).rounds < 1e6
+    assert schedule(slow, reachable).horizon < schedule(slow, WORK).horizon
 
 
 def test_what_keeps_a_device_from_more_is_named() -> None:

@@ -10,6 +10,7 @@ import pytest
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
+from fedhft.planning.horizon import Bound, Planned
 from fedhft.records import ClientRecord, MembershipRecord
 from fedhft.rounds.acceptance import check_update, expected_keys, largest_update
 from fedhft.rounds.opening import asked_of, open_round, sampled
@@ -206,3 +207,15 @@ def test_what_the_rounds_result_depends_on_is_pinned() -> None:
     assert record.participants["a"].memberships == (0.9, 0.1)
     assert record.participants["c"].memberships == (0.5, 0.5)  # joined since: uniform
     assert record.participants["a"].samples == 10
+
+
+def test_a_quorum_counts_no_one_who_sits_out() -> None:
+    names = tuple(f"c{number:02}" for number in range(12))
+    clients = {name: client(name) for name in names}
+    absent = Planned(0, 0, False, 0.0, Bound.ABSENT)
+    opened_ = opened(
+        spec(method={"allocation": "capacity"}, rounds={"quorum": 0.8}),
+        number=3, clients=clients, asked=names, proven=names, planned=dict.fromkeys(names[:4], absent),
+    )  # fmt: skip
+    assert sorted(opened_.participants) == list(names[4:])
+    assert (opened_.quorum, opened_.target) == (7, 8)

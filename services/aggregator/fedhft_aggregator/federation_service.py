@@ -16,6 +16,7 @@ from fedhft.coordination.tasks import next_task, with_outcome
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
+from fedhft.methods import Allocation
 from fedhft.planning.estimates import Durations
 from fedhft.records import AcceptResult, Phase
 from fedhft.rounds import requests
@@ -135,10 +136,11 @@ class Federation(federation_pb2_grpc.FederationServicer):
         joined = client_record(spec, application, known, await self._store.now_ms())
         if joined != known:
             await self._store.join(job, joined)
-        before = (await self._store.capacities(job, [client])).get(client)
-        capacity = capacity_of(spec, application, before)
-        if capacity is not None and capacity != before:
-            await self._store.note_capacity(job, client, capacity)
+        if spec.method.allocation is Allocation.CAPACITY:
+            before = (await self._store.capacities(job, [client])).get(client)
+            capacity = capacity_of(application, before)
+            if capacity != before:
+                await self._store.note_capacity(job, client, capacity)
         return federation_pb2.JoinResponse(tier=joined.tier)
 
     async def NextTask(

@@ -97,17 +97,24 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
             f"{one.depth}/{told.layers}" if one.steps else "-",
             f"{one.steps}/{one.epoch_steps}",
             "yes" if one.scores else "no",
-            f"{one.seconds:.1f}" if one.seconds else "-",
-            f"{one.training_seconds:.1f}",
-            f"{one.link_seconds:.1f}",
-            f"{one.capacity.forward_ms:.1f}+{one.capacity.backward_ms:.1f}",
+            _short(one.seconds) if one.seconds else "-",
+            _short(one.training_seconds),
+            _short(one.link_seconds),
+            f"{_short(one.capacity.forward_ms)} + {_short(one.capacity.backward_ms)}"
+            if one.capacity.forward_ms
+            else "-",
             one.why,
         )
         for one in told.clients
     ]
     made = f"made for round {told.round} ({told.reason})" if told.round else told.reason
     title = (
-        f"{job}: plans {made}; rounds of {told.horizon_seconds:.1f} s, about {told.rounds:.0f} to the gain target, "
+        f"{job}: plans {made}; rounds of {told.horizon_seconds:.3g} s, about {told.rounds:.0f} to the gain target, "
         f"clients wait {told.waiting:.0%} of them"
     )
     print_table(columns, rows, title)
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"

@@ -11,7 +11,8 @@ from fedhft.adapter import AdapterSchema
 from fedhft.coordination.driven import Driven
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation
-from fedhft.planning.allocation import allocate
+from fedhft.plan import steps_of
+from fedhft.planning.allocation import Allocated, allocate
 from fedhft.planning.estimates import Capacity, Durations, bounded, estimated, was_reset
 from fedhft.planning.horizon import Planned
 from fedhft.records import ClientRecord, UpdateRecord
@@ -26,15 +27,21 @@ async def plan_by_capacity(
     spec: JobSpec,
     schema: AdapterSchema,
     number: int,
+    evaluation: bool,
     clients: Mapping[str, ClientRecord],
     asked: Sequence[str],
     fence: int,
 ) -> Mapping[str, Planned]:
-    """What capacity gives the clients asked for round `number`, kept in the store; nothing for other jobs."""
+    """What capacity gives the clients asked for round `number`, kept in the store; nothing for other jobs.
+
+    The final evaluation goes by the plans in force.
+    """
     if spec.method.allocation is not Allocation.CAPACITY:
         return {}
-    known = await driven.store.capacities(driven.job, asked)
     previous = await driven.store.allocated(driven.job)
+    if evaluation:
+        return _of(previous, asked)
+    known = await driven.store.capacities(driven.job, asked)
     offered = candidates(spec, schema, clients, asked)
     async with driven.renewed_lease():
         made = await asyncio.to_thread(allocate, spec, schema, number, offered, known, previous)
@@ -53,7 +60,12 @@ async def plan_by_capacity(
             },
         )
     await driven.store.keep_allocated(driven.job, made, fence)
-    return {client: made.plans[client] for client in asked if client in made.plans}
+    return _of(made, asked)
+
+
+def _of(made: Allocated | None, asked: Sequence[str]) -> Mapping[str, Planned]:
+    found = {client: made.plan_of(client) for client in asked} if made is not None else {}
+    return {client: plan for client, plan in found.items() if plan is not None}
 
 
 async def learn_capacities(
@@ -76,13 +88,15 @@ async def learn_capacities(
         if not report.measurements.HasField("durations"):
             continue
         told = Durations.of(report.measurements.durations)
-        if problem := told.problem():
+        plan = report.participant.plan
+        steps = steps_of(report.samples, spec.training.batch_size, plan.epochs, plan.max_steps)
+        if problem := told.problem(plan.depth, steps):
             fields = {"job": driven.job, "round": number, "client": report.client}
             log.warning("durations left out: %s", problem, extra=fields)
             continue
-        seen = updates[report.client].seconds
-        known = before.get(report.client, Capacity())
-        after[report.client] = estimated(known, told if seen is None else bounded(told, seen))
+        seen, known = updates[report.client].seconds, before.get(report.client, Capacity())
+        sending = report.size / known.up if known.up else 0.0
+        after[report.client] = estimated(known, told if seen is None else bounded(told, seen, sending))
     if not after:
         return
     await driven.store.note_capacities(driven.job, after, fence)

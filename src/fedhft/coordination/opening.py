@@ -36,7 +36,7 @@ async def open_next(
     clients = await driven.store.clients(driven.job, [ClientId(client) for client in asked])
     known = {str(client): value for client, value in clients.items()}
     present_now = tuple(client for client in asked if client in known)
-    planned = await plan_by_capacity(driven, spec, schema, number, known, present_now, fence)
+    planned = await plan_by_capacity(driven, spec, schema, number, evaluation, known, present_now, fence)
     now = await driven.store.now_ms()
     record = open_round(
         spec,
@@ -48,7 +48,7 @@ async def open_next(
         clients=known,
         asked=present_now,
         now_ms=now,
-        proven=len(await driven.store.deliveries(driven.job, list(clients))),
+        proven=[str(client) for client in await driven.store.deliveries(driven.job, list(clients))],
         planned=planned,
     )
     if not record.participants:

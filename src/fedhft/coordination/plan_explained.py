@@ -12,13 +12,12 @@ from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
 from fedhft.methods import Allocation
 from fedhft.planning.allocation import Allocated, Candidate, allocate
-from fedhft.planning.estimates import FASTEST_LINK, SLOWEST_LINK, Capacity
+from fedhft.planning.estimates import FASTEST_LAYER_S, FASTEST_LINK, SLOWEST_LINK, SLOWEST_S, Capacity
 from fedhft.planning.explanation import Explained, explain
 from fedhft.rounds.opening import candidates
 from fedhft.store.interface import Store
 from fedhft.v1 import plans_pb2
 
-MOST_WHAT_IF = 10_000
 _MOST_SLOWER = 1e6
 
 
@@ -46,28 +45,42 @@ async def explained_plan(
     offered = candidates(spec, schema, records, sorted(records))
     known = await store.capacities(job, sorted(records))
     allocated = await store.allocated(job)
-    if what_if:
-        known = supposed(known, what_if)
-        allocated = await asyncio.to_thread(allocate, spec, schema, number, offered, known, None)
-    if allocated is None:
-        return plans_pb2.ExplainPlanResponse(reason="no device was measured yet", layers=schema.layers)
-    return _told(spec, schema, number, offered, known, allocated, bool(what_if))
+    check_what_if(what_if, known)
+
+    def told() -> plans_pb2.ExplainPlanResponse:
+        devices, plans = known, allocated
+        if what_if:
+            devices = supposed(known, what_if)
+            plans = allocate(spec, schema, number, offered, devices, None)
+        if plans is None:
+            return plans_pb2.ExplainPlanResponse(reason="no device was measured yet", layers=schema.layers)
+        return _told(spec, schema, number, offered, devices, plans, bool(what_if))
+
+    return await asyncio.to_thread(told)
+
+
+def check_what_if(what_if: Sequence[plans_pb2.WhatIf], known: Mapping[str, Capacity]) -> None:
+    """Check what is supposed: each client once, and figures that a device can have. Raises INVALID_ARGUMENT."""
+    seen: set[str] = set()
+    for number, one in enumerate(what_if):
+        field = f"what_if[{number}]"
+        if one.client in seen:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, f"{field}.client", one.client, "is supposed twice", "name each client once"
+            )
+        seen.add(one.client)
+        if one.client and one.client not in known:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, f"{field}.client", one.client,
+                "is not a live client whose device was measured", "see `fedhft job plan` for those there are",
+            )  # fmt: skip
+        _check(field, one)
 
 
 def supposed(known: Mapping[str, Capacity], what_if: Sequence[plans_pb2.WhatIf]) -> dict[str, Capacity]:
-    """What would be known if devices were otherwise. Raises FedhftError(INVALID_ARGUMENT)."""
-    if len(what_if) > MOST_WHAT_IF:
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "what_if", len(what_if), f"is more than {MOST_WHAT_IF}", "name fewer clients"
-        )
+    """What would be known if devices were otherwise; what is said of one client comes on top of what is said of all."""
     changed = dict(known)
-    for number, one in enumerate(what_if):
-        _check(f"what_if[{number}]", one)
-        if one.client and one.client not in known:
-            raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, f"what_if[{number}].client", one.client,
-                "is not a live client whose device was measured", "see `fedhft job plan` for those there are",
-            )  # fmt: skip
+    for one in sorted(what_if, key=lambda one: one.client):
         for client in [one.client] if one.client else list(changed):
             changed[client] = _otherwise(changed[client], one)
     return changed
@@ -90,12 +103,16 @@ def _otherwise(known: Capacity, one: plans_pb2.WhatIf) -> Capacity:
     slower = one.slower or 1.0
     return replace(
         known,
-        forward=None if known.forward is None else slower * known.forward,
-        backward=None if known.backward is None else slower * known.backward,
+        forward=_slowed(known.forward, slower),
+        backward=_slowed(known.backward, slower),
         up=one.up or known.up,
         down=one.down or known.down,
         deepest=one.deepest or known.deepest,
     )
+
+
+def _slowed(seconds: float | None, slower: float) -> float | None:
+    return None if seconds is None else min(max(seconds * slower, FASTEST_LAYER_S), SLOWEST_S)
 
 
 def _told(

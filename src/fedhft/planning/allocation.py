@@ -15,10 +15,11 @@ import numpy as np
 
 from fedhft.adapter import AdapterSchema, Float64, Part
 from fedhft.job import JobSpec
+from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
 from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import Planned, Schedule, least_steps, schedule
+from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, least_steps, schedule
 
 BETTER = 0.9
 """Plans are replaced where new ones take at most this share of their seconds to the target."""
@@ -44,7 +45,9 @@ class Allocated:
     """Plans as they were made, kept in the store from round to round.
 
     made: the round they were made for. reason: why then, for people. horizon: seconds; rounds: to the target. plans:
-    client -> plan. absent: client -> rounds in a row that it has sat out, the present one among them. gains: per layer.
+    client -> plan. number: the round they were last used for. turns: clients that sit out by `plans` and take part in
+    that round all the same, with what they do. absent: client -> rounds in a row that it has sat out. stale: why the
+    plans do not hold any more; empty while they do. gains: per layer, as measured; () before that.
     """
 
     made: int
@@ -52,8 +55,9 @@ class Allocated:
     horizon: float
     rounds: float
     plans: Mapping[str, Planned] = field(default_factory=dict)
+    number: int = 0
+    turns: Mapping[str, Planned] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
-    waited_for: tuple[str, ...] = ()
     stale: str = ""
     gains: tuple[float, ...] = ()
 
@@ -61,6 +65,10 @@ class Allocated:
     def waiting(self) -> float:
         """Mean share of the horizon that those who take part wait."""
         return Schedule(self.plans, self.horizon, self.rounds).waiting
+
+    def plan_of(self, client: str) -> Planned | None:
+        """What a client does in round `number`; None where nothing was planned for it."""
+        return self.turns.get(client) or self.plans.get(client)
 
 
 def allocate(
@@ -71,31 +79,40 @@ def allocate(
     capacities: Mapping[str, Capacity],
     previous: Allocated | None,
 ) -> Allocated | None:
-    """The plans for round `number`; None while no device was measured."""
+    """The plans for round `number`; None while no device was measured. Asked again for a round, it answers the same.
+
+    Who sits out has its turn after `planning.sits_out` rounds, and when it is planned for the first time, by a trial
+    alone: everybody waits for its least plan then, but nobody else's plan changes.
+    """
     known = {name: one for name, one in candidates.items() if _measured(capacities.get(name))}
     if not known:
         return None
-    work = work_of(spec, schema, previous.gains if previous else (), spec.rounds.total - number + 1)
-    out = dict(previous.absent) if previous else {}
-    devices = {
-        name: device_of(spec, one, capacities[name], _must_take_part(spec, capacities[name], out.get(name, 0)))
-        for name, one in known.items()
-    }
+    if previous is not None and previous.number == number and known.keys() <= previous.plans.keys():
+        return previous
+    devices = {name: device_of(spec, one, capacities[name]) for name, one in known.items()}
+    gains = previous.gains if previous else ()
+    work = work_of(spec, schema, gains, spec.rounds.total - number + 1, max(one.deepest for one in devices.values()))
     reason = _why_anew(spec, number, devices, previous)
     if previous is not None and not reason:
         kept = previous
     else:
         made = schedule(devices, work)
-        turns = tuple(sorted(name for name, device in devices.items() if device.due))
-        kept = Allocated(
-            number, reason, made.horizon, made.rounds, made.plans, {}, turns, "", tuple(work.gains.tolist())
-        )
+        # Those who are not asked this time keep what they had.
+        plans = {**(previous.plans if previous else {}), **made.plans}
+        kept = Allocated(number, reason, made.horizon, made.rounds, plans, gains=gains)
         if previous is not None and reason == _EVERY and not _is_better(made, previous, devices, work):
             kept = replace(previous, made=number)
-    # Who was not asked this time neither sat out nor took part.
+    out = dict(previous.absent) if previous else {}
+    idle = [name for name in devices if not kept.plans[name].steps]
+    new = devices.keys() - (previous.plans.keys() if previous else set())
+    turns = {
+        name: least_plan(devices[name], work)
+        for name in idle
+        if out.get(name, 0) >= spec.planning.sits_out or (name in new and capacities[name].reports < _TRIAL_AND_ROUND)
+    }
     absent = {name: rounds for name, rounds in out.items() if name not in devices}
-    absent |= {name: out.get(name, 0) + 1 for name in devices if not kept.plans[name].steps}
-    return replace(kept, absent=absent)
+    absent |= {name: out.get(name, 0) + 1 for name in idle if name not in turns}
+    return replace(kept, number=number, turns=turns, absent=absent)
 
 
 def within(spec: JobSpec, candidate: Candidate, own: Planned | None, evaluation: bool = False) -> AdapterPlan | None:
@@ -119,10 +136,11 @@ def _cap(spec: JobSpec, candidate: Candidate, steps: int) -> int:
     return spec.training.max_steps if steps == candidate.steps else steps
 
 
-def device_of(spec: JobSpec, candidate: Candidate, known: Capacity, due: bool = False) -> Device:
+def device_of(spec: JobSpec, candidate: Candidate, known: Capacity) -> Device:
     """A client's device as the planner sees it. known: measured. Links that were not measured cost nothing."""
     scoring = known.scoring if known.scoring is not None else HOLDOUT_SHARE * candidate.steps
     every = spec.evaluation.every
+    both = spec.method.trained in (Trained.BOTH, Trained.INTERLEAVED)
     return Device(
         mass=candidate.mass,
         steps=candidate.steps,
@@ -135,17 +153,21 @@ def device_of(spec: JobSpec, candidate: Candidate, known: Capacity, due: bool = 
         down=known.down or np.inf,
         deepest=min(candidate.plan.depth, known.deepest or candidate.plan.depth),
         keeps=known.keeps,
-        due=due,
+        sends=candidate.plan.density * (1.0 if both else 0.5),
     )
 
 
-def work_of(spec: JobSpec, schema: AdapterSchema, gains: tuple[float, ...], rounds: int) -> Work:
-    """What is to be planned. gains: per layer as measured; () before that.
+def work_of(
+    spec: JobSpec, schema: AdapterSchema, gains: tuple[float, ...], rounds: int, deepest: int | None = None
+) -> Work:
+    """What is to be planned. gains: per layer as measured; () before that. deepest: the most layers that any device can
+    train (None: all): what lies below is out of reach, so that there is nothing to gain.
 
     A version is fetched whole, so what comes down does not depend on the depth.
     """
     layers = schema.layers
     learnt: Float64 = np.array(gains) if any(gains) else PRIOR_DECAY ** np.arange(layers - 1, -1, -1.0)
+    learnt = np.where(np.arange(layers) >= layers - (deepest or layers), learnt, 0.0)
     values = np.zeros(layers)
     head = 0
     for key in schema.keys:
@@ -174,26 +196,20 @@ def _measured(capacity: Capacity | None) -> bool:
     return capacity is not None and capacity.is_measured
 
 
-def _must_take_part(spec: JobSpec, known: Capacity, absent: int) -> bool:
-    """Whether a device sat out as long as it may, or is known by a trial alone, which is no reason to leave it out."""
-    return absent >= spec.planning.sits_out or known.reports < _TRIAL_AND_ROUND
-
-
 def _why_anew(spec: JobSpec, number: int, devices: Mapping[str, Device], previous: Allocated | None) -> str:
     """Why plans are made anew for this round; empty where they are not."""
     if previous is None:
         return "the first"
-    if previous.waited_for:
-        return f"{previous.waited_for[0]} had to take part in the last round"
     if new := sorted(devices.keys() - previous.plans.keys()):
         return f"{new[0]} has no plan yet" if len(new) == 1 else f"{len(new)} clients have no plan yet"
-    if due := sorted(name for name, device in devices.items() if device.due and name in previous.absent):
-        return f"{due[0]} has sat out {spec.planning.sits_out} rounds"
     shallow = [name for name, device in devices.items() if previous.plans[name].depth > device.deepest]
     if shallow:
         return f"{min(shallow)} has less memory than its plan needs"
     if previous.stale:
         return previous.stale
+    busy = sum(device.mass for name, device in devices.items() if previous.plans[name].steps)
+    if busy < LEAST_MASS * sum(device.mass for device in devices.values()):
+        return "too few of those asked would take part"
     return _EVERY if number - previous.made >= spec.planning.every else ""
 
 

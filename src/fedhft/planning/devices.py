@@ -32,7 +32,7 @@ class Device:
     forward, backward: seconds per layer-step. fixed: seconds of a round that no plan changes. scoring: batches scored
     in a round that scores. fill: batches passed through the frozen layers once, 0 where they are kept already or not at
     all. up, down: bytes per second. deepest: the greatest depth that it has memory for, >= 1. keeps: whether frozen
-    layers are run once and kept. due: whether it sat out as often in a row as it may, and must take part.
+    layers are run once and kept. sends: share of a layer's values that its updates carry.
     """
 
     mass: float
@@ -46,14 +46,14 @@ class Device:
     down: float
     deepest: int
     keeps: bool = True
-    due: bool = False
+    sends: float = 1.0
 
     @property
     def ability(self) -> tuple[float, ...]:
         """Everything that lets it do more, each the larger the better."""
         return (
             -self.forward, -self.backward, -self.fixed, -self.scoring, -self.fill, self.up, self.down,
-            float(self.deepest), float(self.keeps),
+            float(self.deepest), float(self.keeps), -self.sends,
         )  # fmt: skip
 
 
@@ -93,11 +93,11 @@ def costs(devices: Sequence[Device], work: Work) -> Costs:
     depth = np.arange(1, work.layers + 1, dtype=np.float64)[None, :]
     column = {
         name: np.array([float(getattr(device, name)) for device in devices])[:, None]
-        for name in ("forward", "backward", "fixed", "scoring", "fill", "up", "down", "keeps")
+        for name in ("forward", "backward", "fixed", "scoring", "fill", "up", "down", "keeps", "sends")
     }
     run = np.where(column["keeps"] > 0, depth, work.layers)
     kept_once = column["keeps"] * column["fill"] * (work.layers - depth) * column["forward"] / work.rounds
-    wire = work.up_bytes[None, :] / column["up"] + work.down_bytes[None, :] / column["down"]
+    wire = column["sends"] * work.up_bytes[None, :] / column["up"] + work.down_bytes[None, :] / column["down"]
     return Costs(
         once=column["fixed"] + kept_once + wire,
         scoring=column["scoring"] * run * column["forward"],

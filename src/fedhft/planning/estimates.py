@@ -24,6 +24,10 @@ FASTEST_LAYER_S = 1e-7
 """Seconds per layer-step below which no device is believed: about what an accelerator takes to start a computation."""
 SLOWEST_S = 30 * 86400.0
 """Seconds above which no duration is believed."""
+_A_WAIT_S = 5.0
+_LEAST_SHARE = 0.1
+_LEAST_OF_PLAN = 0.25
+"""Batches of an epoch's end are smaller than others, and rows may be packed."""
 _MOST = 1e15
 """No duration, count or number of bytes of one round is larger."""
 SLOWEST_LINK = 1.0
@@ -64,7 +68,8 @@ class Durations:
 
     forward over forward_layers layer-steps (training, scoring and filling alike), backward over backward_layers; up
     over up_bytes, down over down_bytes; other: everything else from the task to the update. 0 where nothing was done.
-    scoring: batches scored. fill: the part of forward that fills the cache. energy: joules.
+    scoring: batches scored. fill: the part of forward that fills the cache. energy: joules. keeps: whether what leaves
+    the frozen layers was kept (true where none is frozen, and it would be).
     """
 
     forward: float = 0.0
@@ -79,6 +84,7 @@ class Durations:
     scoring: float = 0.0
     fill: float = 0.0
     energy: float = 0.0
+    keeps: bool = False
 
     @classmethod
     def of(cls, message: capacity_pb2.Durations) -> Durations:
@@ -96,6 +102,7 @@ class Durations:
             scoring=message.scoring_batches,
             fill=message.fill_seconds,
             energy=message.energy_joules,
+            keeps=message.keeps_frozen_layers,
         )
 
     @property
@@ -103,25 +110,40 @@ class Durations:
         """Seconds of all."""
         return self.forward + self.backward + self.up + self.down + self.other
 
-    def problem(self) -> str:
-        """Why these cannot be durations, naming the field; empty where they can."""
+    def problem(self, depth: int = 0, steps: int = 0) -> str:
+        """Why these cannot be durations, naming the field; empty where they can.
+
+        depth, steps: of the plan that was trained, whose passes must be among them; seconds over fewer would make a
+        device look slow.
+        """
         for field in fields(self):
             value = getattr(self, field.name)
             if not math.isfinite(value) or value < 0:
                 return f"{field.name} = {value}: is not a finite number of at least 0"
             if value > _MOST:
                 return f"{field.name} = {value:g}: is more than {_MOST:g}"
+        least = _LEAST_OF_PLAN * depth * steps
+        for name in ("forward_layers", "backward_layers"):
+            if getattr(self, name) < least:
+                told = f"{name} = {getattr(self, name):g}"
+                return f"{told}: the plan alone is {depth} layers and {steps} steps"
         return ""
 
 
-def bounded(durations: Durations, seen: float) -> Durations:
-    """Durations worth the seconds seen from the opening to the update: scaled down, or with the rest in `other`."""
-    total = durations.total
-    if total > seen:
-        scale = seen / total
-        scaled = {name: getattr(durations, name) * scale for name in ("forward", "backward", "up", "down", "other")}
+def bounded(durations: Durations, seen: float, sending: float = 0.0) -> Durations:
+    """Durations worth the seconds seen from the opening to the update: scaled down, or with the rest in `other`.
+
+    sending: seconds that this update was on its way, as far as the link is known; `up` is of the update before.
+    """
+    if not seen > 0:  # the store's clock was set back
+        return durations
+    own = durations.forward + durations.backward + durations.down + durations.other
+    there = max(seen - sending, _LEAST_SHARE * seen)
+    if own > there:
+        scale = there / own
+        scaled = {name: getattr(durations, name) * scale for name in ("forward", "backward", "down", "other")}
         return replace(durations, **scaled)
-    return replace(durations, other=durations.other + seen - total)
+    return replace(durations, other=durations.other + there - own)
 
 
 def estimated(known: Capacity, new: Durations) -> Capacity:
@@ -130,11 +152,12 @@ def estimated(known: Capacity, new: Durations) -> Capacity:
         known,
         forward=_smoothed(known.forward, _per(new.forward, new.forward_layers, FASTEST_LAYER_S, SLOWEST_S)),
         backward=_smoothed(known.backward, _per(new.backward, new.backward_layers, FASTEST_LAYER_S, SLOWEST_S)),
-        fixed=_smoothed(known.fixed, new.other),
-        scoring=new.scoring or known.scoring,
+        fixed=_without_leaps(known.fixed, new.other),
+        scoring=_scoring(known, new),
         energy=_smoothed(known.energy, new.energy or None),
         up=_smoothed(known.up, _rate(new.up_bytes, new.up)),
         down=_smoothed(known.down, _rate(new.down_bytes, new.down)),
+        keeps=new.keeps,
         reports=known.reports + 1,
     )
 
@@ -149,6 +172,19 @@ def _smoothed(known: float | None, new: float | None) -> float | None:
     if new is None or known is None:
         return known if new is None else new
     return new if _jumped(known, new) else KEPT * known + (1.0 - KEPT) * new
+
+
+def _without_leaps(known: float | None, new: float) -> float:
+    """As `_smoothed`, but one long wait counts as little more than twice of what is usual: it may be anything."""
+    if known is None:
+        return new
+    return KEPT * known + (1.0 - KEPT) * min(new, JUMP * known + _A_WAIT_S)
+
+
+def _scoring(known: Capacity, new: Durations) -> float | None:
+    """Batches scored, at most as many as the forward passes of the round were long enough for."""
+    most = new.forward_layers  # a batch passes a layer at least
+    return min(new.scoring, most) or known.scoring
 
 
 def _jumped(known: float, new: float) -> bool:

@@ -42,10 +42,10 @@ def explain(
     allocated: Allocated,
 ) -> list[Explained]:
     """Every candidate's plan, by what is known of devices now; in the order of their names."""
-    work = work_of(spec, schema, allocated.gains, spec.rounds.total - number + 1)
+    work = work_of(spec, schema, allocated.gains, max(1, spec.rounds.total - number + 1))
     found = []
     for client, candidate in sorted(candidates.items()):
-        known, own = capacities.get(client), allocated.plans.get(client)
+        known, own = capacities.get(client), allocated.plan_of(client)
         if known is None or not known.is_measured or own is None:
             why = "was not measured yet: it trains what its tier says"
             found.append(Explained(client, candidate, None, 0.0, 0.0, 0.0, 0.0, 0.0, why))
@@ -63,12 +63,12 @@ def _explained(
         would = _seconds(device, work, 1, least, scores=False)
         turn = _ordinal(allocated.absent.get(client, 1))
         why = (
-            f"too slow for rounds of {allocated.horizon:.1f} s: one layer and {least} of {device.steps} steps would "
-            f"take {would:.1f} s; sits out, for the {turn} round of at most {sits_out} in a row"
+            f"too slow for rounds of {allocated.horizon:.3g} s: one layer and {least} of {device.steps} steps would "
+            f"take {would:.3g} s; sits out, for the {turn} round of at most {sits_out} in a row"
         )
         return Explained(client, candidate, own, 0.0, 0.0, 0.0, 0.0, 0.0, why)
     run = own.depth if device.keeps else work.layers
-    link = work.up_bytes[own.depth - 1] / device.up + work.down_bytes[own.depth - 1] / device.down
+    link = device.sends * work.up_bytes[own.depth - 1] / device.up + work.down_bytes[own.depth - 1] / device.down
     return Explained(
         client=client,
         candidate=candidate,
@@ -83,25 +83,29 @@ def _explained(
 
 
 def _why(device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
-    trains = f"trains {own.depth} of {work.layers} layers, {own.steps} of {device.steps} steps"
     match own.bound:
         case Bound.NOTHING:
-            return f"{trains}: all there is"
+            return "all layers and all steps: there is no more to do"
         case Bound.MEMORY:
-            return f"{trains}: it has memory for {device.deepest} layers"
+            return f"it has memory for {device.deepest} layers"
+        case Bound.TURN:
+            return (
+                f"too slow for rounds of {allocated.horizon:.3g} s; it has sat out, or only its trial is known, so "
+                "everybody waits for its least plan once"
+            )
         case Bound.SCORING:
             would = _seconds(device, work, own.depth, own.steps, scores=True)
-            return f"{trains}, and does not score: that would take it {would:.1f} s instead of {own.seconds:.1f} s"
+            return f"too slow to score as well: that would take it {would:.3g} s instead of {own.seconds:.3g} s"
         case _:
-            return f"{trains}: {_one_more(device, own, work)}, and rounds take {allocated.horizon:.1f} s"
+            return f"{_one_more(device, own, work)}, longer than rounds of {allocated.horizon:.3g} s"
 
 
 def _one_more(device: Device, own: Planned, work: Work) -> str:
     if own.steps < device.steps:
         would = _seconds(device, work, own.depth, own.steps + 1, own.scores)
-        return f"one more step would take it {would:.1f} s"
+        return f"one more step would take it {would:.3g} s"
     would = _seconds(device, work, min(own.depth + 1, work.layers), own.steps, own.scores)
-    return f"one more layer would take it {would:.1f} s"
+    return f"one more layer would take it {would:.3g} s"
 
 
 def _seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -> float:

@@ -12,7 +12,7 @@ all steps. Largest progress per second would not do: it gives every one of equal
 always pays best, and never gets to what the others have to learn.
 
 A device that cannot make a quarter of an epoch within T at any depth first stops scoring, then sits the round out; no
-more than a quarter of the federation's mass may do either, and nobody sits out longer than the caller allows (`due`).
+more than a quarter of the federation's mass may do either.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _MOST_PLANS = 300_000
 """Plans of single devices that are compared: a large fleet gets fewer horizons, evenly spread, not a slow planner."""
 _FEWEST_HORIZONS = 64
 _HALVINGS = 40
+_NEVER_ROUNDS = 1e9
+"""Rounds to a target that is never reached."""
 _ROUNDING = 1e-9
 _NEVER = 1e-6
 """Epochs per round below which a layer is not trained."""
@@ -56,6 +58,8 @@ class Bound(StrEnum):
     """The next layer does not fit."""
     SCORING = "scoring"
     """Even the least plan fits only without scoring."""
+    TURN = "turn"
+    """Not even the least plan fits, and it has sat out long enough: it trains that all the same."""
     ABSENT = "absent"
     """Not even the least plan fits: it sits out."""
 
@@ -103,7 +107,14 @@ def schedule(devices: Mapping[str, Device], work: Work) -> Schedule:
     best = _fewest_seconds(fleet, horizons)
     plans = dict(zip(names, _never_more_for_worse(ordered, fleet.plans(best), fleet), strict=True))
     took = max((one.seconds for one in plans.values()), default=0.0)
-    return Schedule({name: plans[name] for name in devices}, took, float(fleet.rounds(np.array([best]))[0]))
+    rounds = min(float(fleet.rounds(np.array([best]))[0]), _NEVER_ROUNDS)
+    return Schedule({name: plans[name] for name in devices}, took, rounds)
+
+
+def least_plan(device: Device, work: Work) -> Planned:
+    """The least that a device can be asked for, however long it takes: one layer, the fewest steps, no scores."""
+    fleet = _Fleet([device], work)
+    return replace(fleet.planned(0, 1, least_steps(device.steps), False), bound=Bound.TURN)
 
 
 class _Fleet:
@@ -119,7 +130,6 @@ class _Fleet:
         self.fits = np.arange(1, layers + 1)[None, :] <= self.deepest[:, None]
         mass = np.array([device.mass for device in devices])
         self.share = mass / mass.sum()
-        self.due = np.array([device.due for device in devices])
         self.reach = np.cumsum(work.gains[::-1])
 
     def horizons(self) -> Float64:
@@ -156,9 +166,9 @@ class _Fleet:
         return np.where(able, column + 1, 0), np.where(able, chosen, 0.0)
 
     def rates(self, horizon: float) -> Float64 | None:
-        """E_l within a horizon; None where too little of the mass takes part or scores, or somebody due cannot."""
+        """E_l within a horizon; None where too little of the mass takes part or scores."""
         depth, steps, scores = self.within(horizon)
-        if self.share[scores].sum() < LEAST_MASS - _ROUNDING or (self.due & (depth == 0)).any():
+        if self.share[scores].sum() < LEAST_MASS - _ROUNDING:
             return None
         done = self.share * steps / self.full
         by_depth = np.bincount(depth, done, self.work.layers + 1)
@@ -248,7 +258,7 @@ def _never_more_for_worse(devices: list[Device], plans: list[Planned], fleet: _F
     fits. More layers, or more layer-steps, is more work.
     """
     able = np.array([device.ability for device in devices])
-    alike = np.array([(float(device.steps), float(device.due)) for device in devices])
+    alike = np.array([(float(device.steps),) for device in devices])
     # Sorted so that whoever is better comes first, with its final plan by the time it caps others.
     order = np.lexsort((np.arange(len(devices)), *-able.T, -able.sum(axis=1)))
     able, alike = np.ascontiguousarray(able[order].T), alike[order].T

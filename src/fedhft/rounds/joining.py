@@ -13,7 +13,6 @@ from fedhft.adapter import AdapterSchema
 from fedhft.clustering.signature import check_signature
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Allocation
 from fedhft.planning.estimates import Capacity, Durations, estimated
 from fedhft.planning.fold_memory import check_fold_fits
 from fedhft.planning.tiers import tier_of
@@ -177,13 +176,11 @@ def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
         )
 
 
-def capacity_of(spec: JobSpec, application: Application, known: Capacity | None) -> Capacity | None:
-    """What is known of a client's device once it joins; None where the job does not plan by capacity.
+def capacity_of(application: Application, known: Capacity | None) -> Capacity:
+    """What is known of a client's device once it joins, in jobs that plan by capacity.
 
     A trial is believed until the first round tells more; one that cannot have been measured is not.
     """
-    if spec.method.allocation is not Allocation.CAPACITY:
-        return None
     keeps, deepest = application.keeps_frozen_layers, application.deepest or None
     now = replace(known or Capacity(), keeps=keeps, deepest=deepest)
     trial = application.trial

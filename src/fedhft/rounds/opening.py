@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from fedhft import seeds
@@ -52,12 +52,12 @@ def open_round(
     clients: Mapping[str, ClientRecord],
     asked: tuple[str, ...],
     now_ms: int,
-    proven: int = 0,
+    proven: Collection[str] = (),
     planned: Mapping[str, Planned] | None = None,
 ) -> RoundRecord:
     """The record of a new round of the clients `asked`, with everything its result depends on.
 
-    proven: how many of them have delivered in this job before. planned: what capacity gives those among them whose
+    proven: those among them that have delivered in this job before. planned: what capacity gives those among them whose
     devices were measured; the others train what their tiers say.
     """
     given = planned or {}
@@ -89,7 +89,7 @@ def open_round(
         opened_ms=now_ms,
         deadline_ms=now_ms + int(spec.rounds.deadline * 1000),
         target=len(allocated) if evaluation else share(spec.rounds.target, len(allocated)),
-        quorum=quorum_of(spec.rounds, len(allocated), proven),
+        quorum=quorum_of(spec.rounds, len(allocated), len(allocated.keys() & set(proven))),
         participants=participants,
     )
 

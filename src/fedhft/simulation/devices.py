@@ -82,6 +82,7 @@ class Profile(Section):
             other_seconds=self.fixed,
             scoring_batches=work.scoring,
             fill_seconds=forward * work.fill,
+            keeps_frozen_layers=self.keeps_frozen_layers,
         )
 
 

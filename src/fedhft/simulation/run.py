@@ -201,8 +201,8 @@ class Simulation:
             stored = AdapterSchema.from_json(await store.fix_schema(job, worker.schema.to_json()))
             check_same_schema(stored, worker.schema)
             await store.join(job, client_record(spec, application, None, await store.now_ms()))
-            if (capacity := capacity_of(spec, application, None)) is not None:
-                await store.note_capacity(job, ClientId(name), capacity)
+            if spec.method.allocation is Allocation.CAPACITY:
+                await store.note_capacity(job, ClientId(name), capacity_of(application, None))
 
     def _trial(self, spec: JobSpec, name: str, worker: ClientWorker) -> Durations | None:
         if spec.method.allocation is not Allocation.CAPACITY:

@@ -283,8 +283,8 @@ class Network:
 
     @property
     def keeps_frozen_layers(self) -> bool:
-        """Whether frozen layers are run once per row, and what leaves them is kept."""
-        return self._cache is not None
+        """Whether frozen layers are run once per row, and what leaves them is kept, where there are any."""
+        return self._cache is not None and self._cache.serves(self._boundary)
 
     def prepare(self, parts: Sequence[EncodedRows], should_stop: Callable[[], bool] = lambda: False) -> None:
         """Where not all layers are in memory, pass these rows through the frozen ones that are not, a layer at a time.
@@ -292,8 +292,7 @@ class Network:
         Without this, `forward` reads those layers for every batch.
         """
         if self._base.streamed is not None and self._cache is not None and self._boundary:
-            passed = self._boundary * sum(map(len, parts))
-            with self.stopwatch.forward.running(), self.stopwatch.fill.running(passed):
+            with self.stopwatch.forward.running(), self.stopwatch.fill.running():
                 self._cache.fill(parts, self._boundary, should_stop)
 
     def _logits(self, inputs: Inputs, places: torch.Tensor | None) -> torch.Tensor:

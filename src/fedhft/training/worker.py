@@ -115,7 +115,9 @@ class ClientWorker:
             network.load({}, min(TRIAL_DEPTH, self.schema.layers), 0)
             plan = AdapterPlan("", network.depth, 1.0, 1.0, 0, train_a=True, train_b=True)
             probe(network, self._train, plan, rules, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
-        return network.stopwatch.take(rules.batch_size)
+        durations = network.stopwatch.take(rules.batch_size)
+        durations.keeps_frozen_layers = network.keeps_frozen_layers
+        return durations
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
         """A task's plan as this client would train it: depth 0 means all layers.
@@ -137,8 +139,8 @@ class ClientWorker:
 
     def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
         """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
-        shared = len(self._shard(shard)) if shard.count else 0
-        return (2 * len(self._holdout) if evaluate else 0) + shared
+        shared = len(self._shard(shard, whole=False)) if shard.count else 0
+        return (2 * len(self._sample) if evaluate else 0) + shared
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
@@ -355,6 +357,7 @@ class ClientWorker:
         durations = self._network.stopwatch.take(batch_size)
         passes = durations.forward_seconds + durations.backward_seconds
         durations.other_seconds = max(0.0, elapsed - passes)
+        durations.keeps_frozen_layers = self._network.keeps_frozen_layers
         durations.scoring_batches = sum(score.rows for score in scores) / batch_size
         return durations
 

@@ -112,6 +112,10 @@ class PrefixCache:
         metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(computed)
         return hidden
 
+    def serves(self, boundary: int) -> bool:
+        """Whether what enters a boundary is kept, as far as was tried."""
+        return self._files.get(boundary, self) is not None
+
     def fill(self, parts: Sequence[Rows], boundary: int, should_stop: Callable[[], bool]) -> None:
         """Work out all rows of `parts` that are not kept, a layer at a time over all of them: every value of a layer
         that is not in memory is read once. What is between two layers is in a file that has no name.
@@ -152,6 +156,7 @@ class PrefixCache:
                     keys, spans = self._keys_of(rows, index), _spans(rows.inputs(index)["attention_mask"])
                     for key, row, span in zip(keys, values, spans, strict=True):
                         file.append(key, np.ascontiguousarray(row[span]))
+                    self._fill_passes().layer_rows += boundary * len(index)
                     metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(len(index))
         except OSError as error:
             self._folder.unwritten(error)
