@@ -101,6 +101,7 @@ def export(
     paths = [str(one.path) for one in written]
     pushed = None
     if push_to_hub is not None:
+        from fedhft.errors import ErrorCode, FedhftError
         from fedhft.export.hub import push_to_hub as push
 
         if check is not False and any(one.checked is None for one in written):

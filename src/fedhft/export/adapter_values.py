@@ -121,7 +121,7 @@ def starting_tensors(
             tensors[TensorKey(slot.name, Part.RIGHT)] = np.ascontiguousarray(pair.a.T)
             continue
         a_key = TensorKey(slot.name, Part.A)
-        scale = np.float32((pair.alpha / pair.rank) / (spec.adapter.alpha / slot.rank))
+        scale = np.float32((pair.alpha / pair.rank) / (spec.adapter.alpha_of(slot.rank) / slot.rank))
         tensors[a_key] = np.ascontiguousarray(pair.a.T) - schema.start_of(spec.seed, a_key)
         tensors[TensorKey(slot.name, Part.B)] = np.ascontiguousarray(scale * pair.b)
     shapes = {parameter.name: parameter.shape for parameter in schema.head}
@@ -180,8 +180,9 @@ def _check(spec: JobSpec, schema: AdapterSchema, values: AdapterValues) -> None:
     for slot in schema.slots:
         pair = values.pairs[slot.name]
         if spec.method.combine is not Combine.PRODUCTS and pair.rank != slot.rank:
+            field = "adapter.rank" if spec.adapter.ranks == "uniform" else "adapter.ranks"
             raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, "adapter.rank", slot.rank,
+                ErrorCode.INVALID_ARGUMENT, field, slot.rank,
                 f"the adapter of {values.source} has rank {pair.rank} at {slot.name}", f"set it to {pair.rank}",
             )  # fmt: skip
         shape = (pair.b.shape[0], pair.a.shape[1])

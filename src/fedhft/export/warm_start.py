@@ -14,7 +14,7 @@ from fedhft.jobs.client import JobsClient
 from fedhft.training.tasks import task_of
 
 _JOB = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})(?:@(\d{1,9}))?")
-_FROM_THE_JOB = ("rank", "targets", "depth")
+_FROM_THE_JOB = ("rank", "ranks", "targets", "depth")
 
 
 def warm_start(

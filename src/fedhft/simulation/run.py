@@ -65,7 +65,7 @@ class Machine:
 
 ON_THE_CPU = Machine()
 OneRun = Callable[..., "Simulation"]
-"""Makes a simulation of (spec, clients, base, observe)."""
+"""Makes a simulation of (spec, clients, base, observe, start)."""
 
 
 @dataclass(frozen=True)
