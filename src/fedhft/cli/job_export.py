@@ -136,7 +136,6 @@ def version_of(job: jobs_pb2.Job, chosen: str) -> int:
 
     Raises typer.BadParameter for what is no version, FedhftError(JOB_NOT_RUNNING) where no version is the best yet.
     """
-    from fedhft.errors import ErrorCode, FedhftError
 
     if chosen.isdecimal() and len(chosen) < _LONGEST_NUMBER:
         return int(chosen)
