@@ -202,11 +202,22 @@ bench-models: $(VENV)/.dev ## Compare every architecture and task with plain PEF
 	@echo "Comparing every architecture and task with plain PEFT"
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.models --out docs/models.md
 
+.PHONY: bench-memory
+bench-memory: $(VENV)/.dev ## Measure clients' memory against what is foretold and what is allowed (root, for control groups)
+	@echo "Measuring clients' memory"
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.memory
+
 .PHONY: bench-scores
 bench-scores: $(VENV)/.dev ## Compare methods on real data (DATA=folder)
 	@test -n "$(DATA)" || { echo "make: set DATA to a folder with train and validation files" >&2; exit 1; }
 	@echo "Comparing methods on $(DATA); runs are kept in out/scores"
 	$(BIN)/python -m benchmarks.scores --data "$(DATA)" -- $(SCORES_ARGS)
+
+.PHONY: bench-clusters
+bench-clusters: $(VENV)/.dev ## Are clusters found where they are, and only there (DATA=folder of data sets)
+	@test -n "$(DATA)" || { echo "make: set DATA to a folder of data sets: ag_news, sst2, ..." >&2; exit 1; }
+	@echo "Looking for clusters in $(DATA); signatures are kept in out/clusters"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.clusters --data "$(DATA)"
 
 SECONDS ?= 600
 

@@ -1,9 +1,11 @@
 """CPU seconds of one optimiser step of a client: `python -m benchmarks.client_step`.
 
 Two models: the packaged MiniLM on batches like SST-2's (16 rows of about 13 tokens), and a random BERT-base on 16 rows
-of 64 tokens; `--model DIR` measures another folder instead. Beside plain full fine-tuning and plain PEFT on all layers,
-written with transformers and PEFT alone, a client's own training at depth 1, 2 and 3: without the cache of frozen
-layers, with it, and with it in bf16. Steps are timed when the cache is warm; what filling it takes is stated apart.
+of 64 tokens; `--model DIR` measures another folder instead, with `--completion N` as a causal LM whose loss is on the
+last N tokens of each row. Beside plain full fine-tuning and plain PEFT on all layers, written with transformers and
+PEFT alone (its output layer is worked out at every place, as a model's own loss has it), a client's own training at
+depth 1, 2 and 3: without the cache of frozen layers, with it, and with it in bf16. Steps are timed when the cache is
+warm; what filling it takes is stated apart.
 
 One process, one thread, one arm after another, PEFT first and last; the median of `--repeats` runs of `--steps` steps.
 L/k is what is left of L layers at depth k: with the rest of a step for nothing, the ratio could be that, or about 1.1
@@ -34,7 +36,7 @@ from fedhft.training.batches import EncodedRows, training_batches
 from fedhft.training.learner import train
 from fedhft.training.network import Network
 from fedhft.training.prefix.folder import PrefixFolder
-from fedhft.training.tasks.interface import Tokens
+from fedhft.training.tasks.interface import Tokens, place_targets
 
 BATCH = 16
 ROWS = 8 * BATCH
@@ -51,6 +53,7 @@ class Subject:
     layers: int
     rows: EncodedRows
     targets: tuple[str, ...]
+    completion: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help="measure this model instead, on rows of --tokens")
     parser.add_argument("--tokens", type=int, default=64, help="tokens per row for --model (default 64)")
     parser.add_argument("--targets", default="query,value", help="modules with adapters in --model")
+    parser.add_argument("--completion", type=int, default=0, help="tokens of a completion; 0: classification")
+    parser.add_argument("--depths", default="1,2,3", help="depths to measure (default 1,2,3)")
+    parser.add_argument("--short", action="store_true", help="leave out what trains all layers, but for PEFT")
     parser.add_argument("--only", choices=["minilm", "bert-base"], help="one of the two models")
     parser.add_argument("--steps", type=int, default=4, help="steps per run (default 4)")
     parser.add_argument("--repeats", type=int, default=5, help="runs per arm (default 5)")
@@ -84,7 +90,8 @@ def subjects(options: argparse.Namespace, scratch: Path) -> Iterator[Subject]:
     """What is measured."""
     if options.model is not None:
         lengths = np.full(ROWS, options.tokens)
-        yield subject_of(str(options.model), options.model, lengths, tuple(options.targets.split(",")))
+        targets = tuple(options.targets.split(","))
+        yield subject_of(options.model.name, options.model, lengths, targets, options.completion)
         return
     if options.only != "bert-base":
         lengths = np.random.default_rng(SEED).integers(5, 22, ROWS)
@@ -93,13 +100,21 @@ def subjects(options: argparse.Namespace, scratch: Path) -> Iterator[Subject]:
         yield subject_of("random BERT-base", random_bert(scratch / "bert"), np.full(ROWS, 64), ("query", "value"))
 
 
-def subject_of(name: str, folder: Path, lengths: np.ndarray[Any, Any], targets: tuple[str, ...]) -> Subject:
-    """Random rows of the given lengths for a model."""
+def subject_of(
+    name: str, folder: Path, lengths: np.ndarray[Any, Any], targets: tuple[str, ...], completion: int = 0
+) -> Subject:
+    """Random rows of the given lengths for a model. completion: at the end of each row, tokens that are answers."""
     config = transformers.AutoConfig.from_pretrained(folder)
     generator = np.random.default_rng(SEED)
     ids = [generator.integers(1000, min(30000, config.vocab_size), n).astype(np.int32) for n in lengths]
-    rows = EncodedRows(tuple(map(Tokens, ids)), generator.integers(0, 2, len(ids)), config.pad_token_id or 0)
-    return Subject(name, folder, config.num_hidden_layers, rows, targets)
+    pad = config.pad_token_id or 0
+    if completion:
+        places = [np.arange(len(row) - completion - 1, len(row) - 1, dtype=np.int32) for row in ids]
+        tokens = [Tokens(row, places=place) for row, place in zip(ids, places, strict=True)]
+        rows = EncodedRows(tuple(tokens), place_targets([row[-completion:] for row in ids]), pad)
+    else:
+        rows = EncodedRows(tuple(map(Tokens, ids)), generator.integers(0, 2, len(ids)), pad)
+    return Subject(name, folder, config.num_hidden_layers, rows, targets, completion)
 
 
 def random_bert(folder: Path) -> Path:
@@ -112,10 +127,12 @@ def random_bert(folder: Path) -> Path:
 
 def figures(subject: Subject, options: argparse.Namespace, scratch: Path) -> Iterator[Figure]:
     """Every arm in turn."""
-    yield Figure("full fine-tuning", subject.layers, plain(subject, options, whole=True))
+    if not options.short:
+        yield Figure("full fine-tuning", subject.layers, plain(subject, options, whole=True))
     yield Figure("PEFT, all layers", subject.layers, plain(subject, options, whole=False))
-    yield Figure("fedhft, all layers", subject.layers, client(subject, options, subject.layers, None)[0])
-    for depth in range(1, min(4, subject.layers)):
+    if not options.short:
+        yield Figure("fedhft, all layers", subject.layers, client(subject, options, subject.layers, None)[0])
+    for depth in (depth for depth in map(int, options.depths.split(",")) if depth < subject.layers):
         yield Figure("not cached", depth, client(subject, options, depth, None)[0])
         for precision in ("fp32", "bf16"):
             cache = scratch / f"{subject.name}-{depth}-{precision}".replace(" ", "-")
@@ -129,9 +146,12 @@ def plain(subject: Subject, options: argparse.Namespace, whole: bool) -> float:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(SEED)
-    model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(subject.folder, num_labels=2)
+    causal = subject.completion > 0
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
+    model: Any = kind.from_pretrained(subject.folder, **({} if causal else {"num_labels": 2}))
     if not whole:
-        config = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(subject.targets), task_type="SEQ_CLS")
+        task = "CAUSAL_LM" if causal else "SEQ_CLS"
+        config = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(subject.targets), task_type=task)
         model = get_peft_model(model, config)
     model.train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE)
@@ -140,7 +160,13 @@ def plain(subject: Subject, options: argparse.Namespace, whole: bool) -> float:
     def run(steps: int) -> None:
         for index in training_batches(rows.lengths, BATCH, SEED, steps):
             optimiser.zero_grad(set_to_none=True)
-            model(**rows.inputs(index), labels=torch.from_numpy(rows.targets[index])).loss.backward()
+            inputs = rows.inputs(index)
+            if causal:
+                labels = inputs["input_ids"].clone()
+                labels[:, : -subject.completion] = -100  # rows are of equal length
+            else:
+                labels = torch.from_numpy(rows.targets[index])
+            model(**inputs, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
 
@@ -181,7 +207,7 @@ def job(subject: Subject, precision: str) -> JobSpec:
         {
             "name": "step",
             "model": {"name": str(subject.folder), "max_length": 128},
-            "task": {"labels": ["0", "1"]},
+            "task": {"kind": "causal-lm"} if subject.completion else {"labels": ["0", "1"]},
             "method": "fedit",
             "adapter": {"targets": list(subject.targets), "rank": RANK, "alpha": ALPHA},
             "training": {"batch_size": BATCH, "precision": precision},

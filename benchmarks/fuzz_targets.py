@@ -205,6 +205,7 @@ def _join(data: bytes) -> None:
         samples=request.samples,
         data_digest=request.data_digest,
         signature=tuple(request.signature),
+        halves=tuple(request.signature_halves),
         has_shared_validation=request.has_shared_validation,
     )
     check_application(SPEC, application)
@@ -288,7 +289,7 @@ def targets(folder: Path) -> list[Target]:
     toml = b'name = "x"\nseed = 1\n[model]\nname = "m"\n[task]\nlabels = ["a", "b"]\n[limits]\nupdate_bytes = "2GiB"\n'
     join = federation_pb2.JoinRequest(
         client="a", lease_token="t" * 64, job="fuzz", schema_json=SCHEMA.to_json(), samples=10, signature=SIGNATURE,
-        data_digest="0" * 64,
+        signature_halves=2 * SIGNATURE, data_digest="0" * 64,
     ).SerializeToString()  # fmt: skip
     enroll = federation_pb2.EnrollRequest(client="a", protocol_version=1, agent_version="1.0", memory_bytes=1 << 30)
     scores = [

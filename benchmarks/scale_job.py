@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.scale_clients import SHAPE
-from fedhft.clustering.signature import DIMENSIONS
+from fedhft.adapter import Float32, Float64
+from fedhft.clustering.signature import DIMENSIONS, joined
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec, parse_job
@@ -47,17 +48,22 @@ async def write_clients(store: Store, job: JobId, clients: int) -> None:
     random = np.random.default_rng(0)
     directions = random.standard_normal((GROUPS, DIMENSIONS))
     for number in range(clients):
-        signature = directions[number % GROUPS] + 0.7 * random.standard_normal(DIMENSIONS)
-        signature /= np.linalg.norm(signature)
+        first, second = (_near(directions[number % GROUPS], random) for _ in "uv")
         record = ClientRecord(
             client=f"client-{number:05d}",
             tier="standard",
             samples=100,
             data_digest="",
-            signature=tuple(signature.tolist()),
+            signature=tuple(joined(first, second).tolist()),
+            halves=(*first.tolist(), *second.tolist()),
             joined_ms=0,
         )
         await store.join(job, record)
+
+
+def _near(direction: Float64, random: np.random.Generator) -> Float32:
+    noisy = direction + 0.7 * random.standard_normal(DIMENSIONS)
+    return (noisy / np.linalg.norm(noisy)).astype(np.float32)
 
 
 async def write_history(store: Store, job: JobId, clients: int, rounds: int, kept: int | None = None) -> None:

@@ -114,11 +114,11 @@ class InProcessAgent:
         base = load_base(spec, str(model) if model else None)
         data = load_client_data(spec, client, site.data(client))
         self.trained: list[int] = []
-        self.worker = _Counting(spec, client, base, data, state, self.trained)
+        self.worker = _Counting(spec, client, base, data, state, memory_bytes, self.trained)
         self.stop = stop or StopSignal()
         peer = Peer(site.server, ClientId(client), memory_bytes=memory_bytes, backoff=Backoff(0.05, 0.5))
         self.connection = Connection(peer, self.stop)
-        enlistment = Enlistment(tier=tier, memory_bytes=memory_bytes)
+        enlistment = Enlistment(tier=tier)
         self.session = Session(self.connection, self.stop, spec, self.worker, enlistment, rules, heartbeat_s)
 
     def __enter__(self) -> InProcessAgent:
@@ -139,9 +139,9 @@ class _Counting(ClientWorker):
     before_training: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
-        self, spec: JobSpec, client: str, base: Any, data: Any, state: Path | None, trained: list[int]
+        self, spec: JobSpec, client: str, base: Any, data: Any, state: Path | None, memory: int, trained: list[int]
     ) -> None:
-        super().__init__(spec, client, base, data, state)
+        super().__init__(spec, client, base, data, state, memory)
         self._trained = trained
 
     def train(self, task: federation_pb2.TrainTask, should_stop: Callable[[], bool] = lambda: False) -> Any:

@@ -96,7 +96,13 @@ class LightClient:
         self.token = response.lease_token
         return response
 
-    async def join(self, samples: int = 10, signature: Sequence[float] = (), **changes: Any) -> Any:
+    async def join(
+        self,
+        samples: int = 10,
+        signature: Sequence[float] = (),
+        signature_halves: Sequence[float] = (),
+        **changes: Any,
+    ) -> Any:
         request = federation_pb2.JoinRequest(
             client=self.name,
             lease_token=self.token,
@@ -104,6 +110,7 @@ class LightClient:
             schema_json=self.schema.to_json(),
             samples=samples,
             signature=signature,
+            signature_halves=signature_halves,
         )
         for field, value in changes.items():
             setattr(request, field, value)

@@ -56,9 +56,10 @@ def worker_for(
     base: LoadedBase | None = None,
     data: ClientData | None = None,
     client: str = "client-1",
+    memory: int = 0,
 ) -> ClientWorker:
     """A worker with its own base model unless one is given."""
-    return ClientWorker(spec, client, base or load_base(spec), data or data_of(), state_dir)
+    return ClientWorker(spec, client, base or load_base(spec), data or data_of(), state_dir, memory)
 
 
 def plan(

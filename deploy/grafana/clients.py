@@ -102,6 +102,31 @@ CLIENTS = Dashboard(
                 "bytes",
             ),
             Panel(
+                "Predicted memory of clients",
+                "What agents with a budget of memory foretold for their plans: the mean of five minutes, by tier; and "
+                "of agents that can be scraped.",
+                [
+                    Query(
+                        f"sum by (federation, tier) (rate(fedhft_client_predicted_memory_bytes_sum{{{F}}}[5m])) / "
+                        f"sum by (federation, tier) (rate(fedhft_client_predicted_memory_bytes_count{{{F}}}[5m]))",
+                        "{{federation}} {{tier}}",
+                    ),
+                    Query("max by (instance) (fedhft_agent_predicted_memory_bytes)", "{{instance}}"),
+                ],
+                "bytes",
+            ),
+            Panel(
+                "Plans that did not fit",
+                "Plans that clients declined because they do not fit their memory, by tier; and of agents that can be "
+                "scraped.",
+                [
+                    Query(
+                        f"sum by (federation, tier) (fedhft_plans_too_large_total{{{F}}})", "{{federation}} {{tier}}"
+                    ),
+                    Query("sum by (instance) (fedhft_agent_plans_too_large_total)", "{{instance}}"),
+                ],
+            ),
+            Panel(
                 "Memory of processes",
                 "Resident, and the largest it ever was.",
                 [

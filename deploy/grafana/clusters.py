@@ -23,6 +23,11 @@ CLUSTERS = Dashboard(
                 width=12,
             ),
             Panel(
+                "Confidence in clusters",
+                "Weight of a job's clusters against there being only one.",
+                [Query(gauge_of("fedhft_cluster_confidence"), "{{federation}}")],
+            ),
+            Panel(
                 "Version of memberships",
                 "The latest, and the one that the last round used.",
                 [

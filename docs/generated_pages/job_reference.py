@@ -139,7 +139,8 @@ def _field_table(
             raise ValueError(f"{model.__name__}.{name} has no description")
         value = getattr(defaults, name) if defaults else info.get_default(call_default_factory=True)
         default = "required" if info.is_required() else f"`{_toml(value)}`"
-        rows.append((f"`{name}`", _type(info, properties[name]), default, cell(info.description)))
+        key = info.alias or name
+        rows.append((f"`{key}`", _type(info, properties[key]), default, cell(info.description)))
     return table(("field", "type", "default", "meaning"), rows)
 
 

@@ -48,6 +48,7 @@ LATER_FIELDS = (
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
     ("planning", "every"), ("planning", "sits_out"), ("adapter", "ranks"), ("adapter", "scaling"),
+    ("adapter", "origin"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
@@ -164,17 +165,23 @@ class JobSpec(Section):
 
     def canonical(self) -> str:
         """Canonical JSON as stored: sorted keys, no spaces, every default written out but those of LATER_FIELDS."""
-        raw = self.model_dump(mode="json")
+        raw = self.model_dump(mode="json", by_alias=True)
         given = PRESET_ADAPTER.get(self.method.preset, {})  # a preset's own value would come back where none is written
         for section, field in LATER_FIELDS:
             if section == "adapter" and field in given:
                 continue
             if getattr(getattr(self, section), field) == _default_of(section, field):
-                del raw[section][field]
+                del raw[section][_written_as(section, field)]
         for section in ("planning", "stopping"):  # the first release did not have them
             if not raw[section]:
                 del raw[section]
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
+
+
+def _written_as(section: str, field: str) -> str:
+    """A field's key in a job file."""
+    kind = JobSpec.model_fields[section].annotation
+    return kind.model_fields[field].alias or field  # type: ignore[union-attr]
 
 
 def _default_of(section: str, field: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from fedhft.job_values import Duration, Encoding, Name, Section, Size
 
@@ -27,6 +27,8 @@ class ModelSpec(Section):
 
 class AdapterSpec(Section):
     """LoRA settings, as in PEFT."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     rank: int = Field(8, ge=1, le=512, description="LoRA rank r.")
     alpha: float = Field(16.0, gt=0, le=1e6, description="LoRA alpha; the adapter is scaled by alpha / r.")
@@ -51,6 +53,13 @@ class AdapterSpec(Section):
         "equal",
         description="Where ranks differ: adapters are scaled by alpha / rank (equal), or by alpha over their own rank "
         "(by-rank).",
+    )
+    origin: str = Field(
+        "",
+        alias="from",
+        max_length=512,
+        description="Warm start: a PEFT directory, or JOB@VERSION of the same server (JOB: its last version), whose "
+        "adapter and head are where this job begins; read when it is submitted. Empty: a new adapter.",
     )
 
     @property

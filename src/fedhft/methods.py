@@ -109,7 +109,7 @@ class Method(BaseModel):
     share_a: bool = Field(True, description="All clusters share one A; only B and the head are per cluster.")
     mask: MaskRule = Field(MaskRule.GRADIENT, description="How a client with density < 1 chooses its rows.")
     clusters: int | Literal["auto"] = Field(
-        "auto", description="Number of clusters J, or auto: chosen by BIC up to clustering.maximum."
+        "auto", description="Number of clusters J, or auto: found in the data, up to clustering.maximum."
     )
     signature: SignatureKind = Field(SignatureKind.ANCHOR, description="What clients are clustered by.")
     server: ServerStep = Field(ServerStep.PLAIN, description="Server step applied to the mean difference.")

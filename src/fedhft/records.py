@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
 
+from fedhft.cluster_choice import ClusterChoice
 from fedhft.ids import ClientId
 from fedhft.plan import AdapterPlan
 
@@ -147,6 +148,14 @@ class Attempt:
     """How many of them ended, with their process or by an exception, while a client's update was being folded."""
 
 
+class PlanTooLarge(_Record):
+    """A tier whose plan does not fit a client's memory, as the client said. Bytes."""
+
+    tier: str
+    needed: int
+    allowed: int
+
+
 class ClientRecord(_Record):
     """A client that joined a job."""
 
@@ -156,8 +165,12 @@ class ClientRecord(_Record):
     data_digest: str
     signature: tuple[float, ...] = ()
     """Unit-norm float32 values; empty where the method has none (yet)."""
+    halves: tuple[float, ...] = ()
+    """Signatures of the two halves of its rows, one after the other; empty where there are none."""
     has_shared_validation: bool = False
     joined_ms: int
+    too_large: tuple[PlanTooLarge, ...] = ()
+    """Plans that it declined."""
 
 
 class EventRecord(_Record):
@@ -373,6 +386,8 @@ class VersionRecord(_Record):
     """scope -> whole scope at this version."""
     server_state: dict[str, StoredBlob] = {}
     """"residual/<scope>", "momentum/<scope>", "squares/<scope>": private to the server."""
+    renewed: tuple[str, ...] = ()
+    """Scopes that begin anew here, because the number of clusters changed: only their snapshot is complete."""
 
 
 class MembershipRecord(_Record):
@@ -385,3 +400,11 @@ class MembershipRecord(_Record):
     """client -> weights over clusters, summing to 1."""
     model: str = ""
     """JSON of the fitted mixture (means, projection), private to the clusterer: warm start and identity."""
+    confidence: float | None = None
+    """Weight in 0..1 of these clusters against there being only one; None in records of earlier releases."""
+    origins: tuple[tuple[float, ...], ...] = ()
+    """When the number of clusters last changed: each one's state as a weighting of those before; () if it never did."""
+    data: dict[str, str] = {}
+    """client -> beginning of its data's digest, and a plus when it votes on the number of clusters."""
+    choice: ClusterChoice | None = None
+    """None where the job fixes the number of clusters."""

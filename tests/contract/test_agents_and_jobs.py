@@ -1,4 +1,4 @@
-"""Contract of every store: agents, jobs, joining, memberships, the coordinator's lease."""
+"""Contract of every store: agents, jobs, joining, memberships."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
-from fedhft.records import JobStatus, Revocation, Topic
+from fedhft.records import JobStatus, Revocation, StoredBlob, Topic, VersionRecord
 from fedhft.store.interface import Store
 from fedhft.store.keys import KEPT_MEMBERSHIPS, SEEN_EVERY_MS
 from tests.contract.federation import (
@@ -150,6 +150,16 @@ class TestJobs:
             await store.create_job(JOB, SPEC, "ops", "another")
         assert await store.schema(JOB) == "pinned"
 
+    async def test_a_job_may_begin_with_a_version_0(self, store: Store) -> None:
+        begun = VersionRecord(version=0, round=0, clusters=1, snapshots={"shared": StoredBlob(digest="ab", size=9)})
+        assert await store.create_job(JOB, SPEC, "ops", "pinned", begun)
+        assert await store.version(JOB) == await store.version(JOB, 0) == begun
+        assert not await store.create_job(JOB, SPEC, "ops", "pinned", begun)
+        other = begun.model_copy(update={"snapshots": {"shared": StoredBlob(digest="cd", size=9)}})
+        with refused(ErrorCode.JOB_EXISTS):
+            await store.create_job(JOB, SPEC, "ops", "pinned", other)
+        assert await store.version(JOB) == begun
+
     async def test_a_job_without_a_pinned_schema_takes_the_first_clients(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)
         assert not (await store.job(JOB)).schema_pinned
@@ -232,6 +242,21 @@ class TestJoining:
         assert await store.has_signatures(JOB)
         assert await store.client(JOB, ALICE) == alice
         assert await store.client(JOB, CAROL) is None
+
+    async def test_halves_are_kept_to_the_bit_beside_the_signature_and_go_with_the_client(self, store: Store) -> None:
+        await store.create_job(JOB, SPEC)
+        alice = client_record(ALICE, signature=(1.0,), halves=(0.5, -1.401298464324817e-45, 0.10000000149011612))
+        await store.join(JOB, alice)
+        await store.join(JOB, client_record(BOB, signature=(1.0,)))
+        assert await store.client(JOB, ALICE) == alice
+        found = await store.signature_halves(JOB)
+        assert {client: tuple(both.tolist()) for client, both in found.items()} == {ALICE: alice.halves}
+        assert (await store.clients(JOB))[ALICE].halves == ()
+        await store.join(JOB, alice.model_copy(update={"halves": ()}))
+        assert await store.signature_halves(JOB) == {}
+        await store.join(JOB, alice)
+        assert await store.leave(JOB, ALICE)
+        assert await store.signature_halves(JOB) == {}
 
     async def test_joining_again_replaces_everything(self, store: Store) -> None:
         await store.create_job(JOB, SPEC)
@@ -339,58 +364,3 @@ class TestMemberships:
             outcomes = await asyncio.gather(*(store.publish_memberships(JOB, one, version - 1) for one in offers))
             assert sum(outcomes) == 1
             assert await store.memberships(JOB) == offers[outcomes.index(True)]
-
-
-class TestCoordinatorLease:
-    async def test_the_lease_is_exclusive_and_its_token_stays_while_it_is_kept(self, store: Store) -> None:
-        fence = await store.acquire(JOB, "one", 60_000)
-        assert fence is not None
-        assert await store.acquire(JOB, "two", 60_000) is None
-        assert await store.acquire(JOB, "one", 60_000) == fence
-
-    async def test_of_many_racing_holders_one_gets_the_lease(self, store: Store) -> None:
-        fences = await asyncio.gather(*(store.acquire(JOB, f"holder-{i}", 60_000) for i in range(20)))
-        assert len([fence for fence in fences if fence is not None]) == 1
-
-    async def test_the_next_holder_has_a_larger_token(self, store: Store) -> None:
-        first = await store.acquire(JOB, "one", 60_000)
-        await store.release(JOB, "two")
-        assert await store.acquire(JOB, "two", 60_000) is None
-        await store.release(JOB, "one")
-        second = await store.acquire(JOB, "two", 60_000)
-        assert first is not None
-        assert second is not None
-        assert second > first
-
-    async def test_a_lease_ends_by_itself_and_renewing_moves_its_end(self, store: Store) -> None:
-        first = await store.acquire(JOB, "one", 800)
-        await asyncio.sleep(0.5)
-        assert await store.acquire(JOB, "one", 800) == first
-        await asyncio.sleep(0.5)
-        assert await store.acquire(JOB, "two", 800) is None
-        await asyncio.sleep(0.5)
-        second = await store.acquire(JOB, "two", 60_000)
-        assert first is not None
-        assert second is not None
-        assert second > first
-
-    async def test_a_holder_that_lost_the_lease_and_takes_it_again_gets_a_new_token(self, store: Store) -> None:
-        first = await store.acquire(JOB, "one", 50)
-        await asyncio.sleep(0.1)
-        again = await store.acquire(JOB, "one", 50)
-        assert first is not None
-        assert again is not None
-        assert again > first
-
-    async def test_jobs_have_leases_of_their_own(self, store: Store) -> None:
-        assert await store.acquire(JOB, "one", 60_000) is not None
-        assert await store.acquire(JobId("other"), "two", 60_000) is not None
-
-    async def test_a_lease_from_before_the_clock_was_set_back_lasts_no_longer_than_any(self, store: Store) -> None:
-        first = await store.acquire(JOB, "one", 7_200_000)  # as a lease of seconds is seen by a clock two hours behind
-        assert first is not None
-        assert await store.acquire(JOB, "two", 500) is None
-        await asyncio.sleep(0.6)
-        second = await store.acquire(JOB, "two", 500)
-        assert second is not None
-        assert second > first

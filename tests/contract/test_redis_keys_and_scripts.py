@@ -42,7 +42,7 @@ async def whole_life(store: Store) -> None:
     fence = await open_first_round(store)
     token = await token_of(store, ALICE)
     await store.fix_schema(JOB, "{}")
-    await store.join(JOB, client_record(ALICE, signature=(1.0,)))
+    await store.join(JOB, client_record(ALICE, signature=(1.0,), halves=(1.0, 0.5)))
     await store.decline(JOB, BOB, "no")
     digest = await store.blobs.put(JOB, b"update")
     await store.accept(JOB, update_record(ALICE, digest=digest), token)
@@ -65,7 +65,17 @@ class TestKeys:
             keys.REVOCATIONS,
             keys.agent(ALICE),
             keys.AGENTS,
-            *(its.job, its.schema, its.clients, its.seen, its.signatures, its.declines, its.lease, its.fence),
+            *(
+                its.job,
+                its.schema,
+                its.clients,
+                its.seen,
+                its.signatures,
+                its.halves,
+                its.declines,
+                its.lease,
+                its.fence,
+            ),
             *(its.round, its.participants, its.events, its.client_events),
             *(its.updates(1), its.versions, its.history, its.deliveries, its.traffic, its.memberships),
             *(its.changes(topic) for topic in Topic),

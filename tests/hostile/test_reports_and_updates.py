@@ -133,6 +133,11 @@ async def test_signatures_that_no_client_computes_are_refused_at_the_door(fresh_
         await mallory.enroll()
         for what, signature, code in SIGNATURES:
             assert await mallory.refused(mallory.join(signature=signature)) is code, what
+        good = light_signature()
+        for what, half, code in SIGNATURES:
+            for halves in ((*half, *good), (*good, *half)):
+                join = mallory.join(signature=good, signature_halves=halves)
+                assert await mallory.refused(join) is code, f"half: {what}"
         job = await federation.honest_complete(signature=OTHERS)
         assert list(job.clients) == ["alice", "bob"]
 

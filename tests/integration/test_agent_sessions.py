@@ -197,7 +197,7 @@ def test_a_tier_the_job_does_not_have_is_refused_by_name(site: Site) -> None:
 
 def test_a_plan_that_cannot_fit_is_refused_with_its_figures(site: Site) -> None:
     spec = site.submit("memory")
-    figures = r"--memory = 50000: .* \d+ bytes for the model's weights and \d+ for gradients"
+    figures = r"--memory = 50000: .* needs at least \d+ bytes, and no tier of the job is smaller"
     with InProcessAgent(site, spec, memory_bytes=50_000) as agent, pytest.raises(FedhftError, match=figures) as caught:
         agent.run()
     assert caught.value.code is ErrorCode.PLAN_TOO_LARGE

@@ -75,7 +75,7 @@ def test_a_job_is_submitted_shown_listed_and_cancelled(server: str, tmp_path: Pa
     assert "cli-1" in job(server, "list").stdout
     assert "cli-1: waiting" in job(server, "get", "cli-1").stdout
     clusters = json.loads(job(server, "clusters", "cli-1", "--format", "json").stdout)
-    assert clusters["rows"] == []
+    assert (clusters["rows"], clusters["reason"]) == ([], "")
 
     cancelled = json.loads(job(server, "cancel", "cli-1", "--reason", "not needed", "--format", "json").stdout)
     assert (cancelled["status"], cancelled["reason"]) == ("cancelled", "not needed")
@@ -132,6 +132,15 @@ def test_programs_get_every_round_that_is_kept(server: str, long_job: str) -> No
     assert [entry["round"] for entry in few["history"]] == [49, 50]
     line = json.loads(job(server, "watch", long_job, "--format", "json").stdout.splitlines()[0])
     assert [entry["round"] for entry in line["history"]] == list(range(31, 51))
+
+
+def test_a_job_that_is_over_is_written_to_a_tracker_whole(server: str, long_job: str, tmp_path: Path) -> None:
+    watched = job(server, "watch", long_job, "--tracker", f"tensorboard={tmp_path}", "-o", "name")
+    assert watched.returncode == OUTCOMES[ErrorCode.JOB_FAILED].exit_code
+    (file,) = (tmp_path / long_job).iterdir()
+    assert file.read_bytes().count(b"personal_before_mean") == 45  # every round that is kept
+    refused = job(server, "watch", long_job, "--tracker", "elsewhere", "-o", "name")
+    assert "--tracker = 'elsewhere': is not a tracker; write tensorboard=DIR or mlflow=URI" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_ranks_of_a_list_go_to_their_layers(tmp_path: Path) -> None:
     schema = build_schema(load_base(spec), spec)
     assert {(slot.layer, slot.rank) for slot in schema.slots} == {(layer, layer + 1) for layer in range(layers)}
     check_schema(spec, schema)
-    with pytest.raises(FedhftError, match=r"rank of slot .* = 1: the job gives layer 0 rank 4") as refused:
+    with pytest.raises(FedhftError, match=r"slots.rank = 1: .*: the job gives layer 0 rank 4") as refused:
         check_schema(ranked(model), schema)
     assert refused.value.code is ErrorCode.SCHEMA_MISMATCH
 

@@ -12,6 +12,8 @@ from fedhft.datasets.client_data import ClientData
 from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
+from fedhft.training.network import Network
+from fedhft.training.signatures import halves_of
 from tests.models import rows, tiny_model
 from tests.workers import data_of, job_for, plan, train_task, worker_for
 
@@ -75,6 +77,41 @@ def test_a_client_with_one_label_has_a_signature(spec: JobSpec, base: LoadedBase
     assert one @ signature(spec, base, client(60, 20, 0, flipped=True)) < 0
 
 
+def both(spec: JobSpec, base: LoadedBase, data: ClientData) -> tuple[Float32, Float32]:
+    halves = np.array(worker_for(spec, base=base, data=data).signature_halves(), np.float32)
+    return halves[:256], halves[256:]
+
+
+def test_a_signature_is_that_of_its_two_halves_which_agree(spec: JobSpec, base: LoadedBase) -> None:
+    first, second = both(spec, base, client(0, 30, 30))
+    assert np.linalg.norm(first) == pytest.approx(1.0, abs=1e-6)
+    assert np.linalg.norm(second) == pytest.approx(1.0, abs=1e-6)
+    assert 0.2 < first @ second < 0.999999
+    total = (first + second) / np.linalg.norm(first + second)
+    np.testing.assert_allclose(signature(spec, base, client(0, 30, 30)), total, atol=1e-6)
+    flipped = both(spec, base, client(60, 30, 30, flipped=True))
+    assert max(half @ other for half in (first, second) for other in flipped) < 0
+
+
+def test_a_half_whose_rows_are_of_one_class_is_zeros(spec: JobSpec, base: LoadedBase) -> None:
+    for data in (client(0, 20, 0), client(0, 20, 1)):
+        halves = both(spec, base, data)
+        assert sum(bool(half.any()) for half in halves) == len({row.label for row in data.train}) - 1
+        assert np.linalg.norm(signature(spec, base, data)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_halves_split_every_class_evenly_and_by_the_seed(spec: JobSpec, base: LoadedBase) -> None:
+    rows_ = Network.on(base, spec).encode(client(0, 21, 10).train, training=True)
+    chosen = np.arange(len(rows_))
+    first, second = halves_of(rows_, chosen, seed=1)
+    assert sorted([*first, *second]) == chosen.tolist()
+    for label in (0, 1):
+        counts = [int((rows_.targets[half] == label).sum()) for half in (first, second)]
+        assert abs(counts[0] - counts[1]) <= 1
+    assert halves_of(rows_, chosen, seed=1)[0].tolist() == first.tolist()
+    assert halves_of(rows_, chosen, seed=2)[0].tolist() != first.tolist()
+
+
 def test_regression_has_signatures_that_follow_the_sign_of_the_target(model: Path) -> None:
     spec = job_for(model, task={"kind": "regression"})
     base = load_base(spec)
@@ -99,6 +136,7 @@ def test_the_signature_is_kept_until_the_data_changes(spec: JobSpec, base: Loade
 
 def test_methods_without_anchor_send_none_and_update_signatures_come_with_the_update(model: Path) -> None:
     assert worker_for(job_for(model, method="fedit")).signature() == ()
+    assert worker_for(job_for(model, method="fedit")).signature_halves() == ()
     paper = worker_for(job_for(model, method="fedhft-paper"))
     assert paper.signature() == ()
     draft = paper.train(train_task(planned=plan(density=0.5)))

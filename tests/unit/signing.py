@@ -56,3 +56,25 @@ def same_partition(first: Sequence[int], second: Sequence[int]) -> bool:
     """Whether two labellings group the clients alike."""
     pairs = set(zip(first, second, strict=True))
     return len(pairs) == len(set(first)) == len(set(second))
+
+
+def halves(
+    labels: Sequence[int] | NDArray[np.int64], seed: int, *, reliability: float = 0.4, apart: float = 1.5
+) -> tuple[Float64, Float64]:
+    """Two halves per client (n x DIMS): mean product `reliability`; groups' meanings have a cosine of 1 - `apart`."""
+    rng = np.random.default_rng([4, seed])
+    groups = int(max(labels)) + 1
+    own = np.linalg.qr(rng.standard_normal((DIMS, groups + 1)))[0].T
+    meanings = own[1:]
+    if groups > 1 and apart > 1.0:  # around their mean: cosines of -1 / (groups - 1) at most
+        meanings = meanings - min(1.0, apart - 0.5) * meanings.mean(axis=0)
+    elif groups > 1:
+        meanings = np.sqrt(1.0 - apart) * own[:1] + np.sqrt(apart) * meanings
+    meanings = meanings / np.linalg.norm(meanings, axis=1, keepdims=True)
+
+    def half() -> Float64:
+        noise = rng.standard_normal((len(labels), DIMS)) / np.sqrt(DIMS)
+        drawn: Float64 = np.sqrt(reliability) * meanings[np.asarray(labels)] + np.sqrt(1.0 - reliability) * noise
+        return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+    return half(), half()

@@ -11,9 +11,11 @@ from typing import Any
 
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix
 from fedhft.aggregation.direction import NOTHING, Measured
+from fedhft.aggregation.versions import ServerState
 from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.history import RoundHistory
+from fedhft.coordination.state_blobs import load_state
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
@@ -53,6 +55,8 @@ class ScriptedClusterer:
     answers: list[int | None]
     asked: list[int] = field(default_factory=list)
     late: MembershipRecord | None = None
+    origins: dict[int, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """By number of clusters."""
 
     async def update_memberships(self, job: JobId, expected_version: int, after_round: int) -> None:
         self.asked.append(after_round)
@@ -63,6 +67,7 @@ class ScriptedClusterer:
             round=after_round,
             clusters=clusters or 2,
             rows={client: _row(place, clusters or 2) for place, client in enumerate(joined)},
+            origins=self.origins.get(clusters or 2, ()),
         )
         if clusters is None:
             self.late = record
@@ -233,6 +238,10 @@ class Story:
         current = await self.store.round(JOB)
         assert current is not None
         return current
+
+    async def state(self) -> ServerState:
+        """The server's state as last published."""
+        return await load_state(self.store.blobs, JOB, self.spec, self.schema, await self.store.version(JOB))
 
     async def status(self) -> JobStatus:
         return (await self.store.job(JOB)).status

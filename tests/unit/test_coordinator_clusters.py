@@ -97,3 +97,37 @@ async def test_late_memberships_are_not_used_with_a_version_that_lacks_their_clu
     second = await story.round()
     assert (second.number, second.clusters) == (2, 1)
     assert {part.memberships for part in second.participants.values()} == {(1.0,)}
+
+
+async def test_clusters_come_and_go_and_every_round_has_those_of_its_version() -> None:
+    story = await Story.begin([2, 3, 2, 1, 1], **CLUSTERED, rounds=rules(total=5))
+    one = story.coordinator()
+    await story.join("a", "b", "c", signature=(1.0,))
+    seen = []
+    for _ in range(5):
+        await story.settle(one)
+        current, base = await story.round(), await story.store.version(JOB)
+        assert base is None or base.clusters == current.clusters
+        assert all(len(part.memberships) == current.clusters for part in current.participants.values())
+        seen.append(current.clusters)
+        await story.deliver("a", "b", "c")
+        await story.settle(one)
+    assert seen == [2, 3, 2, 1, 1]
+
+
+async def test_a_merged_cluster_begins_anew_so_its_delta_is_not_offered() -> None:
+    story = await Story.begin([2, 2, 1], **CLUSTERED, rounds=rules(total=3))
+    assert story.clusterer is not None
+    story.clusterer.origins = {1: ((0.25, 0.75),)}
+    one = story.coordinator()
+    await story.join("a", "b", signature=(1.0,))
+    await story.play_round(one)
+    before = await story.state()
+    await story.play_round(one)
+    merged, version = await story.state(), await story.store.version(JOB)
+    assert version is not None
+    assert (before.state.clusters, merged.state.clusters, version.clusters) == (2, 1, 1)
+    assert version.renewed == ("cluster-0",)
+    assert "cluster-0" in version.snapshots
+    assert not {"cluster-0", "cluster-1"} & {*version.deltas}
+    assert "cluster-1" not in version.snapshots

@@ -82,7 +82,7 @@ def test_every_field_of_a_job_is_in_the_reference() -> None:
         if title != "Top level":
             default = JobSpec.model_fields[name].annotation
             model = Tier if name == "tiers" else default
-            fields = list(model.model_fields)  # type: ignore[union-attr]
+            fields = [info.alias or own for own, info in model.model_fields.items()]  # type: ignore[union-attr]
         for field in fields:
             assert f"\n| `{field}` |" in sections[title], f"{title} {field}"
 

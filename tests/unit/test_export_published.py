@@ -57,6 +57,23 @@ def test_every_cluster_and_every_client_asked_for_has_a_directory_with_its_own_t
     assert (config["base_model_name_or_path"], config["task_type"]) == ("hub/base", "SEQ_CLS")
 
 
+def test_one_adapter_for_everybody_weighs_clusters_by_the_rows_of_their_clients(tmp_path: Path) -> None:
+    job = finished_job(spec_of())
+    job.final.shared_mass_weighted = 0.625
+    samples = dict(zip(CLIENTS, (10, 10, 10, 10), strict=True))
+    (one,) = write_adapters(published(), tmp_path, job, "hub/base", check=False, samples=samples)
+    assert one.path == tmp_path / "mass-weighted"
+    assert b_of(one.path) == 1.0 * 1.75 / 4 + 3.0 * 2.25 / 4
+    assert read_description(one.path).weights == (1.75 / 4, 2.25 / 4)
+    card = (one.path / "README.md").read_text()
+    assert "one adapter for everybody" in card
+    assert "This one scored 0.625 on the common rows" in card
+    assert "score over all 4 clients |" in card
+    capped = {**samples, CLIENTS[0]: 10**9}  # limits.sample_cap bounds what one client can claim, here as in a round
+    (two,) = write_adapters(published(), tmp_path / "capped", job, "hub/base", check=False, samples=capped)
+    assert 1.0 < b_of(two.path) < b_of(one.path)
+
+
 def test_what_cannot_be_compared_here_is_written_and_the_reason_is_told(tmp_path: Path) -> None:
     (one, _) = write_adapters(published(), tmp_path, finished_job(spec_of()), "hub/base", base_path="/absent/base")
     assert one.checked is None

@@ -78,7 +78,8 @@ def test_a_full_group_leaves_nothing_and_not_less(tmp_path: Path) -> None:
 
 def test_a_budget_leaves_a_margin_but_at_least_half() -> None:
     assert FreeMemory(16 * GIB, "").budget == 14 * GIB
-    assert FreeMemory(GIB, "").budget == GIB - LEAST_MARGIN
+    assert FreeMemory(GIB, "").budget == GIB - GIB // 8
+    assert FreeMemory(GIB // 4, "").budget == GIB // 4 - LEAST_MARGIN
     assert FreeMemory(LEAST_MARGIN, "").budget == LEAST_MARGIN // 2
 
 

@@ -24,7 +24,19 @@ PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
 
 LAYERS = (
     {"errors", "identity", "ids", "seeds", "v1", "documents"},
-    {"plan", "methods", "adapter", "job", "job_sections", "job_task", "job_values", "records", "readings", "scoring"},
+    {
+        "plan",
+        "methods",
+        "adapter",
+        "job",
+        "job_sections",
+        "job_task",
+        "job_values",
+        "cluster_choice",
+        "records",
+        "readings",
+        "scoring",
+    },
     {"rounds", "aggregation", "clustering", "planning", "masking", "wire"},
     {"coordination", "rpc", "store", "training", "telemetry", "process", "datasets", "export", "jobs", "certs"},
     {"simulation", "local", "reporting"},

@@ -85,6 +85,7 @@ _COME_WITH_THE_FIRST = {
     metrics.RPC_SECONDS,
     metrics.RPCS_IN_FLIGHT,
     metrics.CLUSTER_CLIENTS,
+    metrics.CLUSTER_CONFIDENCE,
     metrics.MEMBERSHIPS_VERSION,
     metrics.AGENT_PAYLOAD_BYTES,
     metrics.AGENT_STEP_SECONDS,

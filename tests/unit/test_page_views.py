@@ -64,6 +64,7 @@ async def test_a_job_is_told_with_its_open_round_figures_floors_and_clusters(sto
         "job": "tickets-alone", "mean": alone.personal_before_mean, "worst_tenth": alone.personal_before_worst_tenth,
     }  # fmt: skip
     assert told["clusters"]["sizes"] == [6, 6]
+    assert told["clusters"]["reason"].startswith("2 clusters")
     assert told["clusters"]["mean_max_membership"] == pytest.approx((0.75 + 0.875) / 2)
 
 

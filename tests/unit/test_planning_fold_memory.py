@@ -11,7 +11,8 @@ import pytest
 
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter
 from fedhft.aggregation.fold import ClientUpdate, fold
-from fedhft.aggregation.versions import expand_clusters, initial_state
+from fedhft.aggregation.regrouping import copies, regroup
+from fedhft.aggregation.versions import initial_state
 from fedhft.planning.fold_memory import fold_bytes, most_clusters
 from fedhft.planning.tiers import plans
 from fedhft.rounds.acceptance import expected_keys
@@ -63,7 +64,7 @@ def test_a_fold_stays_within_its_budget_and_the_budget_is_not_absurd(
                 delta = decode(data, schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta
                 yield ClientUpdate(f"c{client:03}", 10.0, (1.0 / scopes,) * scopes, delta)
 
-    state = expand_clusters(initial_state(spec, 1), scopes) if scopes > 1 else initial_state(spec, 1)
+    state = regroup(initial_state(spec, 1), copies(scopes))
     state = fold(spec, schema, state, Updates(20)).state  # so that there is a state to hold and a residual
     tracemalloc.start()
     try:

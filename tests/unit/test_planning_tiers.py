@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.planning.tiers import plans, tier_of
+from fedhft.planning.tiers import check_too_large, plans, tier_of
+from fedhft.records import PlanTooLarge
 from tests.light import light_schema
 
 TIERS = {"large": {"min_memory": 2000}, "middle": {"min_memory": 1000, "density": 0.5}, "small": {"density": 0.25}}
@@ -72,3 +75,61 @@ def test_uniform_allocation_gives_every_tier_the_same_plan_but_for_its_name() ->
 def test_every_client_gets_the_plan_of_its_own_tier() -> None:
     given = plans(spec(), light_schema(), {"b": "small", "a": "large"})
     assert [(client, plan.density) for client, plan in given.items()] == [("b", 0.25), ("a", 1.0)]
+
+
+def declined(*tiers: str) -> list[PlanTooLarge]:
+    return [PlanTooLarge(tier=tier, needed=200, allowed=100) for tier in tiers]
+
+
+STEPS = {
+    "deep": {"depth": 6},
+    "deep-thin": {"depth": 6, "density": 0.25},
+    "shallow": {"depth": 2},
+    "shallow-thin": {"depth": 2, "density": 0.25},
+}
+
+
+def test_a_client_whose_plan_does_not_fit_gets_the_largest_smaller_one_until_none_is_left() -> None:
+    job = spec(tiers=STEPS, client_tiers={"a": "deep"})
+    seen: list[str] = []
+    while len(seen) < 3:
+        seen.append(tier_of(job, "a", 0, "", declined(*seen)))
+    assert seen == ["deep", "deep-thin", "shallow-thin"]  # layers first: they are what takes memory
+    with pytest.raises(FedhftError, match="tier deep needs at least 200 bytes, and no tier of the job") as caught:
+        tier_of(job, "a", 0, "", declined(*STEPS))
+    assert caught.value.code is ErrorCode.PLAN_TOO_LARGE
+
+
+@given(st.sampled_from(sorted(STEPS)), st.sets(st.sampled_from(sorted(STEPS))))
+def test_whatever_a_client_says_it_gets_no_more_than_it_would_have_got(first: str, lies: set[str]) -> None:
+    job = spec(tiers=STEPS)
+    try:
+        got = tier_of(job, "a", 0, first, declined(*lies))
+    except FedhftError:
+        return  # nothing at all
+    was, now = STEPS[first], STEPS[got]
+    assert now["depth"] <= was["depth"]
+    assert now.get("density", 1.0) <= was.get("density", 1.0)
+    assert got not in lies
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        declined("unknown"),
+        declined("deep", "deep"),
+        [PlanTooLarge(tier="deep", needed=100, allowed=100)],
+        [PlanTooLarge(tier="deep", needed=100, allowed=0)],
+        [PlanTooLarge(tier="deep", needed=1 << 60, allowed=100)],
+    ],
+)
+def test_what_is_said_of_a_plan_is_checked(told: list[PlanTooLarge]) -> None:
+    with pytest.raises(FedhftError, match="too_large") as caught:
+        check_too_large(spec(tiers=STEPS), told)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_with_one_plan_for_all_there_is_no_smaller_one() -> None:
+    job = spec(method="fedit", tiers=STEPS)
+    with pytest.raises(FedhftError, match="no tier of the job is smaller"):
+        tier_of(job, "a", 0, "", declined(tier_of(job, "a", 0)))

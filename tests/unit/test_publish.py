@@ -19,7 +19,6 @@ from fedhft.aggregation.sums import RowStep
 from fedhft.aggregation.versions import (
     Tensors,
     apply_delta,
-    expand_clusters,
     initial_state,
     snapshot,
     whole,
@@ -165,34 +164,8 @@ def test_only_the_rows_somebody_sent_travel_down() -> None:
     assert down.kept == 3
 
 
-def test_one_cluster_becomes_copies_with_their_residual_and_momentum() -> None:
-    spec = job("fedhft", "auto", method={"server": "momentum"}, wire={"down": "int8"})  # type: ignore[arg-type]
-    one = fold(spec, SCHEMA, initial_state(spec, 1), [update(spec, SCHEMA, "a", 1)]).state
-    three = expand_clusters(one, 3)
-    assert three.state.version == one.state.version
-    assert three.state.clusters == 3
-    for before, after in (
-        (one.state.scopes, three.state.scopes),
-        (one.residual, three.residual),
-        (one.momentum, three.momentum),
-    ):
-        assert raw(after)[SHARED] == raw(before)[SHARED]
-        assert all(raw(after)[f"cluster-{j}"] == raw(before)["cluster-0"] for j in range(3))
-
-
-def test_the_start_of_a_job_expands_to_the_start_of_more_clusters() -> None:
-    spec = job("fedhft", "auto")  # type: ignore[arg-type]
-    assert expand_clusters(initial_state(spec, 1), 4).state.scopes == {}
-    state = initial_state(spec, 3)
-    assert expand_clusters(state, 3) is state
-
-
 def test_impossible_cluster_counts_are_refused() -> None:
     spec = job("fedhft", 3)
-    with pytest.raises(FedhftError):
-        expand_clusters(initial_state(spec, 3), 2)
-    with pytest.raises(FedhftError):
-        expand_clusters(initial_state(spec, 1), 0)
     for count in (0, 4):
         with pytest.raises(FedhftError) as refusal:
             initial_state(spec, count)

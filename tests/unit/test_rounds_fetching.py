@@ -79,5 +79,30 @@ def test_a_cluster_that_split_off_at_the_first_version_is_fetched_whole_and_then
     assert [f.snapshot for f in fetches({1: split, 2: after}, 2, ["cluster-1"], {"cluster-1": 1})] == [False]
 
 
+def test_a_cluster_that_was_regrouped_is_fetched_whole_by_who_holds_what_it_was() -> None:
+    scopes = ("shared", "cluster-0", "cluster-1")
+    versions = {n: version(n, 10, 100, scopes) for n in (1, 2, 3)}
+    versions[2] = versions[2].model_copy(update={"renewed": ("cluster-1",)})
+    held = dict.fromkeys(scopes, 1)
+    found = {fetch.scope: (fetch.version, fetch.snapshot) for fetch in fetches(versions, 3, scopes, held)}
+    assert found["cluster-1"] == (3, True)
+    assert found["cluster-0"] == (3, False)
+    assert [one.version for one in fetches(versions, 3, ("cluster-1",), {"cluster-1": 2})] == [3]
+
+
 def test_clusters_without_served_weight_are_not_needed() -> None:
     assert scopes_needed((0.7, 0.0, 0.3)) == (SHARED, "cluster-0", "cluster-2")
+
+
+def test_of_a_warm_start_everybody_takes_version_0_first() -> None:
+    begun = VersionRecord(version=0, round=0, clusters=1, snapshots={"shared": StoredBlob(digest="s", size=9)})
+    (first,) = fetches({0: begun}, 0, ["shared"], {}, warm=True)
+    assert (first.version, first.snapshot) == (0, True)
+    assert fetches({0: begun}, 0, ["shared"], {"shared": 0}, warm=True) == ()
+    assert fetches({0: begun}, 0, ["cluster-0"], {}, warm=True) == ()
+
+
+def test_of_a_warm_start_deltas_are_for_those_who_hold_version_0() -> None:
+    assert [f.version for f in fetches(VERSIONS, 1, ["shared"], {"shared": 0}, warm=True)] == [1]
+    assert [f.snapshot for f in fetches(VERSIONS, 1, ["shared"], {}, warm=True)] == [True]
+    assert [f.snapshot for f in fetches(VERSIONS, 1, ["shared"], {})] == [False]

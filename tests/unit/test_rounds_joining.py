@@ -106,9 +106,32 @@ def test_a_job_that_clusters_by_anchors_refuses_a_signature_it_cannot_use(
 
 
 def test_a_signature_is_of_norm_one_or_zero_and_a_job_of_one_cluster_asks_for_none() -> None:
-    check_anchor_signature(light_job("j", **CLUSTERED), UNIT)
-    check_anchor_signature(light_job("j", **CLUSTERED), (0.0,) * DIMENSIONS)
-    check_anchor_signature(light_job("j"), (float("nan"),))
+    check_anchor_signature(light_job("j", **CLUSTERED), UNIT, ())
+    check_anchor_signature(light_job("j", **CLUSTERED), (0.0,) * DIMENSIONS, ())
+    check_anchor_signature(light_job("j"), (float("nan"),), (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("halves", "named"),
+    [
+        ((1.0,), "signature_halves"),
+        (UNIT, "signature_halves"),
+        ((*UNIT, *UNIT, 0.0), "signature_halves"),
+        ((*UNIT, 1.5, *UNIT[1:]), "second half"),
+        ((float("nan"), *UNIT[1:], *UNIT), "first half"),
+    ],
+)
+def test_halves_are_two_signatures_or_none(halves: tuple[float, ...], named: str) -> None:
+    spec = light_job("j", **CLUSTERED)
+    assert named in refusal(spec, application(signature=UNIT, halves=halves)).message
+    check_application(spec, application(signature=UNIT, halves=(*UNIT, *UNIT)))
+    check_application(spec, application(signature=UNIT, halves=(*UNIT, *(0.0,) * DIMENSIONS)))
+
+
+def test_halves_are_kept_where_the_job_clusters_by_anchors() -> None:
+    presented = application(signature=UNIT, halves=(*UNIT, *UNIT))
+    assert client_record(light_job("j", **CLUSTERED), presented, None, 1).halves == (*UNIT, *UNIT)
+    assert client_record(light_job("j"), presented, None, 1).halves == ()
 
 
 def test_samples_are_bounded_by_the_job() -> None:

@@ -124,10 +124,12 @@ class Federation(federation_pb2_grpc.FederationServicer):
             samples=request.samples,
             data_digest=request.data_digest,
             signature=tuple(request.signature),
+            halves=tuple(request.signature_halves),
             has_shared_validation=request.has_shared_validation,
             trial=Durations.of(request.durations) if request.HasField("durations") else None,
             keeps_frozen_layers=request.keeps_frozen_layers,
             deepest=request.deepest,
+            too_large=requests.plans_too_large(request.too_large),
         )
         check_application(spec, application)
         stored = AdapterSchema.from_json(await self._store.fix_schema(job, application.schema.to_json()))
@@ -136,6 +138,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
         joined = client_record(spec, application, known, await self._store.now_ms())
         if joined != known:
             await self._store.join(job, joined)
+            declined = {one.tier for one in joined.too_large} - {one.tier for one in (known.too_large if known else ())}
+            for tier in declined:
+                metrics.PLANS_TOO_LARGE.labels(federation=job, tier=tier).inc()
         if spec.method.allocation is Allocation.CAPACITY:
             before = (await self._store.capacities(job, [client])).get(client)
             capacity = capacity_of(application, before)

@@ -11,6 +11,7 @@ from fedhft.coordination.exported import exported, kept_whole
 from fedhft.coordination.known_clients import known_clients, remove_client
 from fedhft.coordination.plan_explained import explained_plan
 from fedhft.coordination.roster import Roster
+from fedhft.coordination.state_blobs import save_start
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Role, parse_identity
 from fedhft.ids import JobId, parse_client_id, parse_job_id
@@ -18,6 +19,7 @@ from fedhft.job import submitted_job
 from fedhft.records import JobStatus, Topic
 from fedhft.rounds import requests
 from fedhft.rounds.joining import pinned_schema
+from fedhft.rounds.starting import checked_start
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
 from fedhft.v1 import clients_pb2, jobs_pb2, jobs_pb2_grpc, plans_pb2
@@ -69,7 +71,9 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         job = parse_job_id(spec.name)
         await self._check_room(job)
         pinned = pinned_schema(spec, request.schema_json)
-        if await self._store.create_job(job, spec.canonical(), caller.operator, pinned):
+        snapshots = checked_start(spec, pinned, request.start)
+        start = await save_start(self._store.blobs, job, snapshots)
+        if await self._store.create_job(job, spec.canonical(), caller.operator, pinned, start):
             log.info("job submitted", extra={"job": job, "by": caller.name, "peer": caller.peer})
         self._loops.start(job)
         return await describe(self._store, await self._store.job(job))

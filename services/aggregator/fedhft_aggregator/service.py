@@ -15,6 +15,7 @@ from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.process.garbage import collect_rarely
 from fedhft.process.running import Admin, Service, run_service
+from fedhft.rounds.starting import MOST_START_BYTES
 from fedhft.rpc.channel import ChannelSettings
 from fedhft.store.open import open_store
 from fedhft.v1 import federation_pb2_grpc, jobs_pb2_grpc
@@ -75,7 +76,7 @@ async def serve(settings: AggregatorSettings) -> None:
             work=_driving(loops),
             max_concurrent_rpcs=settings.max_concurrent_rpcs or None,
             check_certificate=deny_list.check,
-            admin=Admin(settings.admin_listen, ("fedhft.v1.Jobs",), register_admin),
+            admin=Admin(settings.admin_listen, ("fedhft.v1.Jobs",), register_admin, MOST_START_BYTES),
             page=page(_page_settings(settings, deny_list), lambda: open_store(settings.redis, "redis")),
         )
         await run_service(settings, service)

@@ -211,5 +211,8 @@ def observe_client(figures: federation_pb2.Measurements, job: JobId, tier: str) 
     """Expose what an agent measured, since an agent behind NAT cannot be scraped."""
     if figures.peak_rss_bytes:
         metrics.CLIENT_PEAK_MEMORY_BYTES.labels(federation=job, tier=tier).observe(figures.peak_rss_bytes)
+    if figures.predicted_peak_bytes:
+        predicted = metrics.CLIENT_PREDICTED_MEMORY_BYTES.labels(federation=job, tier=tier)
+        predicted.observe(figures.predicted_peak_bytes)
     if figures.steps:
         metrics.CLIENT_STEP_SECONDS.labels(federation=job, tier=tier).observe(figures.train_seconds / figures.steps)

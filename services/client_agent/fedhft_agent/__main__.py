@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from fedhft.process.allocator import bound_arenas
 from fedhft.process.program import run_program
 from fedhft_agent.settings import AgentSettings
 
@@ -20,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: AgentSettings) -> int:
+    if settings.memory:
+        bound_arenas()  # what is freed goes back to the system, so that peaks are what is in use
     from fedhft_agent.agent import run  # imports gRPC: late, so that --help answers at once
 
     return run(settings)

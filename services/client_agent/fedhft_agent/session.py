@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation
-from fedhft.planning.memory import check_plan_fits
+from fedhft.plan import AdapterPlan
+from fedhft.planning.peak import Unfit
+from fedhft.planning.tiers import plans, tier_of, too_large_for_all
 from fedhft.process.signals import StopSignal
+from fedhft.records import PlanTooLarge
 from fedhft.rpc.retry import CallStoppedError
 from fedhft.rpc.sockets import SocketBytes
 from fedhft.telemetry import metrics
@@ -50,8 +53,10 @@ class Enlistment:
 
     tier: str
     """Tier asked for; empty lets the job decide."""
-    memory_bytes: int
-    """0 means not stated."""
+
+
+class _PlanDeclined(Exception):  # noqa: N818 - this round goes on without the client, the job with it
+    """The plan of a round does not fit, and the server knows."""
 
 
 class Session:
@@ -77,9 +82,12 @@ class Session:
         self._tier = enlistment.tier
         self._payload = PayloadCount()
         self._links = Links()
+        self._deepest = 0
         self._carried_before = SocketBytes(0, 0)
         self._given_up = 0
         self._fruitless = 0
+        self._too_large: dict[str, Unfit] = {}
+        """Tiers whose plans do not fit this agent's memory."""
 
     def run(self) -> federation_pb2.FinishedTask:
         """Work until the job is over.
@@ -133,6 +141,77 @@ class Session:
     # -- joining and asking
 
     def _join(self) -> None:
+        """Join with the largest tier whose plan fits; each that does not is declined with the numbers.
+
+        Raises FedhftError(PLAN_TOO_LARGE) when the job has none that is small enough.
+        """
+        worker, spec = self._worker, self._spec
+        while True:  # before the server is asked: a client that has joined is waited for
+            tier = tier_of(spec, worker.client, worker.memory, self._enlistment.tier, self._declined_plans())
+            if self._fits(tier):
+                break
+        answer = self._ask_to_join()
+        while answer.tier in spec.tiers and answer.tier != tier and not self._fits(answer.tier):
+            tier, answer = answer.tier, self._ask_to_join()  # a server of another release decides otherwise
+            if answer.tier == tier:
+                raise too_large_for_all(spec, self._declined_plans())
+        self._tier = answer.tier
+        known(metrics.AGENT_PAYLOAD_BYTES, direction=("up",), payload=("update",), tier=(self._tier,))
+        known(metrics.AGENT_PAYLOAD_BYTES, direction=("down",), payload=("delta", "snapshot"), tier=(self._tier,))
+        known(metrics.AGENT_STEP_SECONDS, tier=(self._tier,))
+        log.info(
+            "joined",
+            extra={
+                "job": self._spec.name,
+                "tier": answer.tier,
+                "rows": self._worker.samples,
+                "predicted_peak_bytes": self._worker.predicted_peak,
+            },
+        )
+
+    def _fits(self, tier: str) -> bool:
+        """Whether a tier's plan fits the memory; one that does not is noted as declined.
+
+        Where the server plans by capacity, a plan of fewer layers will do; how many fit is told when joining.
+        """
+        client = self._worker.client
+        plan = plans(self._spec, self._worker.schema, {client: tier})[client]
+        lacking = self._worker.fit(plan)
+        self._deepest = plan.depth
+        if lacking is not None and self._spec.method.allocation is Allocation.CAPACITY:
+            self._deepest = self._deepest_below(plan)
+            if self._deepest:
+                return True
+        if lacking is not None:
+            self._decline(tier, lacking)
+        return lacking is None
+
+    def _deepest_below(self, plan: AdapterPlan) -> int:
+        """The most layers, fewer than the plan's, that fit the memory; 0 where not even one does."""
+        fits, most = 0, plan.depth - 1
+        while fits < most:
+            middle = (fits + most + 1) // 2
+            fits, most = (middle, most) if self._worker.fit(replace(plan, depth=middle)) is None else (fits, middle - 1)
+        return fits
+
+    def _decline(self, tier: str, lacking: Unfit) -> None:
+        """Note that a tier's plan does not fit."""
+        self._too_large[tier] = lacking
+        metrics.AGENT_PLANS_TOO_LARGE.inc()
+        log.warning(
+            "plan declined: it does not fit the memory",
+            extra={
+                "job": self._spec.name, "tier": tier, "needed_bytes": lacking.needed, "allowed_bytes": lacking.allowed
+            },
+        )  # fmt: skip
+
+    def _declined_plans(self) -> list[PlanTooLarge]:
+        return [
+            PlanTooLarge(tier=tier, needed=lacking.needed, allowed=lacking.allowed)
+            for tier, lacking in sorted(self._too_large.items())
+        ]
+
+    def _ask_to_join(self) -> federation_pb2.JoinResponse:
         enlistment = self._enlistment
         request = federation_pb2.JoinRequest(
             job=self._spec.name,
@@ -140,18 +219,19 @@ class Session:
             samples=self._worker.samples,
             tier=enlistment.tier,
             signature=self._worker.signature(),
+            signature_halves=self._worker.signature_halves(),
             data_digest=self._worker.data_digest,
             has_shared_validation=self._worker.has_shared_validation,
             keeps_frozen_layers=self._worker.keeps_frozen_layers,
+            too_large=[
+                adapter_pb2.PlanTooLarge(tier=one.tier, needed_bytes=one.needed, allowed_bytes=one.allowed)
+                for one in self._declined_plans()
+            ],
         )
         if self._spec.method.allocation is Allocation.CAPACITY:
             request.durations.CopyFrom(self._worker.trial())
-        answer = self._connection.join(request)
-        self._tier = answer.tier
-        known(metrics.AGENT_PAYLOAD_BYTES, direction=("up",), payload=("update",), tier=(self._tier,))
-        known(metrics.AGENT_PAYLOAD_BYTES, direction=("down",), payload=("delta", "snapshot"), tier=(self._tier,))
-        known(metrics.AGENT_STEP_SECONDS, tier=(self._tier,))
-        log.info("joined", extra={"job": self._spec.name, "tier": answer.tier, "rows": self._worker.samples})
+            request.deepest = self._deepest if self._worker.memory else 0
+        return self._connection.join(request)
 
     def _next_task(self) -> federation_pb2.NextTaskResponse:
         try:
@@ -190,6 +270,9 @@ class Session:
             return
         try:
             work()
+        except _PlanDeclined:
+            self._given_up = number
+            self._connection.pause(1)
         except FedhftError as error:
             if error.code in LEAVE_THE_JOB or error.code in LEAVE_THE_SERVER:
                 raise
@@ -251,11 +334,16 @@ class Session:
     def _check_plan(
         self, message: adapter_pb2.AdapterPlan, number: int, quorum: int | None = None, share: float | None = None
     ) -> None:
-        plan, enlistment = self._worker.plan(message), self._enlistment
+        plan = self._worker.plan(message)
         steps = self._worker.steps(plan)
         check_task(self._rules, self._spec, Asked(number, plan, steps, quorum, share))
-        weights_bytes = self._worker.weights_bytes(plan)
-        check_plan_fits(plan, self._worker.schema, weights_bytes, enlistment.memory_bytes)
+        lacking = self._worker.fit(plan)
+        metrics.AGENT_PREDICTED_MEMORY_BYTES.set(self._worker.predicted_peak)
+        if lacking is not None:  # the round opened before a smaller tier was asked for, or the job's plans changed
+            if plan.tier in self._spec.tiers and plan.tier not in self._too_large:
+                self._decline(plan.tier, lacking)
+                self._join()
+            raise _PlanDeclined
 
     def _fetch(self, refs: Iterable[adapter_pb2.BlobRef]) -> None:
         self._links.fetching()

@@ -105,8 +105,8 @@ class AgentSettings(ProcessSettings):
     )
     memory: Annotated[Size, BeforeValidator(_or_auto)] = Field(
         0,
-        description='memory the agent may use, e.g. "2GiB"; decides its tier and the plans it refuses; auto: what is '
-        "free at the start, within the limits of its control groups, less a margin; 0: not stated",
+        description='memory the process may use, e.g. "2GiB"; decides its tier, how plans are carried out, and which '
+        "are declined; auto: what is free at the start, within the limits of its control groups, less a margin; 0: any",
     )
     tier: str = Field("", description="tier to ask for; without one, the job decides")
     job: Annotated[JobId, AfterValidator(parse_job_id)] | None = Field(

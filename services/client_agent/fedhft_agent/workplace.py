@@ -36,6 +36,8 @@ class Workplace:
         log.info("device", extra={"device": description(self.device)})
         folder = settings.cache_folder
         self._prefixes = PrefixFolder.open(folder, settings.cache_size) if folder and settings.cache_size else None
+        if settings.memory:
+            log.info("budget of memory", extra={"bytes": settings.memory})
         if settings.threads:
             use_threads(settings.threads)
 
@@ -51,19 +53,15 @@ class Workplace:
         base = self._base_of(spec)
         if self._prefixes is not None:
             Network.on(base, spec).cache_prefix(self._prefixes, KEPT_AS[settings.cache_dtype])
-        worker = ClientWorker(spec, settings.client, base, data, state_dir)
-        enlistment = Enlistment(
-            tier=settings.tier,
-            memory_bytes=settings.memory,
-        )
-        return Session(connection, stop, spec, worker, enlistment, settings.rules)
+        worker = ClientWorker(spec, settings.client, base, data, state_dir, settings.memory)
+        return Session(connection, stop, spec, worker, Enlistment(tier=settings.tier), settings.rules)
 
     def _base_of(self, spec: JobSpec) -> LoadedBase:
         """The base model with this job's adapters: the one held when its network is the same, else a fresh one."""
         if self._base is None or self._base.key != network_key(spec):
             self._base = None  # release the old one before the new one is read
             folder = model_folder(self._settings.model or spec.model.name, spec.model.revision)
-            streamed = self._prefixes is not None and streams_model(self._settings, spec, stored_values(folder)) > 0
+            streamed = self._prefixes is not None and streams_model(self._settings, stored_values(folder))
             self._base = load_base(spec, self._settings.model, device=self.device, streamed=streamed)
             log.info(
                 "base model loaded",

@@ -98,5 +98,7 @@ class Clustering(clustering_pb2_grpc.ClusteringServicer):
     def _show(self, job: JobId, record: MembershipRecord) -> None:
         federations.drop(job, [metrics.CLUSTER_CLIENTS])
         metrics.MEMBERSHIPS_VERSION.labels(federation=job).set(record.version)
+        if record.confidence is not None:
+            metrics.CLUSTER_CONFIDENCE.labels(federation=job).set(record.confidence)
         for cluster, size in enumerate(sizes_of(record)):
             metrics.CLUSTER_CLIENTS.labels(federation=job, cluster=str(cluster)).set(size)

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
 
-from fedhft.clustering.gaussian_mixture import Fitted
 from fedhft.coordination.deny_list import DenyList
-from fedhft.coordination.memberships import Fit
+from fedhft.coordination.memberships import Fit, Outcome
 from fedhft.errors import FedhftError
 from fedhft.process.background import meanwhile
 from fedhft.process.running import Service, run_service
@@ -46,10 +45,10 @@ async def serve(settings: ClustererSettings) -> None:
         threads = ThreadPoolExecutor(FITS_AT_ONCE, thread_name_prefix="fit")
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
 
-        async def fitted(fit: Fit) -> Fitted:
+        async def fitted(fit: Fit) -> Outcome:
             asked = time.perf_counter()
 
-            def started() -> Fitted:
+            def started() -> Outcome:
                 metrics.QUEUE_WAIT_SECONDS.observe(time.perf_counter() - asked)
                 return fit()
 

@@ -22,7 +22,6 @@ from fedhft.adapter import (
     MaskedMatrix,
     Part,
     TensorKey,
-    cluster_scope,
 )
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
@@ -63,33 +62,6 @@ def initial_state(spec: JobSpec, clusters: int) -> ServerState:
             ErrorCode.INVALID_ARGUMENT, "clusters", clusters, f"the job allows 1 to {most}", "check method.clusters"
         )
     return ServerState(AdapterState(0, clusters))
-
-
-def expand_clusters(state: ServerState, clusters: int) -> ServerState:
-    """One cluster becomes `clusters` copies of itself, with all that the server carries; the version stays.
-
-    A state that has `clusters` already is returned as it is. Raises FedhftError(INVALID_ARGUMENT) for any other change.
-    """
-    if clusters == state.state.clusters:
-        return state
-    if state.state.clusters != 1 or clusters < 1:
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT,
-            "clusters",
-            clusters,
-            f"a state of {state.state.clusters} clusters cannot become {clusters}",
-            "the number of clusters is fixed once clients were split",
-        )
-
-    def copies(scopes: Mapping[str, Tensors]) -> dict[str, Tensors]:
-        spread = {scope: tensors for scope, tensors in scopes.items() if scope == SHARED}
-        only = cluster_scope(0)
-        if only in scopes:
-            spread.update({cluster_scope(j): scopes[only] for j in range(clusters)})
-        return spread
-
-    adapters = AdapterState(state.state.version, clusters, copies(state.state.scopes))
-    return ServerState(adapters, copies(state.residual), copies(state.momentum), copies(state.squares))
 
 
 def with_version(state: AdapterState, version: int, clusters: int | None = None) -> AdapterState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,8 +22,14 @@ def show_job(job: jobs_pb2.Job, output: Output, rounds: int = SHOWN_ROUNDS) -> N
     answer(output, as_values(job), [job.job], lambda: print_job(job, rounds))
 
 
-def follow_job(client: JobsClient, job: str, rounds: int, show: bool) -> jobs_pb2.Job | None:
-    """Watch a job until it ends, for people if `show`; returns it."""
+def follow_job(
+    client: JobsClient,
+    job: str,
+    rounds: int,
+    show: bool,
+    tell: Callable[[jobs_pb2.Job], None] = lambda job: None,
+) -> jobs_pb2.Job | None:
+    """Watch a job until it ends, for people if `show`; returns it. tell: is given every change."""
     from fedhft.reporting.table import RoundTable
 
     last: jobs_pb2.Job | None = None
@@ -37,6 +44,7 @@ def follow_job(client: JobsClient, job: str, rounds: int, show: bool) -> jobs_pb
                 for line in missing_rounds(change):
                     out.print(line, markup=False, highlight=False, soft_wrap=True)
             last = change
+            tell(last)
             table.show(job, last)
     return last
 

@@ -64,6 +64,14 @@ def submit(
             show_default="the first client to join decides",
         ),
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Warm start: a PEFT directory (needs --model), or JOB@VERSION of this server.",
+            show_default="adapter.from of the job",
+        ),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the job until it ends; exits with 42 unless it completed.")
     ] = False,
@@ -72,15 +80,24 @@ def submit(
     from fedhft.job import read_job
 
     spec, schema = read_job(file), None
+    if origin is not None:
+        spec = spec.model_copy(update={"adapter": spec.adapter.model_copy(update={"origin": origin})})
     if model is not None:
         from fedhft.training.base import load_base
         from fedhft.training.schema import build_schema
 
         schema = build_schema(load_base(spec, model), spec)
     with options.client() as client:
+        begun: list[bytes] = []
+        if spec.adapter.origin:
+            from fedhft.export.warm_start import warm_start
+
+            schema, begun, left_out = warm_start(client, spec, schema, model or "")
+            if left_out:
+                typer.echo(f"{spec.adapter.origin}: {left_out}", err=True)
         unknown = f"whether the job was submitted is not known; `fedhft job get {spec.name}` tells"
         with if_interrupted(unknown):
-            submitted = client.submit(spec, schema)
+            submitted = client.submit(spec, schema, begun)
         if not wait:
             show_job(submitted, options.output)
             return
@@ -144,14 +161,30 @@ def watch(
             help="How many of the rounds published so far to begin with; 0: all that are kept.",
         ),
     ] = SHOWN_ROUNDS,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also write every round that is kept to tensorboard=DIR or mlflow=URI; repeatable.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Follow a job until it ends (-o json: an object per line and change). Exits with 42 unless it completed."""
-    with options.client() as client, if_interrupted(f"the job goes on; `fedhft job watch {job}` shows it again"):
+    from fedhft.reporting.trackers.opened import tracking
+
+    if tracker:
+        rounds = 0
+    with (
+        options.client() as client,
+        tracking(tracker or (), job) as trackers,
+        if_interrupted(f"the job goes on; `fedhft job watch {job}` shows it again"),
+    ):
         if options.output is Output.TABLE:
-            last = follow_job(client, job, rounds, show=True)
+            last = follow_job(client, job, rounds, show=True, tell=trackers.tell)
         else:
             last = None
             for last in client.watch(job, rounds or None):
+                trackers.tell(last)
                 if options.output is Output.JSON:
                     print_json(as_values(last), indent=None)
                 elif options.output is Output.YAML:
@@ -193,13 +226,15 @@ def events(
 @app.command()
 @with_server_options
 def clusters(options: ServerOptions, job: JobArgument) -> None:
-    """Show the latest memberships: every client's weights over the clusters."""
+    """Show the latest memberships: every client's weights over the clusters, how sure they are and why."""
+    from fedhft.jobs.cluster_reason import reason
     from fedhft.jobs.messages import as_dict
 
     with options.client() as client:
         memberships = client.get(job, last=1).memberships
     names = [row.client for row in memberships.rows]
-    answer(options.output, as_dict(memberships), names, lambda: print_memberships(job, memberships))
+    value = {**as_dict(memberships), "reason": reason(memberships)}
+    answer(options.output, value, names, lambda: print_memberships(job, memberships))
 
 
 @app.command()

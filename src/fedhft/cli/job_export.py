@@ -9,8 +9,10 @@ import typer
 
 from fedhft.cli.completion import JobArgument, complete_client_of_job
 from fedhft.cli.interrupted import if_interrupted
+from fedhft.cli.job_views import View
 from fedhft.cli.output import answer
 from fedhft.cli.server_options import ServerOptions, with_server_options
+from fedhft.errors import ErrorCode, FedhftError
 
 if TYPE_CHECKING:
     from fedhft.v1 import jobs_pb2
@@ -61,8 +63,21 @@ def export(
         ),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write whole models, base and adapter in one.")] = False,
+    view: Annotated[
+        View,
+        typer.Option("--view", help="One directory per cluster, or a single one for everybody, weighted by rows."),
+    ] = View.CLUSTERS,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub",
+            metavar="REPO",
+            help="Also put them into this repository of the Hugging Face hub, made private where there is none.",
+            show_default="nowhere",
+        ),
+    ] = None,
 ) -> None:
-    """Write a version's adapters: one PEFT directory per cluster and per --client."""
+    """Write a version's adapters: one PEFT directory per cluster (or one for everybody) and per --client."""
     from dataclasses import asdict
 
     from fedhft.export.published import fetch_adapters, write_adapters
@@ -70,6 +85,8 @@ def export(
     with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
         told = jobs.get(job, last=1)
         adapters = fetch_adapters(jobs, job, version_of(told, version))
+        everybody = view is View.MASS_WEIGHTED
+        rows = {one.client: int(one.samples) for one in jobs.clients(job) if one.samples} if everybody else None
         written = write_adapters(
             adapters,
             out,
@@ -79,18 +96,34 @@ def export(
             base_path="" if base_path is None else str(base_path),
             check=check,
             merge=merge,
+            samples=rows,
         )
     paths = [str(one.path) for one in written]
+    pushed = None
+    if push_to_hub is not None:
+        from fedhft.errors import ErrorCode, FedhftError
+        from fedhft.export.hub import push_to_hub as push
+
+        if check is not False and any(one.checked is None for one in written):
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "--push-to-hub", push_to_hub,
+                f"{written[0].path.name} was not compared with what was trained: {written[0].unchecked}",
+                "give what is missing, or --no-check",
+            )  # fmt: skip
+        pushed = push([one.path for one in written], push_to_hub, f"{job} version {adapters.state.version}")
     value = {
         "job": job,
         "version": adapters.state.version,
         "adapters": paths,
+        "pushed_to": pushed,
         "checked": [None if one.checked is None else asdict(one.checked) for one in written],
     }
 
     def table() -> None:
         for path in paths:
             typer.echo(path)
+        if pushed is not None:
+            typer.echo(pushed)
 
     answer(options.output, value, paths, table)
     unchecked = next((one.unchecked for one in written if one.checked is None), "")
@@ -103,7 +136,6 @@ def version_of(job: jobs_pb2.Job, chosen: str) -> int:
 
     Raises typer.BadParameter for what is no version, FedhftError(JOB_NOT_RUNNING) where no version is the best yet.
     """
-    from fedhft.errors import ErrorCode, FedhftError
 
     if chosen.isdecimal() and len(chosen) < _LONGEST_NUMBER:
         return int(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 SHOWN_ROUNDS = 20
 """Rounds that people are shown unless they ask for others."""
 STATES = {1: "live", 2: "silent", 3: "declined"}
+
+
+class View(StrEnum):
+    """What `export --view` takes."""
+
+    CLUSTERS = "clusters"
+    MASS_WEIGHTED = "mass-weighted"
 
 
 def as_values(job: jobs_pb2.Job) -> dict[str, Any]:
@@ -55,6 +63,7 @@ def print_jobs(jobs: Iterable[jobs_pb2.Job]) -> None:
 
 def print_job(job: jobs_pb2.Job, rounds: int = SHOWN_ROUNDS) -> None:
     """Where a job stands and the last `rounds` rounds of its history (0: all that the message has)."""
+    from fedhft.jobs.cluster_reason import common_view
     from fedhft.reporting.table import RoundTable
 
     status, reason = standing(job)
@@ -78,6 +87,8 @@ def print_job(job: jobs_pb2.Job, rounds: int = SHOWN_ROUNDS) -> None:
         table = RoundTable(console(), several=False)
         table.take_in(job.job, job)
         table.print()
+    if line := common_view(job):
+        typer.echo(line)
 
 
 def ending(job: jobs_pb2.Job) -> list[str]:
@@ -124,6 +135,8 @@ def print_clients(clients: Iterable[clients_pb2.JobClient]) -> None:
 
 def print_memberships(job: str, memberships: Any) -> None:
     """A line per client with its weights over the clusters; the first clusters where there is no room for all."""
+    from fedhft.jobs.cluster_reason import reason
+
     count = memberships.clusters
     columns = (
         Column("client"),
@@ -136,6 +149,23 @@ def print_memberships(job: str, memberships: Any) -> None:
         rows.append((row.client, largest, *row.weights))
     title = f"{job}: weights over clusters, membership version {memberships.version}, after round {memberships.round}"
     print_table(columns, rows, title)
+    if told := reason(memberships):
+        console().print(told, markup=False, highlight=False, soft_wrap=True)
+    if memberships.choice.tried:
+        tried = [
+            (one.clusters, f"{one.gain:.3f}", f"{one.step:.3f}", f"{one.t:.1f}", _verdict(one, memberships))
+            for one in memberships.choice.tried
+        ]
+        print_table(
+            (Column("J"), Column("gain"), Column("over fewer"), Column("t"), Column("verdict")), tried,
+            "numbers of clusters that were tried",
+        )  # fmt: skip
+
+
+def _verdict(one: Any, memberships: Any) -> str:
+    if one.clusters == memberships.choice.found:
+        return "found"
+    return "in force" if one.clusters == memberships.clusters else ""
 
 
 def print_events(answer: jobs_pb2.ListEventsResponse) -> None:
@@ -177,10 +207,16 @@ def _what(event: jobs_pb2.JobEvent) -> str:
 
 
 def _treated(client: clients_pb2.JobClient) -> str:
-    """What the last fold made of its update, if anything."""
+    """What the last fold made of its update, or else which plans do not fit its memory, if anything."""
+    from fedhft.reporting.table import size
+
     if client.set_aside:
         return f"set aside: {client.set_aside}"
-    return f"clipped to {client.clipped:.2f} of its size" if client.HasField("clipped") else ""
+    if client.HasField("clipped"):
+        return f"clipped to {client.clipped:.2f} of its size"
+    return "; ".join(
+        f"tier {one.tier} needs {size(one.needed_bytes)} of {size(one.allowed_bytes)}" for one in client.too_large
+    )
 
 
 def standing(job: jobs_pb2.Job) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhft.cli import certs, client, config, demo, job, model, predict, probe, services, simulate
+from fedhft.cli import certs, client, config, demo, job, job_export, model, predict, probe, services, simulate
 from fedhft.cli import version as version_command
 from fedhft.cli.output import EARLIER_OPTIONS
 from fedhft.errors import FedhftError
@@ -52,6 +52,7 @@ app.command("predict")(predict.predict)
 app.command("probe")(probe.probe)
 app.command("version")(version_command.version)
 services.add_to(app)
+job.app.command("export")(job_export.export)
 app.add_typer(job.app, name="job")
 app.add_typer(client.app, name="client")
 app.add_typer(config.app, name="config")

@@ -30,6 +30,12 @@ def simulate_job(
     model: Annotated[
         str | None, typer.Option(help="Folder of the base model.", show_default="what the job names")
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", help="Folder for the adapters, as `fedhft job export` writes them.", show_default="none"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     devices: Annotated[
         Path | None,
@@ -78,12 +84,16 @@ def simulate_job(
     found = model_for(spec.model.name, model)
     machine = Machine(device, cache, size)
     with RoundTable(console) as table:
-        run = run_simulated(spec, rows, found, lambda job: table.show(spec.method.preset, job), machine, devices)
+        run = run_simulated(
+            spec, rows, found, lambda job: table.show(spec.method.preset, job), machine, devices, export
+        )
     result = DemoResult((run.result,))
     if output is Report.JSON:
         print_json(result.as_dict())
     else:
         print_summary(console, result)
+        for path in run.result.adapters:
+            console.print(path, markup=False, highlight=False, soft_wrap=True)
     for line in ending(run.job):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -4,16 +4,17 @@
     -> components matched to the last ones -> posteriors ^ (1 / temperature) -> averaged with uniform ones by confidence
     -> smoothed with the last memberships
 
-J is fixed by the job, or chosen (selection.py) at the first clustering that finds more than one; from then on it stays.
-Fewer than 2 J clients are not clustered at all. Where the job asks for clusters that the signatures do not show,
-confidence is near 0 and memberships near uniform: all clusters learn the same, and nothing is lost by asking.
+J is fixed by the job, or chosen anew as data change (choice.py), or, of updates' signatures, chosen (selection.py) at
+the first clustering that finds more than one. Fewer than 2 J clients are not clustered at all. Where the job asks for
+clusters that the signatures do not show, confidence is near 0 and memberships near uniform: all clusters learn the
+same, and nothing is lost by asking.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from fedhft.adapter import Float32, Float64
 from fedhft.clustering.fitting import Covariance, Fit, Gaussians, best_fit, fit, log_sum_exp
-from fedhft.clustering.identity import match
+from fedhft.clustering.identity import Lineage, lineage, match
 from fedhft.clustering.selection import choose_clusters, confidence, margin
 from fedhft.clustering.subspace import Subspace, principal
 from fedhft.documents import parse_json
@@ -30,13 +31,16 @@ from fedhft.job_sections import ClusteringSpec
 
 _FORMAT = 1
 _LONGEST = 64 << 20
+_MARGIN_OF_CHANGE = 2.0
+"""Nats by which a new start must be likelier than the continued one when somebody's data changed."""
 
 
 @dataclass(frozen=True, eq=False)
 class MixtureModel:
     """A fitted mixture: what warm start, identity and newcomers need. One cluster has a space of no dimensions.
 
-    confidence: weight in [0, 1] of these clusters against there being only one; it never falls from fit to fit.
+    confidence: weight in [0, 1] of these clusters against there being only one. Where the job fixes J it never falls
+    from fit to fit.
     """
 
     space: Subspace
@@ -107,7 +111,8 @@ class Fitted:
     """New memberships.
 
     rows: client -> weights over clusters, summing to 1. log_likelihood: mean per client, nats, in the fit's own space;
-    0 where nothing was fitted. dimensions: principal components used, 0 for one cluster.
+    0 where nothing was fitted. dimensions: principal components used, 0 for one cluster. origins: where the number of
+    clusters changed, each one's state as a weighting of those before, (J x K); () elsewhere.
     """
 
     model: MixtureModel
@@ -115,6 +120,7 @@ class Fitted:
     clusters: int
     log_likelihood: float
     dimensions: int
+    origins: tuple[tuple[float, ...], ...] = ()
 
 
 def update(
@@ -123,13 +129,18 @@ def update(
     previous_rows: Mapping[str, Sequence[float]],
     settings: ClusteringSpec,
     clusters: int,
+    *,
+    certainty: float | None = None,
+    changed: Collection[str] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> Fitted:
     """Fit the mixture to the clients' signatures and return everybody's memberships.
 
     signatures: client -> float32 (D,), equally long, any norm; zeros say nothing. previous, previous_rows: what the
-    last update returned, None and {} at first. clusters: J, or 0 for auto.
-    A client in previous_rows without a signature keeps its memberships (uniform ones when J changed); a new one gets
-    its posterior unsmoothed. Equal arguments give equal results.
+    last update returned, None and {} at first. clusters: J, or 0 for auto. certainty: the model's confidence, where it
+    is known from elsewhere. changed: clients whose data changed. weights: q_i of clients, 1 without.
+    A client in previous_rows without a signature keeps its memberships (where J changed, over what became of its
+    clusters); a new one, and one whose data changed, gets its posterior unsmoothed. Equal arguments give equal results.
     Raises FedhftError: INVALID_ARGUMENT for signatures of unequal length or another than last time's, NON_FINITE.
     """
     names = sorted(signatures)
@@ -141,14 +152,35 @@ def update(
     elif len(fitted_on) < 2 * wanted and previous is not None:
         model, likelihood = previous, 0.0  # too few to fit; those who are here are still told apart
     else:
-        model, likelihood = _fit(fitted_on, wanted, previous, settings)
+        model, likelihood = _fit(fitted_on, wanted, previous, settings, certainty, bool(changed))
     posteriors = model.assign(known, settings.temperature)
-    rows = {client: _kept(row, model.clusters) for client, row in previous_rows.items()}
+    moved: Lineage | None = None
+    if previous is not None and previous.clusters != model.clusters:
+        moved = _moved(previous, model, names, posteriors, previous_rows, weights or {})
+    rows = {client: _kept(row, model.clusters, moved) for client, row in previous_rows.items()}
     for name, posterior in zip(names, posteriors, strict=True):
         last = previous_rows.get(name)
-        share = settings.smoothing if last is not None and len(last) == model.clusters else 0.0
+        continues = last is not None and len(last) == model.clusters and name not in changed
+        share = settings.smoothing if continues else 0.0
         rows[name] = _normalised(share * np.asarray(rows.get(name, posterior)) + (1.0 - share) * posterior)
-    return Fitted(model, dict(sorted(rows.items())), model.clusters, likelihood, len(model.space.basis))
+    origins = tuple(tuple(row) for row in moved.origins.tolist()) if moved else ()
+    return Fitted(model, dict(sorted(rows.items())), model.clusters, likelihood, len(model.space.basis), origins)
+
+
+def _moved(
+    previous: MixtureModel,
+    model: MixtureModel,
+    names: list[str],
+    posteriors: Float64,
+    previous_rows: Mapping[str, Sequence[float]],
+    weights: Mapping[str, float],
+) -> Lineage:
+    """What became of the previous clusters, by those clients that are in both."""
+    known = [place for place, name in enumerate(names) if len(previous_rows.get(name, ())) == previous.clusters]
+    clients = [names[place] for place in known]
+    before = np.array([previous_rows[client] for client in clients], np.float64).reshape(-1, previous.clusters)
+    mass = np.array([weights.get(client, 1.0) for client in clients], np.float64)
+    return lineage(previous.means, model.means, before, posteriors[known], mass)
 
 
 def _wanted(signatures: Float64, previous: MixtureModel | None, settings: ClusteringSpec, clusters: int) -> int:
@@ -160,20 +192,27 @@ def _wanted(signatures: Float64, previous: MixtureModel | None, settings: Cluste
 
 
 def _fit(
-    signatures: Float64, clusters: int, previous: MixtureModel | None, settings: ClusteringSpec
+    signatures: Float64,
+    clusters: int,
+    previous: MixtureModel | None,
+    settings: ClusteringSpec,
+    certainty: float | None,
+    changed: bool,
 ) -> tuple[MixtureModel, float]:
     space = principal(signatures, clusters - 1)
     if len(space.basis) == 0:
         return _single(signatures), 0.0
     points = space.project(signatures)
     chosen = best_fit(points, clusters, settings.covariance, settings.ridge)
-    certain = confidence(signatures, clusters)
-    if previous is not None and previous.clusters == clusters:
-        certain = max(certain, previous.confidence)
-        warm = fit(points, space.project(previous.means), settings.covariance, settings.ridge)
-        # A new start replaces the continued one only on the evidence that would justify another cluster.
-        if chosen.log_likelihood - warm.log_likelihood < margin(len(signatures)):
-            chosen = warm
+    certain = confidence(signatures, clusters) if certainty is None else certainty
+    if previous is not None:
+        if previous.clusters == clusters:
+            certain = max(certain, previous.confidence) if certainty is None else certain
+            warm = fit(points, space.project(previous.means), settings.covariance, settings.ridge)
+            # While nothing changed a new start takes the evidence that would justify another cluster.
+            asked = _MARGIN_OF_CHANGE if changed else margin(len(signatures))
+            if chosen.log_likelihood - warm.log_likelihood < asked:
+                chosen = warm
         chosen = _reordered(chosen, match(previous.means, space.lift(chosen.gaussians.means)).tolist())
     return MixtureModel(space, chosen.gaussians, certain), chosen.log_likelihood / len(signatures)
 
@@ -215,8 +254,12 @@ def _unit_norm(names: list[str], signatures: Mapping[str, Float32], previous: Mi
     return unit
 
 
-def _kept(row: Sequence[float], clusters: int) -> tuple[float, ...]:
-    return tuple(row) if len(row) == clusters else (1.0 / clusters,) * clusters
+def _kept(row: Sequence[float], clusters: int, moved: Lineage | None) -> tuple[float, ...]:
+    if len(row) == clusters:
+        return tuple(row)
+    if moved is not None and len(row) == len(moved.shares):
+        return _normalised(np.asarray(row, np.float64) @ moved.shares)
+    return (1.0 / clusters,) * clusters
 
 
 def _normalised(row: Float64) -> tuple[float, ...]:

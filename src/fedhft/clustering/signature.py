@@ -25,25 +25,48 @@ _TOLERANCE = 1e-3
 """How far rounding to float32 may take the norm of a signature from 1."""
 
 
-def check_signature(signature: Sequence[float], dims: int = DIMENSIONS) -> None:
+def check_signature(signature: Sequence[float], dims: int = DIMENSIONS, name: str = "signature") -> None:
     """Check that a signature is one that `project` makes: `dims` finite values of norm 1, or zeros.
 
     Raises FedhftError: NON_FINITE; INVALID_ARGUMENT.
     """
     if len(signature) != dims:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "signature", f"{len(signature)} values", f"a signature has {dims}",
+            ErrorCode.INVALID_ARGUMENT, name, f"{len(signature)} values", f"a signature has {dims}",
             "send the projection of the gradients",
         )  # fmt: skip
     if not all(map(math.isfinite, signature)):
         raise FedhftError(
-            ErrorCode.NON_FINITE, "signature: has values that are not finite; lower the learning rate or check the data"
+            ErrorCode.NON_FINITE, f"{name}: has values that are not finite; lower the learning rate or check the data"
         )
     norm = math.sqrt(math.fsum(value * value for value in signature))
     if norm != 0.0 and abs(norm - 1.0) > _TOLERANCE:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "norm of signature", norm, "is neither 1 nor 0", "scale it to unit norm"
+            ErrorCode.INVALID_ARGUMENT, f"norm of {name}", norm, "is neither 1 nor 0", "scale it to unit norm"
         )
+
+
+def check_halves(halves: Sequence[float], dims: int = DIMENSIONS) -> None:
+    """Check the two halves of a signature, one after the other; nothing at all is what earlier releases send.
+
+    Raises FedhftError: NON_FINITE; INVALID_ARGUMENT.
+    """
+    if not halves:
+        return
+    if len(halves) != 2 * dims:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "signature_halves", f"{len(halves)} values", f"two halves have {2 * dims}",
+            "send one signature of each half of the rows, or none",
+        )  # fmt: skip
+    check_signature(halves[:dims], dims, "first half of signature")
+    check_signature(halves[dims:], dims, "second half of signature")
+
+
+def joined(first: Float32, second: Float32) -> Float32:
+    """unit(u + v), float32; zeros where they cancel out."""
+    total = first.astype(np.float64) + second.astype(np.float64)
+    norm = float(np.linalg.norm(total))
+    return (total / norm if norm > 0.0 else total).astype(np.float32)
 
 
 def project(tensors: Iterable[tuple[str, Float32]], seed: int, dims: int = DIMENSIONS) -> Float32:

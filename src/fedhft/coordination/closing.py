@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 
-from fedhft.aggregation.versions import expand_clusters
+from fedhft.aggregation.regrouping import Origins, known_origins, regroup
 from fedhft.coordination.bounded import Bounded
 from fedhft.coordination.capacity import learn_capacities
 from fedhft.coordination.driven import Driven
@@ -177,10 +177,14 @@ async def _version(
     if spec.method.signature is SignatureKind.UPDATE:
         await _note_signatures(driven, spec, number, reports)
     memberships = await driven.update_memberships(spec, after_round=number)
-    if memberships is not None and memberships.clusters > state.state.clusters:
-        state = expand_clusters(state, memberships.clusters)
+    origins: Origins = ()
+    if memberships is not None and memberships.clusters != state.state.clusters:
+        origins = known_origins(state.state.clusters, memberships.clusters, memberships.origins)
+        state = regroup(state, origins, spec.server.adaptivity**2)
+        fields = {"job": driven.job, "round": number, "origins": origins}
+        log.info("number of clusters changed", extra=fields)
     schema = await driven.schema()
-    version = await save_state(driven.store.blobs, driven.job, schema, state, folded.published.blobs, number)
+    version = await save_state(driven.store.blobs, driven.job, schema, state, folded.published.blobs, number, origins)
     return version, fold_figures(folded.published.report)
 
 

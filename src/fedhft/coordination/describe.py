@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from fedhft.cluster_choice import ClusterChoice
 from fedhft.coordination.history import RoundHistory, best_of, last_entry
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
@@ -152,4 +153,20 @@ def memberships_message(job: JobId, record: MembershipRecord) -> clustering_pb2.
         clusters=record.clusters,
         rows=[clustering_pb2.Membership(client=client, weights=row) for client, row in sorted(record.rows.items())],
         round=record.round,
+        confidence=record.confidence,
+        choice=_choice_message(record.choice) if record.choice else None,
+    )
+
+
+def _choice_message(choice: ClusterChoice) -> clustering_pb2.ClusterChoice:
+    return clustering_pb2.ClusterChoice(
+        found=choice.found,
+        voters=choice.voters,
+        reliability=choice.reliability,
+        says_something=choice.says_something,
+        tried=[clustering_pb2.TriedClusters(**one.model_dump()) for one in choice.tried],
+        held=choice.held,
+        candidate=choice.candidate,
+        times=choice.times,
+        moved_round=choice.moved_round,
     )

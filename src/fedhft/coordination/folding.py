@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from fedhft.adapter import AdapterSchema, MaskedDelta
 from fedhft.aggregation.direction import opposed
 from fedhft.aggregation.fold import ClientUpdate, FoldReport, Published, fold
-from fedhft.aggregation.versions import expand_clusters
+from fedhft.aggregation.regrouping import copies, regroup
 from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.state_blobs import load_state
 from fedhft.errors import ErrorCode, FedhftError
@@ -117,8 +117,8 @@ async def fold_round(
     decoded: updates that this process has decoded and checked already.
     """
     state = await load_state(store.blobs, job, spec, schema, previous)
-    if state.state.clusters < current.clusters:
-        state = expand_clusters(state, current.clusters)
+    if previous is None and state.state.clusters < current.clusters:
+        state = regroup(state, copies(current.clusters))  # version 0 is the same for all clusters
     loop = asyncio.get_running_loop()
 
     aside: dict[str, str] = {}

@@ -94,9 +94,9 @@ class JobCache:
         schema = await self._store.schema(job)
         current = await self._store.round(job)
         versions: dict[int, VersionRecord] = {}
-        if current is not None and current.base_version > 0:
+        if current is not None:
             last = current.base_version
-            for number in range(oldest_kept(last), last + 1):
+            for number in range(min(last, oldest_kept(last)), last + 1):
                 # A version's record never changes.
                 version = before.versions.get(number) if before else None
                 version = version or await self._store.version(job, number)

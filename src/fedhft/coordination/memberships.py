@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhft.adapter import Float64
+from fedhft.adapter import Float32, Float64
+from fedhft.cluster_choice import ClusterChoice
 from fedhft.clustering import gaussian_mixture
+from fedhft.clustering.choice import choose
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
-from fedhft.records import MembershipRecord
+from fedhft.records import ClientRecord, MembershipRecord
+from fedhft.rounds.influence import masses
 from fedhft.rounds.reclustering import wanted_clusters
 from fedhft.rounds.summary import cluster_sizes
 from fedhft.store.interface import Store
@@ -30,8 +33,12 @@ from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
-Fit = Callable[[], gaussian_mixture.Fitted]
-Runner = Callable[[Fit], Awaitable[gaussian_mixture.Fitted]]
+_DIGITS = 12
+"""Of a data digest, kept to see changes."""
+
+Outcome = tuple[gaussian_mixture.Fitted, ClusterChoice | None]
+Fit = Callable[[], Outcome]
+Runner = Callable[[Fit], Awaitable[Outcome]]
 """Runs the fit somewhere that does not block the event loop."""
 
 
@@ -67,14 +74,30 @@ async def publish_memberships(
     if seen < expected_version:
         raise _refused("expected_version", expected_version, f"the latest is {seen}", "ask for the latest first")
     previous = model_of(latest) if latest else None
-    joined = set(await store.client_ids(job))
-    signatures = checked_signatures(await store.signatures(job), len(joined))
+    clients = {str(client): record for client, record in (await store.clients(job)).items()}
+    signatures = checked_signatures(await store.signatures(job), len(clients))
     # Clients without a signature keep their memberships; those that have left the job do not.
-    rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in joined}
+    rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in clients}
+    by_halves = wanted_clusters(spec) == 0 and spec.method.clusters_by_anchors
+    halves = checked_halves(await store.signature_halves(job), signatures) if by_halves else {}
+    data = {name: _data_of(clients[name], halves.get(name)) for name in signatures if name in clients}
+    changed = {name for name, has in (latest.data if latest else {}).items() if data.get(name, has) != has}
+    weights = masses({name: record.samples for name, record in clients.items()}, spec.limits.sample_cap)
     started = time.perf_counter()
-    fitted = await run(
-        lambda: gaussian_mixture.update(signatures, previous, rows, spec.clustering, wanted_clusters(spec))
-    )
+
+    def fit() -> tuple[gaussian_mixture.Fitted, ClusterChoice | None]:
+        clusters, choice = wanted_clusters(spec), None
+        if by_halves:
+            clusters, choice = choose(halves, data, latest, spec.clustering.maximum, after_round)
+        certainty = None
+        if choice is not None:
+            certainty = choice.certainty if choice.says_something or previous is None else previous.confidence
+        fitted = gaussian_mixture.update(
+            signatures, previous, rows, spec.clustering, clusters, certainty=certainty, changed=changed, weights=weights
+        )
+        return fitted, choice
+
+    fitted, choice = await run(fit)
     seconds = time.perf_counter() - started
     metrics.CLUSTERING_SECONDS.observe(seconds)
     record = MembershipRecord(
@@ -83,6 +106,10 @@ async def publish_memberships(
         clusters=fitted.clusters,
         rows=dict(fitted.rows),
         model=_text_of(fitted),
+        confidence=fitted.model.confidence,
+        origins=fitted.origins or (latest.origins if latest else ()),
+        data=data,
+        choice=choice,
     )
     if not await store.publish_memberships(job, record, expected_version):
         metrics.CLUSTERINGS.labels(outcome="lost").inc()
@@ -122,6 +149,22 @@ def checked_signatures(signatures: Mapping[ClientId, Float64], joined: int) -> d
             raise _refused(f"{field}[{position}]", float(values[position]), "is not finite", "let the client rejoin")
         found[str(client)] = values
     return found
+
+
+def checked_halves(
+    halves: Mapping[ClientId, Float32], signatures: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Float32]:
+    """Halves of those clients that have a signature of half that length, all finite; others do not vote."""
+    return {
+        str(client): both
+        for client, both in sorted(halves.items())
+        if client in signatures and len(both) == 2 * len(signatures[client]) and np.isfinite(both).all()
+    }
+
+
+def _data_of(client: ClientRecord, halves: Float32 | None) -> str:
+    """What tells a client's data from other data, and a client that votes from one that does not."""
+    return client.data_digest[:_DIGITS] + ("" if halves is None else "+")
 
 
 def model_of(record: MembershipRecord) -> gaussian_mixture.MixtureModel | None:

@@ -26,7 +26,9 @@ async def open_next(
         async with driven.renewed_lease():
             await driven.update_memberships(spec, after_round=0)
     base = await driven.store.version(driven.job)
-    memberships = usable_memberships(await driven.store.memberships(driven.job), base)
+    memberships = usable_memberships(
+        await driven.store.memberships(driven.job), base if base is not None and base.version else None
+    )
     live = await driven.store.live(driven.job, int(spec.rounds.client_timeout * 1000))
     missed = await driven.store.missed(driven.job)
     present = live if evaluation else attending(live, missed, number, spec.rounds.min_clients)

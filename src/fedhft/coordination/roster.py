@@ -12,7 +12,7 @@ from fedhft.job import stored_client_timeout
 from fedhft.plan import AdapterPlan
 from fedhft.records import ClientRecord, DeclineRecord, JobRecord, Phase, RoundHead
 from fedhft.store.interface import Store
-from fedhft.v1 import clients_pb2
+from fedhft.v1 import adapter_pb2, clients_pb2
 
 PAGE = 1000
 """Most clients in one message."""
@@ -103,6 +103,10 @@ def _joined(
         joined_seconds=_seconds_since(client.joined_ms, now_ms),
         seen_seconds=_seconds_since(seen_ms, now_ms),
         rounds_delivered=delivered,
+        too_large=[
+            adapter_pb2.PlanTooLarge(tier=one.tier, needed_bytes=one.needed, allowed_bytes=one.allowed)
+            for one in client.too_large
+        ],
     )
 
 

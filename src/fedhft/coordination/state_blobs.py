@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedhft.adapter import AdapterSchema, AdapterState, Float32, MaskedDelta, MaskedMatrix, TensorKey
+from fedhft.aggregation.regrouping import Origins, renewed
 from fedhft.aggregation.versions import ServerState, initial_state, snapshot
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
@@ -40,11 +41,22 @@ async def load_state(
 
 
 async def save_state(
-    blobs: BlobStore, job: JobId, schema: AdapterSchema, state: ServerState, deltas: Mapping[str, bytes], round_: int
+    blobs: BlobStore,
+    job: JobId,
+    schema: AdapterSchema,
+    state: ServerState,
+    deltas: Mapping[str, bytes],
+    round_: int,
+    origins: Origins = (),
 ) -> VersionRecord:
-    """Store every blob of a version and return its record. Idempotent: blobs are named by their content."""
+    """Store every blob of a version and return its record. Idempotent: blobs are named by their content.
+
+    origins: where the number of clusters changed in this version, what the state was regrouped by after the deltas.
+    """
     adapter = state.state
-    stored_deltas = {scope: await _put(blobs, job, data) for scope, data in sorted(deltas.items())}
+    anew = renewed(origins)
+    told = [scope for scope in sorted(deltas) if scope in adapter.scope_names and scope not in anew]
+    stored_deltas = {scope: await _put(blobs, job, deltas[scope]) for scope in told}
     snapshots: dict[str, StoredBlob] = {}
     for scope in adapter.scope_names:
         if adapter.scope(scope):
@@ -78,7 +90,16 @@ async def save_state(
         deltas=stored_deltas,
         snapshots=snapshots,
         server_state=private,
+        renewed=anew,
     )
+
+
+async def save_start(blobs: BlobStore, job: JobId, snapshots: Mapping[str, bytes]) -> VersionRecord | None:
+    """Store what a job begins with, by scope, and return the record of version 0; None for nothing. Idempotent."""
+    if not snapshots:
+        return None
+    stored = {scope: await _put(blobs, job, data) for scope, data in sorted(snapshots.items())}
+    return VersionRecord(version=0, round=0, clusters=1, snapshots=stored)
 
 
 async def _load(blobs: BlobStore, job: JobId, schema: AdapterSchema, blob: StoredBlob, kind: int) -> Tensors:

@@ -87,6 +87,9 @@ def _view_source(
     cached: CachedJob, current: RoundRecord, client: str, held: Mapping[str, int]
 ) -> federation_pb2.ViewSource:
     weights = served(current.participants[client].memberships, cached.spec.clustering.serve_above)
+    warm = bool(cached.spec.adapter.origin)
+    if warm and current.base_version == 0:
+        weights = (1.0,)  # all clusters begin as the one adapter that there is
     needed = scopes_needed(weights)
     mass: tuple[float, ...] = ()
     if current.evaluation:
@@ -100,7 +103,7 @@ def _view_source(
             scope=fetch.scope,
             version=fetch.version,
         )
-        for fetch in fetches(cached.versions, current.base_version, needed, held)
+        for fetch in fetches(cached.versions, current.base_version, needed, held, warm=warm)
     ]
     return federation_pb2.ViewSource(
         version=current.base_version,

@@ -76,7 +76,9 @@ def _facts(
         f"* weights over the {len(exported.weights)} cluster(s): "
         f"{', '.join(f'{weight:.3f}' for weight in exported.weights)}",
     ]
-    if not exported.of_one_client:
+    if exported.of_everybody:
+        lines.append("* one adapter for everybody: every cluster weighs by the training rows of its clients")
+    elif not exported.of_one_client:
         lines.append(f"* clients of this cluster: {len(exported.clients)} of {len(job.clients)}")
     if checked is not None:
         lines.append(
@@ -110,6 +112,10 @@ def _scores(job: jobs_pb2.Job, exported: ExportedMixture) -> str:
         ]
         if len(exported.weights) > 1:
             notes = ["", "Every client was scored with its own mixture of the clusters."]
+            if exported.of_everybody and job.final.HasField("shared_mass_weighted"):
+                notes[1] += (
+                    f" This one scored {job.final.shared_mass_weighted:.3f} on the common rows, before training."
+                )
     for title, losses in zip(
         ("loss on own held-out rows", "loss on common validation rows"), found.losses, strict=True
     ):
@@ -127,7 +133,11 @@ def _whose(job: jobs_pb2.Job, exported: ExportedMixture, scored: int) -> str:
     if exported.of_one_client:
         return f"score of client {exported.clients[0]}"
     number = f"all {scored}" if scored == len(job.clients) else f"{scored} of {len(job.clients)}"
-    members = ", those whose largest membership this cluster is" if len(exported.weights) > 1 else ""
+    members = (
+        ", those whose largest membership this cluster is"
+        if len(exported.weights) > 1 and not exported.of_everybody
+        else ""
+    )
     return f"score over {number} clients{members}"
 
 

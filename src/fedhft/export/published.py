@@ -17,6 +17,7 @@ from fedhft.export.model_card import CARD_FILE, model_card
 from fedhft.export.peft_directory import write_adapter, writing
 from fedhft.job import JobSpec, load_canonical
 from fedhft.jobs.client import JobsClient
+from fedhft.rounds.influence import masses
 from fedhft.training.export_check import Checked, ExportCheck, missing_to_check
 from fedhft.v1 import adapter_pb2, jobs_pb2
 from fedhft.wire.codec import decode
@@ -66,8 +67,11 @@ def write_adapters(
     base_path: str = "",
     check: bool | None = None,
     merge: bool = False,
+    samples: Mapping[str, int] | None = None,
 ) -> list[Exported]:
     """Write out/cluster-j for every cluster and out/client-<id> for each of `clients`.
+
+    samples: training rows by client; with them out/mass-weighted, one mixture for everybody, in place of the clusters.
 
     base_name: what the card and adapter_config.json call the base model; empty takes the job's name for it. base_path:
     where it is on this machine; empty: under its name. check: whether each directory is loaded again and compared with
@@ -84,7 +88,11 @@ def write_adapters(
             f"choose from {', '.join(job.clients)}",
         )  # fmt: skip
     count, floor = adapters.state.clusters, adapters.spec.clustering.serve_above
-    every = [ExportedMixture.of_cluster(j, count, job.clients, adapters.memberships) for j in range(count)]
+    if samples:
+        q = masses(samples, adapters.spec.limits.sample_cap)
+        every = [ExportedMixture.of_all(count, adapters.memberships, q)]
+    else:
+        every = [ExportedMixture.of_cluster(j, count, job.clients, adapters.memberships) for j in range(count)]
     for client in dict.fromkeys(clients):
         membership = adapters.memberships.get(client, (1.0 / count,) * count)
         every.append(ExportedMixture.of_client(client, served(membership, floor)))

@@ -107,13 +107,14 @@ class JobsClient:
         """Of a channel that uses the TLS files as they are now: a watch may outlive a certificate."""
         return jobs_pb2_grpc.JobsStub(self._channel.current())
 
-    def submit(self, spec: JobSpec, schema: AdapterSchema | None = None) -> jobs_pb2.Job:
+    def submit(self, spec: JobSpec, schema: AdapterSchema | None = None, start: Sequence[bytes] = ()) -> jobs_pb2.Job:
         """Store a job; submitting the identical job again succeeds, so a retry after a lost answer is safe.
 
-        schema: pins what is trained; None leaves it to the first client that joins.
+        schema: pins what is trained; None leaves it to the first client that joins. start: the adapter of a job with a
+        warm start, as `export.adapter_values.starting_blobs` makes it.
         """
         request = jobs_pb2.SubmitJobRequest(
-            spec_json=spec.canonical(), schema_json="" if schema is None else schema.to_json()
+            spec_json=spec.canonical(), schema_json="" if schema is None else schema.to_json(), start=start
         )
         return self._recent(self._call(lambda: self._stub.Submit(request, timeout=_CALL_S)))
 

@@ -1,21 +1,17 @@
-"""Whether a plan can fit at all: the least memory it needs, against what the agent may use.
+"""What a plan takes of an agent's memory before anything is measured, and how a plan that does not fit is put.
 
-    least(plan) = weights in memory + 12 bytes per trained value     (a float32 gradient and AdamW's two moments)
-
-Activations, the tokenizer and the interpreter come on top, so a plan that passes may still be tight; one that fails
-cannot run.
+What passes take is measured on the device: see `planning.peak`.
 """
 
 from __future__ import annotations
 
 from fedhft.adapter import AdapterSchema
-from fedhft.errors import ErrorCode, FedhftError
 from fedhft.plan import AdapterPlan
 
 VALUE_BYTES = 4
 """A base model's values are float32 in memory, whatever they are in its files."""
-OPTIMISER_BYTES = 12
-"""Bytes per trained value: gradient and two moments, float32 each."""
+PROCESS_BYTES = 256 << 20
+"""An agent with its libraries, and no model."""
 
 
 def trained_values(plan: AdapterPlan, schema: AdapterSchema) -> int:
@@ -23,22 +19,10 @@ def trained_values(plan: AdapterPlan, schema: AdapterSchema) -> int:
     return sum(plan.rows_allowed(key, schema) * schema.shape(key)[1] for key in schema.keys if plan.trains(key, schema))
 
 
-def streams(weights_bytes: int, memory_bytes: int, depth: int) -> bool:
+def streams(weights_bytes: int, memory_bytes: int) -> bool:
     """Whether an agent reads frozen layers when they are run, and has only layers in training in memory.
 
-    So it does when the whole model (`weights_bytes`) takes more than half of a stated memory (0: not stated) and the
-    depth, of adapters counted from the output, is not all layers (0).
+    So it does when the whole model (`weights_bytes`) takes more than half of what a stated memory (0: not stated)
+    leaves beside the process.
     """
-    return 0 < memory_bytes < 2 * weights_bytes and depth > 0
-
-
-def check_plan_fits(plan: AdapterPlan, schema: AdapterSchema, weights_bytes: int, memory_bytes: int) -> None:
-    """Raises FedhftError(PLAN_TOO_LARGE), naming the figures. memory_bytes = 0 is not stated: every plan fits."""
-    optimiser = OPTIMISER_BYTES * trained_values(plan, schema)
-    if memory_bytes and weights_bytes + optimiser > memory_bytes:
-        raise FedhftError.field(
-            ErrorCode.PLAN_TOO_LARGE, "--memory", memory_bytes,
-            f"the plan of tier {plan.tier} (depth {plan.depth}, density {plan.density:g}) needs at least "
-            f"{weights_bytes} bytes for the model's weights and {optimiser} for gradients and optimiser",
-            "give the agent more memory or ask for a smaller tier with --tier",
-        )  # fmt: skip
+    return 0 < memory_bytes < PROCESS_BYTES + 2 * weights_bytes

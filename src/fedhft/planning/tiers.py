@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
@@ -10,15 +11,71 @@ from fedhft.job import JobSpec
 from fedhft.job_sections import Tier
 from fedhft.methods import Allocation
 from fedhft.plan import AdapterPlan
+from fedhft.records import PlanTooLarge
+
+MOST_MEMORY_BYTES = 1 << 50
+"""Most memory that an agent may state."""
 
 
-def tier_of(spec: JobSpec, client: str, memory_bytes: int, requested: str = "") -> str:
-    """Tier of a client: as the job says, else as the agent asks, else the largest it has memory for.
+def tier_of(
+    spec: JobSpec, client: str, memory_bytes: int, requested: str = "", too_large: Sequence[PlanTooLarge] = ()
+) -> str:
+    """Tier of a client: as the job says, else as the agent asks, else the largest it has memory for; and where it
+    declined plans for their size, the largest of those that are smaller than each of them and not larger than that.
 
     memory_bytes: what the agent may use; 0 means not stated, which fits only tiers without `min_memory`.
     Raises FedhftError(INVALID_ARGUMENT) for a tier the job does not have, (PLAN_TOO_LARGE) when no tier is small
     enough.
     """
+    first = _first_tier(spec, client, memory_bytes, requested)
+    if not too_large:
+        return first
+    left = [
+        name
+        for name in spec.tiers
+        if (name == first or _smaller(spec, name, first)) and all(_smaller(spec, name, one.tier) for one in too_large)
+    ]
+    if not left:
+        raise too_large_for_all(spec, too_large)
+    return max(sorted(left), key=lambda name: _size(spec, name))
+
+
+def check_too_large(spec: JobSpec, too_large: Sequence[PlanTooLarge]) -> None:
+    """Check what a client says of plans that it declined. Raises INVALID_ARGUMENT."""
+    for one in too_large:
+        if one.tier not in spec.tiers or not 0 < one.allowed < one.needed <= MOST_MEMORY_BYTES:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "too_large", f"{one.tier[:64]}: {one.needed} of {one.allowed}",
+                "is not a tier of the job that needs more than is allowed", "send what the plan needs",
+            )  # fmt: skip
+    if len({one.tier for one in too_large}) != len(too_large):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "too_large", len(too_large), "names a tier twice", "name each tier once"
+        )
+
+
+def too_large_for_all(spec: JobSpec, too_large: Sequence[PlanTooLarge]) -> FedhftError:
+    """The refusal of a client that the job has no tier for."""
+    least = min(too_large, key=lambda one: one.needed)
+    return FedhftError.field(
+        ErrorCode.PLAN_TOO_LARGE, "--memory", least.allowed,
+        f"the plan of tier {least.tier} needs at least {least.needed} bytes, and no tier of the job is smaller",
+        "give the agent more memory, or add a smaller tier",
+    )  # fmt: skip
+
+
+def _smaller(spec: JobSpec, name: str, other: str) -> bool:
+    """Whether the plan of one tier takes less than another's: no more layers, no more rows, and fewer of either."""
+    mine, its = _size(spec, name), _size(spec, other)
+    return mine != its and all(own <= limit for own, limit in zip(mine, its, strict=True))
+
+
+def _size(spec: JobSpec, name: str) -> tuple[float, float]:
+    """Layers and share of rows."""
+    return depth_of(spec, name) or math.inf, tier_settings(spec, name).density
+
+
+def _first_tier(spec: JobSpec, client: str, memory_bytes: int, requested: str) -> str:
     if client in spec.client_tiers:
         return spec.client_tiers[client]
     if requested:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fedhft.errors import ErrorCode, FedhftError
 
-LEAST_MARGIN = 256 << 20
-"""Bytes left to the interpreter and its libraries."""
+LEAST_MARGIN = 64 << 20
+"""Bytes left to the rest of the machine, or of the container."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Admin:
     names: Sequence[str]
     """Full names that its grpc.health.v1 answers for."""
     register: Callable[[grpc.aio.Server], None]
+    largest_message: int | None = None
+    """Bytes of a message that it takes; None: gRPC's 4 MiB."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,12 @@ async def run_service(settings: ServiceSettings, service: Service) -> None:
         admin_address: str | None = None
         if service.admin is not None:
             admin = await start_server(
-                replace(common, listen=service.admin.listen, field_name="--admin-listen"),
+                replace(
+                    common,
+                    listen=service.admin.listen,
+                    field_name="--admin-listen",
+                    largest_message=service.admin.largest_message,
+                ),
                 service.admin.register,
                 service.admin.names,
             )

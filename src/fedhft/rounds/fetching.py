@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from fedhft.adapter import SHARED, cluster_scope
 from fedhft.records import StoredBlob, VersionRecord
 
+_NOTHING = -1
+"""What a client holds of a scope before it fetched version 0 of it."""
+
 
 @dataclass(frozen=True)
 class Fetch:
@@ -25,18 +28,24 @@ def scopes_needed(served: Sequence[float]) -> tuple[str, ...]:
 
 
 def fetches(
-    versions: Mapping[int, VersionRecord], target: int, scopes: Sequence[str], held: Mapping[str, int]
+    versions: Mapping[int, VersionRecord],
+    target: int,
+    scopes: Sequence[str],
+    held: Mapping[str, int],
+    *,
+    warm: bool = False,
 ) -> tuple[Fetch, ...]:
     """The cheaper, by bytes, of the missing deltas and a snapshot, for each scope.
 
-    versions: the records still kept, by number. A scope that never changed needs nothing. A client that holds a
-    version newer than `target`, or one too old for the deltas kept, takes the snapshot.
+    versions: the records still kept, by number. warm: whether version 0 has values, so that a client without a scope
+    does not hold it at 0. A scope that never changed needs nothing. A client that holds a version newer than `target`,
+    or one too old for the deltas kept, takes the snapshot.
     """
-    if target == 0:
+    if target == 0 and not warm:
         return ()
     chosen: list[Fetch] = []
     for scope in scopes:
-        have = held.get(scope, 0)
+        have = held.get(scope, _NOTHING if warm else 0)
         if have == target:
             continue
         snapshot = versions[target].snapshots.get(scope)
@@ -56,10 +65,12 @@ def _deltas(versions: Mapping[int, VersionRecord], target: int, scope: str, have
         record = versions.get(number)
         if record is None:
             return None
+        if scope in record.renewed:
+            return None
         if scope in record.deltas:
             found.append(Fetch(scope, number, False, record.deltas[scope]))
         elif scope in record.snapshots:
             before = versions.get(number - 1)
-            if number == 1 or (before is not None and scope not in before.snapshots):
+            if number <= 1 or (before is not None and scope not in before.snapshots):
                 return None  # the scope begins here (a cluster that split off): only its snapshot is complete
     return found

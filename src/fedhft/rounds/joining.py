@@ -10,18 +10,16 @@ import re
 from dataclasses import dataclass, replace
 
 from fedhft.adapter import AdapterSchema
-from fedhft.clustering.signature import check_signature
+from fedhft.clustering.signature import check_halves, check_signature
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.planning.estimates import Capacity, Durations, estimated
 from fedhft.planning.fold_memory import check_fold_fits
-from fedhft.planning.tiers import tier_of
-from fedhft.records import ClientRecord
+from fedhft.planning.tiers import MOST_MEMORY_BYTES, check_too_large, tier_of
+from fedhft.records import ClientRecord, PlanTooLarge
 
 MAX_REASON = 500
 """Most characters of the reason of a decline."""
-MOST_MEMORY_BYTES = 1 << 50
-"""Most memory that an agent may state."""
 _LONGEST_VERSION = 64
 _LONGEST_TOKEN = 128
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -32,7 +30,9 @@ class Application:
     """What a client presents when it joins.
 
     memory_bytes: what its agent may use, 0 when not stated. tier: the one it asks for; empty leaves it to the job.
-    samples: training rows. signature: unit-norm anchor signature; empty where the method has none.
+    samples: training rows. signature: unit-norm anchor signature; empty where the method has none. halves: those of two
+    halves of its rows, one after the other; empty from an agent of an earlier release. too_large: plans that do not fit
+    its memory.
     """
 
     client: str
@@ -48,6 +48,8 @@ class Application:
     keeps_frozen_layers: bool = False
     deepest: int = 0
     """The most layers that its device has memory to train; 0 means not stated."""
+    too_large: tuple[PlanTooLarge, ...] = ()
+    halves: tuple[float, ...] = ()
 
 
 def check_enrolment(memory_bytes: int, agent_version: str, lease_token: str) -> None:
@@ -90,8 +92,9 @@ def check_application(spec: JobSpec, application: Application) -> None:
         )  # fmt: skip
     check_schema(spec, application.schema)
     check_fold_fits(spec, application.schema)
-    check_anchor_signature(spec, application.signature)
-    tier_of(spec, application.client, application.memory_bytes, application.tier)
+    check_anchor_signature(spec, application.signature, application.halves)
+    check_too_large(spec, application.too_large)
+    tier_of(spec, application.client, application.memory_bytes, application.tier, application.too_large)
 
 
 def check_authorised(spec: JobSpec, client: str) -> None:
@@ -152,19 +155,20 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
             raise FedhftError(ErrorCode.SCHEMA_MISMATCH, str(error)) from error
         for slot in schema.slots:
             if slot.rank != ranks[slot.layer]:
-                wanted = f"the job gives layer {slot.layer} rank {ranks[slot.layer]}"
-                refuse(f"rank of slot {slot.name}", slot.rank, wanted, "build slots of the job's ranks")
+                wanted = f"{slot.name}: the job gives layer {slot.layer} rank {ranks[slot.layer]}"
+                refuse("slots.rank", slot.rank, wanted, "build slots of the job's ranks")
     elif schema.slots or not schema.weights:
         refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
 
 
-def check_anchor_signature(spec: JobSpec, signature: tuple[float, ...]) -> None:
+def check_anchor_signature(spec: JobSpec, signature: tuple[float, ...], halves: tuple[float, ...]) -> None:
     """Check for an anchor signature where the job clusters by them; elsewhere it is not looked at, nor kept.
 
     Raises FedhftError: INVALID_ARGUMENT, NON_FINITE.
     """
     if spec.method.clusters_by_anchors:
         check_signature(signature)
+        check_halves(halves)
 
 
 def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
@@ -194,13 +198,16 @@ def client_record(spec: JobSpec, application: Application, known: ClientRecord |
 
     A client that joins again keeps the time of its first join and, where signatures come with updates, its last one.
     """
-    signature = application.signature if spec.method.clusters_by_anchors else ()
+    anchors = spec.method.clusters_by_anchors
+    signature = application.signature if anchors else ()
     return ClientRecord(
         client=application.client,
-        tier=tier_of(spec, application.client, application.memory_bytes, application.tier),
+        tier=tier_of(spec, application.client, application.memory_bytes, application.tier, application.too_large),
         samples=application.samples,
         data_digest=application.data_digest,
         signature=signature or (known.signature if known else ()),
+        halves=application.halves if anchors else (),
         has_shared_validation=application.has_shared_validation,
         joined_ms=known.joined_ms if known else now_ms,
+        too_large=application.too_large,
     )

@@ -6,16 +6,19 @@ Ids are in `fedhft.ids`; applications in `joining`; updates and figures in `acce
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from fedhft.aggregation.versions import SCOPE
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.v1 import federation_pb2
+from fedhft.records import PlanTooLarge
+from fedhft.v1 import adapter_pb2, federation_pb2
 
 LARGEST_NUMBER = 1 << 53
 """Largest round, version, offset or count: every store and language on the way holds it exactly."""
 MOST_REASON = 500
 """Most characters of a reason that people give."""
 _MOST_SCOPES = 66
+_MOST_TIERS = 1024
 
 
 def number(field: str, value: int) -> int:
@@ -55,6 +58,14 @@ def held_scopes(held: Iterable[federation_pb2.HeldScope]) -> dict[str, int]:
                 "send those of this job",
             )  # fmt: skip
     return found
+
+
+def plans_too_large(told: Iterable[adapter_pb2.PlanTooLarge]) -> tuple[PlanTooLarge, ...]:
+    """Plans that a client declined; checked against its job in `planning.tiers`."""
+    return tuple(
+        PlanTooLarge(tier=one.tier, needed=one.needed_bytes, allowed=one.allowed_bytes)
+        for one in islice(told, _MOST_TIERS)
+    )
 
 
 def reason(text: str, otherwise: str) -> str:

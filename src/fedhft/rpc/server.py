@@ -55,6 +55,8 @@ class ServerSettings:
     """No call lasts longer, whatever deadline its client set."""
     handshake_s: float = HANDSHAKE_S
     """How long a new connection may take to shake hands."""
+    largest_message: int | None = None
+    """Bytes of a message that is taken; None: gRPC's 4 MiB."""
     check_certificate: Check | None = None
     """Raises for a caller's certificate that is no longer to be trusted; asked at every call."""
     insecure: bool = False
@@ -146,7 +148,10 @@ async def start_server(
     _check_exposure(settings, host)
     server = grpc.aio.server(
         interceptors=[Chain([*default_interceptors(settings), *(interceptors or ())])],
-        options=server_options(settings.keepalive, settings.handshake_s),
+        options=[
+            *server_options(settings.keepalive, settings.handshake_s),
+            *([("grpc.max_receive_message_length", settings.largest_message)] if settings.largest_message else []),
+        ],
     )
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -14,6 +14,7 @@ from fedhft.datasets.federated import FederatedData
 from fedhft.datasets.partition import OWN_HOLDOUT, Partition, Shares, hand_out
 from fedhft.datasets.source import read_source
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export.published import Exported, write_adapters
 from fedhft.job import JobSpec
 from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
@@ -66,10 +67,12 @@ def run_simulated(
     observe: Callable[[jobs_pb2.Job], None],
     machine: Machine = ON_THE_CPU,
     devices: Path | None = None,
+    export: Path | None = None,
 ) -> MethodRun:
     """Run a job over `data` in this process; `observe` sees the job after every round.
 
-    devices: file of profiles (`simulation.devices`), by which time passes; None: no time does.
+    devices: file of profiles (`simulation.devices`), by which time passes; None: no time does. export: folder for its
+    adapters, written as `fedhft job export` does.
     Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and what `simulate` raises.
     """
     if task_of(spec.task).split_by_class and spec.task.labels != data.labels:
@@ -84,6 +87,14 @@ def run_simulated(
     }
     one_run = None if devices is None else partial(VirtualSimulation, profiles=read_profiles(devices, list(held)))
     ended = simulate(spec, held, model=model, machine=machine, observe=observe, one_run=one_run)
+    adapters: list[Exported] = []
+    if export is not None:
+        if ended.adapters is None:
+            raise FedhftError.field(
+                ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no adapter",
+                "leave it out, or choose a method that shares one",
+            )  # fmt: skip
+        adapters = write_adapters(ended.adapters, export, ended.job, base_path=model or "")
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(
         ended.job,
@@ -91,6 +102,6 @@ def run_simulated(
         wall_seconds=time.monotonic() - started,
         aggregator_cpu_seconds=None,
         groups=groups,
-        adapters=(),
+        adapters=[str(one.path) for one in adapters],
     )
     return MethodRun(spec, ended.job, result)

@@ -14,13 +14,17 @@ from pathlib import Path
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.direction import NOTHING, Measured
+from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.describe import describe
 from fedhft.coordination.history import RoundHistory
 from fedhft.coordination.job_cache import CachedJob, JobCache
+from fedhft.coordination.state_blobs import load_state, save_start
 from fedhft.coordination.tasks import next_task
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.export.adapter_values import FIELD, AdapterValues, read_adapter, start_of_job
+from fedhft.export.published import PublishedAdapters
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
 from fedhft.job_sections import RoundsSpec
@@ -31,8 +35,10 @@ from fedhft.process.device_name import CPU
 from fedhft.records import JobStatus, MembershipRecord, Phase, RoundRecord, VersionRecord
 from fedhft.rounds.acceptance import check_blob, check_evaluation, check_header, evaluation_record, update_record
 from fedhft.rounds.joining import Application, capacity_of, check_application, check_same_schema, client_record
+from fedhft.rounds.starting import checked_start
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
+from fedhft.store.interface import Store
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.device.choice import usable_device
 from fedhft.training.device.failure import device_failures
@@ -59,7 +65,7 @@ class Machine:
 
 ON_THE_CPU = Machine()
 OneRun = Callable[..., "Simulation"]
-"""Makes a simulation of (spec, clients, base, observe)."""
+"""Makes a simulation of (spec, clients, base, observe, start)."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Simulated:
     """The last published version; its blobs have the same digests as a deployment's."""
     allocated: Allocated | None
     """The plans in force at the end, where capacity was planned by."""
+    adapters: PublishedAdapters | None
+    """Its adapters; None where nothing was published."""
 
 
 @dataclass
@@ -90,8 +98,14 @@ class Simulation:
     clients: Mapping[str, ClientData]
     base: LoadedBase
     observe: Callable[[jobs_pb2.Job], None] = lambda job: None
+    start: AdapterValues | None = None
+    """The adapter that a job with adapter.from begins with."""
     worker_of: Callable[..., ClientWorker] = ClientWorker
     """Makes a client's worker; benchmarks let one of them misbehave."""
+    clusterer_of: Callable[[Store], Clusterer] = LocalClusterer
+    """Makes the clusterer; benchmarks put clients into clusters themselves."""
+    changes: Mapping[int, Mapping[str, ClientData]] = field(default_factory=dict)
+    """After so many rounds, clients that come back with other data."""
     _workers: dict[str, ClientWorker] = field(default_factory=dict, init=False)
     _traffic: dict[str, _Traffic] = field(default_factory=dict, init=False)
     _tokens: dict[str, str] = field(default_factory=dict, init=False)
@@ -101,24 +115,33 @@ class Simulation:
         spec = self.spec.model_copy(update={"rounds": self.rules()})
         store = self.store()
         job = JobId(spec.name)
-        await store.create_job(job, spec.canonical())
-        await self._join(store, job, spec)
+        if self.start is None:
+            await store.create_job(job, spec.canonical())
+        else:
+            schema = Network.on(self.base, self.spec).schema
+            snapshots, _ = start_of_job(spec, schema, self.start, str(self.base.path))
+            version = await save_start(store.blobs, job, checked_start(spec, schema.to_json(), snapshots))
+            await store.create_job(job, spec.canonical(), schema_json=schema.to_json(), start=version)
+        await self._join(store, job, spec, self.clients)
         cache = JobCache(store)
         published: list[RoundHistory] = []
         coordinator = Coordinator(
-            store, job, LocalClusterer(store), "simulation", lease_ms=int(NO_HURRY_S * 1000), observe=published.append,
-            kept_rounds=spec.rounds.total,
+            store, job, self.clusterer_of(store), "simulation", lease_ms=int(NO_HURRY_S * 1000),
+            observe=published.append, kept_rounds=spec.rounds.total,
         )  # fmt: skip
         while (wait_s := await coordinator.step()) is not None:
             if published:
-                published.clear()
                 self.observe(await _told(store, job))
+                await self._join(store, job, spec, self.changes.get(published[-1].summary.round, {}))
+                published.clear()
             if wait_s:
                 await self.pass_time(store, job, await cache.get(job), wait_s)
         told = await _told(store, job)
         if told.status == JobStatus.FAILED:
             raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {told.reason}")
-        return Simulated(spec, told, await store.memberships(job), await store.version(job), await store.allocated(job))
+        version, memberships = await store.version(job), await store.memberships(job)
+        adapters = await _adapters(store, job, spec, version, memberships)
+        return Simulated(spec, told, memberships, version, await store.allocated(job), adapters)
 
     # -- what a simulation with a virtual clock does otherwise
 
@@ -162,11 +185,12 @@ class Simulation:
 
     # -- a client's part of a round
 
-    async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec) -> None:
-        for name, data in sorted(self.clients.items()):
+    async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec, clients: Mapping[str, ClientData]) -> None:
+        for name, data in sorted(clients.items()):
             worker = self.worker_of(spec, name, self.base, data, None)
             agent = await store.enroll(ClientId(name), 0, "simulation")
-            self._workers[name], self._traffic[name] = worker, _Traffic()
+            self._workers[name] = worker
+            self._traffic.setdefault(name, _Traffic())
             self._tokens[name] = agent.lease_token
             application = Application(
                 client=name,
@@ -176,6 +200,7 @@ class Simulation:
                 samples=worker.samples,
                 data_digest=worker.data_digest,
                 signature=worker.signature(),
+                halves=worker.signature_halves(),
                 has_shared_validation=worker.has_shared_validation,
                 trial=self._trial(spec, name, worker),
                 keeps_frozen_layers=self.keeps_frozen_layers(name, worker),
@@ -184,9 +209,11 @@ class Simulation:
             check_application(spec, application)
             stored = AdapterSchema.from_json(await store.fix_schema(job, worker.schema.to_json()))
             check_same_schema(stored, worker.schema)
-            await store.join(job, client_record(spec, application, None, await store.now_ms()))
+            known = await store.client(job, ClientId(name))
+            await store.join(job, client_record(spec, application, known, await store.now_ms()))
             if spec.method.allocation is Allocation.CAPACITY:
-                await store.note_capacity(job, ClientId(name), capacity_of(application, None))
+                before = (await store.capacities(job, [name])).get(name)
+                await store.note_capacity(job, ClientId(name), capacity_of(application, before))
 
     def _trial(self, spec: JobSpec, name: str, worker: ClientWorker) -> Durations | None:
         if spec.method.allocation is not Allocation.CAPACITY:
@@ -261,8 +288,37 @@ class Simulation:
         measurements.peak_rss_bytes = 0
 
 
+async def _adapters(
+    store: InMemoryStore,
+    job: JobId,
+    spec: JobSpec,
+    version: VersionRecord | None,
+    memberships: MembershipRecord | None,
+) -> PublishedAdapters | None:
+    schema = await store.schema(job)
+    if version is None or not version.snapshots or schema is None:
+        return None
+    read = AdapterSchema.from_json(schema)
+    state = (await load_state(store.blobs, job, spec, read, version)).state
+    return PublishedAdapters(spec, read, state, {} if memberships is None else memberships.rows)
+
+
 async def _told(store: InMemoryStore, job: JobId) -> jobs_pb2.Job:
     return await describe(store, await store.job(job), most=None)
+
+
+def _start(spec: JobSpec) -> AdapterValues | None:
+    """The adapter that a job begins with. Raises FedhftError(INVALID_ARGUMENT)."""
+    origin = spec.adapter.origin
+    if not origin:
+        return None
+    folder = Path(origin).expanduser()
+    if not folder.is_dir():
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, FIELD, origin, "is not a folder, and a simulation has no server to ask",
+            "export the adapter and give its folder",
+        )  # fmt: skip
+    return read_adapter(folder)
 
 
 def simulate(
@@ -287,7 +343,7 @@ def simulate(
             base = load_base(spec, model, device=device)
             if kept is not None:
                 Network.on(base, spec).cache_prefix(kept, KEPT_AS["float32"])
-            return asyncio.run((one_run or Simulation)(spec, clients, base, observe).run())
+            return asyncio.run((one_run or Simulation)(spec, clients, base, observe, _start(spec)).run())
     finally:
         if kept is not None:
             kept.close()

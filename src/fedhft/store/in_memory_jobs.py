@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from fedhft.adapter import Float64
+from fedhft.adapter import Float32, Float64
 from fedhft.ids import ClientId, JobId
-from fedhft.records import ClientRecord, EventKind, JobRecord, JobStatus, MembershipRecord, Topic
+from fedhft.records import ClientRecord, EventKind, JobRecord, JobStatus, MembershipRecord, Topic, VersionRecord
 from fedhft.store import refusals
 from fedhft.store.in_memory_job import KeptJob
 from fedhft.store.in_memory_tables import InMemoryTables
@@ -18,11 +18,19 @@ from fedhft.store.keys import KEPT_MEMBERSHIPS
 class InMemoryJobs(InMemoryTables):
     """The job part of InMemoryStore."""
 
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
+    async def create_job(
+        self,
+        job: JobId,
+        spec_json: str,
+        submitted_by: str = "",
+        schema_json: str = "",
+        start: VersionRecord | None = None,
+    ) -> bool:
         """See Store.create_job."""
         its = self._jobs.setdefault(job, KeptJob())
         if its.record is not None:
-            if its.record.spec_json == spec_json and schema_json in ("", its.schema):
+            same = start is None or its.versions.get(0) in (None, start)
+            if its.record.spec_json == spec_json and schema_json in ("", its.schema) and same:
                 return False
             raise refusals.job_exists(job)
         # Re-inserting puts the job at the end of the order of creation.
@@ -37,6 +45,8 @@ class InMemoryJobs(InMemoryTables):
             schema_pinned=bool(schema_json),
         )
         its.schema = schema_json or None
+        if start is not None:
+            its.versions[start.version], its.latest_version = start, start.version
         self._note(its, EventKind.SUBMITTED, text=submitted_by)
         return True
 
@@ -115,7 +125,7 @@ class InMemoryJobs(InMemoryTables):
         """See Store.clients."""
         known = self._of(job).clients
         names = sorted(known if wanted is None else set(wanted) & known.keys())
-        return {client: known[client].model_copy(update={"signature": ()}) for client in names}
+        return {client: known[client].model_copy(update={"signature": (), "halves": ()}) for client in names}
 
     async def client_ids(self, job: JobId) -> list[ClientId]:
         """See Store.client_ids."""
@@ -125,6 +135,11 @@ class InMemoryJobs(InMemoryTables):
         """See Store.signatures."""
         known = sorted(self._of(job).clients.items())
         return {client: np.array(record.signature, np.float64) for client, record in known if record.signature}
+
+    async def signature_halves(self, job: JobId) -> Mapping[ClientId, Float32]:
+        """See Store.signature_halves."""
+        known = sorted(self._of(job).clients.items())
+        return {client: np.array(record.halves, np.float32) for client, record in known if record.halves}
 
     async def has_signatures(self, job: JobId) -> bool:
         """See Store.has_signatures."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedhft.adapter import Float64
+from fedhft.adapter import Float32, Float64
 from fedhft.ids import ClientId, JobId
 from fedhft.readings import History, Look, Poll
 from fedhft.records import (
@@ -129,11 +129,19 @@ class Store(ProgressStore, CapacityStore, Protocol):
         ...
 
     # -- jobs
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
+    async def create_job(
+        self,
+        job: JobId,
+        spec_json: str,
+        submitted_by: str = "",
+        schema_json: str = "",
+        start: VersionRecord | None = None,
+    ) -> bool:
         """True when created (status waiting), False when the identical job exists, whoever submitted it.
 
-        schema_json: the schema it is created with; empty leaves it to the first client that joins.
-        Raises JOB_EXISTS for another spec, or a schema that is not the job's.
+        schema_json: the schema it is created with; empty leaves it to the first client that joins. start: version 0 of
+        a job with a warm start, which becomes its latest version.
+        Raises JOB_EXISTS for another spec, a schema that is not the job's, or another start while version 0 is kept.
         """
         ...
 
@@ -202,7 +210,7 @@ class Store(ProgressStore, CapacityStore, Protocol):
         ...
 
     async def clients(self, job: JobId, wanted: Collection[ClientId] | None = None) -> Mapping[ClientId, ClientRecord]:
-        """Joined clients by id, without their signatures: all, or those among `wanted`."""
+        """Joined clients by id, without their signatures and halves: all, or those among `wanted`."""
         ...
 
     async def client_ids(self, job: JobId) -> list[ClientId]:
@@ -211,6 +219,10 @@ class Store(ProgressStore, CapacityStore, Protocol):
 
     async def signatures(self, job: JobId) -> Mapping[ClientId, Float64]:
         """Signatures of the joined clients that have one, by id."""
+        ...
+
+    async def signature_halves(self, job: JobId) -> Mapping[ClientId, Float32]:
+        """Signatures of the two halves of their rows, one after the other, of the joined clients that sent them."""
         ...
 
     async def has_signatures(self, job: JobId) -> bool:

@@ -115,6 +115,11 @@ class JobKeys:
         return self.prefix + "signatures"
 
     @property
+    def halves(self) -> str:
+        """hash client -> signatures of the two halves of its rows, one after the other, as little-endian floats."""
+        return self.prefix + "halves"
+
+    @property
     def declines(self) -> str:
         """hash client -> DeclineRecord (JSON): clients that will not serve the job, until they join it."""
         return self.prefix + "declines"

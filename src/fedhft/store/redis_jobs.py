@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from fedhft.adapter import Float64
+from fedhft.adapter import Float32, Float64
 from fedhft.ids import ClientId, JobId
-from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic
+from fedhft.records import ClientRecord, JobRecord, JobStatus, MembershipRecord, Topic, VersionRecord
 from fedhft.store import refusals
 from fedhft.store.connection import RedisConnection
 from fedhft.store.keys import JOBS, KEPT_MEMBERSHIPS, JobKeys
@@ -22,11 +22,24 @@ class RedisJobs:
 
     _redis: RedisConnection
 
-    async def create_job(self, job: JobId, spec_json: str, submitted_by: str = "", schema_json: str = "") -> bool:
+    async def create_job(
+        self,
+        job: JobId,
+        spec_json: str,
+        submitted_by: str = "",
+        schema_json: str = "",
+        start: VersionRecord | None = None,
+    ) -> bool:
         """See Store.create_job."""
         its = JobKeys(job)
         outcome, *created = await self._redis.run(
-            "create_job", (its.job, JOBS, its.schema, its.events), job, spec_json, submitted_by, schema_json
+            "create_job",
+            (its.job, JOBS, its.schema, its.events, its.versions),
+            job,
+            spec_json,
+            submitted_by,
+            schema_json,
+            "" if start is None else start.model_dump_json(),
         )
         if outcome == b"job_exists":
             raise refusals.job_exists(job)
@@ -97,12 +110,13 @@ class RedisJobs:
         (outcome,) = await self._redis.run(
             "join",
             (
-                *(its.job, its.clients, its.seen, its.signatures, its.declines),
+                *(its.job, its.clients, its.seen, its.signatures, its.halves, its.declines),
                 *(its.changes(Topic.ARRIVALS), its.client_events),
             ),
             client.client,
-            client.model_dump_json(exclude={"signature"}),
+            client.model_dump_json(exclude={"signature", "halves"}),
             _packed(client.signature),
+            np.array(client.halves, "<f4").tobytes(),
         )
         if outcome == b"unknown_job":
             raise refusals.unknown_job(job)
@@ -118,7 +132,7 @@ class RedisJobs:
         its = JobKeys(job)
         _, left = await self._redis.run(
             "leave",
-            (its.clients, its.seen, its.signatures, its.changes(Topic.ARRIVALS), its.client_events),
+            (its.clients, its.seen, its.signatures, its.halves, its.changes(Topic.ARRIVALS), its.client_events),
             client,
             reason,
         )
@@ -127,12 +141,13 @@ class RedisJobs:
     async def client(self, job: JobId, client: ClientId) -> ClientRecord | None:
         """See Store.client."""
         its = JobKeys(job)
-        outcome, *found = await self._redis.run("read_client", (its.clients, its.signatures), client)
+        outcome, *found = await self._redis.run("read_client", (its.clients, its.signatures, its.halves), client)
         if outcome != b"ok":
             return None
-        record, signature = found
+        record, signature, halves = found
         with reading(f"client {client} of job {job}"):
-            return ClientRecord(**json.loads(record), signature=_unpacked(signature))
+            sent = tuple(np.frombuffer(halves, "<f4").tolist())
+            return ClientRecord(**json.loads(record), signature=_unpacked(signature), halves=sent)
 
     async def clients(self, job: JobId, wanted: Collection[ClientId] | None = None) -> Mapping[ClientId, ClientRecord]:
         """See Store.clients."""
@@ -155,6 +170,11 @@ class RedisJobs:
         """See Store.signatures."""
         found = await self._redis.call("HGETALL", JobKeys(job).signatures)
         return {ClientId(raw.decode()): np.frombuffer(packed, "<f8") for raw, packed in sorted(found.items())}
+
+    async def signature_halves(self, job: JobId) -> Mapping[ClientId, Float32]:
+        """See Store.signature_halves."""
+        found = await self._redis.call("HGETALL", JobKeys(job).halves)
+        return {ClientId(raw.decode()): np.frombuffer(packed, "<f4") for raw, packed in sorted(found.items())}
 
     async def has_signatures(self, job: JobId) -> bool:
         """See Store.has_signatures."""

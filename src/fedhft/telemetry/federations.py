@@ -58,6 +58,8 @@ def begin(federation: str, tiers: Collection[str]) -> None:
         metrics.PAYLOAD_MODEL_BYTES,
         metrics.UPDATES_ACCEPTED,
         metrics.CLIENT_PEAK_MEMORY_BYTES,
+        metrics.CLIENT_PREDICTED_MEMORY_BYTES,
+        metrics.PLANS_TOO_LARGE,
         metrics.CLIENT_STEP_SECONDS,
     ):
         known(family, federation=name, tier=tiers)

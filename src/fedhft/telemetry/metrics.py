@@ -55,6 +55,21 @@ from fedhft.telemetry.agent_metrics import (
     AGENT_UPDATES_BOUNDED as AGENT_UPDATES_BOUNDED,
 )
 from fedhft.telemetry.collectors import BuildInfo, SocketBytesCollector, peak_memory_bytes
+from fedhft.telemetry.memory_metrics import (
+    AGENT_PLANS_TOO_LARGE as AGENT_PLANS_TOO_LARGE,
+)
+from fedhft.telemetry.memory_metrics import (
+    AGENT_PREDICTED_MEMORY_BYTES as AGENT_PREDICTED_MEMORY_BYTES,
+)
+from fedhft.telemetry.memory_metrics import (
+    CLIENT_PEAK_MEMORY_BYTES as CLIENT_PEAK_MEMORY_BYTES,
+)
+from fedhft.telemetry.memory_metrics import (
+    CLIENT_PREDICTED_MEMORY_BYTES as CLIENT_PREDICTED_MEMORY_BYTES,
+)
+from fedhft.telemetry.memory_metrics import (
+    PLANS_TOO_LARGE as PLANS_TOO_LARGE,
+)
 from fedhft.telemetry.registry import (
     AGENT,
     AGGREGATOR,
@@ -71,8 +86,6 @@ from fedhft.telemetry.registry import (
 )
 
 _WORK_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-_MEMORY_BUCKETS = tuple(float(2**power) for power in range(26, 38))
-"""64 MiB to 128 GiB."""
 
 # -- calls
 REFUSALS = counter("fedhft_refusals", "Calls that a service refused, by error code.", ["code"], by=SERVICES)
@@ -309,9 +322,7 @@ STORE_MEMORY_USED_BYTES = gauge("fedhft_store_memory_used_bytes", "Memory that R
 STORE_MEMORY_MAXIMUM_BYTES = gauge(
     "fedhft_store_memory_maximum_bytes", "Memory that Redis may use (maxmemory); 0 without a limit.", by=SERVICES
 )
-STORE_ROUND_TRIPS = counter(
-    "fedhft_store_round_trips", "Commands and scripts sent to Redis by this process.", by=SERVICES
-)
+STORE_ROUND_TRIPS = counter("fedhft_store_round_trips", "Commands and scripts sent to Redis.", by=SERVICES)
 
 # -- clusters
 CLUSTER_CLIENTS = gauge(
@@ -319,6 +330,9 @@ CLUSTER_CLIENTS = gauge(
     "Joined clients whose largest membership is this cluster, as this clusterer last found them.",
     ["federation", "cluster"],
     by=CLUSTERER,
+)
+CLUSTER_CONFIDENCE = gauge(
+    "fedhft_cluster_confidence", "Weight, in 0..1, of clusters against only one.", ["federation"], by=CLUSTERER
 )
 MEMBERSHIPS_VERSION = gauge(
     "fedhft_memberships_version", "Latest version of a job's memberships.", ["federation"], by=CLUSTERER
@@ -335,13 +349,6 @@ CLUSTERINGS = counter(
 known(CLUSTERINGS, outcome=("published", "lost"))
 
 # -- what clients report with their updates (agents behind NAT cannot be scraped)
-CLIENT_PEAK_MEMORY_BYTES = histogram(
-    "fedhft_client_peak_memory_bytes",
-    "Peak resident set of agents, one observation per report.",
-    ["federation", "tier"],
-    buckets=_MEMORY_BUCKETS,
-    by=AGGREGATOR,
-)
 CLIENT_STEP_SECONDS = histogram(
     "fedhft_client_step_seconds",
     "Wall time of one optimiser step, mean per report.",

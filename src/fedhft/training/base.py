@@ -34,6 +34,7 @@ from fedhft.training.fit import (
 from fedhft.training.lean_imports import lean_models
 from fedhft.training.memory.layers import StreamedLayers
 from fedhft.training.memory.skeleton import skeleton
+from fedhft.training.prefix.stack import ends_alone
 from fedhft.training.stored_weights import stored_dtype, stored_names, stored_tensors, stored_values
 from fedhft.training.tasks import Task, task_of
 
@@ -129,10 +130,11 @@ def load_base(
     head = task.head(model, new_parameters)
     check_complete(path, model, new_parameters, head)
     check_head(path, spec, read_config(path), head, new_parameters)
-    task.check_model(model)
     counts = "position_ids" in signature(model.forward).parameters and not counts_from_padding(model)
     # Set on the tokenizer, which is where everybody looks for it; files may not say what their model needs.
-    with nullcontext() if layers is None else layers.reading():
+    # Padding is told apart by what the model does with it, not by its values: two layers of one that is not in memory
+    # show that, and are read once.
+    with nullcontext() if layers is None else ends_alone(model, layers):
         tokenizer.padding_side = padding_side(path, task, model, tokenizer, device=device, counts=counts)
     for name in head:  # it is trained: what a step adds would be lost in 16 bits
         parameter = model.get_parameter(name)

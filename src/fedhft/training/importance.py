@@ -15,17 +15,28 @@ _OTHER_AXIS = {Part.A: 0, Part.B: 1}  # the axis that is not masked, in PEFT's o
 
 
 class Importance:
-    """Sums |gradient of row d|^2 over the mini-batches it is shown."""
+    """Sums |gradient of row d|^2 over the mini-batches it is shown. parts: in how many parts the gradient of the
+    present mini-batch comes; they are added up first.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[TensorKey, torch.Tensor] = {}
         self._seen: dict[TensorKey, int] = {}
+        self._pending: dict[TensorKey, tuple[torch.Tensor, int]] = {}
+        self.parts = 1
 
     def observer(self, key: TensorKey) -> Observer:
         """A function that takes gradients of the whole factor `key`: (r x in) for A, (out x r) for B."""
 
         def observe(gradient: torch.Tensor) -> None:
-            rows = wide(gradient.detach()).square().sum(_OTHER_AXIS[key.part], dtype=torch.float64)
+            whole = gradient.detach()
+            if self.parts > 1:
+                before, count = self._pending.pop(key, (None, 0))
+                whole = whole.clone() if before is None else before.add_(whole)
+                if count + 1 < self.parts:
+                    self._pending[key] = (whole, count + 1)
+                    return
+            rows = wide(whole).square().sum(_OTHER_AXIS[key.part], dtype=torch.float64)
             if key in self._sums:
                 self._sums[key] += rows
             else:

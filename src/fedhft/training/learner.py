@@ -77,15 +77,12 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * share_of_rate(settings, step, steps)
             optimiser.zero_grad(set_to_none=True)
-            loss = _loss(network, rows, batch, objective)
-            with network.stopwatch.backward.running(len(batch) * plan.depth):
-                loss.backward()
+            value = backward(network, rows, batch, objective, importance)
             if not total:
                 check_gradients(network, plan, parameters)
             proximal.add_gradients()
             clip(parameters, settings.max_grad_norm)
             optimiser.step()
-            value = float(loss.detach())
             if not value - value == 0.0:
                 raise FedhftError.field(
                     ErrorCode.NON_FINITE, "training.learning_rate", learning_rate, f"the loss became {value}",
@@ -110,14 +107,34 @@ def probe(
     objective = objective_of(network.task, settings, rows.targets)
     with torch.enable_grad(), network.trainable(plan, {}, importance):
         for batch in training_batches(rows.lengths, settings.batch_size, seeds.seed_of("probe", seed), batches):
-            loss = _loss(network, rows, batch, objective)
-            with network.stopwatch.backward.running(len(batch) * plan.depth):
-                loss.backward()
+            backward(network, rows, batch, objective, importance)
 
 
-def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64], objective: Objective) -> torch.Tensor:
-    targets = torch.from_numpy(rows.wanted(index)).to(network.device)
-    return objective(network.forward(rows, index), targets)
+def backward(
+    network: Network,
+    rows: EncodedRows,
+    batch: NDArray[np.int64],
+    objective: Objective | None = None,
+    importance: Importance | None = None,
+) -> float:
+    """Add the gradient of a batch's mean loss to the parameters' gradients, and return the loss.
+
+    The batch is passed in the parts that there is memory for. A loss is a mean over targets, so that of a part with n
+    of the batch's N targets weighs n / N: gradients are those of the whole batch. objective: None is the task's loss.
+    """
+    cut = network.training_parts(rows, batch)
+    targets = int(rows.sizes[batch].sum())
+    if importance is not None:
+        importance.parts = len(cut)
+    total = 0.0
+    for part in cut:
+        wanted = torch.from_numpy(rows.wanted(part)).to(network.device)
+        share = len(wanted) / targets if len(cut) > 1 and targets else 1.0
+        loss = (objective or network.task.loss)(network.forward(rows, part), wanted)
+        with network.stopwatch.backward.running(len(part) * network.depth):
+            (loss if share == 1.0 else loss * share).backward()
+        total += share * float(loss.detach())
+    return total
 
 
 def check_gradients(network: Network, plan: AdapterPlan, parameters: Sequence[torch.nn.Parameter]) -> None:

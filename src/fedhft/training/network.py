@@ -22,18 +22,24 @@ from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec
 from fedhft.methods import Start
 from fedhft.plan import AdapterPlan
+from fedhft.planning.peak import UNBOUNDED
 from fedhft.training.base import LoadedBase, network_key
 from fedhft.training.batches import EncodedRows, encode_rows
 from fedhft.training.importance import Importance
 from fedhft.training.lora.attached import attach, layer_of
-from fedhft.training.prefix.cache import Arithmetic, PrefixCache
+from fedhft.training.memory.layers import Weights
+from fedhft.training.memory.reading import is_readable
+from fedhft.training.prefix.cache import Arithmetic, PrefixCache, Rows
 from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.stack import Inputs, Stack
+from fedhft.training.products import product_of
 from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
 from fedhft.training.stopwatch import Stopwatch
+from fedhft.training.stored_weights import stored_tensors
 from fedhft.training.tasks import Task
 
+_STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _AXIS = {Part.A: 1, Part.B: 0}  # the masked axis in PEFT's orientation
 
 
@@ -84,6 +90,8 @@ class Network:
         self._boundary = 0
         self._cache: PrefixCache | None = None
         self.stopwatch = Stopwatch()
+        self.arrangement = UNBOUNDED
+        """How passes are cut to fit the memory there is."""
 
     @classmethod
     def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
@@ -119,17 +127,21 @@ class Network:
         """Layers, counted from the input, that are frozen with all that comes before them; 0 where there are none."""
         return self._boundary
 
-    def weights_bytes(self, depth: int) -> int:
-        """Memory of this machine that the base model takes at a depth: all of it, or what `StreamedLayers` holds.
-
-        0 where it is in a GPU's own.
-        """
-        if self.device.type == "cuda":
-            return 0
+    def weights(self, depth: int) -> Weights:
+        """Memory of this machine that the base model takes at a depth, adapters not counted."""
         streamed = self._base.streamed
-        if streamed is None:
-            return self.base_values * self._base.dtype.itemsize
-        return streamed.bytes_at(self.schema.layers - self._boundary_of(depth))
+        if streamed is not None:
+            return streamed.weights_at(self.schema.layers - self._boundary_of(depth))
+        whole = sum(parameter.nbytes for parameter in self.model.parameters())
+        # On the CPU, transformers uses float32 values where they are on disk, having looked at all of them.
+        found = {stored.dtype for stored in stored_tensors(self._base.path).values() if is_readable(stored)}
+        same = found == {_STORED[self._base.dtype]}
+        return Weights(0, whole, 0) if same and self.device.type == "cpu" else Weights(whole, 0, 0)
+
+    def unread(self, depth: int) -> int:
+        """Bytes of memory of its own that setting the model to a depth would take first."""
+        streamed = self._base.streamed
+        return 0 if streamed is None else streamed.unread(range(self._boundary_of(depth), self.schema.layers))
 
     def cache_prefix(self, folder: PrefixFolder, kept_as: torch.dtype) -> None:
         """From now on, keep what enters the boundary for each row in `folder`, as values of dtype `kept_as`."""
@@ -262,15 +274,41 @@ class Network:
     def forward(self, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
         """Logits of the rows `index` that count, row after row, float32 (m x outputs), on the network's device.
 
-        The only source of logits.
+        The only source of logits. Without gradients, as many rows are passed at once as the arrangement has room for.
         """
+        if torch.is_grad_enabled():
+            return self._forward(rows, index)
+        cut = self._scoring_parts(rows, index)
+        found = [self._forward(rows, part) for part in cut]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def trial(self, rows: EncodedRows) -> torch.Tensor:
+        """As `forward` of all rows at once, with zeros in the place of what the cache would hand out: to see what a
+        pass costs.
+        """
+        return self._forward(rows, np.arange(len(rows)), trial=True)
+
+    def training_parts(self, rows: EncodedRows, index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """A batch, in parts that can be passed with gradients in the room that the arrangement has."""
+        widths, places = rows.lengths[index].tolist(), rows.sizes[index].tolist()
+        return [index[part] for part in self.arrangement.training_parts_of(widths, places)]
+
+    def _scoring_parts(self, rows: Rows, index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        widths, places = rows.lengths[index].tolist(), rows.sizes[index].tolist()
+        return [index[part] for part in self.arrangement.scoring_parts_of(widths, places)]
+
+    def _forward(self, rows: EncodedRows, index: NDArray[np.int64], *, trial: bool = False) -> torch.Tensor:
         inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
         places = rows.places(index)
         counted = None if places is None else places.to(self.device)
-        with self.stopwatch.forward.running():
+        with self.stopwatch.forward.running(), self._recomputing():
             hidden = None
-            if self._cache is not None and self._boundary:
-                hidden = self._cache.hidden(rows, index, inputs, self._boundary)
+            if self._cache is not None and self._stack is not None and self._boundary:
+                if trial:
+                    hidden = torch.zeros((*inputs["input_ids"].shape, self._stack.width), dtype=self._stack.dtype)
+                    hidden = hidden.to(self.device)
+                else:
+                    hidden = self._cache.hidden(rows, index, inputs, self._boundary)
             run = self.schema.layers - (0 if hidden is None else self._boundary)
             self.stopwatch.forward.layer_rows += run * len(index)
             if self._stack is None:
@@ -293,7 +331,12 @@ class Network:
         """
         if self._base.streamed is not None and self._cache is not None and self._boundary:
             with self.stopwatch.forward.running(), self.stopwatch.fill.running():
-                self._cache.fill(parts, self._boundary, should_stop)
+                self._cache.fill(parts, self._boundary, self._scoring_parts, should_stop)
+
+    def _recomputing(self) -> AbstractContextManager[None]:
+        if self._stack is None or not (self.arrangement.recompute and torch.is_grad_enabled()):
+            return nullcontext()
+        return self._stack.recomputing(self._boundary)
 
     def _logits(self, inputs: Inputs, places: torch.Tensor | None) -> torch.Tensor:
         with self._autocast():
@@ -367,14 +410,3 @@ def _array(tensor: torch.Tensor) -> Float32:
     """A tensor of the model as float32, in the model's own memory where that is possible."""
     array: Float32 = tensor.detach().to("cpu", torch.float32).numpy()
     return array
-
-
-def product_of(tensors: Mapping[TensorKey, Float32], slot: Slot) -> Float32 | None:
-    """LEFT RIGHT^T + PRODUCT of a slot, (out x in), float32 from float64 sums; None when all are absent."""
-    left = tensors.get(TensorKey(slot.name, Part.LEFT))
-    right = tensors.get(TensorKey(slot.name, Part.RIGHT))
-    dense = tensors.get(TensorKey(slot.name, Part.PRODUCT))
-    if left is not None and right is not None:
-        product = left.astype(np.float64) @ right.astype(np.float64).T
-        return (product if dense is None else product + dense).astype(np.float32)
-    return dense

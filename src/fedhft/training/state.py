@@ -62,7 +62,7 @@ class WorkerState:
     adapters, held: the sum of published blobs, and the version up to which each scope is complete. carried: error
     feedback. rows: scores and ages of the rows of each masked tensor.
     own: the client's own adapter (methods that share nothing).
-    signature: the anchor signature of the data whose digest is `data_digest`.
+    signature, halves: the anchor signature of the data whose digest is `data_digest`, and those of its two halves.
     outcome_seen: round of the last outcome that the owner was told of, 0 for none.
     """
 
@@ -73,6 +73,7 @@ class WorkerState:
     rows: Mapping[TensorKey, RowState] = field(default_factory=dict)
     own: Mapping[TensorKey, Float32] = field(default_factory=dict)
     signature: tuple[float, ...] = ()
+    halves: tuple[float, ...] = ()
     data_digest: str = ""
     outcome_seen: int = 0
 
@@ -243,6 +244,7 @@ def _pack_state(state: WorkerState) -> tuple[Arrays, dict[str, Any]]:
         "scopes": sorted(state.adapters.scopes),
         "held": dict(state.held),
         "signature": list(state.signature),
+        "halves": list(state.halves),
         "data_digest": state.data_digest,
         "outcome_seen": state.outcome_seen,
     }
@@ -268,6 +270,7 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
         rows={key: RowState(score, groups["sent"][key]) for key, score in groups["score"].items()},
         own=groups["own"],
         signature=tuple(float(value) for value in meta["signature"]),
+        halves=tuple(float(value) for value in meta.get("halves", ())),  # earlier releases had none
         data_digest=str(meta["data_digest"]),
         outcome_seen=int(meta.get("outcome_seen", 0)),  # earlier releases were told of none
     )

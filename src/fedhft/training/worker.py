@@ -14,23 +14,23 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-
-from fedhft import seeds
 from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation, Combine, MaskRule
 from fedhft.plan import AdapterPlan, steps_of
+from fedhft.planning.peak import Unfit
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows
+from fedhft.training.client_rows import ClientRows
 from fedhft.training.device.state import forget_peak, peak_bytes
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
+from fedhft.training.memory.arrangements import Arrangements
 from fedhft.training.network import Network
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
@@ -51,21 +51,29 @@ MOST_EPOCHS = 100
 class ClientWorker:
     """One client of one job. Not safe for concurrent use; several workers may share one LoadedBase in turn.
 
-    state_dir: folder that survives restarts; None keeps everything in memory. Raises FedhftError(INVALID_ARGUMENT)
-    when the folder belongs to another client, (INVALID_MODEL) when the job does not fit the model.
+    state_dir: folder that survives restarts; None keeps everything in memory. memory: bytes that the process may use,
+    0: any. Raises FedhftError(INVALID_ARGUMENT) when the folder belongs to another client, (INVALID_MODEL) when the job
+    does not fit the model.
     """
 
     def __init__(
-        self, spec: JobSpec, client: str, base: LoadedBase, data: ClientData, state_dir: Path | None = None
+        self,
+        spec: JobSpec,
+        client: str,
+        base: LoadedBase,
+        data: ClientData,
+        state_dir: Path | None = None,
+        memory: int = 0,
     ) -> None:
         self.spec = spec
         self.client = client
         self._network = Network.on(base, spec)
         self._data = data
-        self._train = self._network.encode(data.train, training=True)
-        self._holdout = self._network.encode(data.holdout)
-        self._shards: dict[tuple[int, int, bool], EncodedRows] = {}
-        self._sample = self._drawn(self._holdout)
+        network = self._network
+        self._rows = ClientRows(spec, data, network.encode(data.train, training=True), network.encode)
+        self._train, self._holdout = self._rows.train, self._rows.holdout
+        batch_size = min(spec.training.batch_size, len(self._train))
+        self._arrangements = Arrangements(network, self._rows, batch_size, memory)
         self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
         self._state, self._draft = self._folder.read()
 
@@ -93,13 +101,22 @@ class ClientWorker:
 
     def signature(self) -> tuple[float, ...]:
         """Anchor signature of the local data, unit norm; () if the method has none. Computed once per data set."""
-        if not signatures.wants_anchor(self.spec):
-            return ()
-        if self._state.data_digest != self._data.digest or not self._state.signature:
-            found = signatures.anchor_signature(self._network, self._train, self.spec)
-            self._state = replace(self._state, signature=found, data_digest=self._data.digest)
-            self._folder.write_state(self._state)
-        return self._state.signature
+        return self._signed().signature
+
+    def signature_halves(self) -> tuple[float, ...]:
+        """Signatures of the two halves of the local data, one after the other; () if the method has none."""
+        return self._signed().halves
+
+    def _signed(self) -> WorkerState:
+        if signatures.wants_anchor(self.spec):
+            state = self._state
+            if state.data_digest != self._data.digest or not state.halves:
+                self.fit(signatures.anchor_plan(self._network.schema))
+                whole, halves = signatures.anchor_signature(self._network, self._train, self.spec)
+                self._state = replace(state, signature=whole, halves=halves, data_digest=self._data.digest)
+                self._folder.write_state(self._state)
+            return self._state
+        return WorkerState()
 
     @property
     def keeps_frozen_layers(self) -> bool:
@@ -133,14 +150,23 @@ class ClientWorker:
             )
         return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
 
-    def weights_bytes(self, plan: AdapterPlan) -> int:
-        """Memory of the base model while a plan is trained."""
-        return self._network.weights_bytes(plan.depth)
+    def fit(self, plan: AdapterPlan) -> Unfit | None:
+        """Find out how to carry out a plan within the memory there is; None, or what it lacks."""
+        return self._arrangements.fit(plan)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the process may use; 0: any."""
+        return self._arrangements.memory
+
+    @property
+    def predicted_peak(self) -> int:
+        """Resident set that the plan in use will come to, bytes; 0 where there is no budget, or it does not fit."""
+        return self._network.arrangement.resident
 
     def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
         """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
-        shared = len(self._shard(shard, whole=False)) if shard.count else 0
-        return (2 * len(self._sample) if evaluate else 0) + shared
+        return self._rows.scored(evaluate, shard)
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
@@ -165,6 +191,7 @@ class ClientWorker:
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
         plan = self.plan(task.plan)
+        self.fit(plan)
         begun = time.perf_counter()
         self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
         if task.round <= self._state.round:
@@ -173,7 +200,7 @@ class ClientWorker:
         forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
-        self._network.prepare(self._rows_of(task.evaluate, task.shared, whole=False), should_stop)
+        self._network.prepare(self._rows.of_task(task.evaluate, task.shared, whole=False), should_stop)
         scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared, whole=False)
         before_seconds = time.perf_counter() - started
         report, rows, importance = self._train_locally(task, plan, should_stop)
@@ -188,13 +215,7 @@ class ClientWorker:
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
         blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
-        figures = _measurements(
-            report,
-            evaluate_seconds,
-            peak_bytes(self._network.device),
-            delta.values if blob else 0,
-            self._network.base_values if blob else 0,
-        )
+        figures = self._measured(report, evaluate_seconds, delta.values if blob else 0)
         if self.spec.method.allocation is Allocation.CAPACITY:
             figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
@@ -221,6 +242,7 @@ class ClientWorker:
         mass-weighted mixture. After: with its own mixture only.
         """
         plan = self.plan(task.plan)
+        self.fit(plan)
         own, mass = task.view.memberships, task.view.mass_memberships
         self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
         forget_peak(self._network.device)
@@ -229,19 +251,18 @@ class ClientWorker:
         shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
         if shares and task.shared_mass_weighted.count and mass:
             self._load(mass, plan, task.round)
-            self._network.prepare([self._shard(task.shared_mass_weighted)], should_stop)
+            self._network.prepare([self._rows.shard(task.shared_mass_weighted)], should_stop)
             scores += self._scores(
                 pb.Score.MOMENT_BEFORE, False, task.shared_mass_weighted, pb.Score.VIEW_MASS_WEIGHTED
             )
         self._load(own, plan, task.round)
-        self._network.prepare(self._rows_of(True, task.shared), should_stop)
+        self._network.prepare(self._rows.of_task(True, task.shared), should_stop)
         scores += self._scores(pb.Score.MOMENT_BEFORE, True, task.shared)
         before_seconds = time.perf_counter() - started
         report, _, _ = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
         scores += self._scores(pb.Score.MOMENT_AFTER, True, task.shared)
-        seconds = before_seconds + time.perf_counter() - started
-        return scores, _measurements(report, seconds, peak_bytes(self._network.device))
+        return scores, self._measured(report, before_seconds + time.perf_counter() - started)
 
     # -- acknowledgement
 
@@ -301,11 +322,12 @@ class ClientWorker:
         self._state = complete_at(self._state, view, weights)
 
     def _start_over(self, view: pb.ViewSource) -> None:
-        """Forget everything but the signature: the server is behind this state, so it runs a new job of the same name.
+        """Forget everything but the signatures: the server is behind this state, so it runs a new job of the same name.
 
         Raises FedhftError(STALE_VERSION) unless the view is the job's start: the task lists blobs for the old state.
         """
-        self._state = WorkerState(signature=self._state.signature, data_digest=self._state.data_digest)
+        kept = self._state
+        self._state = WorkerState(signature=kept.signature, halves=kept.halves, data_digest=kept.data_digest)
         self._folder.write_state(self._state)
         if view.version:
             raise FedhftError(
@@ -374,50 +396,23 @@ class ClientWorker:
     ) -> list[pb.Score]:
         wanted: list[tuple[EncodedRows, pb.Score.Split.ValueType]] = []
         if personal:
-            wanted.append((self._holdout if whole else self._sample, pb.Score.SPLIT_PERSONAL))
+            wanted.append((self._holdout if whole else self._rows.sample, pb.Score.SPLIT_PERSONAL))
         if shard is not None and shard.count:
-            wanted.append((self._shard(shard, whole=whole), pb.Score.SPLIT_SHARED))
+            wanted.append((self._rows.shard(shard, whole=whole), pb.Score.SPLIT_SHARED))
         return [
             score(self._network, rows, self._train.targets, split=split, moment=moment, view=view)
             for rows, split in wanted
             if len(rows)
         ]
 
-    def _rows_of(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
-        """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""
-        found = [self._train, self._holdout if whole else self._sample] if personal else [self._train]
-        return [*found, self._shard(shard, whole=whole)] if shard.count else found
-
-    def _shard(self, shard: pb.Shard, *, whole: bool = True) -> EncodedRows:
-        """Rows r of the shared split with r % count == index, tokenised on first use; whole: see `_rows_of`."""
-        place = (int(shard.index), int(shard.count), whole)
-        if place not in self._shards:
-            share = self._network.encode((self._data.shared or ())[place[0] :: place[1]])
-            self._shards = {place: share if whole else self._drawn(share)}
-        return self._shards[place]
-
-    def _drawn(self, rows: EncodedRows) -> EncodedRows:
-        """The rows scored in every round: all, or `evaluation.rows` of them, the same ones from the same rows."""
-        most = self.spec.evaluation.rows
-        if not 0 < most < len(rows):
-            return rows
-        drawn = np.argsort(seeds.integers(seeds.seed_of("scored rows", self.spec.seed), len(rows)))[:most]
-        return rows.take(np.sort(drawn))
-
-
-def _measurements(
-    report: TrainingReport,
-    evaluate_seconds: float,
-    peak_device_bytes: int,
-    sent_values: int = 0,
-    model_values: int = 0,
-) -> pb.Measurements:
-    return pb.Measurements(
-        train_seconds=report.seconds,
-        evaluate_seconds=evaluate_seconds,
-        steps=report.steps,
-        peak_rss_bytes=peak_memory_bytes(),
-        peak_device_bytes=peak_device_bytes,
-        raw_bytes_sent=4 * sent_values,
-        model_bytes=4 * model_values,
-    )
+    def _measured(self, report: TrainingReport, evaluate_seconds: float, sent_values: int = 0) -> pb.Measurements:
+        return pb.Measurements(
+            train_seconds=report.seconds,
+            evaluate_seconds=evaluate_seconds,
+            steps=report.steps,
+            peak_rss_bytes=peak_memory_bytes(),
+            peak_device_bytes=peak_bytes(self._network.device),
+            predicted_peak_bytes=self.predicted_peak,
+            raw_bytes_sent=4 * sent_values,
+            model_bytes=4 * self._network.base_values if sent_values else 0,
+        )

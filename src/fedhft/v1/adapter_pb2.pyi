@@ -125,6 +125,34 @@ class BlobRef(_message.Message):
 Global___BlobRef: _TypeAlias = BlobRef  # noqa: Y015
 
 @_typing.final
+class PlanTooLarge(_message.Message):
+    """The plan of a tier that does not fit the memory of a client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    NEEDED_BYTES_FIELD_NUMBER: _builtins.int
+    ALLOWED_BYTES_FIELD_NUMBER: _builtins.int
+    tier: _builtins.str
+    needed_bytes: _builtins.int
+    """Least memory that its agent could carry it out in, and what the agent may use, bytes."""
+    allowed_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        tier: _builtins.str = ...,
+        needed_bytes: _builtins.int = ...,
+        allowed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_bytes", b"allowed_bytes", "needed_bytes", b"needed_bytes", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanTooLarge: _TypeAlias = PlanTooLarge  # noqa: Y015
+
+@_typing.final
 class AdapterPlan(_message.Message):
     """What one client trains in one round."""
 

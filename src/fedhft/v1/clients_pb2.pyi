@@ -247,6 +247,7 @@ class JobClient(_message.Message):
     CLIPPED_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     MEMBERSHIPS_FIELD_NUMBER: _builtins.int
+    TOO_LARGE_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     state: Global___JobClient.State.ValueType
     reason: _builtins.str
@@ -271,6 +272,10 @@ class JobClient(_message.Message):
     def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Weights over clusters, as they are now; empty before it has any."""
 
+    @_builtins.property
+    def too_large(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PlanTooLarge]:
+        """Tiers whose plans do not fit its memory, as it said; its tier is a smaller one."""
+
     def __init__(
         self,
         *,
@@ -286,10 +291,11 @@ class JobClient(_message.Message):
         clipped: _builtins.float | None = ...,
         plan: _adapter_pb2.AdapterPlan | None = ...,
         memberships: _abc.Iterable[_builtins.float] | None = ...,
+        too_large: _abc.Iterable[_adapter_pb2.PlanTooLarge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "plan", b"plan", "seen_seconds", b"seen_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "memberships", b"memberships", "plan", b"plan", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "memberships", b"memberships", "plan", b"plan", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clipped: _TypeAlias = _typing.Literal["clipped"]  # noqa: Y015
     _WhichOneofArgType__clipped: _TypeAlias = _typing.Literal["_clipped", b"_clipped"]  # noqa: Y015

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64hft/v1/clustering.proto\x12\tfedhft.v1\"\\\n\x18UpdateMembershipsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x05 \x01(\x04J\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05\"Y\n\x19UpdateMembershipsResponse\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08\x63lusters\x18\x03 \x01(\r\x12\r\n\x05round\x18\x05 \x01(\x04J\x04\x08\x01\x10\x02J\x04\x08\x04\x10\x05\"q\n\x0bMemberships\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08\x63lusters\x18\x03 \x01(\r\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.fedhft.v1.Membership\x12\r\n\x05round\x18\x05 \x01(\x04\"-\n\nMembership\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x01\"5\n\x15GetMembershipsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x1e\n\x0f\x44\x65scribeRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"\xae\x01\n\x10\x44\x65scribeResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12/\n\x08\x63lusters\x18\x03 \x03(\x0b\x32\x1d.fedhft.v1.ClusterDescription\x12\x1f\n\x17mean_largest_membership\x18\x04 \x01(\x01\x12\x16\n\x0elog_likelihood\x18\x05 \x01(\x01\x12\x12\n\ndimensions\x18\x06 \x01(\r\"D\n\x12\x43lusterDescription\x12\x0f\n\x07\x63luster\x18\x01 \x01(\r\x12\x0c\n\x04mass\x18\x02 \x01(\x01\x12\x0f\n\x07\x63lients\x18\x03 \x01(\r2\xfd\x01\n\nClustering\x12^\n\x11UpdateMemberships\x12#.fedhft.v1.UpdateMembershipsRequest\x1a$.fedhft.v1.UpdateMembershipsResponse\x12J\n\x0eGetMemberships\x12 .fedhft.v1.GetMembershipsRequest\x1a\x16.fedhft.v1.Memberships\x12\x43\n\x08\x44\x65scribe\x12\x1a.fedhft.v1.DescribeRequest\x1a\x1b.fedhft.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64hft/v1/clustering.proto\x12\tfedhft.v1\"\\\n\x18UpdateMembershipsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x05 \x01(\x04J\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05\"Y\n\x19UpdateMembershipsResponse\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08\x63lusters\x18\x03 \x01(\r\x12\r\n\x05round\x18\x05 \x01(\x04J\x04\x08\x01\x10\x02J\x04\x08\x04\x10\x05\"\xc3\x01\n\x0bMemberships\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08\x63lusters\x18\x03 \x01(\r\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.fedhft.v1.Membership\x12\r\n\x05round\x18\x05 \x01(\x04\x12\x17\n\nconfidence\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12(\n\x06\x63hoice\x18\x07 \x01(\x0b\x32\x18.fedhft.v1.ClusterChoiceB\r\n\x0b_confidence\"\xec\x01\n\rClusterChoice\x12\r\n\x05\x66ound\x18\x01 \x01(\r\x12\x0e\n\x06voters\x18\x02 \x01(\r\x12\x13\n\x0breliability\x18\x03 \x01(\x01\x12\x16\n\x0esays_something\x18\x04 \x01(\x08\x12\'\n\x05tried\x18\x05 \x03(\x0b\x32\x18.fedhft.v1.TriedClusters\x12\x11\n\x04held\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tcandidate\x18\x07 \x01(\r\x12\r\n\x05times\x18\x08 \x01(\r\x12\x18\n\x0bmoved_round\x18\t \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05_heldB\x0e\n\x0c_moved_round\"H\n\rTriedClusters\x12\x10\n\x08\x63lusters\x18\x01 \x01(\r\x12\x0c\n\x04gain\x18\x02 \x01(\x01\x12\x0c\n\x04step\x18\x03 \x01(\x01\x12\t\n\x01t\x18\x04 \x01(\x01\"-\n\nMembership\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x01\"5\n\x15GetMembershipsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x1e\n\x0f\x44\x65scribeRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"\xae\x01\n\x10\x44\x65scribeResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12/\n\x08\x63lusters\x18\x03 \x03(\x0b\x32\x1d.fedhft.v1.ClusterDescription\x12\x1f\n\x17mean_largest_membership\x18\x04 \x01(\x01\x12\x16\n\x0elog_likelihood\x18\x05 \x01(\x01\x12\x12\n\ndimensions\x18\x06 \x01(\r\"D\n\x12\x43lusterDescription\x12\x0f\n\x07\x63luster\x18\x01 \x01(\r\x12\x0c\n\x04mass\x18\x02 \x01(\x01\x12\x0f\n\x07\x63lients\x18\x03 \x01(\r2\xfd\x01\n\nClustering\x12^\n\x11UpdateMemberships\x12#.fedhft.v1.UpdateMembershipsRequest\x1a$.fedhft.v1.UpdateMembershipsResponse\x12J\n\x0eGetMemberships\x12 .fedhft.v1.GetMembershipsRequest\x1a\x16.fedhft.v1.Memberships\x12\x43\n\x08\x44\x65scribe\x12\x1a.fedhft.v1.DescribeRequest\x1a\x1b.fedhft.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +35,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEMEMBERSHIPSREQUEST']._serialized_end=133
   _globals['_UPDATEMEMBERSHIPSRESPONSE']._serialized_start=135
   _globals['_UPDATEMEMBERSHIPSRESPONSE']._serialized_end=224
-  _globals['_MEMBERSHIPS']._serialized_start=226
-  _globals['_MEMBERSHIPS']._serialized_end=339
-  _globals['_MEMBERSHIP']._serialized_start=341
-  _globals['_MEMBERSHIP']._serialized_end=386
-  _globals['_GETMEMBERSHIPSREQUEST']._serialized_start=388
-  _globals['_GETMEMBERSHIPSREQUEST']._serialized_end=441
-  _globals['_DESCRIBEREQUEST']._serialized_start=443
-  _globals['_DESCRIBEREQUEST']._serialized_end=473
-  _globals['_DESCRIBERESPONSE']._serialized_start=476
-  _globals['_DESCRIBERESPONSE']._serialized_end=650
-  _globals['_CLUSTERDESCRIPTION']._serialized_start=652
-  _globals['_CLUSTERDESCRIPTION']._serialized_end=720
-  _globals['_CLUSTERING']._serialized_start=723
-  _globals['_CLUSTERING']._serialized_end=976
+  _globals['_MEMBERSHIPS']._serialized_start=227
+  _globals['_MEMBERSHIPS']._serialized_end=422
+  _globals['_CLUSTERCHOICE']._serialized_start=425
+  _globals['_CLUSTERCHOICE']._serialized_end=661
+  _globals['_TRIEDCLUSTERS']._serialized_start=663
+  _globals['_TRIEDCLUSTERS']._serialized_end=735
+  _globals['_MEMBERSHIP']._serialized_start=737
+  _globals['_MEMBERSHIP']._serialized_end=782
+  _globals['_GETMEMBERSHIPSREQUEST']._serialized_start=784
+  _globals['_GETMEMBERSHIPSREQUEST']._serialized_end=837
+  _globals['_DESCRIBEREQUEST']._serialized_start=839
+  _globals['_DESCRIBEREQUEST']._serialized_end=869
+  _globals['_DESCRIBERESPONSE']._serialized_start=872
+  _globals['_DESCRIBERESPONSE']._serialized_end=1046
+  _globals['_CLUSTERDESCRIPTION']._serialized_start=1048
+  _globals['_CLUSTERDESCRIPTION']._serialized_end=1116
+  _globals['_CLUSTERING']._serialized_start=1119
+  _globals['_CLUSTERING']._serialized_end=1372
 # @@protoc_insertion_point(module_scope)

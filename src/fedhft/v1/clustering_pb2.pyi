@@ -87,14 +87,22 @@ class Memberships(_message.Message):
     CLUSTERS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     version: _builtins.int
     clusters: _builtins.int
     """Number of clusters J."""
     round: _builtins.int
     """Round after which they were computed."""
+    confidence: _builtins.float
+    """Weight in 0..1 of these clusters against there being only one."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Membership]: ...
+    @_builtins.property
+    def choice(self) -> Global___ClusterChoice:
+        """How their number came about; absent where the job fixes it."""
+
     def __init__(
         self,
         *,
@@ -103,14 +111,109 @@ class Memberships(_message.Message):
         clusters: _builtins.int = ...,
         rows: _abc.Iterable[Global___Membership] | None = ...,
         round: _builtins.int = ...,
+        confidence: _builtins.float | None = ...,
+        choice: Global___ClusterChoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "choice", b"choice", "confidence", b"confidence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "choice", b"choice", "clusters", b"clusters", "confidence", b"confidence", "job", b"job", "round", b"round", "rows", b"rows", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+
+Global___Memberships: _TypeAlias = Memberships  # noqa: Y015
+
+@_typing.final
+class ClusterChoice(_message.Message):
+    """How the number of clusters came about, where the data choose it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    VOTERS_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    SAYS_SOMETHING_FIELD_NUMBER: _builtins.int
+    TRIED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    MOVED_ROUND_FIELD_NUMBER: _builtins.int
+    found: _builtins.int
+    """What the signatures show."""
+    voters: _builtins.int
+    """Clients that sent two halves' signatures, neither of them zeros."""
+    reliability: _builtins.float
+    """Mean product of a client's two halves, in -1..1."""
+    says_something: _builtins.bool
+    """Whether there were voters enough whose halves agree."""
+    held: _builtins.float
+    """Gain of the number there was when they were asked over one fewer."""
+    candidate: _builtins.int
+    """Number that the last clusterings asked for, and how many in a row; 0 when none but that in force."""
+    times: _builtins.int
+    moved_round: _builtins.int
+    """Round after which the number changed last."""
+    @_builtins.property
+    def tried(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriedClusters]: ...
+    def __init__(
+        self,
+        *,
+        found: _builtins.int = ...,
+        voters: _builtins.int = ...,
+        reliability: _builtins.float = ...,
+        says_something: _builtins.bool = ...,
+        tried: _abc.Iterable[Global___TriedClusters] | None = ...,
+        held: _builtins.float | None = ...,
+        candidate: _builtins.int = ...,
+        times: _builtins.int = ...,
+        moved_round: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_moved_round", b"_moved_round", "held", b"held", "moved_round", b"moved_round"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held", b"_held", "_moved_round", b"_moved_round", "candidate", b"candidate", "found", b"found", "held", b"held", "moved_round", b"moved_round", "reliability", b"reliability", "says_something", b"says_something", "times", b"times", "tried", b"tried", "voters", b"voters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__held: _TypeAlias = _typing.Literal["held"]  # noqa: Y015
+    _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
+    _WhichOneofReturnType__moved_round: _TypeAlias = _typing.Literal["moved_round"]  # noqa: Y015
+    _WhichOneofArgType__moved_round: _TypeAlias = _typing.Literal["_moved_round", b"_moved_round"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held) -> _WhichOneofReturnType__held | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__moved_round) -> _WhichOneofReturnType__moved_round | None: ...
+
+Global___ClusterChoice: _TypeAlias = ClusterChoice  # noqa: Y015
+
+@_typing.final
+class TriedClusters(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    T_FIELD_NUMBER: _builtins.int
+    clusters: _builtins.int
+    gain: _builtins.float
+    """How much better others of their own cluster predict clients' unseen halves than all others do."""
+    step: _builtins.float
+    """Gain over the best smaller number."""
+    t: _builtins.float
+    """Student's t of that step over clients."""
+    def __init__(
+        self,
+        *,
+        clusters: _builtins.int = ...,
+        gain: _builtins.float = ...,
+        step: _builtins.float = ...,
+        t: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "job", b"job", "round", b"round", "rows", b"rows", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "gain", b"gain", "step", b"step", "t", b"t"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Memberships: _TypeAlias = Memberships  # noqa: Y015
+Global___TriedClusters: _TypeAlias = TriedClusters  # noqa: Y015
 
 @_typing.final
 class Membership(_message.Message):

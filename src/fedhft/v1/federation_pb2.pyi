@@ -223,6 +223,8 @@ class JoinRequest(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     HAS_SHARED_VALIDATION_FIELD_NUMBER: _builtins.int
+    TOO_LARGE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_HALVES_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
     DEEPEST_FIELD_NUMBER: _builtins.int
@@ -248,6 +250,18 @@ class JoinRequest(_message.Message):
         """Anchor signature: unit-norm random projection of gradients at the job's start, float32; empty where not used."""
 
     @_builtins.property
+    def too_large(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PlanTooLarge]:
+        """Tiers whose plans do not fit this client's memory, all that are known: the client gets a smaller one, or is refused
+        (plan_too_large). A client can only get less by it.
+        """
+
+    @_builtins.property
+    def signature_halves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Signatures of two halves of the rows, one after the other, each of unit norm or zeros. Without them a client is put
+        into a cluster, and has no say in how many there are.
+        """
+
+    @_builtins.property
     def durations(self) -> _capacity_pb2.Durations:
         """A trial's durations, for jobs that plan by capacity."""
 
@@ -263,13 +277,15 @@ class JoinRequest(_message.Message):
         signature: _abc.Iterable[_builtins.float] | None = ...,
         data_digest: _builtins.str = ...,
         has_shared_validation: _builtins.bool = ...,
+        too_large: _abc.Iterable[_adapter_pb2.PlanTooLarge] | None = ...,
+        signature_halves: _abc.Iterable[_builtins.float] | None = ...,
         durations: _capacity_pb2.Durations | None = ...,
         keeps_frozen_layers: _builtins.bool = ...,
         deepest: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "signature_halves", b"signature_halves", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1015,6 +1031,7 @@ class Measurements(_message.Message):
     RAW_BYTES_SENT_FIELD_NUMBER: _builtins.int
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
     PEAK_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    PREDICTED_PEAK_BYTES_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
     train_seconds: _builtins.float
     """Wall seconds."""
@@ -1035,6 +1052,8 @@ class Measurements(_message.Message):
     """Bytes that the whole model would have taken in this update's place: every parameter in float32."""
     peak_device_bytes: _builtins.int
     """Most memory that tensors took on the agent's accelerator in this task, bytes; 0 on the CPU."""
+    predicted_peak_bytes: _builtins.int
+    """Peak resident set that the agent foretold for this plan, bytes; 0 where it has no budget of memory."""
     @_builtins.property
     def durations(self) -> _capacity_pb2.Durations:
         """Where the time went, for jobs that plan by capacity."""
@@ -1053,11 +1072,12 @@ class Measurements(_message.Message):
         raw_bytes_sent: _builtins.int = ...,
         model_bytes: _builtins.int = ...,
         peak_device_bytes: _builtins.int = ...,
+        predicted_peak_bytes: _builtins.int = ...,
         durations: _capacity_pb2.Durations | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations", "evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_device_bytes", b"peak_device_bytes", "peak_rss_bytes", b"peak_rss_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations", "evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_device_bytes", b"peak_device_bytes", "peak_rss_bytes", b"peak_rss_bytes", "predicted_peak_bytes", b"predicted_peak_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

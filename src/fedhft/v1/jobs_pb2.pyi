@@ -77,21 +77,27 @@ class SubmitJobRequest(_message.Message):
 
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     spec_json: _builtins.str
     """JobSpec as JSON (strict: unknown keys are refused)."""
     schema_json: _builtins.str
     """AdapterSchema as JSON, to pin it: built from the base model, as an agent does it. Empty: the first client to join
     decides it.
     """
+    @_builtins.property
+    def start(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Warm start (adapter.from): the snapshots of version 0, serialised AdapterBlobs in fp32, a scope each. Needs a schema."""
+
     def __init__(
         self,
         *,
         spec_json: _builtins.str = ...,
         schema_json: _builtins.str = ...,
+        start: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schema_json", b"schema_json", "spec_json", b"spec_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schema_json", b"schema_json", "spec_json", b"spec_json", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ from fedhft.aggregation.mixture import strongest
 from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import MOST_STORED_BYTES
+from fedhft.jobs.cluster_reason import reason
 from fedhft.jobs.messages import as_dict
 from fedhft.methods import Combine
 from fedhft.records import OutcomeKind
@@ -58,6 +59,8 @@ def clusters_view(memberships: clustering_pb2.Memberships) -> dict[str, Any] | N
         "round": memberships.round,
         "sizes": sizes,
         "mean_max_membership": largest,
+        "confidence": memberships.confidence if memberships.HasField("confidence") else None,
+        "reason": reason(memberships),
     }
 
 

@@ -7,11 +7,13 @@ import errno
 import gc
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedhft.datasets.client_data import load_client_data
 from fedhft.datasets.examples import Example
@@ -19,13 +21,17 @@ from fedhft.datasets.tables import read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.job_task import TaskSpec
-from fedhft.planning.memory import VALUE_BYTES, check_plan_fits, trained_values
+from fedhft.planning.memory import VALUE_BYTES, trained_values
 from fedhft.planning.tiers import plans, tier_of
+from fedhft.records import PlanTooLarge
 from fedhft.training.tasks import kind_for, task_of
 from fedhft_agent.check.findings import Finding, Status, ok, warning
-from fedhft_agent.check.scene import Scene, per_job
+from fedhft_agent.check.scene import Fit, Scene, per_job
 from fedhft_agent.state_directory import StateDirectory
 from fedhft_agent.streaming import streams_model
+
+if TYPE_CHECKING:
+    from fedhft.training.base import LoadedBase
 
 STATE_COPIES = 8
 """Of all trained values: state and draft, each with adapters of several scopes and the carried error."""
@@ -129,23 +135,57 @@ def _model_of_job(scene: Scene, spec: JobSpec) -> Finding:
     device = usable_device(scene.device)
     weights_bytes = base_dtype(device, spec, stored_dtype(folder)).itemsize * values
     tokenizer_digest(folder)
-    depth = streams_model(scene.settings, spec, values)
-    if not depth and scene.free is not None and weights_bytes > scene.free.bytes:
+    streamed = streams_model(scene.settings, values)
+    if not streamed and scene.free is not None and weights_bytes > scene.free.bytes:
         scene.weights_bytes = max(scene.weights_bytes, weights_bytes)
         size = f"{_size(weights_bytes)} in memory"
         return warning("model", f"{folder}: all files whole, {size}, which is more than is free, so it was not loaded")
-    base = load_base(spec, scene.settings.model, device=device, streamed=depth > 0)
+    base = load_base(spec, scene.settings.model, device=device, streamed=streamed)
     if base.streamed is not None:
-        weights_bytes = base.streamed.bytes_at(depth)
+        weights = base.streamed.weights_at(1)
+        weights_bytes = weights.own + weights.mapped
     scene.weights_bytes = max(scene.weights_bytes, weights_bytes)
     whole = f"{folder}: all files whole, {_size(weights_bytes)} in memory"
     known = any(spec is job.spec for job in scene.jobs)
     if known:
         scene.schemas[spec.name] = build_schema(base, spec)
+        scene.fits[spec.name] = _fit(scene, spec, base)
     digest = base.digest[:12]
     del base
     gc.collect()
     return ok("model", f"{whole}, digest {digest}" + (f"; fits job {spec.name}" if known else ""))
+
+
+def _fit(scene: Scene, spec: JobSpec, base: LoadedBase) -> Fit | FedhftError | None:
+    """The tier whose plan an agent would carry out here, found as it does; None where that cannot be known."""
+    from fedhft.training.network import Network
+    from fedhft.training.prefix.cache import KEPT_AS
+    from fedhft.training.prefix.folder import PrefixFolder
+    from fedhft.training.worker import ClientWorker
+
+    settings = scene.settings
+    try:
+        data = load_client_data(spec, settings.client, settings.data, settings.holdout, settings.shared_validation)
+    except FedhftError:
+        return None  # which is told of the data
+    declined: list[PlanTooLarge] = []
+    if settings.cache_folder is not None and settings.cache_size:
+        # Passes cost less from a cache on. It stays empty, and is not the agent's: that may be running.
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = PrefixFolder.open(Path(scratch), 1)
+            if folder is not None:
+                Network.on(base, spec).cache_prefix(folder, KEPT_AS[settings.cache_dtype])
+                folder.close()
+    worker = ClientWorker(spec, settings.client, base, data, None, settings.memory)
+    try:
+        while True:
+            tier = tier_of(spec, settings.client, settings.memory, settings.tier, declined)
+            lacking = worker.fit(plans(spec, worker.schema, {settings.client: tier})[settings.client])
+            if lacking is None:
+                return Fit(tier, tuple(declined))
+            declined.append(PlanTooLarge(tier=tier, needed=lacking.needed, allowed=lacking.allowed))
+    except FedhftError as error:
+        return error
 
 
 def check_memory(scene: Scene) -> Iterator[Finding]:
@@ -187,12 +227,22 @@ def check_memory(scene: Scene) -> Iterator[Finding]:
 
 def _plan_of_job(scene: Scene, spec: JobSpec) -> Finding:
     settings = scene.settings
-    tier = tier_of(spec, settings.client, settings.memory, settings.tier)
-    schema = scene.schemas.get(spec.name)
-    if schema is not None:
-        plan = plans(spec, schema, {settings.client: tier})[settings.client]
-        check_plan_fits(plan, schema, scene.weights_bytes, settings.memory)
-    return ok("memory", f"job {spec.name}: tier {tier}")
+    fit = scene.fits.get(spec.name)
+    if isinstance(fit, FedhftError):
+        raise fit
+    if fit is None:
+        tier = tier_of(spec, settings.client, settings.memory, settings.tier)
+        return ok("memory", f"job {spec.name}: tier {tier}")
+    if fit.declined:
+        lacking = "; ".join(
+            f"the plan of tier {one.tier} needs {_size(one.needed)} of {_size(one.allowed)}" for one in fit.declined
+        )
+        return warning(
+            "memory",
+            f"job {spec.name}: {lacking}, so the agent asks for a smaller one and gets tier {fit.tier}",
+            "give the agent more memory for more layers",
+        )
+    return ok("memory", f"job {spec.name}: tier {fit.tier}")
 
 
 def check_disk(scene: Scene) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.process.device_name import CPU
 from fedhft.process.free_memory import FreeMemory
+from fedhft.records import PlanTooLarge
 from fedhft_agent.check.findings import Finding, Status, failed
 from fedhft_agent.check.settings import CheckSettings
 
@@ -28,6 +29,14 @@ class KnownJob:
     spec: JobSpec
     submitted_by: str | None
     """None: not known, since it comes from a file."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The tier whose plan an agent would carry out here, and those it would decline before."""
+
+    tier: str
+    declined: tuple[PlanTooLarge, ...]
 
 
 @dataclass
@@ -48,6 +57,8 @@ class Scene:
     """Of the base model in memory; 0 while unknown."""
     schemas: dict[str, AdapterSchema] = field(default_factory=dict)
     """By job, where the model could be loaded."""
+    fits: dict[str, Fit | FedhftError | None] = field(default_factory=dict)
+    """By job likewise: the plan that fits the memory, the refusal where none does, None where it is not known."""
 
     @property
     def specs(self) -> list[JobSpec]:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from fedhft.process.allocator import give_back
-from fedhft.training.memory.reading import is_readable, mapped_tensor, read_rows, read_tensor
+from fedhft.training.memory.reading import can_be_mapped, is_readable, mapped_tensor, read_rows, read_tensor
 from fedhft.training.stored_weights import StoredTensor
 
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -29,6 +29,18 @@ class _Place:
     owner: torch.nn.Module
     name: str
     stored: StoredTensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a base model in memory at one depth. own: in memory of the process; mapped: pages of files.
+
+    layer: what a frozen layer takes, while it is run, beyond the layers in training.
+    """
+
+    own: int
+    mapped: int
+    layer: int
 
 
 class StreamedLayers:
@@ -51,6 +63,11 @@ class StreamedLayers:
         self._bytes_outside = bytes_outside
         self.bytes_read = 0
         """Of the files, for layers, so far."""
+
+    @property
+    def count(self) -> int:
+        """How many layers there are, of all stacks with the same numbers together."""
+        return len(self._places)
 
     @classmethod
     def of(
@@ -160,20 +177,36 @@ class StreamedLayers:
                 for hook in hooks:
                     hook.remove()
 
-    def bytes_at(self, depth: int) -> int:
-        """Memory of a model of which the last `depth` layers are in training: theirs, or before that the largest
-        other's, and of what is in no layer, without embeddings that are mapped.
-        """
-        below, held = sorted(self._places)[: len(self._places) - depth], sorted(self._places)[-depth:]
-        return self._bytes_outside + max(self._bytes(held), max((self._bytes([layer]) for layer in below), default=0))
+    def weights_at(self, depth: int) -> Weights:
+        """Memory of a model of which the last `depth` layers are in training; large embeddings take none."""
+        layers = sorted(self._places)
+        held = [self._bytes(layer) for layer in layers[len(layers) - depth :]]
+        own, mapped = sum(own for own, _ in held), sum(mapped for _, mapped in held)
+        below = max((sum(self._bytes(layer)) for layer in layers[: len(layers) - depth]), default=0)
+        return Weights(self._bytes_outside + own, mapped, max(0, below - own - mapped))
 
-    def _bytes(self, layers: Collection[int]) -> int:
-        sizes = [place.owner.get_parameter(place.name).numel() for layer in layers for place in self._places[layer]]
-        return sum(sizes) * self._dtype.itemsize
+    def unread(self, layers: Collection[int]) -> int:
+        """Bytes of memory of their own that values of these layers would take which are not in memory."""
+        return sum(self._bytes(layer)[0] for layer in set(layers) - self._held)
+
+    def _bytes(self, layer: int) -> tuple[int, int]:
+        """Bytes of a layer's values in memory of their own, and mapped."""
+        own = mapped = 0
+        for place in self._places[layer]:
+            size = place.owner.get_parameter(place.name).numel() * self._dtype.itemsize
+            if can_be_mapped(place.stored, self._dtype):
+                mapped += size
+            else:
+                own += size
+        return own, mapped
 
     def _read(self, layer: int) -> None:
         for place in self._places[layer]:
-            values = read_tensor(place.stored, self._dtype).to(self._device)
+            # Pages of the file are dropped when memory is short, and are nobody's own.
+            mapped = None
+            if self._device.type == "cpu" and can_be_mapped(place.stored, self._dtype):
+                mapped = mapped_tensor(place.stored)
+            values = read_tensor(place.stored, self._dtype).to(self._device) if mapped is None else mapped
             self.bytes_read += place.stored.size
             place.owner._parameters[place.name] = torch.nn.Parameter(values, requires_grad=False)
 

@@ -30,6 +30,11 @@ def is_readable(stored: StoredTensor) -> bool:
     return stored.dtype in _DTYPES
 
 
+def can_be_mapped(stored: StoredTensor, dtype: torch.dtype) -> bool:
+    """Whether the values can be used where they are in the file."""
+    return _DTYPES[stored.dtype] is dtype and stored.offset % dtype.itemsize == 0
+
+
 def read_tensor(stored: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
     """The values as `dtype`, in memory of their own, which goes back to the system with the tensor.
 
@@ -81,12 +86,17 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def mapped_tensor(stored: StoredTensor) -> torch.Tensor | None:
     """The values as they are stored, mapped for reading: what is not touched takes no memory. Not to be written to.
 
-    None where the file does not hold them aligned.
+    None where the file does not hold them aligned. Raises FedhftError(INVALID_MODEL) when the file ends before them.
     """
     own = _DTYPES[stored.dtype]
     if stored.offset % own.itemsize:
         return None
-    array = np.memmap(stored.file, np.uint8, "r", stored.offset, (stored.size,))
+    try:
+        array = np.memmap(stored.file, np.uint8, "r", stored.offset, (stored.size,))
+    except OSError as error:
+        raise _unreadable(stored, error) from error
+    except ValueError as error:
+        raise _shorter(stored) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has no read-only tensors, and says so
         return torch.from_numpy(array).view(own).view(stored.shape)
@@ -101,13 +111,21 @@ def _opened(stored: StoredTensor) -> Iterator[int]:
         finally:
             os.close(file)
     except OSError as error:
-        raise FedhftError(
-            ErrorCode.INVALID_MODEL, f"model {stored.file}: cannot be read ({error.strerror}); check the disk"
-        ) from error
+        raise _unreadable(stored, error) from error
 
 
 def _read_into(file: int, data: NDArray[np.uint8], stored: StoredTensor, offset: int) -> None:
     if os.preadv(file, [data.data], stored.offset + offset) != len(data):
-        raise FedhftError(
-            ErrorCode.INVALID_MODEL, f"model {stored.file}: has become shorter; download or copy the model again"
-        )
+        raise _shorter(stored)
+
+
+def _unreadable(stored: StoredTensor, error: OSError) -> FedhftError:
+    return FedhftError(
+        ErrorCode.INVALID_MODEL, f"model {stored.file}: cannot be read ({error.strerror}); check the disk"
+    )
+
+
+def _shorter(stored: StoredTensor) -> FedhftError:
+    return FedhftError(
+        ErrorCode.INVALID_MODEL, f"model {stored.file}: has become shorter; download or copy the model again"
+    )

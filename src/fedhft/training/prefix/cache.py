@@ -35,7 +35,8 @@ _NUMPY: Mapping[torch.dtype, np.dtype[Any]] = {
     torch.bfloat16: np.dtype(np.uint16),  # numpy has no bfloat16: its bits
 }
 _CHECKED_ROWS = 6
-_FILL_BATCH = 16
+FILL_BATCH = 16
+"""Rows passed through frozen layers at once."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest difference that counts as rounding, relative to the largest value; measured 1e-6, 1e-3 and 1e-2."""
 
@@ -51,6 +52,14 @@ class Rows(Protocol):
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens per row."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Targets per row."""
+
+
+Cut = Callable[[Rows, NDArray[np.int64]], list[NDArray[np.int64]]]
+"""Cuts a batch in parts that can be passed at once."""
 
 
 @dataclass(frozen=True)
@@ -116,58 +125,58 @@ class PrefixCache:
         """Whether what enters a boundary is kept, as far as was tried."""
         return self._files.get(boundary, self) is not None
 
-    def fill(self, parts: Sequence[Rows], boundary: int, should_stop: Callable[[], bool]) -> None:
+    def fill(self, parts: Sequence[Rows], boundary: int, cut: Cut, should_stop: Callable[[], bool]) -> None:
         """Work out all rows of `parts` that are not kept, a layer at a time over all of them: every value of a layer
-        that is not in memory is read once. What is between two layers is in a file that has no name.
+        that is not in memory is read once, by the pass that checks the cache too where it is the first. What is between
+        two layers is in a file that has no name.
 
         Comes back early when `should_stop` returns true, or there is no room: what is missing is worked out when it is
         wanted, for each batch anew.
         """
         rows = next((rows for rows in parts if len(rows)), None)
-        if boundary not in self._files and rows is not None:
-            with self._stack.room():
-                self._files[boundary] = self._opened(rows, boundary)
-        file = self._files.get(boundary)
+        if rows is None or (boundary in self._files and self._files[boundary] is None):
+            return
+        file = self._files.get(boundary) or self._file(boundary, self._stack.dtype, self._stack.width)
         if file is None:
             return
-        batches = [(rows, index) for rows in parts for index in self._absent(file, rows)]
-        if batches:
-            with self._stack.room():
-                self._fill(file, batches, boundary, should_stop)
-
-    def _fill(
-        self,
-        file: RowFile,
-        batches: Sequence[tuple[Rows, NDArray[np.int64]]],
-        boundary: int,
-        should_stop: Callable[[], bool],
-    ) -> None:
+        batches = [(rows, part) for rows in parts for part in self._absent(file, rows, cut)]
+        if boundary in self._files and not batches:
+            return
         try:
-            with Passage(self._folder.path) as passage:
-                for layer in range(boundary):
-                    with self._stack.values_of(layer):
-                        for number, (rows, index) in enumerate(batches):
-                            if should_stop():
-                                return
-                            before = passage.get(number) if layer else None
-                            passage.put(number, self._one_layer(layer, self._to_device(rows.inputs(index)), before))
-                for number, (rows, index) in enumerate(batches):
-                    values = _as_array(passage.get(number), self._kept_as)
-                    keys, spans = self._keys_of(rows, index), _spans(rows.inputs(index)["attention_mask"])
-                    for key, row, span in zip(keys, values, spans, strict=True):
-                        file.append(key, np.ascontiguousarray(row[span]))
-                    self._fill_passes().layer_rows += boundary * len(index)
-                    metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(len(index))
+            with self._stack.room(), Passage(self._folder.path) as passage:
+                filling = _Filling(self, batches, passage, should_stop)
+                if boundary not in self._files:
+                    self._files[boundary] = self._opened(rows, boundary, filling.layer)
+                else:
+                    for layer in range(boundary):
+                        with self._stack.values_of(layer):
+                            filling.layer(layer)
+                if self._files[boundary] is file and filling.layers == boundary:
+                    self._keep(file, filling)
         except OSError as error:
             self._folder.unwritten(error)
 
-    def _absent(self, file: RowFile, rows: Rows) -> list[NDArray[np.int64]]:
+    def _keep(self, file: RowFile, filling: _Filling) -> None:
+        for number, (rows, index) in enumerate(filling.batches):
+            values = _as_array(filling.passage.get(number), self._kept_as)
+            keys, spans = self._keys_of(rows, index), _spans(rows.inputs(index)["attention_mask"])
+            for key, row, span in zip(keys, values, spans, strict=True):
+                file.append(key, np.ascontiguousarray(row[span]))
+            self._fill_passes().layer_rows += filling.layers * len(index)
+            metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(len(index))
+
+    def _absent(self, file: RowFile, rows: Rows, cut: Cut) -> list[NDArray[np.int64]]:
         """Batches of the rows that are not kept, shortest first."""
         everything = np.arange(len(rows), dtype=np.int64)
         keys = self._keys_of(rows, everything)
         absent = np.array([i for i in everything if keys[i] not in file], np.int64)
         order = absent[np.argsort(rows.lengths[absent], kind="stable")]
-        return [order[start : start + _FILL_BATCH] for start in range(0, len(order), _FILL_BATCH)]
+        batches = [order[start : start + FILL_BATCH] for start in range(0, len(order), FILL_BATCH)]
+        return [part for batch in batches for part in cut(rows, batch)]
+
+    def next_layer(self, layer: int, rows: Rows, index: NDArray[np.int64], before: torch.Tensor | None) -> torch.Tensor:
+        """What enters layer + 1 for a batch of rows, from what enters `layer`."""
+        return self._one_layer(layer, self._to_device(rows.inputs(index)), before)
 
     def _one_layer(self, layer: int, inputs: Inputs, before: torch.Tensor | None) -> torch.Tensor:
         """What enters layer + 1, from what enters `layer`; None: from the inputs, at layer 0."""
@@ -260,32 +269,48 @@ class PrefixCache:
 
     # -- opening
 
-    def _opened(self, rows: Rows, boundary: int) -> RowFile | None:
-        """The file of a boundary, once a batch with it and one without it agree."""
+    def _opened(self, rows: Rows, boundary: int, beside: Callable[[int], None] = lambda layer: None) -> RowFile | None:
+        """The file of a boundary, once a batch with it and one without it agree.
+
+        beside: called with each layer below the boundary, in order, while it has its values.
+        """
         order = np.argsort(rows.lengths, kind="stable")
         sample = np.unique(order[np.linspace(0, len(order) - 1, min(_CHECKED_ROWS, len(order))).round().astype(int)])
         modes = [(module, module.training) for module in self._stack.modules()]
         for module, _ in modes:
             module.training = False
         try:
-            return self._checked(rows, sample, boundary)
+            return self._checked(rows, sample, boundary, beside)
         finally:
             for module, training in modes:
                 module.training = training
 
-    def _checked(self, rows: Rows, sample: NDArray[np.int64], boundary: int) -> RowFile | None:
+    def _checked(
+        self, rows: Rows, sample: NDArray[np.int64], boundary: int, beside: Callable[[int], None]
+    ) -> RowFile | None:
         inputs = self._to_device(rows.inputs(sample))
         mask = inputs["attention_mask"].bool()
         run = self._arithmetic.run
-        wanted = self._stack.leaving(lambda: run(inputs))
         alone = [rows.inputs(np.array([i], np.int64)) for i in sample]
-        entering = self._passed([self._to_device(one) for one in alone], boundary)
+        items = [self._to_device(one) for one in alone]
+        if self._stack.streamed is None:
+            wanted = self._stack.leaving(lambda: run(inputs))
+            entering = [self._stack.entering(boundary, partial(run, item)) for item in items]
+        else:
+            states: list[torch.Tensor | None] = [None] * len(items)
+
+            def visit(layer: int) -> None:
+                states[:] = [self._one_layer(layer, item, state) for item, state in zip(items, states, strict=True)]
+                beside(layer)
+
+            with self._stack.visiting(boundary, visit):
+                wanted = self._stack.leaving(lambda: run(inputs), boundary)
+            entering = [state for state in states if state is not None]
         self._dtype, self._width = entering[0].dtype, int(entering[0].shape[-1])
-        if self._dtype is not torch.float32:
-            self._kept_as = self._dtype  # what is worked out in 16 bits gains nothing from more
+        file = self._file(boundary, self._dtype, self._width)
         hidden = torch.zeros((*mask.shape, self._width), dtype=self._dtype, device=self._arithmetic.device)
-        for place, (states, one) in enumerate(zip(entering, alone, strict=True)):
-            kept = states[0].to(self._kept_as).to(self._dtype)
+        for place, (entered, one) in enumerate(zip(entering, alone, strict=True)):
+            kept = entered[0].to(self._kept_as).to(self._dtype)
             hidden[place, mask[place]] = kept[one["attention_mask"][0].bool().to(kept.device)]
         with self._stack.skipping(boundary, hidden):
             found = self._stack.leaving(lambda: run(inputs), boundary)
@@ -298,21 +323,45 @@ class PrefixCache:
                 extra={"boundary": boundary, "relative_difference": difference},
             )
             return None
-        identity = {**self._identity, "boundary": boundary, "kept_as": str(self._kept_as)}
-        return self._folder.rows(identity, self._width, _NUMPY[self._kept_as])
+        return file
 
-    def _passed(self, items: Sequence[Inputs], boundary: int) -> list[torch.Tensor]:
-        """What enters the boundary for each of a few batches, in memory."""
-        if self._stack.streamed is None:
-            return [self._stack.entering(boundary, partial(self._arithmetic.run, item)) for item in items]
-        states: list[torch.Tensor | None] = [None] * len(items)
-        for layer in range(boundary):
-            with self._stack.values_of(layer):
-                states = [self._one_layer(layer, item, state) for item, state in zip(items, states, strict=True)]
-        return [state for state in states if state is not None]
+    def _file(self, boundary: int, dtype: torch.dtype, width: int) -> RowFile | None:
+        """The file for states of a dtype and width that enter a boundary."""
+        if dtype is not torch.float32:
+            self._kept_as = dtype  # what is worked out in 16 bits gains nothing from more
+        identity = {**self._identity, "boundary": boundary, "kept_as": str(self._kept_as)}
+        return self._folder.rows(identity, width, _NUMPY[self._kept_as])
 
     def _to_device(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self._arithmetic.device) for name, tensor in inputs.items()}
+
+
+class _Filling:
+    """Batches of rows on their way through the layers. layers: how many all of them have passed."""
+
+    def __init__(
+        self,
+        cache: PrefixCache,
+        batches: Sequence[tuple[Rows, NDArray[np.int64]]],
+        passage: Passage,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.batches = batches
+        self.passage = passage
+        self.layers = 0
+        self._cache = cache
+        self._should_stop = should_stop
+
+    def layer(self, layer: int) -> None:
+        """Pass all batches through the next layer, which has its values. Raises OSError where the disk has no room."""
+        if self.layers != layer:
+            return  # stopped at an earlier one
+        for number, (rows, index) in enumerate(self.batches):
+            if self._should_stop():
+                return
+            before = self.passage.get(number) if layer else None
+            self.passage.put(number, self._cache.next_layer(layer, rows, index, before))
+        self.layers += 1
 
 
 def _spans(mask: torch.Tensor) -> list[NDArray[np.int64]]:

@@ -38,7 +38,7 @@ class Stack:
 
     before, after: modules that run before the first layer and after the last; modules around the layers are in neither.
     outputs: length of the tuple that a layer returns, 0 where it returns the hidden states alone. streamed: reads the
-    values of layers that are not in memory.
+    values of layers that are not in memory. width, dtype: of hidden states.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class Stack:
         after: Sequence[torch.nn.Module],
         outputs: int,
         streamed: StreamedLayers | None = None,
+        width: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._model = model
         self.layers = layers
@@ -56,6 +58,8 @@ class Stack:
         self.after = after
         self._outputs = outputs
         self.streamed = streamed
+        self.width = width
+        self.dtype = dtype
 
     @classmethod
     def of(
@@ -78,13 +82,15 @@ class Stack:
         entered: list[str] = []
         edges: list[int] = []
         outputs: list[int] = []
+        states: list[torch.Tensor] = []
 
         def enter(name: str) -> Callable[[object, object, object], None]:
             return lambda *_: entered.append(name)
 
-        def leave_layer(_: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: object) -> None:
+        def leave_layer(_: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
             if isinstance(_hidden(args, kwargs), torch.Tensor):
                 edges.append(len(entered))
+                states.append(out[0] if isinstance(out, tuple) else out)
                 outputs.append(len(out) if isinstance(out, tuple) else 0)
 
         def hand_on(*args: Any, **kwargs: Any) -> object:
@@ -115,9 +121,9 @@ class Stack:
             return [modules[name] for name in dict.fromkeys(part) if name not in around and name not in seen]
 
         early = entered[:first]
-        return cls(
-            model, list(layers), outside(early, ()), outside(entered[edges[-1] :], set(early)), outputs[0], streamed
-        )
+        before, after = outside(early, ()), outside(entered[edges[-1] :], set(early))
+        width, dtype = int(states[0].shape[-1]), states[0].dtype
+        return cls(model, list(layers), before, after, outputs[0], streamed, width, dtype)
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """All modules of the model."""
@@ -224,6 +230,38 @@ class Stack:
         finally:
             hook.remove()
         return found[-1]
+
+
+@contextmanager
+def ends_alone(model: torch.nn.Module, streamed: StreamedLayers) -> Iterator[None]:
+    """Inside, a forward pass runs the first and the last layer, which have their values, and none between them.
+
+    Models in which no single stack of layers is found are run whole.
+    """
+    count = streamed.count
+    layers = _only_list(model, count)
+    if layers is None or count < 3:
+        with streamed.reading():
+            yield
+        return
+    returned = [0]
+
+    def hand_on(*args: Any, **kwargs: Any) -> object:
+        return _returned(_hidden(args, kwargs), returned[0])
+
+    def note(_: object, __: object, out: Any) -> None:
+        returned[0] = len(out) if isinstance(out, tuple) else 0
+
+    hook = layers[0].register_forward_hook(note)
+    try:
+        with (
+            streamed.running(0),
+            streamed.running(count - 1),
+            _in_place_of(layers, dict.fromkeys(range(1, count - 1), hand_on)),
+        ):
+            yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -66,7 +66,7 @@ export function figures(job, rounds) {
     ["Rounds published", `${format.count(job.rounds_done)} / ${format.count(job.rounds_total)}`, lengths(rounds)],
     [`Personal ${job.score}`, format.score(last.personal_before_mean),
       `worst decile ${format.score(last.personal_before_worst_tenth)}${floors(job)}`],
-    [`Shared ${job.score}`, format.score(last.shared_before), `on the common rows; loss ${format.score(last.shared_loss_before)}`],
+    [`Shared ${job.score}`, format.score(last.shared_before), `on the common rows; loss ${format.score(last.shared_loss_before)}${common(last)}`],
     ["Loss", format.score(last.personal_loss_before_median), "median over clients"],
     ...(last.metrics || []).slice(1).map((one) => [format.capital(one.name.replaceAll("_", " ")), format.score(one.personal_before),
       `on clients' own rows; ${format.score(one.shared_before)} on the common ones; constant answer ${format.score(one.floor)}`]),
@@ -78,10 +78,14 @@ export function figures(job, rounds) {
     ["Clients live", `${format.count(job.live)} / ${format.count(job.clients)}`,
       job.declined ? `${format.count(job.declined)} declined` : "of those that joined"],
     ["Clusters", job.clusters ? format.count(job.clusters.sizes.length) : format.NONE,
-      job.clusters ? `${job.clusters.sizes.join(" + ")} clients, version ${job.clusters.version}` : "no memberships yet"],
+      job.clusters ? `${job.clusters.sizes.join(" + ")} clients, version ${job.clusters.version}. ${job.clusters.reason}` : "no memberships yet"],
   ];
   find("figures").replaceChildren(...tiles.map(([name, value, note]) =>
     make("div", { class: "card" }, make("dt", {}, name), make("dd", {}, value), make("dd", { class: "note" }, note))));
+}
+
+function common(last) {
+  return typeof last.shared_mass_weighted === "number" ? `; one model for everybody ${format.score(last.shared_mass_weighted)}` : "";
 }
 
 function lengths(rounds) {
