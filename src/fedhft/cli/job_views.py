@@ -150,7 +150,7 @@ def print_memberships(job: str, memberships: Any) -> None:
     title = f"{job}: weights over clusters, membership version {memberships.version}, after round {memberships.round}"
     print_table(columns, rows, title)
     if told := reason(memberships):
-        console().print(told, markup=False, highlight=False, soft_wrap=True)
+        console().print(told, markup=False, highlight=False)
     if memberships.choice.tried:
         tried = [
             (one.clusters, f"{one.gain:.3f}", f"{one.step:.3f}", f"{one.t:.1f}", _verdict(one, memberships))
