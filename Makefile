@@ -189,6 +189,11 @@ bench-client: $(VENV)/.dev ## Measure a client's optimiser step and its whole ro
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.client_step
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.client_round
 
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/.dev ## Measure a client's steps and device memory on a GPU, where there is one
+	@echo "Measuring a client on a GPU"
+	$(BIN)/python -m benchmarks.gpu
+
 SCORES_ARGS ?= --clients 8 --per-client 400 --alpha 1.0 --rounds 6 --learning-rate-decay 0.8 \
 	--set training.precision=bf16 --set evaluation.final_shared=sharded --set evaluation.every=3
 

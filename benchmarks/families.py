@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from fedhft.datasets.examples import Example
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 
 WORDS = (
     "the",

@@ -23,7 +23,7 @@ from fedhft.datasets.client_data import load_rows
 from fedhft.documents import read_toml
 from fedhft.errors import ErrorCode
 from fedhft.identity import Identity, Role, parse_identity
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.rpc.peer import parse_certificate
 from fedhft.training.digest import read_config
 from fedhft.training.state import STATE_FILE, StateFolder

@@ -19,7 +19,8 @@ from fedhft import seeds
 from fedhft.adapter import AdapterSchema, Part, TensorKey
 from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec
-from fedhft.training.batches import steps_of, training_batches
+from fedhft.plan import steps_of
+from fedhft.training.batches import training_batches
 
 _IGNORED = -100
 _CLASSES = {

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from fedhft.adapter import SHARED, MaskedDelta, MaskedMatrix, Part
 from fedhft.datasets.client_data import ClientData
 from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec, parse_job
@@ -15,6 +17,7 @@ from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import adapter_pb2
 from fedhft.v1 import federation_pb2 as pb
+from fedhft.wire.codec import encode
 from fedhft.wire.digest import digest_of
 from tests.models import TARGETS, rows
 
@@ -84,3 +87,40 @@ def reference(data: bytes, kind: int, scope: str, version: int) -> adapter_pb2.B
     return adapter_pb2.BlobRef(
         digest=bytes.fromhex(digest_of(data)), size=len(data), kind=kind, scope=scope, version=version
     )
+
+
+def published(
+    worker: ClientWorker, scope: str, version: int, kind: int = adapter_pb2.BLOB_KIND_DELTA, scale: float = 0.1
+) -> tuple[adapter_pb2.BlobRef, bytes]:
+    """A version that changed every tensor of a scope by random values, as the server publishes it."""
+    generator = np.random.default_rng(version)
+    parts = (Part.A,) if scope == SHARED else (Part.B, Part.HEAD)
+    tensors = {}
+    for key in worker.schema.keys:
+        if key.part in parts:
+            values = scale * generator.standard_normal(worker.schema.shape(key))
+            tensors[key] = MaskedMatrix.full(values.astype(np.float32))
+    data = encode(MaskedDelta(tensors), worker.schema, kind=kind, encoding="fp32", scope=scope, version=version)
+    return reference(data, kind, scope, version), data
+
+
+def evaluate_task(
+    number: int, memberships: tuple[float, ...] = (1.0,), mass: tuple[float, ...] = (1.0,)
+) -> pb.EvaluateTask:
+    """An evaluation from what the worker holds, of all shared rows, and a fourth of them mass-weighted."""
+    return pb.EvaluateTask(
+        round=number,
+        view=pb.ViewSource(version=0, memberships=memberships, mass_memberships=mass),
+        plan=plan(epochs=4),
+        learning_rate=2e-2,
+        seed=3,
+        shared=pb.Shard(index=0, count=1),
+        shared_mass_weighted=pb.Shard(index=1, count=4),
+    )
+
+
+def score_of(scores: list[pb.Score], split: int, moment: int, view: int = pb.Score.VIEW_OWN) -> pb.Score:
+    """The one score of this split, moment and view."""
+    found = [s for s in scores if (s.split, s.moment, s.view) == (split, moment, view)]
+    assert len(found) == 1
+    return found[0]

@@ -19,7 +19,8 @@ from grafana_foundation_sdk.models.common import (
 )
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefresh
 
-from deploy.grafana.panels import DASHBOARDS, Dashboard, Panel
+from deploy.grafana.model import Dashboard, Panel
+from deploy.grafana.panels import DASHBOARDS
 
 FOLDER = Path(__file__).resolve().parent
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")

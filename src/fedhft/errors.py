@@ -64,6 +64,7 @@ class ErrorCode(StrEnum):
     TOO_MANY_JOBS = "too_many_jobs"
     FOLD_TOO_LARGE = "fold_too_large"
     EXPORT_DIFFERS = "export_differs"
+    DEVICE_FAILED = "device_failed"
     DAMAGED_BLOB = "damaged_blob"
     DAMAGED_RECORD = "damaged_record"
     INTERNAL = "internal"
@@ -131,6 +132,7 @@ OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.TOO_MANY_JOBS: Outcome("RESOURCE_EXHAUSTED", 63, True),
     ErrorCode.FOLD_TOO_LARGE: Outcome("FAILED_PRECONDITION", 60, False),
     ErrorCode.EXPORT_DIFFERS: Outcome("INTERNAL", 67, False),
+    ErrorCode.DEVICE_FAILED: Outcome("UNAVAILABLE", 68, True),
     ErrorCode.DAMAGED_BLOB: Outcome("DATA_LOSS", 61, True),
     ErrorCode.DAMAGED_RECORD: Outcome("DATA_LOSS", 62, False),
     ErrorCode.INTERNAL: Outcome("INTERNAL", 70, False),

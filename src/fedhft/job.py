@@ -23,16 +23,17 @@ from fedhft.job_sections import (
     LimitsSpec,
     MaskSpec,
     ModelSpec,
+    PlanningSpec,
     RoundsSpec,
-    Section,
     ServerSpec,
-    TaskSpec,
+    StoppingSpec,
     Tier,
     TrainingSpec,
     WireSpec,
 )
-from fedhft.job_values import TierName
-from fedhft.methods import PRESET_WIRE, PRESETS, Method, ServerStep, method_of
+from fedhft.job_task import TaskSpec
+from fedhft.job_values import Section, TierName
+from fedhft.methods import PRESET_ADAPTER, PRESET_WIRE, PRESETS, Method, ServerStep, method_of
 
 SPEC_VERSION: Literal[1] = 1
 MOST_SPEC_BYTES = 256 << 10
@@ -42,8 +43,11 @@ MOST_STORED_BYTES = 4 << 20
 LATER_FIELDS = (
     ("limits", "samples"), ("limits", "fold_memory"), ("server", "trim"), ("server", "beta2"), ("server", "adaptivity"),
     ("training", "schedule"), ("training", "warmup"), ("training", "proximal"), ("adapter", "dropout"),
+    ("training", "class_weights"), ("training", "label_smoothing"), ("evaluation", "rows"),
+    ("stopping", "metric"), ("stopping", "rows"), ("stopping", "min_delta"), ("stopping", "patience"),
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
+    ("planning", "every"), ("planning", "sits_out"), ("adapter", "ranks"), ("adapter", "scaling"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
@@ -52,6 +56,7 @@ ADAPTIVE_ETA = 0.01
 _MOST_SENTENCES = 20
 _LONGEST_SHOWN = 120
 _LONGEST_MESSAGE = 500
+_FORMS = ("literal[", "dict[", "tuple[")
 
 
 class JobSpec(Section):
@@ -76,12 +81,14 @@ class JobSpec(Section):
         description="Tiers of named clients; they win over what agents report.",
     )
     training: TrainingSpec = Field(default_factory=TrainingSpec, description="Local training.")
+    planning: PlanningSpec = Field(default_factory=PlanningSpec, description="Planning by capacity.")
     mask: MaskSpec = Field(default_factory=MaskSpec, description="Row masks.")
     clustering: ClusteringSpec = Field(default_factory=ClusteringSpec, description="Clustering of clients.")
     server: ServerSpec = Field(default_factory=ServerSpec, description="Server step.")
     wire: WireSpec = Field(default_factory=WireSpec, description="Encodings.")
     rounds: RoundsSpec = Field(default_factory=RoundsSpec, description="Round rules.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Evaluation.")
+    stopping: StoppingSpec = Field(default_factory=StoppingSpec, description="The best version, and an early end.")
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Limits on updates.")
 
     @model_validator(mode="before")
@@ -100,8 +107,9 @@ class JobSpec(Section):
                     f"method.preset = {_shown(preset)}: unknown; choose one of {', '.join(sorted(PRESETS))}"
                 )
             raw["method"] = {**PRESETS[preset], **method, "preset": preset}
-            if preset in PRESET_WIRE and isinstance(raw.get("wire", {}), dict):
-                raw["wire"] = {**PRESET_WIRE[preset], **raw.get("wire", {})}
+            for section, given in (("wire", PRESET_WIRE), ("adapter", PRESET_ADAPTER)):
+                if preset in given and isinstance(raw.get(section, {}), dict):
+                    raw[section] = {**given[preset], **raw.get(section, {})}
             adaptive = raw["method"].get("server") in [step.value for step in ServerStep if step.is_adaptive]
             if adaptive and isinstance(raw.get("server", {}), dict):
                 raw["server"] = {"eta": ADAPTIVE_ETA, **raw.get("server", {})}
@@ -136,6 +144,13 @@ class JobSpec(Section):
             raise ValueError(
                 f"rounds.min_clients = {self.rounds.min_clients}: more than the {len(self.clients)} authorised clients"
             )
+        if problem := self.task.training_problem(self.training) or self.task.stopping_problem(self.stopping):
+            raise ValueError(problem)
+        if self.stopping.patience and not self.evaluation.every:
+            raise ValueError(
+                f"stopping.patience = {self.stopping.patience}: with evaluation.every = 0 no round is scored; set "
+                "that to 1 or more, or remove patience"
+            )
         return self
 
     def learning_rate(self, round_number: int) -> float:
@@ -145,9 +160,15 @@ class JobSpec(Section):
     def canonical(self) -> str:
         """Canonical JSON as stored: sorted keys, no spaces, every default written out but those of LATER_FIELDS."""
         raw = self.model_dump(mode="json")
+        given = PRESET_ADAPTER.get(self.method.preset, {})  # a preset's own value would come back where none is written
         for section, field in LATER_FIELDS:
+            if section == "adapter" and field in given:
+                continue
             if getattr(getattr(self, section), field) == _default_of(section, field):
                 del raw[section][field]
+        for section in ("planning", "stopping"):  # the first release did not have them
+            if not raw[section]:
+                del raw[section]
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
 
@@ -223,7 +244,9 @@ def _shown(value: object) -> str:
 
 
 def _sentence(item: Any) -> str:
-    where = ".".join(str(part)[:_LONGEST_SHOWN] for part in item["loc"])
+    # Of a field that may be a word or a table, pydantic also names the form it tried.
+    places = [str(part) for part in item["loc"] if not str(part).startswith(_FORMS)]
+    where = ".".join(place[:_LONGEST_SHOWN] for place in places)
     message = str(item["msg"]).removeprefix("Value error, ")
     if len(message) > _LONGEST_MESSAGE:
         message = message[: _LONGEST_MESSAGE - 3] + "..."

@@ -1,34 +1,15 @@
-"""The tables of a job file, one class each."""
+"""The tables of a job file, one class each; job_task.py has that of the task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from fedhft.documents import nearest
-from fedhft.job_values import Duration, Encoding, Name, Size
-from fedhft.scoring.metrics import DEFAULTS, KINDS, KINDS_WITH_HEAD, KINDS_WITH_PAIRS, METRICS, metric, names_for
-
-if TYPE_CHECKING:
-    from fedhft.adapter import Float64
-    from fedhft.scoring.pooling import Tally
+from fedhft.job_values import Duration, Encoding, Name, Section, Size
 
 MOST_CLIENTS = 1_000_000
 """Most clients that a job may name, or wait for."""
-TASK_PLUGINS = "fedhft.tasks"
-"""Entry points by which a package brings tasks of its own; the name of one is a kind of task."""
-_KINDS_WITH_LABELS = frozenset({"classification", "multi-label", "token-classification"})
-"""Kinds whose targets are named by `task.labels`."""
-_LEAST_LABELS = {"classification": 2, "token-classification": 2, "multi-label": 1}
-
-
-class Section(BaseModel):
-    """A table of a job file: values that do not change, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSpec(Section):
@@ -42,153 +23,6 @@ class ModelSpec(Section):
         description="Base digest as `fedhft model digest` prints it; without one, the first agent's becomes the job's.",
     )
     max_length: int = Field(128, ge=4, le=8192, description="Tokens per row; longer rows are cut.")
-
-
-class TaskSpec(Section):
-    """The task and the columns of its data."""
-
-    kind: Name = Field(
-        "classification",
-        description=f"Kind of task: {', '.join(KINDS)}, or one that an installed package brings (entry point "
-        f"`{TASK_PLUGINS}`).",
-    )
-    labels: tuple[Name, ...] = Field(
-        (),
-        max_length=4096,
-        description="Names in class order: of labels, or of tags (`O`, `B-PER`, `I-PER`, ...); none for other kinds.",
-    )
-    metrics: tuple[Name, ...] = Field(
-        (),
-        max_length=8,
-        description="What is measured, the score first (a metric of which more is better); empty means the kind's own.",
-    )
-    text: Name = Field("text", description="Column of the text; for token-classification, of its list of words.")
-    text_pair: Name | None = Field(None, description="Column of the second text, for pair tasks.")
-    label: Name = Field(
-        "label",
-        description="Column of the target: a label name or an index, a list of them (multi-label; tags), or a number.",
-    )
-    target_mean: float = Field(
-        0.0, ge=-1e30, le=1e30, description="Regression: subtracted from every target; the mean of all, say."
-    )
-    target_std: float = Field(
-        1.0, gt=0, le=1e30, description="Regression: what targets are then divided by; their standard deviation, say."
-    )
-    format: Literal["prompt", "text", "messages"] = Field(
-        "prompt",
-        description="causal-lm: rows are a prompt and its completion, plain text, or a conversation for the tokenizer's"
-        " chat template. The loss is on completions (of assistants), or on all of a plain text.",
-    )
-    prompt: Name = Field("prompt", description="causal-lm: column of the prompt.")
-    completion: Name = Field("completion", description="causal-lm: column of the completion.")
-    messages: Name = Field("messages", description="causal-lm: column of the list of {role, content}.")
-    head: Literal["new", "keep"] = Field(
-        "new",
-        description="Where the head starts: drawn anew from the job's seed, or as the base model's files hold it, which"
-        " must be for the same labels.",
-    )
-    packing: bool = Field(
-        False,
-        description="causal-lm: train on several rows in one sequence of model.max_length tokens; none attends to "
-        "another.",
-    )
-
-    @property
-    def measured(self) -> tuple[str, ...]:
-        """Names of the metrics, the score first; empty for a task of your own that leaves them to its package."""
-        return self.metrics or DEFAULTS.get(self.kind, ())
-
-    @property
-    def least_score(self) -> float:
-        """The worst score there is; the best is 1. An accuracy begins at 0, a correlation at -1."""
-        names = self.measured
-        return metric(names[0]).least if names and names[0] in METRICS else -1.0
-
-    @property
-    def has_head(self) -> bool:
-        """Whether a head is certainly trained beside the adapters; a package's own task may have one or not."""
-        return self.kind in KINDS_WITH_HEAD
-
-    @property
-    def may_have_pairs(self) -> bool:
-        """Whether rows may be pairs of texts."""
-        return self.kind in KINDS_WITH_PAIRS
-
-    @property
-    def sums(self) -> int:
-        """How many sums a score of a common split carries (see `scoring.pooling`)."""
-        from fedhft.scoring.pooling import sums_of  # numpy, which a command that only reads a job does not need
-
-        return sums_of(self.kind, self.labels, self.measured)
-
-    def sums_problem(self, sums: Sequence[float], rows: int, most_places: int) -> str:
-        """Why sums cannot be those of `rows` rows of at most `most_places` targets each; empty where they can be."""
-        from fedhft.scoring.pooling import inconsistent
-
-        return inconsistent(self.kind, sums, rows, most_places)
-
-    def tally(self, sums: Sequence[float] | Float64) -> Tally:
-        """What such sums say. For tasks that have sums."""
-        from fedhft.scoring.pooling import tally_of
-
-        return tally_of(self.kind, sums)
-
-    @model_validator(mode="after")
-    def _labels_fit_kind(self) -> TaskSpec:
-        if self.kind not in KINDS:
-            _check_own_kind(self.kind)
-        elif self.head == "keep" and self.kind not in KINDS_WITH_HEAD:
-            raise ValueError(f'head = "keep": {self.kind} trains no head; remove the field')
-        elif self.kind not in _KINDS_WITH_LABELS:
-            if self.labels:
-                raise ValueError(f"labels: {self.kind} has none; remove the field")
-        elif len(self.labels) < _LEAST_LABELS[self.kind] or len(set(self.labels)) != len(self.labels):
-            least = "two or more" if _LEAST_LABELS[self.kind] == 2 else "one or more"
-            raise ValueError(f"labels = {list(self.labels)!r}: {self.kind} needs {least} distinct label names")
-        _check_order(self.labels)
-        return self
-
-    @model_validator(mode="after")
-    def _metrics_fit_kind(self) -> TaskSpec:
-        if len(set(self.metrics)) != len(self.metrics):
-            raise ValueError(f"metrics = {list(self.metrics)!r}: name each metric once")
-        if self.kind not in KINDS:
-            return self
-        known = names_for(self.kind)
-        for name in self.metrics:
-            if name not in known:
-                raise ValueError(f"metrics: {self.kind} has no {name!r}; choose from {', '.join(known)}")
-        if self.metrics and not metric(self.metrics[0]).more_is_better:
-            scores = [name for name in known if metric(name).more_is_better]
-            raise ValueError(
-                f"metrics: the first one is the score, but of {self.metrics[0]!r} less is better; put one of "
-                f"{', '.join(scores)} first"
-            )
-        if self.text_pair is not None and self.kind not in KINDS_WITH_PAIRS:
-            raise ValueError(f"text_pair = {self.text_pair!r}: {self.kind} has no pairs of texts; remove the field")
-        return self
-
-
-def _check_own_kind(kind: str) -> None:
-    """Refuse a kind of task that neither fedhft nor an installed package has. Raises ValueError."""
-    own = sorted({found.name for found in entry_points(group=TASK_PLUGINS)})
-    if kind not in own:
-        likely = nearest(kind, (*KINDS, *own))
-        raise ValueError(
-            f"kind = {kind!r}: unknown kind of task; "
-            + (f"did you mean {likely!r}? Otherwise " if likely else "")
-            + f"use one of {', '.join((*KINDS, *own))}, or install the package that brings it"
-        )
-
-
-def _check_order(labels: tuple[str, ...]) -> None:
-    """Refuse names of which every one is also the index of a label, but of another: nobody could tell what 1 means."""
-    indices = [str(index) for index in range(len(labels))]
-    if set(labels) == set(indices) and list(labels) != indices:
-        raise ValueError(
-            f"labels = {list(labels)!r}: every name is also the index of another label, so a 1 in the data could mean "
-            f"either; write them in the order {indices!r}, or give them names"
-        )
 
 
 class AdapterSpec(Section):
@@ -205,6 +39,48 @@ class AdapterSpec(Section):
         0.0, ge=0, lt=1, description="Share of the inputs of A that are dropped in training (LoRA dropout)."
     )
     depth: int = Field(0, ge=0, le=4096, description="Layers, counted from the output, with adapters; 0 means all.")
+    ranks: (
+        Literal["uniform", "progression"]
+        | Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=1, max_length=4096)]
+    ) = Field(
+        "uniform",
+        description='Ranks of the layers: all `rank` ("uniform"), growing in equal steps toward the output with `rank` '
+        'as their mean ("progression", LEGEND), or a list from the first layer to the last.',
+    )
+    scaling: Literal["equal", "by-rank"] = Field(
+        "equal",
+        description="Where ranks differ: adapters are scaled by alpha / rank (equal), or by alpha over their own rank "
+        "(by-rank).",
+    )
+
+    @property
+    def most_rank(self) -> int:
+        """Largest rank that a layer can have."""
+        if isinstance(self.ranks, tuple):
+            return max(self.ranks)
+        return self.rank if self.ranks == "uniform" else 2 * self.rank
+
+    def ranks_of(self, layers: int) -> tuple[int, ...]:
+        """The rank of every layer of a model, the first layer first.
+
+        progression: r_l = round(2 rank (l + 1) / (layers + 1)), at least 1, for l = 0 .. layers - 1: rank on average.
+        Raises ValueError for a list of another length.
+        """
+        if isinstance(self.ranks, tuple):
+            if len(self.ranks) != layers:
+                raise ValueError(
+                    f"adapter.ranks: {len(self.ranks)} ranks for a model of {layers} layers; write one for each layer"
+                )
+            return self.ranks
+        if self.ranks == "uniform":
+            return (self.rank,) * layers
+        return tuple(max(1, round(2 * self.rank * (layer + 1) / (layers + 1))) for layer in range(layers))
+
+    def alpha_of(self, rank: int) -> float:
+        """The alpha with which an adapter of this rank is scaled by alpha_of(rank) / rank, as PEFT does."""
+        if self.scaling == "by-rank" or rank == self.rank:
+            return self.alpha
+        return self.alpha * rank / self.rank
 
     @property
     def targets_line(self) -> str:
@@ -242,12 +118,32 @@ class TrainingSpec(Section):
     proximal: float = Field(
         0.0, ge=0, le=1e6, description="mu of FedProx: pulls what is trained back to where the round began; 0: off."
     )
+    class_weights: (
+        Literal["none", "balanced"]
+        | Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=1, max_length=4096)]
+    ) = Field(
+        "none",
+        description='What a row of each label counts in training: "none" (all alike), "balanced" (every label of a '
+        "client alike in sum), or a table of label and weight (1 where it names none).",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of every target that is spread evenly over all classes, in training."
+    )
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="Gradient norm is clipped to this.")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="Arithmetic of forward and backward passes. bf16 (autocast; weights, gradients and optimiser stay "
         "fp32) is about twice as fast on CPUs that have it and slower on those that do not.",
+    )
+
+
+class PlanningSpec(Section):
+    """Planning by capacity (method.allocation = "capacity")."""
+
+    every: int = Field(5, ge=1, le=100000, description="Rounds after which plans are made again.")
+    sits_out: int = Field(
+        3, ge=1, le=1000, description="Most rounds in a row that a device too slow for the others sits out."
     )
 
 
@@ -361,10 +257,41 @@ class EvaluationSpec(Section):
         description="Share of an agent's rows held out for its personal score, if it has no split of its own.",
     )
     every: int = Field(1, ge=0, le=100000, description="Rounds between evaluations; 0 evaluates only at the end.")
+    rows: int = Field(
+        0,
+        ge=0,
+        le=2**40,
+        description="Most rows of each split that a client scores in a round, always the same ones; 0 means all. The "
+        "final evaluation scores all.",
+    )
     final: bool = Field(True, description="Evaluate the last version before and after one more local training.")
     final_shared: Literal["full", "sharded"] = Field(
         "full",
         description="In the final evaluation each client scores the whole shared split, or only its share (pooled).",
+    )
+
+
+class StoppingSpec(Section):
+    """Which version is the best, and when a job that gets no better ends before its last round."""
+
+    metric: str = Field(
+        "",
+        max_length=256,
+        description='What versions are compared by: one of task.metrics, or "loss"; empty means the score.',
+    )
+    rows: Literal["personal", "shared"] = Field(
+        "personal",
+        description="Where it is measured, before local training: on clients' own held-out rows (mean over clients, of "
+        "the loss the median), or on the common validation split.",
+    )
+    min_delta: float = Field(
+        0.0, ge=0, le=1e30, description="A version is better than the best one when it is by more than this."
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=100000,
+        description="Scored rounds in a row without a better version after which no more rounds open; 0 means never.",
     )
 
 

@@ -1,11 +1,11 @@
-"""Values of a job file that have a notation of their own: durations, sizes, encodings."""
+"""What every table of a job file is, and values that have a notation of their own: durations, sizes, encodings."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -66,3 +66,9 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 TierName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,63}$")]
 """A name that appears in labels of metrics."""
 Encoding = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class Section(BaseModel):
+    """A table of a job file: values that do not change, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,7 +1,8 @@
 """Methods: every federated fine-tuning method here is a combination of independent choices.
 
 A preset is data, not a class, so an ablation is one changed word in the job file. Papers of the presets:
-fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); fedit: Zhang et al. 2023 (arXiv 2305.05644);
+fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); legend: Liu et al. 2024 (arXiv 2412.20004; our reconstruction from
+its abstract); fedit: Zhang et al. 2023 (arXiv 2305.05644);
 ffa-lora: Sun et al. 2024 (arXiv 2403.12313); rolora: Chen et al. 2024 (arXiv 2409.02346);
 full: McMahan et al. 2017 (FedAvg, arXiv 1602.05629). combine = "trimmed-mean": Yin et al. 2018 (arXiv 1803.01498).
 """
@@ -15,10 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Allocation(StrEnum):
-    """Who gets which depth and density."""
+    """Who gets which depth, density and number of local steps.
+
+    capacity: depth and steps by what each device was measured to do, within its tier (`fedhft.planning.allocation`).
+    """
 
     UNIFORM = "uniform"
     TIERS = "tiers"
+    CAPACITY = "capacity"
 
 
 class Trained(StrEnum):
@@ -97,7 +102,7 @@ class Method(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = Field("fedhft", max_length=63, description="Name of the preset these choices started from.")
-    allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth and density.")
+    allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth, density and local steps.")
     trained: Trained = Field(Trained.BOTH, description="What has gradients besides the head.")
     start: Start = Field(Start.CONTINUE, description="How a round begins.")
     combine: Combine = Field(Combine.FACTORS, description="How updates become one adapter.")
@@ -180,6 +185,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "fedhft-paper": {
         "start": "restart", "combine": "products", "share_a": False, "clusters": 2, "signature": "update",
     },
+    "legend": {**_PLAIN, "allocation": "capacity"},
     "fedit": {**_PLAIN},
     "ffa-lora": {**_PLAIN, "trained": "b"},
     "rolora": {**_PLAIN, "trained": "alternate"},
@@ -188,6 +194,9 @@ PRESETS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 _UNQUANTISED: dict[str, object] = {"up": "fp32", "down": "fp32", "error_feedback": False}
+
+PRESET_ADAPTER: dict[str, dict[str, object]] = {"legend": {"ranks": "progression"}}
+"""A preset's LoRA settings where the job file names none."""
 
 PRESET_WIRE: dict[str, dict[str, object]] = {
     "fedhft": {"levels": 7},

@@ -72,3 +72,11 @@ class AdapterPlan:
         """Most rows of `key` that an update under this plan may carry."""
         rows, _ = schema.shape(key)
         return self.kept_rows(rows) if key.part in (Part.A, Part.B) else rows
+
+
+def steps_of(rows: int, batch_size: int, epochs: float, max_steps: int) -> int:
+    """Optimiser steps of one local training: epochs * ceil(rows / batch_size), rounded, at least 1, at most
+    max_steps (0: no cap).
+    """
+    steps = max(1, round(epochs * math.ceil(rows / batch_size)))
+    return min(steps, max_steps) if max_steps else steps

@@ -52,3 +52,5 @@ class Poll:
     phase: Phase | None
     delivered: bool
     """Whether the round has this client's update."""
+    now_ms: int
+    """The store's clock."""

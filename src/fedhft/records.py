@@ -200,6 +200,8 @@ class Participant(_Record):
         """q_i: what the client weighs wherever clients are averaged by their data."""
         return float(self.samples) if self.mass is None else self.mass
 
+    scores: bool = True
+    """Whether it scores in rounds that do."""
     shard: int | None = None
     """Its share of the shared validation rows, of as many as there are; None where it has no such rows."""
 
@@ -225,7 +227,7 @@ class RoundRecord(_Record):
     """The open (or last) round. Everything the fold needs besides the updates is pinned here."""
 
     number: int
-    """1-based; the final evaluation is number total + 1."""
+    """1-based; the final evaluation has the number after the last round's."""
     phase: Phase
     evaluation: bool = False
     """True for the final evaluation, which collects scores and no updates."""
@@ -249,7 +251,14 @@ class RoundRecord(_Record):
         kept = self.model_dump(mode="json", exclude={"participants"})
         places: dict[AdapterPlan, int] = {}
         participants = {
-            client: [part.samples, places.setdefault(part.plan, len(places)), part.memberships, part.shard, part.mass]
+            client: [
+                part.samples,
+                places.setdefault(part.plan, len(places)),
+                part.memberships,
+                part.shard,
+                part.mass,
+                *([] if part.scores else [False]),
+            ]
             for client, part in self.participants.items()
         }
         kept["plans"] = [asdict(plan) for plan in places]
@@ -275,9 +284,10 @@ class RoundRecord(_Record):
                 plan=plans[place],
                 memberships=tuple(memberships),
                 shard=shard,
-                mass=mass[0] if mass else None,
+                mass=later[0] if later else None,
+                scores=len(later) < 2,  # written only where it is False
             )
-            for client, (samples, place, memberships, shard, *mass) in compact.items()
+            for client, (samples, place, memberships, shard, *later) in compact.items()
         }
         return record.model_copy(update={"participants": participants})
 
@@ -310,6 +320,8 @@ class UpdateRecord(_Record):
     samples: int
     norm: float | None = None
     """Frobenius norm of the update, measured when it was accepted; None in records of earlier releases."""
+    seconds: float | None = None
+    """From the round's opening to when it was here, by the store's clock; None in records of earlier releases."""
     sketch: str = ""
     """Direction of the update (see aggregation.direction); empty where it moves nothing, or was not measured."""
     report: bytes

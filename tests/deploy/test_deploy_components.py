@@ -100,7 +100,9 @@ def test_tls_is_never_opened_in_front_of_the_aggregator() -> None:
 
 def test_an_agent_with_a_gpu_asks_for_one() -> None:
     (agent,) = workloads(render("edge, gpu-agent"))
-    assert agent.container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    for container in (agent.container, *agent.pod["initContainers"]):  # the check tries it, too
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert {"name": "FEDHFT_DEVICE", "value": "cuda"} in container["env"]
     assert [rule["key"] for rule in agent.pod["tolerations"]] == ["nvidia.com/gpu"]
 
 

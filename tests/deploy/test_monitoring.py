@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.grafana.panels import DASHBOARDS, WITHOUT_PANEL, Query
+from deploy.grafana.model import Query
+from deploy.grafana.panels import DASHBOARDS, WITHOUT_PANEL
 from deploy.prometheus import generate as rule_generator
 from fedhft.telemetry import federations
 from fedhft.telemetry.registry import EXPOSED_BY
 from tests.deploy.objects import of_kind
 from tests.deploy.rendering import render
-from tests.unit.test_docs import anchors
+from tests.unit.test_docs_links import anchors
 from tests.unit.test_house import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -113,7 +114,8 @@ def test_every_alert_says_what_it_means_and_has_a_section_in_the_runbook() -> No
 
 
 def test_every_alert_has_a_test_that_it_fires_and_one_that_it_does_not() -> None:
-    cases = yaml.safe_load((DEPLOY / "prometheus/rules_test.yaml").read_text(encoding="utf-8"))["tests"]
+    files = (DEPLOY / "prometheus").glob("rules_test_*.yaml")
+    cases = [case for path in files for case in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]]
     fires: dict[str, set[bool]] = {}
     for case in cases:
         for check in case.get("alert_rule_test", ()):

@@ -12,7 +12,7 @@ from fedhft_aggregator import federation_service
 
 from fedhft import PROTOCOL_VERSION
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
-from fedhft.v1 import federation_pb2, jobs_pb2
+from fedhft.v1 import clients_pb2, federation_pb2
 from tests.agents import InProcessAgent, Site
 from tests.aggregator import Aggregator, serving
 from tests.guarded import guarded
@@ -34,8 +34,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def reason_of(aggregator: Aggregator, job: str) -> str:
     """Why the agent declined the job."""
-    listed = await aggregator.jobs.Clients(jobs_pb2.ListClientsRequest(job=job), timeout=10)
-    return next(c.reason for c in listed.clients if c.client == "ash" and c.state == jobs_pb2.JobClient.STATE_DECLINED)
+    listed = await aggregator.jobs.Clients(clients_pb2.ListClientsRequest(job=job), timeout=10)
+    return next(
+        c.reason for c in listed.clients if c.client == "ash" and c.state == clients_pb2.JobClient.STATE_DECLINED
+    )
 
 
 async def declined_task(site: Site, aggregator: Aggregator, name: str, other_samples: int) -> tuple[str, list[int]]:

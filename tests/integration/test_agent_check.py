@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fedhft_agent.__main__ import main
+from fedhft_agent.check.device import check_device
 from fedhft_agent.check.files import check_memory, check_model
 from fedhft_agent.check.findings import Finding, Status, ok
 from fedhft_agent.check.scene import Check, Scene, run_check
@@ -31,14 +32,12 @@ from fedhft.local.processes import ServiceProcess, stop_all
 from fedhft.process.free_memory import FreeMemory
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.server import ServerSettings, start_server
-from fedhft.rpc.tls import TlsSettings
 from fedhft.training.stored_weights import stored_values
 from tests.agents import ENVIRONMENT, Site, free_address, running_site
 from tests.certificates import Certificates
 from tests.documented import shell_blocks
+from tests.looking import Looking, failures, flags, only_failure
 from tests.models import tiny_model
-
-Found = dict[str, list[dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -71,37 +70,6 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def flags(tls: TlsSettings) -> list[str]:
-    given = {"--tls-certificate": tls.certificate, "--tls-key": tls.key, "--tls-authority": tls.authority}
-    return [word for flag, path in given.items() if path is not None for word in (flag, str(path))]
-
-
-class Looking:
-    """The check with what an agent of this site needs; later arguments win."""
-
-    def __init__(self, site: Site, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.site, self.state, self._capsys = site, state, capsys
-
-    def arguments(self, *more: str) -> list[str]:
-        given = ["--server", self.site.server, "--client", "ash", "--data", str(self.site.data("ash"))]
-        given += ["--model", str(self.site.model), "--state-dir", str(self.state)]
-        return ["check", *given, *more]
-
-    def __call__(self, *more: str) -> tuple[int, Found]:
-        self._capsys.readouterr()
-        code = main(self.arguments("--format", "json", *more))
-        found: Found = {}
-        for finding in json.loads(self._capsys.readouterr().out):
-            assert finding.keys() == {"check", "status", "detail", "fix"}
-            found.setdefault(finding["check"], []).append(finding)
-        return code, found
-
-    def lines(self, *more: str) -> list[str]:
-        self._capsys.readouterr()
-        main(self.arguments(*more))
-        return self._capsys.readouterr().out.splitlines()
-
-
 @pytest.fixture
 def look(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Looking:
     return Looking(site, tmp_path / "state", capsys)
@@ -118,20 +86,6 @@ def job(site: Site) -> Iterator[str]:
         jobs.cancel(name, "the test is over")
 
 
-def failures(found: Found) -> list[str]:
-    return [one["check"] for listed in found.values() for one in listed if one["status"] == "failed"]
-
-
-def only_failure(code: int, found: Found, check: str, expected: ErrorCode, *said: str) -> None:
-    """Exactly this check failed, with the code that the agent would end with, in these words, and with a fix."""
-    assert failures(found) == [check], found
-    finding = next(one for one in found[check] if one["status"] == "failed")
-    for words in said:
-        assert words in finding["detail"], finding
-    assert finding["fix"], finding
-    assert code == OUTCOMES[expected].exit_code
-
-
 def test_where_all_is_well_every_check_says_so_and_an_agent_that_runs_keeps_its_lease(look: Looking, job: str) -> None:
     with Connection(Peer(look.site.server, ClientId("ash")), StopSignal()) as running:
         running.enroll()
@@ -139,7 +93,7 @@ def test_where_all_is_well_every_check_says_so_and_an_agent_that_runs_keeps_its_
         running.enroll()  # LEASE_SUPERSEDED, had another enrolled
     assert code == 0
     assert list(found) == [
-        "address", "certificate", "server", "clock", "jobs", "rules", "data", "model", "memory", "disk",
+        "address", "certificate", "server", "clock", "jobs", "rules", "data", "device", "model", "memory", "disk",
     ]  # fmt: skip
     assert {one["status"] for listed in found.values() for one in listed} == {"ok"}, found
     assert "32 training rows, 8 held out" in found["data"][0]["detail"]
@@ -347,6 +301,17 @@ def test_the_owners_rules_are_held_against_the_job(look: Looking, job: str, tmp_
     only_failure(code, found, "settings", ErrorCode.INVALID_ARGUMENT, "--most-rounds = -1")
 
 
+def test_a_device_that_is_not_there_is_a_failure() -> None:
+    scene = Scene(
+        CheckSettings(server="127.0.0.1:1", client=ClientId("ash"), data="x", metrics_port=None, device="cuda:31")
+    )
+    found, _ = run_check(Check("device", check_device, ErrorCode.DEVICE_FAILED), scene, 60)
+    assert [(one.check, one.status, one.code) for one in found] == [
+        ("device", Status.FAILED, ErrorCode.INVALID_ARGUMENT)
+    ]
+    assert found[0].detail.startswith("--device = 'cuda:31': ")
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_lines_keep_to_the_width_of_the_terminal(look: Looking, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -354,15 +319,15 @@ def test_lines_keep_to_the_width_of_the_terminal(look: Looking, monkeypatch: pyt
     assert max(map(len, lines)) <= width
     assert any(line.startswith("failed   model        model /a/model/") for line in lines)
     assert sum(line.lstrip().startswith("fix: ") for line in lines) >= 2
-    assert lines[-1] == "2 failed, 1 warning, 5 ok"
+    assert lines[-1] == "2 failed, 1 warning, 6 ok"
 
 
 def test_a_journal_gets_one_line_for_each_finding(look: Looking) -> None:
     lines = look.lines("--model", "/a/model/that/is/nowhere")
     assert [line.split()[1] for line in lines[:-1]] == [
-        "address", "certificate", "server", "clock", "jobs", "rules", "data", "model", "memory", "disk",
+        "address", "certificate", "server", "clock", "jobs", "rules", "data", "device", "model", "memory", "disk",
     ]  # fmt: skip
-    assert "; fix: give a model folder or a hub id" in lines[7]
+    assert "; fix: give a model folder or a hub id" in lines[8]
 
 
 def test_a_check_that_hangs_is_left_behind_and_one_with_a_defect_is_told(look: Looking) -> None:
@@ -408,7 +373,7 @@ def test_the_command_ends_with_the_code_of_the_first_failure(look: Looking, tmp_
 
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "0 failed, 0 warnings, 10 ok"
+    assert done.stdout.splitlines()[-1] == "0 failed, 0 warnings, 11 ok"
     done = run("--data", str(tmp_path / "none.jsonl"), "--model", str(tmp_path))
     assert done.returncode == OUTCOMES[ErrorCode.INVALID_DATA].exit_code
     assert done.stdout.splitlines()[-1].startswith("2 failed")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fedhft.errors import OUTCOMES, ErrorCode
-from fedhft.v1 import jobs_pb2
+from fedhft.v1 import federation_pb2, jobs_pb2
 from tests.aggregator import Aggregator, serving
 from tests.cli_runner import Done, run_cli
 from tests.hostile.federation import attacked
@@ -127,6 +127,51 @@ async def test_the_version_before_the_last_can_be_exported_and_earlier_ones_are_
         assert gone.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
         assert "version = 1: is not kept whole by the server, which keeps 2 and 3" in gone.stderr
         assert not (tmp_path / "1").exists()
+
+
+async def test_a_job_that_gets_no_better_ends_early_and_its_best_version_is_listed_and_exported(
+    fresh_redis_url: str, tmp_path: Path
+) -> None:
+    rules = {"rounds": {"total": 30}, "stopping": {"patience": 4}, "evaluation": {"final": False}}
+    async with attacked(fresh_redis_url, "best", **rules) as federation:
+        aggregator, clients = federation.aggregator, (federation.alice, federation.bob)
+        early = await ask(aggregator, "job", "export", "best", "--out", str(tmp_path / "early"), "--version", "best")
+        assert early.returncode == OUTCOMES[ErrorCode.JOB_NOT_RUNNING].exit_code
+        assert "no version was scored yet" in early.stderr
+        for client in clients:
+            await client.enter()
+        for score in (0.1, 0.2, 0.9, 0.5, 0.6, 0.7, 0.8):
+            for client in clients:
+                task = await client.train_task()
+                assert task.evaluate
+                blob = client.update(task)
+                header = client.header(task, blob)
+                header.scores.add(
+                    split=federation_pb2.Score.SPLIT_PERSONAL, moment=federation_pb2.Score.MOMENT_BEFORE,
+                    view=federation_pb2.Score.VIEW_OWN, value=score, loss=0.5, rows=4,
+                )  # fmt: skip
+                await client.push(header, [(0, blob)])
+        ended = await aggregator.ended("best")
+        assert (ended.status, ended.rounds_done) == ("completed", 7)
+
+        (listed,) = (await told(aggregator, "job", "list"))["jobs"]
+        expected = {"version": 2, "score": 0.9, "by": "accuracy (personal)", "round": 3, "waited": 4}
+        assert listed["best"] == expected
+        shown = (await ask(aggregator, "job", "get", "best")).stdout
+        assert "completed (ended early: 4 scored rounds without a version better than 2" in shown
+        assert "best version: 2, accuracy (personal) 0.9, measured in round 3, 4 scored since" in shown
+        assert "2 (0.900)" in (await ask(aggregator, "job", "list")).stdout
+
+        out = tmp_path / "chosen"
+        answer = await told(aggregator, "job", "export", "best", "--out", str(out), "--version", "best")
+        assert answer["version"] == 2
+        card = (out / "cluster-0" / "README.md").read_text()
+        assert "the best version of its job by accuracy (personal): 0.9 over all clients of round 3" in card
+        other = await ask(aggregator, "job", "export", "best", "--out", str(tmp_path / "3"), "--version", "3")
+        assert "which keeps 2 and 6 and 7" in other.stderr
+        wrong = await ask(aggregator, "job", "export", "best", "--out", str(tmp_path / "x"), "--version", "newest")
+        assert wrong.returncode == 2
+        assert "'newest' is not a version" in wrong.stderr
 
 
 async def test_a_watch_notices_an_update_within_a_round_and_says_how_far_it_is(fresh_redis_url: str) -> None:

@@ -51,6 +51,22 @@ def test_a_simulation_reports_what_a_demo_reports_without_figures_of_sockets(tmp
     assert run["aggregator_cpu_seconds"] is None
     assert [(entry["bytes_up"], entry["bytes_down"]) for entry in run["history"]] == [(None, None)] * 2
     assert "round 2" in done.stderr
+    assert "best version: " in done.stderr
+
+
+def test_a_simulation_that_gets_no_better_says_that_it_ended_early(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    job = write_job(file, tiny_model(tmp_path / "model"))
+    text = file.read_text().replace("total = 2", "total = 9")
+    file.write_text(text + "[stopping]\npatience = 1\nmin_delta = 0.99\n")
+    done = run_cli(
+        "simulate", job, "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "40"
+    )
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "ended early: 1 scored round without a version better than 0" in shown
+    assert "round 2" in shown
+    assert "round 3" not in shown
 
 
 def test_a_simulation_on_a_starved_machine_does_not_lose_its_lease(
@@ -114,3 +130,16 @@ def test_a_simulated_client_is_refused_for_what_a_real_one_is_refused_for(
         "--alpha", "5",
     )  # fmt: skip
     assert done.returncode == OUTCOMES[code].exit_code, done.stderr
+
+
+def test_devices_on_a_virtual_clock_decide_how_long_rounds_take(tmp_path: Path) -> None:
+    job, devices = tmp_path / "job.toml", tmp_path / "devices.toml"
+    write_job(job, tiny_model(tmp_path / "model"))
+    devices.write_text("[devices.box]\ncount = 3\nforward = 2.0\nbackward = 2.0\n", encoding="utf-8")
+    done = run_cli(
+        "simulate", str(job), "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "20",
+        "--alpha", "5", "--devices", str(devices), "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads(done.stdout)["runs"][0]["history"]
+    assert all(one["seconds"] > 10 for one in rounds)

@@ -11,11 +11,11 @@ import pytest
 from fedhft.errors import ErrorCode
 from fedhft.ids import ClientId, JobId
 from fedhft.records import ClientRecord
-from fedhft.v1 import federation_pb2, jobs_pb2
+from fedhft.v1 import clients_pb2, federation_pb2
 from tests.aggregator import Aggregator, refused, serving
 from tests.light import LightClient, light_job
 
-STATE = jobs_pb2.JobClient
+STATE = clients_pb2.JobClient
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ async def decline(client: LightClient, reason: str) -> Any:
     return await client.stub.Decline(request, timeout=10)
 
 
-async def clients_of(aggregator: Aggregator, job: str, **asked: Any) -> jobs_pb2.ListClientsResponse:
-    return await aggregator.jobs.Clients(jobs_pb2.ListClientsRequest(job=job, **asked), timeout=20)
+async def clients_of(aggregator: Aggregator, job: str, **asked: Any) -> clients_pb2.ListClientsResponse:
+    return await aggregator.jobs.Clients(clients_pb2.ListClientsRequest(job=job, **asked), timeout=20)
 
 
 async def test_a_client_that_declines_leaves_its_job_and_is_listed_with_its_reason(aggregator: Aggregator) -> None:

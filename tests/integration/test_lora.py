@@ -72,7 +72,7 @@ def test_logits_and_gradients_have_the_bits_of_pefts(
             layer = LoraLayer(own.model.get_submodule(slot.name), RANK, ALPHA, dropout)
             setattr(own.model.get_submodule(parent), name, layer)
     if not dropout:
-        attach(own.model, slots, ALPHA)
+        attach(own.model, slots, lambda _: ALPHA)
     config = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def test_a_layer_that_is_not_active_is_its_base(tmp_path: Path) -> None:
     base = load_base(spec)
     plain = base.model(**inputs(base)).logits
     slots = build_schema(base, spec).slots
-    attach(base.model, slots, ALPHA)
+    attach(base.model, slots, lambda _: ALPHA)
     fill(base.model, slots, peft=False)
     assert not torch.equal(base.model(**inputs(base)).logits, plain)
     for slot in slots:

@@ -15,7 +15,7 @@ from benchmarks.families import example_rows, write_family
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.simulation.run import Simulation
 from fedhft.training.base import load_base
 from fedhft.training.tasks import task_of

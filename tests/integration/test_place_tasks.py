@@ -15,7 +15,7 @@ from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.training.base import load_base
 from fedhft.training.network import Network
 from fedhft.training.scores import logits_by_batch, score

@@ -56,7 +56,7 @@ class Trainee:
     ) -> None:
         self.model = family_model(family, **changes)
         slots = slots_of(self.model, family, boundary)
-        attach(self.model, slots, 8.0)
+        attach(self.model, slots, lambda _: 8.0)
         generator = torch.Generator().manual_seed(4)
         self.parameters = []
         for slot in slots:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from fedhft import seeds
 from fedhft.adapter import Part, RowIndex, TensorKey
 from fedhft.job import JobSpec
+from fedhft.job_sections import TrainingSpec
 from fedhft.plan import AdapterPlan
 from fedhft.training.base import load_base
 from fedhft.training.batches import EncodedRows, training_batches
@@ -201,7 +202,7 @@ def test_the_first_mask_is_chosen_by_gradients_not_at_random(model: Path) -> Non
     network, rows = stage(worker.spec)
     network.load({}, 3, 1)
     importance = Importance()
-    probe(network, rows, PLAN, 16, seed=7, importance=importance, batches=PROBE_BATCHES)
+    probe(network, rows, PLAN, TrainingSpec(), seed=7, importance=importance, batches=PROBE_BATCHES)
     best = np.argsort(-importance.means()[key])[:8]
     assert sent.tolist() == sorted(best.tolist())
 

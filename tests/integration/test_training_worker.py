@@ -9,20 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhft.adapter import SHARED, Float32, MaskedDelta, MaskedMatrix, Part, TensorKey
+from fedhft.adapter import SHARED, Part, TensorKey
 from fedhft.datasets.client_data import ClientData
-from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
 from fedhft.training.learner import TrainingStopped
-from fedhft.training.worker import ClientWorker
 from fedhft.v1 import adapter_pb2
 from fedhft.v1 import federation_pb2 as pb
-from fedhft.wire.codec import decode, encode
+from fedhft.wire.codec import decode
 from tests.models import ARCHITECTURES, tiny_model
-from tests.unit.wire_examples import largest_code
-from tests.workers import data_of, job_for, plan, reference, train_task, worker_for
+from tests.workers import data_of, evaluate_task, job_for, plan, published, reference, score_of, train_task, worker_for
 
 UPDATE = adapter_pb2.BLOB_KIND_UPDATE
 DELTA = adapter_pb2.BLOB_KIND_DELTA
@@ -43,21 +40,6 @@ def spec(model: Path) -> JobSpec:
 @pytest.fixture(scope="module")
 def base(spec: JobSpec) -> LoadedBase:
     return load_base(spec)
-
-
-def published(
-    worker: ClientWorker, scope: str, version: int, kind: int = DELTA, scale: float = 0.1
-) -> tuple[adapter_pb2.BlobRef, bytes]:
-    """A version that changed every tensor of a scope by random values, as the server publishes it."""
-    generator = np.random.default_rng(version)
-    parts = (Part.A,) if scope == SHARED else (Part.B, Part.HEAD)
-    tensors = {}
-    for key in worker.schema.keys:
-        if key.part in parts:
-            values = scale * generator.standard_normal(worker.schema.shape(key))
-            tensors[key] = MaskedMatrix.full(values.astype(np.float32))
-    data = encode(MaskedDelta(tensors), worker.schema, kind=kind, encoding="fp32", scope=scope, version=version)
-    return reference(data, kind, scope, version), data
 
 
 # -- updates
@@ -169,76 +151,6 @@ def test_training_stops_between_batches_and_leaves_no_draft(spec: JobSpec, base:
     assert len(asked) == 3
     assert worker.pending() is None
     assert worker.train(train_task()).blob == worker_for(spec, base=base).train(train_task()).blob
-
-
-# -- error feedback
-
-
-def test_what_coding_drops_is_sent_with_the_next_update(model: Path) -> None:
-    spec = job_for(model, wire={"up": "int8", "error_feedback_decay": 1.0})
-    worker = worker_for(spec)
-    wanted: dict[TensorKey, Float32] = {}
-    got: dict[TensorKey, Float32] = {}
-    exact = worker_for(job_for(model, wire={"up": "fp32", "error_feedback": False}))
-    for number in range(1, 6):
-        task = train_task(number, version=0, planned=plan(), seed=number)
-        draft = worker.train(task)
-        for key, matrix in decode(draft.blob, worker.schema, kind=UPDATE).delta:
-            got[key] = got.get(key, 0) + matrix.dense()
-        for key, matrix in decode(exact.train(task).blob, worker.schema, kind=UPDATE).delta:
-            wanted[key] = wanted.get(key, 0) + matrix.dense()
-        worker.commit(draft)
-    carried = worker._state.carried
-    assert carried
-    for key, total in wanted.items():
-        np.testing.assert_allclose(got[key] + carried.get(key, 0), total, atol=1e-6)
-        # One round's rounding error, not five rounds' worth.
-        assert np.abs(got[key] - total).max() <= np.abs(carried.get(key, np.zeros(1))).max() + 1e-6
-
-
-def test_error_of_rows_that_are_not_sent_waits_and_decays(model: Path) -> None:
-    spec = job_for(model, wire={"error_feedback_decay": 0.5}, mask={"exploration": 0.0})
-    worker = worker_for(spec)
-    draft = worker.train(train_task(planned=plan(density=0.5)))
-    worker.commit(draft)
-    first = dict(worker._state.carried)
-    draft = worker.train(train_task(2, version=0, planned=plan(density=0.5, depth=1)))
-    worker.commit(draft)
-    sent = {key for key, _ in decode(draft.blob, worker.schema, kind=UPDATE).delta}
-    waiting = [key for key in first if key not in sent]
-    assert waiting
-    for key in waiting:
-        np.testing.assert_array_equal(worker._state.carried[key], np.float32(0.5) * first[key])
-
-
-@pytest.mark.parametrize("levels", [3, 127])
-def test_an_update_is_coded_with_the_levels_of_the_job(model: Path, levels: int) -> None:
-    worker = worker_for(job_for(model, wire={"up": "int8", "levels": levels}))
-    blob = worker.train(train_task()).blob
-    values = decode(blob, worker.schema, kind=UPDATE).delta.values
-    assert 0.94 * levels - 0.5 <= largest_code(blob, values) <= levels
-
-
-@pytest.mark.parametrize(
-    ("method", "wire"), [("fedhft-paper", {"up": "int8"}), ("fedhft", {"up": "int8", "error_feedback": False})]
-)
-def test_no_error_is_carried_where_it_would_mean_nothing(model: Path, method: str, wire: dict[str, object]) -> None:
-    worker = worker_for(job_for(model, method=method, wire=wire))
-    worker.commit(worker.train(train_task()))
-    assert worker._state.carried == {}
-
-
-def test_restart_rounds_stochastically(model: Path) -> None:
-    # Training draws on the task's seed too, so compare the codes of one delta: repeated with its seed, unlike nearest.
-    worker = worker_for(job_for(model, method="fedhft-paper", wire={"up": "int8"}))
-    draft = worker.train(train_task(planned=plan(epochs=2)))
-    delta = worker._network.delta(worker.plan(plan(epochs=2)), {})
-    coded = [
-        encode(delta, worker.schema, kind=UPDATE, encoding="int8", group=64, version=0, rounding_seed=seed)
-        for seed in (7, None)
-    ]
-    assert draft.blob == coded[0]
-    assert draft.blob != coded[1]
 
 
 # -- acknowledgement and restarts
@@ -433,107 +345,3 @@ def test_local_keeps_its_own_adapter_across_rounds_and_restarts(model: Path, tmp
     assert abs(ends[1][0].loss - ends[0][1].loss) < 1e-5  # round 2 begins where round 1 ended
     before, _ = worker.evaluate(evaluate_task(3))
     assert abs(score_of(before, pb.Score.SPLIT_PERSONAL, pb.Score.MOMENT_BEFORE).loss - ends[1][1].loss) < 1e-5
-
-
-# -- evaluation
-
-
-def evaluate_task(
-    number: int, memberships: tuple[float, ...] = (1.0,), mass: tuple[float, ...] = (1.0,)
-) -> pb.EvaluateTask:
-    return pb.EvaluateTask(
-        round=number,
-        view=pb.ViewSource(version=0, memberships=memberships, mass_memberships=mass),
-        plan=plan(epochs=4),
-        learning_rate=2e-2,
-        seed=3,
-        shared=WHOLE,
-        shared_mass_weighted=pb.Shard(index=1, count=4),
-    )
-
-
-def score_of(scores: list[pb.Score], split: int, moment: int, view: int = pb.Score.VIEW_OWN) -> pb.Score:
-    found = [s for s in scores if (s.split, s.moment, s.view) == (split, moment, view)]
-    assert len(found) == 1
-    return found[0]
-
-
-def test_evaluation_scores_before_and_after_one_more_training_and_remembers_nothing(
-    spec: JobSpec, base: LoadedBase, tmp_path: Path
-) -> None:
-    worker = worker_for(spec, tmp_path, base)
-    for scope, version in ((SHARED, 1), ("cluster-0", 1), ("cluster-1", 2)):
-        worker.apply(*published(worker, scope, version, scale=1.0))
-    worker._state = worker._state.__class__(adapters=worker._state.adapters)
-    memory = worker._state
-    scores, measured = worker.evaluate(evaluate_task(1, (1.0, 0.0), (0.5, 0.5)))
-    assert measured.steps == 12
-    rows = {(s.split, s.moment, s.view): s.rows for s in scores}
-    personal, shared = pb.Score.SPLIT_PERSONAL, pb.Score.SPLIT_SHARED
-    before, after = pb.Score.MOMENT_BEFORE, pb.Score.MOMENT_AFTER
-    own, weighted = pb.Score.VIEW_OWN, pb.Score.VIEW_MASS_WEIGHTED
-    assert rows == {
-        (personal, before, own): 16,
-        (personal, after, own): 16,
-        (shared, before, own): 20,
-        (shared, after, own): 20,
-        (shared, before, weighted): 5,
-    }
-    assert score_of(scores, personal, after).loss < score_of(scores, personal, before).loss
-    assert worker.pending() is None
-    assert (worker._state.rows, worker._state.carried, worker._state.round) == (memory.rows, memory.carried, 0)
-    # The mass-weighted mixture is another model: with the same rows it scores another loss.
-    task = evaluate_task(1, (1.0, 0.0), (0.5, 0.5))
-    task.shared_mass_weighted.CopyFrom(WHOLE)
-    scores, _ = worker.evaluate(task)
-    assert score_of(scores, shared, before, weighted).loss != score_of(scores, shared, before).loss
-
-
-def test_shards_cover_the_shared_rows_once(spec: JobSpec, base: LoadedBase) -> None:
-    worker = worker_for(spec, base=base)
-    scores = [worker.train(train_task(shared=pb.Shard(index=index, count=3))).scores[0] for index in range(3)]
-    assert [s.rows for s in scores] == [7, 7, 6]
-    whole = worker.train(train_task(shared=WHOLE)).scores[0]
-    assert sum(s.loss * s.rows for s in scores) / 20 == pytest.approx(whole.loss, rel=1e-5)
-
-
-def test_a_client_without_holdout_or_shared_rows_reports_no_such_score(spec: JobSpec, base: LoadedBase) -> None:
-    worker = worker_for(spec, base=base, data=ClientData.of(data_of().train))
-    assert worker.has_shared_validation is False
-    assert worker.train(train_task(evaluate=True, shared=WHOLE)).scores == []
-
-
-def test_the_majority_score_is_that_of_the_commonest_training_label(spec: JobSpec, base: LoadedBase) -> None:
-    rows = data_of().train
-    train = [row for row in rows if row.label == 1.0] + [row for row in rows if row.label == 0.0][:5]
-    holdout = [row for row in rows if row.label == 0.0][:9] + [row for row in rows if row.label == 1.0][:3]
-    worker = worker_for(spec, base=base, data=ClientData.of(train, holdout))
-    assert worker.train(train_task(evaluate=True)).scores[0].majority == 0.25
-
-
-# -- other tasks
-
-
-def test_regression_is_scored_by_correlation_and_squared_error(model: Path) -> None:
-    spec = job_for(model, task={"kind": "regression"}, training={"batch_size": 8})
-    rows = [Example(row.text, None, 2.0 * row.label - 1.0 + 0.1 * (i % 3)) for i, row in enumerate(data_of(60).train)]
-    worker = worker_for(spec, data=ClientData.of(rows[:48], rows[48:]))
-    draft = worker.train(train_task(planned=plan(epochs=10), learning_rate=2e-2, evaluate=True))
-    before, after = draft.scores
-    assert before.majority == after.majority == 0.0
-    assert after.loss < 0.7 * before.loss
-    assert after.value > 0.5
-    assert worker.schema.labels == ()
-    assert worker.schema.head[0].shape == (1, 32)
-
-
-@pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_the_second_text_of_a_pair_is_read(tmp_path: Path, architecture: str) -> None:
-    spec = job_for(tiny_model(tmp_path, architecture), architecture, task={"labels": ["no", "yes"], "text_pair": "b"})
-    rows = [Example("the cat works", text, 0.0) for text in ("a dog fails", "the film shines")]
-    one, other = (worker_for(spec, data=ClientData.of([row], [row])) for row in rows)
-    task = train_task(evaluate=True)
-    assert one.train(task).scores[0].loss != other.train(task).scores[0].loss
-    if architecture == "bert":
-        assert one._train.rows[0].types is not None
-        assert one._train.rows[0].types.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]

@@ -215,7 +215,8 @@ def test_promtool_accepts_rules_and_configuration() -> None:
 
 
 def test_every_alert_fires_and_does_not_fire_where_it_should() -> None:
-    print(promtool("test", "rules", "rules_test.yaml"))
+    for part in ("jobs", "services"):
+        print(promtool("test", "rules", f"rules_test_{part}.yaml"))
 
 
 # -- a federation that was scraped

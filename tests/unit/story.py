@@ -189,8 +189,12 @@ class Story:
         moved: Mapping[str, int] | None = None,
         signature: Sequence[float] = (),
         alike: float = 0.0,
+        score: float | None = None,
     ) -> None:
-        """Updates (or, in the final evaluation, scores) of clients as the open round asks for them."""
+        """Updates (or, in the final evaluation, scores) of clients as the open round asks for them.
+
+        score: what they measured on their own rows before training.
+        """
         current = await self.round()
         figures = federation_pb2.Measurements(steps=1, **(moved or {}))
         await self.be_heard(*clients)
@@ -200,6 +204,11 @@ class Story:
             header = federation_pb2.UpdateHeader(
                 round=current.number, base_version=current.base_version, measurements=figures, signature=signature
             )
+            if score is not None:
+                header.scores.add(
+                    split=federation_pb2.Score.SPLIT_PERSONAL, moment=federation_pb2.Score.MOMENT_BEFORE,
+                    view=federation_pb2.Score.VIEW_OWN, value=score, loss=1.0 - score, rows=4,
+                )  # fmt: skip
             if not current.evaluation and self.spec.method.combine is not Combine.NONE:
                 delta = light_delta(self.spec, self.schema, part.plan, f"{client} {current.number}", scale)
                 if alike:

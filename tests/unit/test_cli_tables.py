@@ -8,7 +8,7 @@ import pytest
 
 from fedhft.cli import job_views
 from fedhft.cli.output import Column, ago, print_table
-from fedhft.v1 import clustering_pb2, jobs_pb2
+from fedhft.v1 import clients_pb2, clustering_pb2, jobs_pb2
 
 WIDTHS = (60, 80, 120)
 REASON = "round 3 has 2 of 4 updates at its deadline, and was extended twice; give it more time, or a smaller quorum"
@@ -29,11 +29,13 @@ def no_jobs() -> None:
 
 
 def clients() -> None:
-    live = jobs_pb2.JobClient(
+    live = clients_pb2.JobClient(
         client="clinic-north-07", state=1, tier="strong", samples=123456, joined_seconds=4000, seen_seconds=2
     )
-    declined = jobs_pb2.JobClient(client="b", state=3, reason="most_rank = 4: the job has rank 8; its owner allows 4")
-    aside = jobs_pb2.JobClient(client="c", state=2, set_aside="its bytes are damaged", seen_seconds=90_000)
+    declined = clients_pb2.JobClient(
+        client="b", state=3, reason="most_rank = 4: the job has rank 8; its owner allows 4"
+    )
+    aside = clients_pb2.JobClient(client="c", state=2, set_aside="its bytes are damaged", seen_seconds=90_000)
     job_views.print_clients([live, declined, aside])
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhft.training.batches import EncodedRows, scoring_batches, steps_of, training_batches
+from fedhft.plan import steps_of
+from fedhft.training.batches import EncodedRows, scoring_batches, training_batches
 from fedhft.training.tasks.interface import Tokens
 
 

@@ -20,7 +20,7 @@ from fedhft.datasets.client_data import load_client_data, load_rows
 from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import parse_job
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.training.tasks.labels import class_of
 
 TASK = TaskSpec(labels=("bad", "good"))

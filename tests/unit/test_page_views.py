@@ -321,3 +321,11 @@ def test_everything_told_is_json_without_numbers_that_json_lacks() -> None:
 def test_numbers_in_its_document_are_the_code_s(sentence: str) -> None:
     document = Path(__file__).parents[2] / "docs/page.md"
     assert sentence in " ".join(document.read_text(encoding="utf-8").split())
+
+
+def test_the_best_version_is_told_once_and_not_with_every_round() -> None:
+    best = jobs_pb2.BestVersion(version=4, score=0.75, by="accuracy (personal)", round=5, waited=2)
+    told = views.heading(jobs_pb2.Job(job="tickets", best=best), {})["best"]
+    assert told == {"version": 4, "score": 0.75, "by": "accuracy (personal)", "round": 5, "waited": 2}
+    assert views.heading(jobs_pb2.Job(job="tickets"), {})["best"] is None
+    assert "best" not in views.round_view(jobs_pb2.RoundSummary(round=7, best=best))

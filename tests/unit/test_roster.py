@@ -8,7 +8,7 @@ from fedhft.ids import ClientId, JobId
 from fedhft.plan import AdapterPlan
 from fedhft.records import JobStatus, MembershipRecord, RoundRecord
 from fedhft.store.in_memory import InMemoryStore
-from fedhft.v1 import jobs_pb2
+from fedhft.v1 import clients_pb2, jobs_pb2
 from tests.contract.federation import (
     ALICE,
     BOB,
@@ -22,10 +22,10 @@ from tests.contract.federation import (
 )
 from tests.light import light_job
 
-STATE = jobs_pb2.JobClient
+STATE = clients_pb2.JobClient
 
 
-async def listed(store: InMemoryStore, after: str = "", limit: int = 0) -> list[jobs_pb2.JobClient]:
+async def listed(store: InMemoryStore, after: str = "", limit: int = 0) -> list[clients_pb2.JobClient]:
     return list((await Roster(store).page(await store.job(JOB), after, limit)).clients)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -156,3 +157,23 @@ def test_every_wait_ends_in_the_future_and_everything_else_acts(
     if isinstance(decision, Wait):
         assert now < decision.until_ms <= max(11_000, now) + 120_000
     assert isinstance(decision, Over) == status.over
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "no better"), (2, "no better"), (3, "")])
+def test_a_job_that_should_stop_evaluates_instead_of_opening_a_round(number: int, said: str) -> None:
+    published = round_record(number, Phase.PUBLISHED)
+    assert decide(situation(round=published, stop="no better"), 10) == Evaluate(said)
+    quick = parse_job({**json.loads(spec().canonical()), "evaluation": {"final": False}})
+    assert decide(situation(spec=quick, round=published, stop="no better"), 10) == Complete(said)
+
+
+def test_why_a_job_ended_early_is_still_said_when_it_is_complete() -> None:
+    done = round_record(2, Phase.PUBLISHED, evaluation=True)
+    evaluating = {"status": JobStatus.EVALUATING, "reason": "no better"}
+    assert decide(situation(round=done, **evaluating), 10) == Complete("no better")
+    gone = situation(round=round_record(1, Phase.PUBLISHED), live=0, short_since_ms=0, **evaluating)
+    assert decide(gone, 60_000) == Complete("no better")
+
+
+def test_a_round_that_is_open_is_not_stopped() -> None:
+    assert decide(situation(round=round_record(2), stop="no better"), 2000) == Wait(11_000)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.plan import AdapterPlan
 from fedhft.records import Participant
 from fedhft.rounds.metric_figures import metric_figures, metrics_of_client, tell_metrics

@@ -52,3 +52,10 @@ def test_an_update_whose_bytes_are_a_published_blob_keeps_them_and_an_empty_one_
     found = retention(1, [version(1)], [], [update("delta-1"), update("")])
     assert "delta-1" in found.kept
     assert found.dropped == frozenset()
+
+
+def test_the_best_version_stays_whole_for_people_and_without_what_only_the_next_fold_needs() -> None:
+    found = retention(9, [version(number) for number in (1, 7, 8, 9)], [version(6)], [], best=1)
+    assert "snapshot-1" in found.kept
+    assert {"residual-1", "snapshot-7", "snapshot-6"} <= found.dropped
+    assert retention(9, [version(number) for number in (1, 7, 8, 9)], [], [], best=9).dropped >= {"snapshot-1"}

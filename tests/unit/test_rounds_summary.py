@@ -80,10 +80,11 @@ def test_counters_that_fell_belong_to_an_agent_that_restarted_and_count_from_zer
 
 def test_memory_and_time_are_means_and_the_largest() -> None:
     summary = summed(
-        report("a", peak_rss_bytes=100, train_seconds=1.0), report("b", peak_rss_bytes=300, train_seconds=2.0)
+        report("a", peak_rss_bytes=100, train_seconds=1.0, evaluate_seconds=0.5),
+        report("b", peak_rss_bytes=300, train_seconds=2.0, evaluate_seconds=1.5),
     )
     assert (summary.peak_rss_bytes_max, summary.peak_rss_bytes_mean) == (300, 200.0)
-    assert summary.train_seconds_mean == 1.5
+    assert (summary.train_seconds_mean, summary.evaluate_seconds_mean) == (1.5, 1.0)
 
 
 def test_shards_of_the_shared_split_are_pooled_by_rows() -> None:

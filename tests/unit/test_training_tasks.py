@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.scoring.metrics import KINDS, METRICS
 from fedhft.training.tasks import Task, kind_for, task_of
 from fedhft.training.tasks.multi_label import MultiLabel
@@ -44,7 +44,7 @@ def test_a_kind_without_a_task_is_refused_with_the_kinds_there_are() -> None:
 
 def test_a_task_reads_targets_and_says_its_card_without_loading_torch() -> None:
     program = (
-        "import sys; from fedhft.job_sections import TaskSpec; from fedhft.training.tasks import task_of\n"
+        "import sys; from fedhft.job_task import TaskSpec; from fedhft.training.tasks import task_of\n"
         "for spec in (TaskSpec(labels=('a', 'b')), TaskSpec(kind='regression')):\n"
         "    task = task_of(spec)\n"
         "    print(task.auto_class, task.auto_arguments, task.pipeline_tag, task.peft_task_type, task.outputs)\n"

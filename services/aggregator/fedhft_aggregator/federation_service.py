@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,11 +16,13 @@ from fedhft.coordination.tasks import next_task, with_outcome
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_job_id
 from fedhft.job import load_canonical
+from fedhft.planning.estimates import Durations
 from fedhft.records import AcceptResult, Phase
 from fedhft.rounds import requests
 from fedhft.rounds.acceptance import check_evaluation, check_header, evaluation_record
 from fedhft.rounds.joining import (
     Application,
+    capacity_of,
     check_application,
     check_authorised,
     check_enrolment,
@@ -122,6 +125,9 @@ class Federation(federation_pb2_grpc.FederationServicer):
             signature=tuple(request.signature),
             halves=tuple(request.signature_halves),
             has_shared_validation=request.has_shared_validation,
+            trial=Durations.of(request.durations) if request.HasField("durations") else None,
+            keeps_frozen_layers=request.keeps_frozen_layers,
+            deepest=request.deepest,
         )
         check_application(spec, application)
         stored = AdapterSchema.from_json(await self._store.fix_schema(job, application.schema.to_json()))
@@ -130,6 +136,10 @@ class Federation(federation_pb2_grpc.FederationServicer):
         joined = client_record(spec, application, known, await self._store.now_ms())
         if joined != known:
             await self._store.join(job, joined)
+        before = (await self._store.capacities(job, [client])).get(client)
+        capacity = capacity_of(spec, application, before)
+        if capacity is not None and capacity != before:
+            await self._store.note_capacity(job, client, capacity)
         return federation_pb2.JoinResponse(tier=joined.tier)
 
     async def NextTask(
@@ -230,7 +240,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
         cached = await self._cache.get(job, poll.tasks)
         with _refusals_counted(job):
             awaited = check_header(cached.record, cached.spec, cached.schema, cached.round, client, header)
-            upload = Upload(client, job, header.lease_token, awaited, header)
+            opened_s = time.monotonic() - max(0, poll.now_ms - awaited.opened_ms) / 1000
+            upload = Upload(client, job, header.lease_token, awaited, header, opened_s)
             if header.query_staged:
                 response = federation_pb2.PushUpdateResponse
                 return response(result=response.RESULT_STAGED, staged_bytes=await self._uploads.staged(upload))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from fedhft.coordination.describe import describe, older_rounds, outline
 from fedhft.coordination.exported import exported, kept_whole
 from fedhft.coordination.known_clients import known_clients, remove_client
+from fedhft.coordination.plan_explained import explained_plan
 from fedhft.coordination.roster import Roster
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.identity import Role, parse_identity
@@ -19,7 +20,7 @@ from fedhft.rounds import requests
 from fedhft.rounds.joining import pinned_schema
 from fedhft.rpc.caller import Context, authenticate
 from fedhft.store.interface import Store
-from fedhft.v1 import jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import clients_pb2, jobs_pb2, jobs_pb2_grpc, plans_pb2
 from fedhft_aggregator.loops import JobLoops
 from fedhft_aggregator.published_blobs import PIECE_BYTES
 from fedhft_aggregator.revocations import revocation_of
@@ -129,11 +130,20 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
                 return
             await self._store.wait_change(name, Topic.PROGRESS, seen, _WATCH_LOOK_S)
 
-    async def Clients(self, request: jobs_pb2.ListClientsRequest, context: Context) -> jobs_pb2.ListClientsResponse:
+    async def Clients(
+        self, request: clients_pb2.ListClientsRequest, context: Context
+    ) -> clients_pb2.ListClientsResponse:
         """A page of the clients that serve a job, or will not."""
         authenticate(context)
         record = await self._store.job(parse_job_id(request.job))
         return await self._roster.page(record, request.after, request.limit)
+
+    async def ExplainPlan(
+        self, request: plans_pb2.ExplainPlanRequest, context: Context
+    ) -> plans_pb2.ExplainPlanResponse:
+        """The plans of a job that plans by capacity, in force or supposed."""
+        authenticate(context)
+        return await explained_plan(self._store, parse_job_id(request.job), request.what_if)
 
     async def Events(self, request: jobs_pb2.ListEventsRequest, context: Context) -> jobs_pb2.ListEventsResponse:
         """What happened to a job, the newest of it."""
@@ -147,21 +157,21 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         )
 
     async def KnownClients(
-        self, request: jobs_pb2.ListKnownClientsRequest, context: Context
-    ) -> jobs_pb2.ListKnownClientsResponse:
+        self, request: clients_pb2.ListKnownClientsRequest, context: Context
+    ) -> clients_pb2.ListKnownClientsResponse:
         """A page of the clients that are enrolled or in a job."""
         authenticate(context)
         return await known_clients(self._store, request.after, request.limit)
 
     async def RemoveClient(
-        self, request: jobs_pb2.RemoveClientRequest, context: Context
-    ) -> jobs_pb2.RemoveClientResponse:
+        self, request: clients_pb2.RemoveClientRequest, context: Context
+    ) -> clients_pb2.RemoveClientResponse:
         """Take a client out of its jobs and end its lease."""
         caller = authenticate(context)
         client = parse_client_id(request.client)
         left = await remove_client(self._store, client, requests.reason(request.reason, "removed"))
         log.info("client removed", extra={"client": client, "jobs": left, "by": caller.name, "peer": caller.peer})
-        return jobs_pb2.RemoveClientResponse(jobs=left)
+        return clients_pb2.RemoveClientResponse(jobs=left)
 
     async def Cancel(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.Job:
         """End a job that has not ended."""

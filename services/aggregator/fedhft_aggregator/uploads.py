@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ class Upload:
     lease_token: str
     awaited: Awaited
     header: federation_pb2.UpdateHeader
+    opened_s: float = 0.0
+    """`time.monotonic()` when the round opened, as far as this process can tell."""
 
     @property
     def digest(self) -> str:
@@ -144,7 +147,8 @@ class Uploads:
         self, upload: Upload, data: bytes | None, measured: Measured
     ) -> federation_pb2.PushUpdateResponse:
         header, part = upload.header, upload.awaited.part
-        record = update_record(str(upload.client), header, part, measured)
+        seconds = max(0.0, time.monotonic() - upload.opened_s)
+        record = update_record(str(upload.client), header, part, measured, seconds)
         result = await self._store.accept(upload.job, record, upload.lease_token, data)
         self._reached("accepted")
         response = federation_pb2.PushUpdateResponse

@@ -20,6 +20,7 @@ from fedhft.telemetry import metrics
 from fedhft.v1 import federation_pb2
 from fedhft_agent.after_refusal import DECLINE_THE_JOB, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection, Peer
+from fedhft_agent.device_recovery import check_device, come_back
 from fedhft_agent.offers import Offers
 from fedhft_agent.own_expiry import OwnExpiry
 from fedhft_agent.owner_rules import check_offer
@@ -38,8 +39,13 @@ _KEEP_UNSEEN_S = 7 * 86400.0
 """How long the state of a job not on offer is kept, in case the agent was pointed at the wrong server."""
 _EXIT_OF_STATUS = {"completed": 0, "failed": 42, "cancelled": 13}
 _NO_STATUS_EXIT = 13
-_CAUSES = {ErrorCode.INVALID_DATA: "data", ErrorCode.INVALID_MODEL: "model"}
-"""Refusals of what this machine has on its disk, and the label under which they are counted."""
+_SAID = {
+    **dict.fromkeys(DECLINE_THE_JOB, "job declined"),
+    ErrorCode.DEVICE_FAILED: "the device failed; trying again",
+}
+"""How the end of a job is logged that is not over; others are left."""
+_CAUSES = {ErrorCode.INVALID_DATA: "data", ErrorCode.INVALID_MODEL: "model", ErrorCode.DEVICE_FAILED: "device"}
+"""Refusals of what this machine has, and the label under which they are counted."""
 
 
 class Presence:
@@ -99,6 +105,7 @@ def run(settings: AgentSettings) -> int:
     on.
     """
     presence = Presence()
+    check_device(settings.device)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         state = stack.enter_context(StateDirectory(settings.state_folder))
@@ -129,6 +136,8 @@ class _Agent:
         self._presence = presence
         self._offers = Offers(only=settings.job)
         self._workplace: Workplace | None = None
+        self._device: str | None = None
+        """Name of the device in use, which stays the same when it fails."""
         self._specs: dict[str, tuple[bytes, str]] = {}
         self._last = settings.once or settings.job is not None
 
@@ -166,7 +175,9 @@ class _Agent:
                 log.info("the job ended before this agent joined it", extra={"job": offer.job})
                 self._offers.failed(offer.job, error.message)
                 return None
-            if self._last or error.code in LEAVE_THE_SERVER:
+            if error.code is ErrorCode.DEVICE_FAILED:
+                self._workplace = None  # all that it holds is on the device
+            elif self._last or error.code in LEAVE_THE_SERVER:
                 self._leave(offer.job, error)
                 raise
             seconds, news = self._offers.failed(offer.job, error.message)
@@ -174,7 +185,7 @@ class _Agent:
             # The same refusal every half hour would bury what is new in the owner's log.
             log.log(
                 logging.ERROR if news else logging.DEBUG,
-                "job declined" if error.code in DECLINE_THE_JOB else "job left",
+                _SAID.get(error.code, "job left"),
                 extra={"job": offer.job, "code": error.code.value, "detail": error.message, "again_in_s": seconds},
             )
             self._leave(offer.job, error)
@@ -191,11 +202,13 @@ class _Agent:
         data = _data(settings, spec)
         _check_model_folder(settings.model or spec.model.name)
         if self._workplace is None:
-            self._workplace = _workplace(settings)
+            self._workplace = _workplace(settings, self._device)
+            self._device = str(self._workplace.device)
         state = self._state.job(offer.job, offer.spec_digest)
-        session = self._workplace.session(self._connection, self._stop, spec, data, state)
-        self._presence.served(offer.job)
-        finished = session.run()
+        with self._workplace.failures():
+            session = self._workplace.session(self._connection, self._stop, spec, data, state)
+            self._presence.served(offer.job)
+            finished = session.run()
         log.info("job over", extra={"job": offer.job, "status": finished.status, "reason": finished.reason})
         return finished
 
@@ -266,12 +279,18 @@ def _check_model_folder(name: str) -> None:
         tokenizer_digest(folder)
 
 
-def _workplace(settings: AgentSettings) -> Workplace:
-    """Load the tensor library."""
+def _workplace(settings: AgentSettings, device: str | None) -> Workplace:
+    """Load the tensor library. device: the one in use before it failed. Raises FedhftError(DEVICE_FAILED) if it did."""
     fix_threads(settings.threads)
     from fedhft_agent.workplace import Workplace
 
-    return Workplace(settings)
+    try:
+        return Workplace(settings, device)
+    except FedhftError:
+        if device is None:
+            raise
+        come_back(device)
+        raise
 
 
 def fix_threads(threads: int) -> None:

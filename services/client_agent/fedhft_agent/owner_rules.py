@@ -105,7 +105,7 @@ def _about_spec(rules: OwnerRules, spec: JobSpec) -> Iterator[str]:
     yield from _beyond("rounds.total", spec.rounds.total, "most_rounds", rules.most_rounds)
     yield from _beyond("training.epochs", spec.training.epochs, "most_epochs", rules.most_epochs)
     if spec.method.uses_adapters:
-        yield from _beyond("adapter.rank", spec.adapter.rank, "most_rank", rules.most_rank)
+        yield from _beyond("adapter.rank", spec.adapter.most_rank, "most_rank", rules.most_rank)
     elif rules.most_rank is not None:
         yield f"method.trained = {spec.method.trained.value!r} trains all weights, beyond most_rank = {rules.most_rank}"
     depths = [tier.depth or spec.adapter.depth for tier in spec.tiers.values()]

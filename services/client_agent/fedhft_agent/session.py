@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.methods import Allocation
 from fedhft.planning.memory import check_plan_fits
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
@@ -28,6 +29,7 @@ from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft_agent.after_refusal import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection, one_line
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
+from fedhft_agent.links import Links
 from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_task
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 
@@ -74,6 +76,7 @@ class Session:
         self._heartbeat_s = heartbeat_s
         self._tier = enlistment.tier
         self._payload = PayloadCount()
+        self._links = Links()
         self._carried_before = SocketBytes(0, 0)
         self._given_up = 0
         self._fruitless = 0
@@ -130,19 +133,21 @@ class Session:
     # -- joining and asking
 
     def _join(self) -> None:
-        enlistment = self._enlistment
-        answer = self._connection.join(
-            federation_pb2.JoinRequest(
-                job=self._spec.name,
-                schema_json=self._worker.schema.to_json(),
-                samples=self._worker.samples,
-                tier=enlistment.tier,
-                signature=self._worker.signature(),
-                signature_halves=self._worker.signature_halves(),
-                data_digest=self._worker.data_digest,
-                has_shared_validation=self._worker.has_shared_validation,
-            )
+        enlistment, signature = self._enlistment, self._worker.signature()
+        request = federation_pb2.JoinRequest(
+            job=self._spec.name,
+            schema_json=self._worker.schema.to_json(),
+            samples=self._worker.samples,
+            tier=enlistment.tier,
+            signature=signature.whole,
+            signature_halves=signature.halves,
+            data_digest=self._worker.data_digest,
+            has_shared_validation=self._worker.has_shared_validation,
+            keeps_frozen_layers=self._worker.keeps_frozen_layers,
         )
+        if self._spec.method.allocation is Allocation.CAPACITY:
+            request.durations.CopyFrom(self._worker.trial())
+        answer = self._connection.join(request)
         self._tier = answer.tier
         known(metrics.AGENT_PAYLOAD_BYTES, direction=("up",), payload=("update",), tier=(self._tier,))
         known(metrics.AGENT_PAYLOAD_BYTES, direction=("down",), payload=("delta", "snapshot"), tier=(self._tier,))
@@ -254,9 +259,12 @@ class Session:
         check_plan_fits(plan, self._worker.schema, weights_bytes, enlistment.memory_bytes)
 
     def _fetch(self, refs: Iterable[adapter_pb2.BlobRef]) -> None:
+        self._links.fetching()
         for ref in refs:
             before = self._payload.received
-            data = pull_blob(self._connection, self._spec.name, ref, self._payload)
+            with self._links.down.moving():
+                data = pull_blob(self._connection, self._spec.name, ref, self._payload)
+            self._links.down.bytes += self._payload.received - before
             kind = "snapshot" if ref.kind == adapter_pb2.BLOB_KIND_SNAPSHOT else "delta"
             moved = metrics.AGENT_PAYLOAD_BYTES.labels(direction="down", payload=kind, tier=self._tier)
             moved.inc(self._payload.received - before)
@@ -277,7 +285,10 @@ class Session:
         )
         before = self._payload.sent
         try:
-            result = push_update(self._connection, header, draft.blob, self._payload, resume=resume)
+            self._links.delivering()
+            with self._links.up.moving():
+                result = push_update(self._connection, header, draft.blob, self._payload, resume=resume)
+            self._links.up.bytes = self._payload.sent - before
         except FedhftError as error:
             if error.code in LEAVE_THE_JOB or error.code in LEAVE_THE_SERVER:
                 raise
@@ -308,4 +319,6 @@ class Session:
         measured.peak_rss_bytes = peak_memory_bytes()
         measured.payload_bytes_sent = self._payload.sent + about_to_send
         measured.payload_bytes_received = self._payload.received
+        if measured.HasField("durations"):
+            self._links.tell(measured.durations)
         return measured

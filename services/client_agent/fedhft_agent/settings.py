@@ -16,6 +16,7 @@ from pydantic_settings import NoDecode
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId, parse_client_id, parse_job_id
 from fedhft.job_values import Size, parse_duration
+from fedhft.process.device_name import DeviceName
 from fedhft.process.free_memory import free_memory
 from fedhft.process.settings import ProcessSettings, flag_of
 from fedhft.rpc.address import parse_address
@@ -98,6 +99,10 @@ class AgentSettings(ProcessSettings):
     )
     shared_validation: str | None = Field(None, description="the validation split that all clients share")
     model: str | None = Field(None, description="local copy of the base model, instead of the job's name for it")
+    device: DeviceName = Field(
+        "auto",
+        description="where to train: cpu, cuda, cuda:N or mps; auto: the first accelerator that works, or else the CPU",
+    )
     memory: Annotated[Size, BeforeValidator(_or_auto)] = Field(
         0,
         description='memory the agent may use, e.g. "2GiB"; decides its tier and the plans it refuses; auto: what is '

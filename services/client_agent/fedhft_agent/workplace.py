@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fedhft.datasets.client_data import ClientData
 from fedhft.job import JobSpec
 from fedhft.process.signals import StopSignal
 from fedhft.training.base import LoadedBase, load_base, model_folder, network_key, use_threads
+from fedhft.training.device.choice import description, usable_device
+from fedhft.training.device.failure import device_failures
 from fedhft.training.network import Network
 from fedhft.training.prefix.cache import KEPT_AS
 from fedhft.training.prefix.folder import PrefixFolder
@@ -25,13 +28,20 @@ log = logging.getLogger(__name__)
 class Workplace:
     """Builds sessions; holds at most one base model."""
 
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(self, settings: AgentSettings, device: str | None = None) -> None:
+        """device: the one in use so far, instead of what the settings say. Raises what `usable_device` raises."""
         self._settings = settings
         self._base: LoadedBase | None = None
+        self.device = usable_device(device or settings.device)
+        log.info("device", extra={"device": description(self.device)})
         folder = settings.cache_folder
         self._prefixes = PrefixFolder.open(folder, settings.cache_size) if folder and settings.cache_size else None
         if settings.threads:
             use_threads(settings.threads)
+
+    def failures(self) -> AbstractContextManager[None]:
+        """See `device_failures`."""
+        return device_failures(self.device)
 
     def session(
         self, connection: Connection, stop: StopSignal, spec: JobSpec, data: ClientData, state_dir: Path
@@ -54,12 +64,14 @@ class Workplace:
             self._base = None  # release the old one before the new one is read
             folder = model_folder(self._settings.model or spec.model.name, spec.model.revision)
             streamed = self._prefixes is not None and streams_model(self._settings, spec, stored_values(folder)) > 0
-            self._base = load_base(spec, self._settings.model, streamed=streamed)
+            self._base = load_base(spec, self._settings.model, device=self.device, streamed=streamed)
             log.info(
                 "base model loaded",
                 extra={
                     "model": str(self._base.path),
                     "digest": self._base.digest[:12],
+                    "device": str(self._base.device),
+                    "dtype": str(self._base.dtype).removeprefix("torch."),
                     "streamed": self._base.streamed is not None,
                 },
             )

@@ -16,7 +16,7 @@ Partials can be computed anywhere and merged; equal bits need merging over a fix
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -68,8 +68,8 @@ class FoldRules:
     share_a: bool
     clusters: int
     tau: float
-    alpha: float
-    """LoRA alpha; products carry W = alpha / rank."""
+    alpha_of: Callable[[int], float]
+    """Rank -> LoRA alpha; products carry W = alpha / rank."""
     seed: int
     round_number: int
     """1-based; restart methods redraw A for it."""
@@ -88,7 +88,7 @@ class FoldRules:
             method.share_a,
             clusters,
             spec.mask.tau,
-            spec.adapter.alpha,
+            spec.adapter.alpha_of,
             spec.seed,
             round_number,
             method.uses_adapters,
@@ -350,7 +350,7 @@ def _accumulate_products(
         if sums is None:
             sums = partial.products[key.name] = ProductSums(RowSums.zero(rules.clusters, matrix.rows, 0))
         sums.rows.add(per_cluster, MaskedMatrix(matrix.rows, 0, matrix.index, matrix.values[:, :0]))
-        left = (update.scale * rules.alpha / slot.rank) * matrix.dense().astype(np.float64)
+        left = (update.scale * rules.alpha_of(slot.rank) / slot.rank) * matrix.dense().astype(np.float64)
         right = rules.start_of_a(key.name)
         moved = delta.tensors.get(TensorKey(key.name, Part.A))
         if moved is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,12 +36,16 @@ def complete_job(ctx: typer.Context, incomplete: str) -> list[Offer]:
     return _offered(ctx, incomplete, ask)
 
 
+JobArgument = Annotated[str, typer.Argument(help="Name of the job.", autocompletion=complete_job)]
+"""The argument of a command that is about one job."""
+
+
 def complete_client(ctx: typer.Context, incomplete: str) -> list[Offer]:
     """Names of clients that the server knows and that begin so."""
-    from fedhft.v1 import jobs_pb2
+    from fedhft.v1 import clients_pb2
 
     def ask(stub: jobs_pb2_grpc.JobsStub) -> Iterable[Offer]:
-        page = stub.KnownClients(jobs_pb2.ListKnownClientsRequest(limit=_MOST), timeout=ASK_S)
+        page = stub.KnownClients(clients_pb2.ListKnownClientsRequest(limit=_MOST), timeout=ASK_S)
         return ((one.client, "enrolled" if one.enrolled else "not enrolled") for one in page.clients)
 
     return _offered(ctx, incomplete, ask)
@@ -49,12 +53,12 @@ def complete_client(ctx: typer.Context, incomplete: str) -> list[Offer]:
 
 def complete_client_of_job(ctx: typer.Context, incomplete: str) -> list[Offer]:
     """Names of clients of the job that was named, as far as they begin so."""
-    from fedhft.v1 import jobs_pb2
+    from fedhft.v1 import clients_pb2
 
     def ask(stub: jobs_pb2_grpc.JobsStub) -> Iterable[Offer]:
         # An option that waits for its value keeps the parser from giving arguments their names.
         job = str(ctx.params.get("job") or next(iter(ctx.args), ""))
-        page = stub.Clients(jobs_pb2.ListClientsRequest(job=job, limit=_MOST), timeout=ASK_S)
+        page = stub.Clients(clients_pb2.ListClientsRequest(job=job, limit=_MOST), timeout=ASK_S)
         return ((one.client, one.tier) for one in page.clients)
 
     return _offered(ctx, incomplete, ask)

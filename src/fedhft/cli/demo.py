@@ -12,6 +12,7 @@ import typer
 
 from fedhft.cli.output import Report, ReportOption, print_json
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.process.device_name import parse_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,6 +102,12 @@ def demo(
             help="Folder or hub id of the base model.", show_default="the packaged MiniLM", rich_help_panel=_TRAINING
         ),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where agents train: auto, cpu, cuda, cuda:N or mps. They share it.", rich_help_panel=_TRAINING
+        ),
+    ] = "auto",
     simulate: Annotated[
         bool,
         typer.Option(
@@ -156,6 +163,7 @@ def demo(
         clusters=parse_clusters(clusters),
         overrides=tuple(set_ or ()),
         model=model,
+        device=parse_device(device),
         simulate=simulate,
         tls=tls,
         keep_logs=keep_logs,

@@ -8,39 +8,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhft.cli.completion import complete_client_of_job, complete_job
+from fedhft.cli.completion import JobArgument
+from fedhft.cli.following import check_completed, follow_events, follow_job, show_job
 from fedhft.cli.interrupted import if_interrupted
+from fedhft.cli.job_export import export
+from fedhft.cli.job_plan import plan
 from fedhft.cli.job_views import (
     SHOWN_ROUNDS,
     STATES,
-    View,
     as_values,
-    event_lines,
     matches,
-    missing_rounds,
     print_clients,
     print_events,
-    print_job,
     print_jobs,
     print_memberships,
 )
-from fedhft.cli.output import Output, answer, console, print_json
+from fedhft.cli.output import Output, answer, print_json
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.rounds.paging import HISTORY_PAGE
 
 if TYPE_CHECKING:
-    from fedhft.jobs.client import JobsClient
-    from fedhft.v1 import jobs_pb2
+    pass
 
 app = typer.Typer(help="Submit and watch jobs on an aggregator.", no_args_is_help=True)
 
 _LISTED = (
     "job", "status", "reason", "paused", "blocked", "rounds_done", "clients", "open_round", "accepted", "asked",
-    "age_seconds",
+    "age_seconds", "best",
 )  # fmt: skip
 """Fields of a job that `list` shows to programs."""
-
-JobArgument = Annotated[str, typer.Argument(help="Name of the job.", autocompletion=complete_job)]
 
 
 class State(StrEnum):
@@ -86,15 +82,15 @@ def submit(
         with if_interrupted(unknown):
             submitted = client.submit(spec, schema)
         if not wait:
-            _show(submitted, options.output)
+            show_job(submitted, options.output)
             return
         with if_interrupted(f"the job is submitted; watch it with `fedhft job watch {spec.name}`"):
             if options.output is Output.TABLE:
                 typer.echo(f"{spec.name}: submitted")
-            last = _follow(client, spec.name, SHOWN_ROUNDS, options.output is Output.TABLE)
+            last = follow_job(client, spec.name, SHOWN_ROUNDS, options.output is Output.TABLE)
         if options.output is not Output.TABLE and last is not None:
-            _show(last, options.output)
-    _check_completed(last)
+            show_job(last, options.output)
+    check_completed(last)
 
 
 @app.command("list")
@@ -132,7 +128,7 @@ def get(
     if rounds is None:
         rounds = SHOWN_ROUNDS if options.output is Output.TABLE else 0
     with options.client() as client:
-        _show(client.get(job, rounds or None), options.output, rounds)
+        show_job(client.get(job, rounds or None), options.output, rounds)
 
 
 @app.command()
@@ -152,7 +148,7 @@ def watch(
     """Follow a job until it ends (-o json: an object per line and change). Exits with 42 unless it completed."""
     with options.client() as client, if_interrupted(f"the job goes on; `fedhft job watch {job}` shows it again"):
         if options.output is Output.TABLE:
-            last = _follow(client, job, rounds, show=True)
+            last = follow_job(client, job, rounds, show=True)
         else:
             last = None
             for last in client.watch(job, rounds or None):
@@ -160,10 +156,10 @@ def watch(
                     print_json(as_values(last), indent=None)
                 elif options.output is Output.YAML:
                     typer.echo("---")
-                    _show(last, options.output)
+                    show_job(last, options.output)
             if last is not None and options.output is Output.NAME:
                 typer.echo(job)
-    _check_completed(last)
+    check_completed(last)
 
 
 @app.command()
@@ -186,7 +182,7 @@ def events(
     from fedhft.jobs.messages import as_dict
 
     if follow:
-        _follow_events(options, job, last)
+        follow_events(options, job, last)
         return
     with options.client() as client:
         told = client.events(job, last)
@@ -230,7 +226,7 @@ def cancel(
 ) -> None:
     """End a job; agents are told at their next call."""
     with options.client() as client, _unknown_outcome(job):
-        _show(client.cancel(job, reason), options.output)
+        show_job(client.cancel(job, reason), options.output)
 
 
 @app.command()
@@ -242,7 +238,7 @@ def pause(
 ) -> None:
     """Let a job wait: no round opens, closes or runs out of time until it is resumed."""
     with options.client() as client, _unknown_outcome(job):
-        _show(client.pause(job, reason), options.output)
+        show_job(client.pause(job, reason), options.output)
 
 
 @app.command()
@@ -250,7 +246,7 @@ def pause(
 def resume(options: ServerOptions, job: JobArgument) -> None:
     """Let a paused job go on."""
     with options.client() as client, _unknown_outcome(job):
-        _show(client.resume(job), options.output)
+        show_job(client.resume(job), options.output)
 
 
 @app.command()
@@ -266,87 +262,8 @@ def delete(
     answer(options.output, {"job": job, "deleted": True}, [job], lambda: typer.echo(f"{job}: deleted"))
 
 
-@app.command()
-@with_server_options
-def export(
-    options: ServerOptions,
-    job: JobArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the PEFT directories.")],
-    version: Annotated[
-        int, typer.Option(min=0, help="Version to export, one of the last two; 0: the last.", show_default="the last")
-    ] = 0,
-    client: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--client", help="Also export this client's mixture; repeatable.", autocompletion=complete_client_of_job
-        ),
-    ] = None,
-    base_model: Annotated[
-        str,
-        typer.Option(
-            "--base-model",
-            help="What the adapters call their base model.",
-            show_default="the job's name for it",
-        ),
-    ] = "",
-    base_path: Annotated[
-        Path | None,
-        typer.Option(
-            "--base-path",
-            help="Folder of the base model on this machine, to check or to merge.",
-            show_default="what the adapters call it",
-        ),
-    ] = None,
-    check: Annotated[
-        bool | None,
-        typer.Option(
-            "--check/--no-check",
-            help="Load every directory with plain transformers and PEFT and compare it with what was trained.",
-            show_default="where torch and the base model are",
-        ),
-    ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Write whole models, base and adapter in one.")] = False,
-    view: Annotated[
-        View,
-        typer.Option("--view", help="One directory per cluster, or a single one for everybody, weighted by rows."),
-    ] = View.CLUSTERS,
-) -> None:
-    """Write a version's adapters: one PEFT directory per cluster (or one for everybody) and per --client."""
-    from dataclasses import asdict
-
-    from fedhft.export.published import fetch_adapters, write_adapters
-
-    with options.client() as jobs, if_interrupted(f"what was written so far is in {out}; export again for the rest"):
-        adapters = fetch_adapters(jobs, job, version)
-        everybody = view is View.MASS_WEIGHTED
-        rows = {one.client: int(one.samples) for one in jobs.clients(job) if one.samples} if everybody else None
-        written = write_adapters(
-            adapters,
-            out,
-            jobs.get(job, last=1),
-            base_model,
-            client or (),
-            base_path="" if base_path is None else str(base_path),
-            check=check,
-            merge=merge,
-            samples=rows,
-        )
-    paths = [str(one.path) for one in written]
-    value = {
-        "job": job,
-        "version": adapters.state.version,
-        "adapters": paths,
-        "checked": [None if one.checked is None else asdict(one.checked) for one in written],
-    }
-
-    def table() -> None:
-        for path in paths:
-            typer.echo(path)
-
-    answer(options.output, value, paths, table)
-    unchecked = next((one.unchecked for one in written if one.checked is None), "")
-    if unchecked and check is None:
-        typer.echo(f"not compared with what was trained: {unchecked}", err=True)
+app.command()(export)
+app.command()(plan)
 
 
 @app.command()
@@ -355,63 +272,6 @@ def schema() -> None:
     from fedhft.job import job_schema
 
     print_json(job_schema())
-
-
-def _show(job: jobs_pb2.Job, output: Output, rounds: int = SHOWN_ROUNDS) -> None:
-    """Print a job; of its history people are shown the last `rounds` rounds (0: all), programs what the client has."""
-    answer(output, as_values(job), [job.job], lambda: print_job(job, rounds))
-
-
-def _follow(client: JobsClient, job: str, rounds: int, show: bool) -> jobs_pb2.Job | None:
-    """Watch a job until it ends, for people if `show`; returns it."""
-    from fedhft.reporting.table import RoundTable
-
-    last: jobs_pb2.Job | None = None
-    if not show:
-        for change in client.watch(job, rounds or None):
-            last = change
-        return last
-    out = console()
-    with RoundTable(out, several=False) as table:
-        for change in client.watch(job, rounds or None):
-            if last is None:
-                for line in missing_rounds(change):
-                    out.print(line, markup=False, highlight=False, soft_wrap=True)
-            last = change
-            table.show(job, last)
-    return last
-
-
-def _follow_events(options: ServerOptions, job: str, last: int) -> None:
-    """Show events as they come until the job is over. Raises JOB_FAILED unless it completed."""
-    from fedhft.jobs.events import follow_events
-    from fedhft.jobs.messages import as_dict
-
-    ended: jobs_pb2.Job | None = None
-    show = event_lines()
-    with options.client() as client, if_interrupted(f"the job goes on; `fedhft job events {job} --follow` shows it"):
-        for news in follow_events(client, job, last):
-            ended = news.job
-            if news.gap:
-                typer.echo(f"fedhft: some events of {job} are no longer kept and not shown", err=True)
-            for event in news.events:
-                if options.output is Output.TABLE:
-                    show(event)
-                elif options.output is Output.YAML:
-                    typer.echo("---")
-                    answer(options.output, as_dict(event), [], lambda: None)
-                elif options.output is Output.JSON:
-                    print_json(as_dict(event), indent=None)
-                else:
-                    typer.echo(event.kind)
-    _check_completed(ended)
-
-
-def _check_completed(last: jobs_pb2.Job | None) -> None:
-    from fedhft.errors import ErrorCode, FedhftError
-
-    if last is not None and last.status != "completed":
-        raise FedhftError(ErrorCode.JOB_FAILED, f"job {last.job} ended as {last.status}: {last.reason}")
 
 
 def _unknown_outcome(job: str) -> if_interrupted:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,18 +11,11 @@ import typer
 from fedhft.cli.output import Column, ago, console, print_table
 
 if TYPE_CHECKING:
-    from fedhft.v1 import jobs_pb2
+    from fedhft.v1 import clients_pb2, jobs_pb2
 
 SHOWN_ROUNDS = 20
 """Rounds that people are shown unless they ask for others."""
 STATES = {1: "live", 2: "silent", 3: "declined"}
-
-
-class View(StrEnum):
-    """What `export --view` takes."""
-
-    CLUSTERS = "clusters"
-    MASS_WEIGHTED = "mass-weighted"
 
 
 def as_values(job: jobs_pb2.Job) -> dict[str, Any]:
@@ -48,6 +40,7 @@ def print_jobs(jobs: Iterable[jobs_pb2.Job]) -> None:
         Column("status"),
         Column("rounds", 1),
         Column("clients", 2),
+        Column("best", 4),
         Column("age", 3),
         Column("reason", text=True),
     )
@@ -55,7 +48,8 @@ def print_jobs(jobs: Iterable[jobs_pb2.Job]) -> None:
     for job in jobs:
         status, reason = standing(job)
         age = ago(job.age_seconds) if job.HasField("age_seconds") else ""
-        rows.append((job.job, status, job.rounds_done, len(job.clients), age, reason))
+        best = f"{job.best.version} ({job.best.score:.3f})" if job.HasField("best") else ""
+        rows.append((job.job, status, job.rounds_done, len(job.clients), best, age, reason))
     print_table(columns, rows)
 
 
@@ -75,6 +69,8 @@ def print_job(job: jobs_pb2.Job, rounds: int = SHOWN_ROUNDS) -> None:
     typer.echo(f"clients: {', '.join(job.clients) or 'none yet'}")
     if job.open_round:
         typer.echo(f"round {job.open_round} is open: {job.accepted} of {job.asked} clients done")
+    for line in _best(job):
+        typer.echo(line)
     if rounds:
         del job.history[:-rounds]
     for line in missing_rounds(job):
@@ -87,7 +83,21 @@ def print_job(job: jobs_pb2.Job, rounds: int = SHOWN_ROUNDS) -> None:
         typer.echo(line)
 
 
-def print_clients(clients: Iterable[jobs_pb2.JobClient]) -> None:
+def ending(job: jobs_pb2.Job) -> list[str]:
+    """Why a job ended earlier than planned, if it did, and which of its versions was the best."""
+    return [*([job.reason] if job.reason else []), *_best(job)]
+
+
+def _best(job: jobs_pb2.Job) -> list[str]:
+    """A line on the best version; none before one was scored."""
+    if not job.HasField("best"):
+        return []
+    best = job.best
+    waited = f", {best.waited} scored since" if best.waited else ""
+    return [f"best version: {best.version}, {best.by} {best.score:.4g}, measured in round {best.round}{waited}"]
+
+
+def print_clients(clients: Iterable[clients_pb2.JobClient]) -> None:
     """A line per client of a job."""
     columns = (
         Column("client"),
@@ -188,7 +198,7 @@ def _what(event: jobs_pb2.JobEvent) -> str:
     return f"round {event.round} {kind}" if event.round else f"job {kind}"
 
 
-def _treated(client: jobs_pb2.JobClient) -> str:
+def _treated(client: clients_pb2.JobClient) -> str:
     """What the last fold made of its update, if anything."""
     if client.set_aside:
         return f"set aside: {client.set_aside}"

@@ -27,6 +27,7 @@ def predict(
             "--base-path", help="Folder of the base model on this machine.", show_default="what the adapter calls it"
         ),
     ] = "",
+    device: Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     most_tokens: Annotated[
         int,
         typer.Option("--most-tokens", min=1, max=4096, help="Most tokens of an answer in words (causal-lm)."),
@@ -35,14 +36,18 @@ def predict(
 ) -> None:
     """Ask an exported adapter about rows, with plain transformers and PEFT; score it where they have targets."""
     from fedhft.export.description import read_description
+    from fedhft.process.device_name import parse_device
     from fedhft.training.batches import encode_rows
+    from fedhft.training.device.choice import usable_device
     from fedhft.training.exported_model import ExportedModel
     from fedhft.training.tasks import task_of
 
+    where = usable_device(parse_device(device))
     told = read_description(adapter)
     task = task_of(told.task)
     examples, known = _read(data, task)
-    model = ExportedModel(adapter, task, None if told.whole else base_path or told.base.name, told.base.revision)
+    base = None if told.whole else base_path or told.base.name
+    model = ExportedModel(adapter, task, base, told.base.revision, where)
     rows = encode_rows(
         model.tokenizer, task, examples, told.max_length, model.with_types, counts_positions=model.counts_positions
     )

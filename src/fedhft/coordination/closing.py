@@ -7,17 +7,19 @@ from collections.abc import Collection, Mapping
 
 from fedhft.aggregation.regrouping import Origins, known_origins, regroup
 from fedhft.coordination.bounded import Bounded
+from fedhft.coordination.capacity import learn_capacities
 from fedhft.coordination.driven import Driven
 from fedhft.coordination.folding import Folded, Note, fold_figures, fold_round
 from fedhft.coordination.gauges import show_published
-from fedhft.coordination.history import RoundHistory
+from fedhft.coordination.history import RoundHistory, best_of, last_entry
 from fedhft.coordination.state_blobs import save_state
 from fedhft.coordination.tidying import tidy
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.methods import Combine, SignatureKind
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
+from fedhft.rounds.best import best_after
 from fedhft.rounds.decision import Extend, Fail, after_setting_aside
 from fedhft.rounds.metric_figures import metrics_of_client, tell_metrics
 from fedhft.rounds.reclustering import wants_memberships
@@ -63,19 +65,15 @@ async def close_round(
                 return
             reports = tuple(report for report in reports if report.client not in aside)
             version, figures = await _version(driven, spec, number, folded, reports)
-    before = await _traffic(driven, updates)
+    last = await last_entry(store, job)
+    before = await _traffic(driven, updates, last)
     now_ms = await store.now_ms()
     bounded = Bounded(aside, folded.clipped if folded else {}, folded.opposed if folded else ())
     await _note_outcomes(driven, number, bounded, fence)
-    entry = _entry(
-        current,
-        reports,
-        before,
-        figures,
-        bounded,
-        now_ms,
-        spec.task,
-    )
+    entry = _entry(current, reports, before, figures, bounded, now_ms, spec.task)
+    best = best_after(spec, best_of(last), entry.summary, current.base_version)
+    if best is not None:
+        entry.summary.best.CopyFrom(best)
     driven.reached("folded")
     moved = {**before, **{report.client: report.traffic for report in reports}}
     kept = driven.kept_rounds + int(current.evaluation)
@@ -86,6 +84,7 @@ async def close_round(
     if not current.evaluation:
         absent = [client for client in current.participants if client not in accepted]
         await store.note_attendance(job, number, absent, list(accepted), fence)
+        await learn_capacities(driven, spec, number, updates, reports, fence)
     _observe_phase(job, "folding", folding_since_ms, now_ms)
     metrics.UPDATES_OPPOSED.labels(federation=job).inc(len(bounded.opposed))
     metrics.UPDATES_CLIPPED.labels(federation=job).inc(len(bounded.clipped))
@@ -95,7 +94,7 @@ async def close_round(
         "round published",
         extra={"job": job, "round": number, "accepted": len(reports), "seconds": round(entry.summary.seconds, 3)},
     )
-    await tidy(driven, version.version, accepted.values(), fence)
+    await tidy(driven, version.version, accepted.values(), fence, best=best.version if best is not None else 0)
 
 
 async def _set_aside(driven: Driven, number: int, reasons: Mapping[str, str], fence: int) -> Mapping[str, str]:
@@ -197,13 +196,12 @@ async def _note_signatures(driven: Driven, spec: JobSpec, number: int, reports: 
                 await driven.store.set_signature(driven.job, ClientId(report.client), report.signature)
 
 
-async def _traffic(driven: Driven, clients: Collection[str]) -> dict[str, Traffic]:
+async def _traffic(driven: Driven, clients: Collection[str], last: RoundHistory | None) -> dict[str, Traffic]:
     """Byte counters as of the clients' last reports.
 
     Where an earlier release wrote the last entry, it holds those of all clients, newer than what the store has.
     """
-    last = (await driven.store.history(driven.job, -1)).entries
-    earlier = RoundHistory.from_json(last[0]).earlier_traffic if last else {}
+    earlier = last.earlier_traffic if last is not None else {}
     return {**await driven.store.traffic(driven.job, clients), **earlier}
 
 

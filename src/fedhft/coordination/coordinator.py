@@ -17,14 +17,15 @@ from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.driven import Driven, Reached
 from fedhft.coordination.gauges import JobGauges
-from fedhft.coordination.history import RoundHistory
+from fedhft.coordination.history import RoundHistory, best_so_far
 from fedhft.coordination.opening import open_next
 from fedhft.coordination.trouble import Trouble
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
 from fedhft.readings import Look
-from fedhft.records import JobStatus, Topic
+from fedhft.records import JobStatus, Phase, Topic
+from fedhft.rounds.best import reason_to_stop
 from fedhft.rounds.decision import (
     Complete,
     Decision,
@@ -112,7 +113,7 @@ class Coordinator:
         self._trouble.seen(look.blocked)
         await self._gauges.show(spec, look)
         self._watch = watch_of(self._watch, fence, now, int(self._monotonic() * 1000))
-        situation = self._situation(spec, look, self._watch)
+        situation = self._situation(spec, look, self._watch, await self._reason_to_stop(spec, look))
         if situation.paused:
             self._watch = None  # a pause is not silence of clients
         decision = decide(situation, now)
@@ -129,7 +130,14 @@ class Coordinator:
             self._spec = load_canonical((await self._store.job(self._job)).spec_json)
         return self._spec
 
-    def _situation(self, spec: JobSpec, look: Look, watch: Watch) -> Situation:
+    async def _reason_to_stop(self, spec: JobSpec, look: Look) -> str:
+        """Why no round should follow the one that was published last; empty where one may."""
+        current = look.round
+        if not spec.stopping.patience or current is None or current.phase is not Phase.PUBLISHED or current.evaluation:
+            return ""
+        return reason_to_stop(spec, await best_so_far(self._store, self._job))
+
+    def _situation(self, spec: JobSpec, look: Look, watch: Watch, stop: str) -> Situation:
         situation = Situation(
             spec=spec,
             status=look.status,
@@ -140,6 +148,8 @@ class Coordinator:
             joined=look.joined,
             watched_since_ms=watch.since_ms,
             paused=look.paused,
+            reason=look.reason,
+            stop=stop,
         )
         self._watch = watch.counting(situation.live, situation.wanted, look.now_ms)
         return replace(situation, short_since_ms=self._watch.short_since_ms)
@@ -163,12 +173,12 @@ class Coordinator:
                 if noting is not None:
                     await close_round(self._driven, situation.spec, situation.round, number, fence, noting)
                     await self._trouble.end(fence)
-            case Evaluate():
-                await store.set_status(job, JobStatus.EVALUATING, "", [JobStatus.RUNNING], fence)
-            case Complete():
+            case Evaluate(reason):
+                await store.set_status(job, JobStatus.EVALUATING, reason, [JobStatus.RUNNING], fence)
+            case Complete(reason):
                 running = [JobStatus.RUNNING, JobStatus.EVALUATING]
-                await store.set_status(job, JobStatus.COMPLETED, "", running, fence)
-                log.info("job completed", extra={"job": job})
+                await store.set_status(job, JobStatus.COMPLETED, reason, running, fence)
+                log.info("job completed", extra={"job": job, "reason": reason} if reason else {"job": job})
             case Fail(reason):
                 log.error("job failed: %s", reason, extra={"job": job})
                 metrics.ROUNDS.labels(federation=job, outcome="failed").inc()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from fedhft.cluster_choice import ClusterChoice
-from fedhft.coordination.history import RoundHistory
+from fedhft.coordination.history import RoundHistory, best_of, last_entry
+from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import stored_client_timeout
 from fedhft.readings import Look
@@ -96,17 +97,28 @@ async def outline(store: Store, record: JobRecord) -> jobs_pb2.Job:
         job.age_seconds = max(0, look.now_ms - record.created_ms) / 1000
     if current is None:
         return job
+    entry = await _last_told(store, name)
+    if (best := best_of(entry)) is not None:
+        job.best.CopyFrom(best)
     if current.phase is not Phase.PUBLISHED:
         job.open_round = current.number
         job.asked = current.asked
         job.accepted = look.accepted
         job.open.CopyFrom(open_round(look, current))
-    elif current.evaluation:
-        (text,) = (await store.history(name, -1)).entries
-        entry = RoundHistory.from_json(text)
+    elif current.evaluation and entry is not None:
         job.final.CopyFrom(entry.summary)
         job.results.extend(entry.results)
     return job
+
+
+async def _last_told(store: Store, job: JobId) -> RoundHistory | None:
+    """The last entry of a job's history; none where it is damaged, because people are shown a damaged job too."""
+    try:
+        return await last_entry(store, job)
+    except FedhftError as error:
+        if error.code is not ErrorCode.DAMAGED_RECORD:
+            raise
+        return None
 
 
 def open_round(look: Look, current: RoundHead) -> jobs_pb2.OpenRound:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedhft.coordination.describe import memberships_message
+from fedhft.coordination.history import best_so_far
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.records import MembershipRecord, VersionRecord
@@ -47,18 +48,30 @@ async def exported(store: Store, job: JobId, number: int) -> jobs_pb2.ExportJobR
 
 
 async def kept_whole(store: Store, job: JobId) -> list[VersionRecord]:
-    """The versions whose snapshots are kept, the latest first."""
+    """The versions whose snapshots are kept: the latest first, the best last where it is an older one."""
     latest = await store.version(job)
     if latest is None:
         return []
-    numbers = range(latest.version - 1, max(0, latest.version - KEPT_SNAPSHOTS), -1)
+    oldest = max(1, latest.version - KEPT_SNAPSHOTS + 1)
+    best = await best_so_far(store, job)
+    numbers = [*range(latest.version - 1, oldest - 1, -1)]
+    if best is not None and 0 < best.version < oldest:
+        numbers.append(best.version)
     found = [latest, *[await store.version(job, number) for number in numbers]]
     return [version for version in found if version is not None and version.snapshots]
 
 
 async def _memberships(store: Store, job: JobId, version: VersionRecord, latest: bool) -> MembershipRecord | None:
-    """The memberships that hold for a version: those now for the latest, else the last from before the next round."""
+    """The memberships that hold for a version: those now for the latest, else the last from before the next round.
+
+    Where those are no longer kept (a best version that is long past), the oldest that are, if of as many clusters.
+    """
     record = await store.memberships(job)
     while record is not None and not latest and record.round > version.round:
-        record = await store.memberships(job, record.version - 1) if record.version > 1 else None
+        if record.version == 1:
+            return None
+        earlier = await store.memberships(job, record.version - 1)
+        if earlier is None:
+            return record if record.clusters == version.clusters else None
+        record = earlier
     return record

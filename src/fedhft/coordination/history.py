@@ -10,7 +10,9 @@ from google.protobuf import json_format
 
 from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode
+from fedhft.ids import JobId
 from fedhft.records import Traffic
+from fedhft.store.interface import Store
 from fedhft.store.reading import reading
 from fedhft.v1 import jobs_pb2
 
@@ -50,3 +52,19 @@ class RoundHistory:
                 evaluation=bool(raw["evaluation"]),
                 earlier_traffic={client: (t[0], t[1], t[2], t[3]) for client, t in raw.get("traffic", {}).items()},
             )
+
+
+async def last_entry(store: Store, job: JobId) -> RoundHistory | None:
+    """The entry of the round that was published last. Raises FedhftError(DAMAGED_RECORD)."""
+    entries = (await store.history(job, -1)).entries
+    return RoundHistory.from_json(entries[0]) if entries else None
+
+
+async def best_so_far(store: Store, job: JobId) -> jobs_pb2.BestVersion | None:
+    """The best version as of the round that was published last. Raises FedhftError(DAMAGED_RECORD)."""
+    return best_of(await last_entry(store, job))
+
+
+def best_of(entry: RoundHistory | None) -> jobs_pb2.BestVersion | None:
+    """The best version as of this entry; None where none was scored, and in entries of earlier releases."""
+    return entry.summary.best if entry is not None and entry.summary.HasField("best") else None

@@ -9,13 +9,13 @@ from collections import defaultdict
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.store.interface import Store
-from fedhft.v1 import jobs_pb2
+from fedhft.v1 import clients_pb2
 
 PAGE = 1000
 """Most clients in one message."""
 
 
-async def known_clients(store: Store, after: str, limit: int) -> jobs_pb2.ListKnownClientsResponse:
+async def known_clients(store: Store, after: str, limit: int) -> clients_pb2.ListKnownClientsResponse:
     """Clients after `after` that are enrolled or in a job that is not over, at most `limit` (0: PAGE, the most).
 
     Names are read for all clients, records only for those of the page.
@@ -39,13 +39,13 @@ async def known_clients(store: Store, after: str, limit: int) -> jobs_pb2.ListKn
     listed = []
     for client in page:
         agent = agents.get(client)
-        one = jobs_pb2.KnownClient(client=client, enrolled=agent is not None, jobs=theirs[client])
+        one = clients_pb2.KnownClient(client=client, enrolled=agent is not None, jobs=theirs[client])
         if agent is not None:
             one.agent_version, one.memory_bytes = agent.agent_version, agent.memory_bytes
         if client in seen_ms:
             one.seen_seconds = max(0, now_ms - seen_ms[client]) / 1000
         listed.append(one)
-    return jobs_pb2.ListKnownClientsResponse(clients=listed, more=stop < len(names))
+    return clients_pb2.ListKnownClientsResponse(clients=listed, more=stop < len(names))
 
 
 async def remove_client(store: Store, client: ClientId, reason: str) -> list[JobId]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from fedhft.coordination.capacity import plan_by_capacity
 from fedhft.coordination.driven import Driven
 from fedhft.coordination.gauges import show_plans
 from fedhft.ids import ClientId
@@ -31,6 +32,9 @@ async def open_next(
     present = live if evaluation else attending(live, missed, number, spec.rounds.min_clients)
     asked = asked_of(spec, present, number, evaluation)
     clients = await driven.store.clients(driven.job, [ClientId(client) for client in asked])
+    known = {str(client): value for client, value in clients.items()}
+    present_now = tuple(client for client in asked if client in known)
+    planned = await plan_by_capacity(driven, spec, schema, number, known, present_now, fence)
     now = await driven.store.now_ms()
     record = open_round(
         spec,
@@ -39,10 +43,11 @@ async def open_next(
         evaluation=evaluation,
         base_version=0 if last is None else number - 1,
         memberships=memberships,
-        clients={str(client): value for client, value in clients.items()},
-        asked=tuple(client for client in asked if client in clients),
+        clients=known,
+        asked=present_now,
         now_ms=now,
         proven=len(await driven.store.deliveries(driven.job, list(clients))),
+        planned=planned,
     )
     if not record.participants:
         return  # the last live client fell silent meanwhile; look again

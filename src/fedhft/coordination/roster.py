@@ -12,7 +12,7 @@ from fedhft.job import stored_client_timeout
 from fedhft.plan import AdapterPlan
 from fedhft.records import ClientRecord, DeclineRecord, JobRecord, Phase, RoundHead
 from fedhft.store.interface import Store
-from fedhft.v1 import jobs_pb2
+from fedhft.v1 import clients_pb2
 
 PAGE = 1000
 """Most clients in one message."""
@@ -30,7 +30,7 @@ class Roster:
         self._plans: OrderedDict[JobId, tuple[tuple[int, int], Mapping[str, AdapterPlan]]] = OrderedDict()
         """job -> (number and opening of a round, what each of its participants trains)."""
 
-    async def page(self, record: JobRecord, after: str, limit: int) -> jobs_pb2.ListClientsResponse:
+    async def page(self, record: JobRecord, after: str, limit: int) -> clients_pb2.ListClientsResponse:
         """The clients after `after` in ascending order, at most `limit` of them (0, or more than PAGE: PAGE).
 
         Names are read for all clients, records only for those of the page.
@@ -65,7 +65,7 @@ class Roster:
                 listed[-1].memberships.extend(rows.get(name, ()))
             elif name in declines:  # in neither: it left between two readings
                 listed.append(_declined(declines[name], delivered.get(name, 0), seen, look.now_ms))
-        return jobs_pb2.ListClientsResponse(clients=listed, more=stop < len(names))
+        return clients_pb2.ListClientsResponse(clients=listed, more=stop < len(names))
 
     async def _plans_of(self, job: JobId, head: RoundHead | None) -> Mapping[str, AdapterPlan]:
         if head is None:
@@ -93,11 +93,11 @@ def _last_folded(head: RoundHead | None) -> int:
 
 def _joined(
     client: ClientRecord, delivered: int, seen_ms: int | None, now_ms: int, silent_ms: int
-) -> jobs_pb2.JobClient:
+) -> clients_pb2.JobClient:
     live = seen_ms is not None and now_ms - seen_ms <= silent_ms
-    return jobs_pb2.JobClient(
+    return clients_pb2.JobClient(
         client=client.client,
-        state=jobs_pb2.JobClient.STATE_LIVE if live else jobs_pb2.JobClient.STATE_SILENT,
+        state=clients_pb2.JobClient.STATE_LIVE if live else clients_pb2.JobClient.STATE_SILENT,
         tier=client.tier,
         samples=client.samples,
         joined_seconds=_seconds_since(client.joined_ms, now_ms),
@@ -106,10 +106,10 @@ def _joined(
     )
 
 
-def _declined(decline: DeclineRecord, delivered: int, seen_ms: int | None, now_ms: int) -> jobs_pb2.JobClient:
-    return jobs_pb2.JobClient(
+def _declined(decline: DeclineRecord, delivered: int, seen_ms: int | None, now_ms: int) -> clients_pb2.JobClient:
+    return clients_pb2.JobClient(
         client=decline.client,
-        state=jobs_pb2.JobClient.STATE_DECLINED,
+        state=clients_pb2.JobClient.STATE_DECLINED,
         reason=decline.reason,
         joined_seconds=_seconds_since(decline.declined_ms, now_ms),
         seen_seconds=_seconds_since(seen_ms, now_ms),

@@ -42,7 +42,8 @@ def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federa
         return None
     if cached.schema is None:
         return None
-    plan = current.participants[client].plan
+    part = current.participants[client]
+    plan = part.plan
     source = _view_source(cached, current, client, held)
     seed = seeds.seed_of("round", cached.spec.seed, current.number, client)
     learning_rate = cached.spec.learning_rate(current.number)
@@ -61,7 +62,7 @@ def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federa
         )
         return federation_pb2.NextTaskResponse(evaluate=task)
     every = cached.spec.evaluation.every
-    evaluate = every > 0 and current.number % every == 0
+    evaluate = every > 0 and current.number % every == 0 and part.scores
     return federation_pb2.NextTaskResponse(
         train=federation_pb2.TrainTask(
             round=current.number,
@@ -73,7 +74,7 @@ def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federa
             shared=_shard(cached, current, client) if evaluate else None,
             max_update_bytes=largest_update(cached.spec, cached.schema, plan),
             quorum=least_of(cached.spec.rounds, current.head),
-            share=largest_share(current.participants[client], cached.cluster_masses, _trim(cached.spec)),
+            share=largest_share(part, cached.cluster_masses, _trim(cached.spec)),
         )
     )
 

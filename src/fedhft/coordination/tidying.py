@@ -17,14 +17,19 @@ from fedhft.rounds.retention import oldest_kept, retention
 _ORPHAN_AGE_S = 3600.0
 
 
-async def tidy(driven: Driven, latest: int, updates: Iterable[UpdateRecord], fence: int) -> None:
-    """Tidy after version `latest` was published, whose round folded `updates`. Raises FENCED, and the store's."""
+async def tidy(driven: Driven, latest: int, updates: Iterable[UpdateRecord], fence: int, *, best: int = 0) -> None:
+    """Tidy after version `latest` was published, whose round folded `updates`. best: the best version, 0 for none.
+
+    Raises FENCED, and the store's.
+    """
     store, job = driven.store, driven.job
     mark = await store.blobs.mark(job)
     driven.reached("tidying")
-    forgotten = await store.drop_versions(job, oldest_kept(latest), fence)
-    found = [await store.version(job, number) for number in range(oldest_kept(latest), latest + 1)]
-    verdict = retention(latest, [one for one in found if one is not None], forgotten, updates)
+    oldest = oldest_kept(latest)
+    forgotten = await store.drop_versions(job, oldest, fence, keep=best)
+    numbers = [*([best] if 0 < best < oldest else []), *range(oldest, latest + 1)]
+    found = [await store.version(job, number) for number in numbers]
+    verdict = retention(latest, [one for one in found if one is not None], forgotten, updates, best)
     await store.blobs.delete(job, verdict.dropped, mark)
     await store.blobs.sweep(job, verdict.kept, _ORPHAN_AGE_S, mark)
     await store.transfers.sweep(job, _ORPHAN_AGE_S)

@@ -17,7 +17,7 @@ from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow, read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.training.tasks import Task, task_of
 
 _PAIR = "text_pair"

@@ -15,7 +15,7 @@ from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow, read_table
 from fedhft.documents import read_json
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.training.tasks import kind_for, task_of
 
 _PAIR = "text_pair"

@@ -69,7 +69,8 @@ def _run_method(
     for name in ("run", "adapters"):  # an earlier demo's files would mix with this one's
         shutil.rmtree(folder / name, ignore_errors=True)
     large = spec.method.trained is Trained.ALL_WEIGHTS
-    layout = FederationLayout((folder / "run").absolute(), model.path, "directory" if large else "redis", settings.tls)
+    blobs = "directory" if large else "redis"
+    layout = FederationLayout((folder / "run").absolute(), model.path, blobs, settings.tls, settings.device)
     started = time.monotonic()
     table.say(f"{method}: starting Redis, the clusterer, the aggregator and {len(files)} agents")
     federation = Federation(layout)
@@ -104,14 +105,15 @@ def _run_method(
 def _simulate_method(
     settings: DemoSettings, spec: JobSpec, data: FederatedData, model: BaseModel, table: RoundTable
 ) -> MethodRun:
-    from fedhft.simulation.method_run import (
-        run_simulated,  # with torch, which a demo of real processes leaves to its agents
-    )
+    # With torch, which a demo of real processes leaves to its agents.
+    from fedhft.simulation.method_run import run_simulated
+    from fedhft.simulation.run import Machine
 
     method = spec.method.preset
     table.say(f"{method}: {len(data.clients)} clients in this process")
     path = None if model.path is None else os.fspath(model.path)
-    run = run_simulated(spec, data, path, lambda change: table.show(method, change))
+    machine = Machine(settings.device)
+    run = run_simulated(spec, data, path, lambda change: table.show(method, change), machine)
     _write_json(settings.out / method / "history.json", _history(spec, run.job, data, asdict(run.result)))
     return run
 

@@ -58,6 +58,8 @@ class DemoSettings:
     """key=value with dotted keys of the job."""
     model: str | None = None
     """Path or hub id; None uses the packaged MiniLM."""
+    device: str = "auto"
+    """Where agents train, as they take it."""
     simulate: bool = False
     """Run every method in this process, without sockets; bytes on sockets, memory and CPU are then unknown."""
     tls: bool = False

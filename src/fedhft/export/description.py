@@ -13,7 +13,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.export.mixture import ExportedMixture
 from fedhft.export.scores import adapter_scores
 from fedhft.job import JobSpec
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.training.tasks import task_of
 from fedhft.v1 import jobs_pb2
 

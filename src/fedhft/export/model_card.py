@@ -67,7 +67,9 @@ def _facts(
     adapter = spec.adapter
     lines = [f"* method {spec.method.preset}, {job.rounds_done} rounds, version {version}, seed {spec.seed}"]
     if not schema.weights:
-        lines.append(f"* rank {adapter.rank}, alpha {adapter.alpha:g}, modules {adapter.targets_line}")
+        ranks = sorted({slot.rank for slot in schema.slots})
+        shown = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]} by layer"
+        lines.append(f"* {shown}, alpha {adapter.alpha:g}, modules {adapter.targets_line}")
     lines += [
         f"* labels: {task.labels_line()}",
         f"* base model digest: `{schema.base_digest}`",
@@ -86,11 +88,21 @@ def _facts(
     return "\n".join(lines)
 
 
+def _chosen(job: jobs_pb2.Job) -> str:
+    """By what the version was found to be the best, where it is."""
+    if not job.HasField("best") or job.best.version != job.rounds_done:
+        return ""
+    return (
+        f" It is the best version of its job by {job.best.by}: {job.best.score:.4g} over all clients of round "
+        f"{job.best.round}. The version was chosen by this figure, so on other rows expect less."
+    )
+
+
 def _scores(job: jobs_pb2.Job, exported: ExportedMixture) -> str:
     """A table of the final scores of the adapter's own clients, or a sentence when there are none."""
     found = adapter_scores(job, exported)
     if not found.results:
-        return "No score: none of this adapter's clients took part in a final evaluation."
+        return "No score: none of this adapter's clients took part in a final evaluation." + _chosen(job)
     rows = [("own held-out rows", [mean for mean, _ in found.personal]), ("common validation rows", found.shared)]
     notes = []
     if not exported.of_one_client:

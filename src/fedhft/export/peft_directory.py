@@ -91,7 +91,7 @@ def lora_pair(slot: Slot, spec: JobSpec, schema: AdapterSchema, tensors: Mapping
     if a_key in tensors:
         a = a + tensors[a_key]
     b = tensors.get(b_key, np.zeros((slot.out_features, slot.rank), np.float32))
-    return LoraPair(np.ascontiguousarray(a.T), b, spec.adapter.alpha)
+    return LoraPair(np.ascontiguousarray(a.T), b, spec.adapter.alpha_of(slot.rank))
 
 
 def kept_head(spec: JobSpec, schema: AdapterSchema, base_path: str) -> dict[str, Float32]:
@@ -142,7 +142,7 @@ def adapter_config(spec: JobSpec, pairs: Mapping[str, LoraPair], modules: list[s
     """
     rank = max((pair.rank for pair in pairs.values()), default=spec.adapter.rank)
     products = spec.method.combine is Combine.PRODUCTS
-    alpha = float(rank) if products else spec.adapter.alpha
+    alpha = float(rank) if products else spec.adapter.alpha_of(rank)
     return {
         "peft_type": "LORA",
         "task_type": task_of(spec.task).peft_task_type,

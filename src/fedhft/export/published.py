@@ -97,7 +97,8 @@ def write_adapters(
         membership = adapters.memberships.get(client, (1.0 / count,) * count)
         every.append(ExportedMixture.of_client(client, served(membership, floor)))
     if adapters.state.version < job.rounds_done:  # the final scores are those of the last version
-        job = jobs_pb2.Job(job=job.job, clients=job.clients, rounds_done=adapters.state.version)
+        best = job.best if job.best.version == adapters.state.version else None
+        job = jobs_pb2.Job(job=job.job, clients=job.clients, rounds_done=adapters.state.version, best=best)
     name = base_name or adapters.spec.model.name
     checking, reason = _checking(adapters, base_path or name, True if merge else check)
     write = _Writing(adapters, job, name, base_path or name, checking, reason, merge)

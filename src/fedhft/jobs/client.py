@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from fedhft.rpc.outage import Outage
 from fedhft.rpc.retry import Backoff, Wait, call_with_retry
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
-from fedhft.v1 import adapter_pb2, jobs_pb2, jobs_pb2_grpc
+from fedhft.v1 import adapter_pb2, clients_pb2, jobs_pb2, jobs_pb2_grpc, plans_pb2
 
 T = TypeVar("T")
 WatchStream = Any
@@ -141,27 +141,32 @@ class JobsClient:
         """Every job, oldest first, without specs and histories."""
         return [*self._call(lambda: self._stub.List(jobs_pb2.ListJobsRequest(), timeout=_CALL_S)).jobs]
 
-    def clients(self, job: str) -> Iterator[jobs_pb2.JobClient]:
+    def clients(self, job: str) -> Iterator[clients_pb2.JobClient]:
         """Who serves a job, and who will not, in ascending order, over as many calls as that takes."""
         after = ""
         while True:
-            request = jobs_pb2.ListClientsRequest(job=job, after=after)
+            request = clients_pb2.ListClientsRequest(job=job, after=after)
             page = self._call(lambda request=request: self._stub.Clients(request, timeout=_CALL_S))  # type: ignore[misc]
             yield from page.clients
             if not page.more or not page.clients:
                 return
             after = page.clients[-1].client
 
+    def plan(self, job: str, what_if: Sequence[plans_pb2.WhatIf] = ()) -> plans_pb2.ExplainPlanResponse:
+        """Who trains what in a job that plans by capacity, and why; or would, if devices were as in `what_if`."""
+        request = plans_pb2.ExplainPlanRequest(job=job, what_if=what_if)
+        return self._call(lambda: self._stub.ExplainPlan(request, timeout=_CALL_S))
+
     def events(self, job: str, last: int = 0) -> jobs_pb2.ListEventsResponse:
         """What happened to a job and its clients, in order: the newest `last` events, 0 for all that are kept."""
         request = jobs_pb2.ListEventsRequest(job=job, last=last)
         return self._call(lambda: self._stub.Events(request, timeout=_CALL_S))
 
-    def known_clients(self) -> Iterator[jobs_pb2.KnownClient]:
+    def known_clients(self) -> Iterator[clients_pb2.KnownClient]:
         """Every client that is enrolled or in a job that is not over, ascending, over as many calls as that takes."""
         after = ""
         while True:
-            request = jobs_pb2.ListKnownClientsRequest(after=after)
+            request = clients_pb2.ListKnownClientsRequest(after=after)
             page = self._call(lambda request=request: self._stub.KnownClients(request, timeout=_CALL_S))  # type: ignore[misc]
             yield from page.clients
             if not page.more or not page.clients:
@@ -170,7 +175,7 @@ class JobsClient:
 
     def remove_client(self, client: str, reason: str) -> tuple[str, ...]:
         """Take a client out of every job that is not over and end its lease; returns the jobs that it left."""
-        request = jobs_pb2.RemoveClientRequest(client=client, reason=reason)
+        request = clients_pb2.RemoveClientRequest(client=client, reason=reason)
         return tuple(self._call(lambda: self._stub.RemoveClient(request, timeout=_CALL_S)).jobs)
 
     def cancel(self, job: str, reason: str) -> jobs_pb2.Job:

@@ -51,6 +51,8 @@ class FederationLayout:
     """"redis", or "directory" for large updates (all weights)."""
     tls: bool = False
     """Whether every connection is mutual TLS, with an authority made for this run in its folder."""
+    device: str = "auto"
+    """Where agents train."""
     agent_pages: bool = False
     """Whether agents serve metrics and health pages, on free ports."""
 
@@ -122,6 +124,7 @@ class Federation:
                 "--data", str(own.train), "--holdout", str(own.holdout), "--shared-validation", str(own.shared),
                 "--state-dir", str(self._layout.folder / "state" / own.client), *self._tls(f"agent/{own.client}"),
             ]  # fmt: skip
+            arguments += ["--device", self._layout.device]
             if self._layout.model is not None:
                 arguments += ["--model", str(self._layout.model)]
             if self._layout.agent_pages:

@@ -202,6 +202,7 @@ def _rounds(run: MethodRun) -> str:
             size(entry.payload_bytes_down),
             "+".join(map(str, entry.cluster_sizes)) or "-",
             f"{entry.seconds:.1f}",
+            f"{entry.evaluate_seconds_mean:.1f}",
         ]
         for entry in (*run.job.history, *([run.job.final] if run.job.HasField("final") else []))
     ]
@@ -215,10 +216,11 @@ def _rounds(run: MethodRun) -> str:
         "down",
         "clusters",
         "seconds",
+        "scoring",
     )
     return (
-        f"**{run.result.method}** (the last line is the final evaluation; scores are those at its start)\n\n"
-        + _table(heads, rows)
+        f"**{run.result.method}** (the last line is the final evaluation; scores are those at its start; scoring: "
+        "seconds of a client, mean)\n\n" + _table(heads, rows)
     )
 
 

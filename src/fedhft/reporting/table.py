@@ -19,14 +19,15 @@ from fedhft.reporting.progress import Progress, progress_of
 from fedhft.reporting.result import measured
 from fedhft.v1 import jobs_pb2
 
-_COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "loss", "up", "down", "seconds", "clusters")
-_WIDTHS = (5, 5, 5, 5, 6, 5, 9, 9, 7, 8)
+_COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "loss", "up", "down", "seconds", "scoring", "clusters")
+_WIDTHS = (5, 5, 5, 5, 6, 5, 9, 9, 7, 7, 8)
 """Minimum widths: no figure is cut, and a long list of cluster sizes takes several lines."""
-_RANKS = (0, 0, 5, 2, 3, 8, 1, 4, 6, 7)
+_RANKS = (0, 0, 5, 2, 3, 8, 1, 4, 6, 9, 7)
 """Which columns are left out first where a terminal is narrower than that: those with the largest."""
 _CAPTION = (
     "mean and worst tenth: clients' own held-out rows at the start of the round; after: mean after local training; "
     "shared: common validation rows; loss: median over clients of that at the start; up, down: adapters of all clients"
+    "; scoring: seconds of a client, mean"
 )
 
 
@@ -161,6 +162,7 @@ def row_of(run: str, name: str, entry: jobs_pb2.RoundSummary) -> tuple[str, ...]
         size(entry.payload_bytes_up),
         size(entry.payload_bytes_down),
         f"{entry.seconds:.1f}",
+        f"{entry.evaluate_seconds_mean:.1f}" if entry.evaluate_seconds_mean else "-",
         "+".join(map(str, entry.cluster_sizes)) or "-",
     )
 

@@ -90,6 +90,8 @@ class Awaited:
     schema: AdapterSchema
     base_version: int
     part: Participant
+    opened_ms: int = 0
+    """When the round opened, by the store's clock."""
 
     @property
     def plan(self) -> AdapterPlan:
@@ -133,7 +135,7 @@ def check_header(
             ErrorCode.NOT_PARTICIPANT,
             f"client {client} is not a participant of round {header.round}; ask NextTask for a task",
         )
-    awaited = Awaited(spec, schema, current.base_version, current.participants[client])
+    awaited = Awaited(spec, schema, current.base_version, current.participants[client], current.opened_ms)
     _check_size(awaited, header)
     return awaited
 
@@ -214,9 +216,16 @@ def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta:
 
 
 def update_record(
-    client: str, header: federation_pb2.UpdateHeader, part: Participant, measured: Measured = NOTHING
+    client: str,
+    header: federation_pb2.UpdateHeader,
+    part: Participant,
+    measured: Measured = NOTHING,
+    seconds: float | None = None,
 ) -> UpdateRecord:
-    """The record of a checked update. Its sample count is the one pinned with the plan."""
+    """The record of a checked update. Its sample count is the one pinned with the plan.
+
+    seconds: from the round's opening to when the update was here.
+    """
     return UpdateRecord(
         client=client,
         round=header.round,
@@ -225,6 +234,7 @@ def update_record(
         size=header.size,
         samples=part.samples,
         norm=measured.norm,
+        seconds=seconds,
         sketch=measured.sketch,
         report=write_report(header.scores, header.measurements, header.signature),
     )

@@ -31,6 +31,10 @@ class Situation:
     watched_since_ms: int = 0
     """When this coordinator began to watch: time without a coordinator does not count as silence."""
     paused: bool = False
+    reason: str = ""
+    """Why the job is where it is, as the store has it."""
+    stop: str = ""
+    """Why no more rounds should open although some are left (see `best`); empty while they should."""
     short_since_ms: int | None = None
     """Since when this coordinator has seen fewer live clients than wanted; None while there are enough."""
 
@@ -78,12 +82,16 @@ class Extend:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The last round is published: running -> evaluating."""
+    """The last round is published: running -> evaluating. reason: why it is the last, if not because all are done."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Complete:
-    """All done."""
+    """All done. reason: why earlier than planned, if so."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,10 +180,12 @@ def _after_published(situation: Situation, current: RoundHead | None, now_ms: in
     done = 0 if current is None else current.number
     if situation.status is JobStatus.EVALUATING:
         if current is not None and current.evaluation:
-            return Complete()
-        return _open_or_wait(situation, OpenRound(done + 1, evaluation=True), Complete(), now_ms)
-    if done >= spec.rounds.total:
-        return Evaluate() if spec.evaluation.final else Complete()
+            return Complete(situation.reason)
+        nobody: Decision = Complete(situation.reason)
+        return _open_or_wait(situation, OpenRound(done + 1, evaluation=True), nobody, now_ms)
+    if done >= spec.rounds.total or situation.stop:
+        early = situation.stop if done < spec.rounds.total else ""
+        return Evaluate(early) if spec.evaluation.final else Complete(early)
     nobody = Fail(
         f"no client was heard from for rounds.join_timeout = {spec.rounds.join_timeout:g} s; "
         "check the agents' logs and their connection to the server"

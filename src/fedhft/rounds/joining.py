@@ -7,12 +7,14 @@ Pure, and used both for agents over sockets and for simulated clients. The store
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedhft.adapter import AdapterSchema
 from fedhft.clustering.signature import check_halves, check_signature
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.methods import Allocation
+from fedhft.planning.estimates import Capacity, Durations, estimated
 from fedhft.planning.fold_memory import check_fold_fits
 from fedhft.planning.tiers import tier_of
 from fedhft.records import ClientRecord
@@ -44,6 +46,11 @@ class Application:
     signature: tuple[float, ...]
     has_shared_validation: bool
     halves: tuple[float, ...] = ()
+    trial: Durations | None = None
+    """What a trial on its device measured."""
+    keeps_frozen_layers: bool = False
+    deepest: int = 0
+    """The most layers that its device has memory to train; 0 means not stated."""
 
 
 def check_enrolment(memory_bytes: int, agent_version: str, lease_token: str) -> None:
@@ -142,9 +149,14 @@ def check_schema(spec: JobSpec, schema: AdapterSchema) -> None:
     if spec.method.uses_adapters:
         if not schema.slots or schema.weights:
             refuse("slots", len(schema.slots), "the job trains LoRA slots and no base weights", "match adapter.targets")
-        if any(slot.rank != spec.adapter.rank for slot in schema.slots):
-            ranks = sorted({slot.rank for slot in schema.slots})
-            refuse("slots.rank", ranks, f"the job has adapter.rank = {spec.adapter.rank}", "build slots of that rank")
+        try:
+            ranks = spec.adapter.ranks_of(schema.layers)
+        except ValueError as error:
+            raise FedhftError(ErrorCode.SCHEMA_MISMATCH, str(error)) from error
+        for slot in schema.slots:
+            if slot.rank != ranks[slot.layer]:
+                wanted = f"the job gives layer {slot.layer} rank {ranks[slot.layer]}"
+                refuse(f"rank of slot {slot.name}", slot.rank, wanted, "build slots of the job's ranks")
     elif schema.slots or not schema.weights:
         refuse("weights", len(schema.weights), "the job trains all weights and no slots", "list the base weights")
 
@@ -166,6 +178,21 @@ def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
             ErrorCode.SCHEMA_MISMATCH,
             f"the agent's schema differs from the job's: {'; '.join(differences)}; use the job's model and labels",
         )
+
+
+def capacity_of(spec: JobSpec, application: Application, known: Capacity | None) -> Capacity | None:
+    """What is known of a client's device once it joins; None where the job does not plan by capacity.
+
+    A trial is believed until the first round tells more; one that cannot have been measured is not.
+    """
+    if spec.method.allocation is not Allocation.CAPACITY:
+        return None
+    keeps, deepest = application.keeps_frozen_layers, application.deepest or None
+    now = replace(known or Capacity(), keeps=keeps, deepest=deepest)
+    trial = application.trial
+    if known is None and trial is not None and not trial.problem():
+        now = replace(estimated(now, trial), fixed=None, scoring=None)
+    return now
 
 
 def client_record(spec: JobSpec, application: Application, known: ClientRecord | None, now_ms: int) -> ClientRecord:

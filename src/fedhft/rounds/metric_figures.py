@@ -14,7 +14,7 @@ from statistics import median_low
 
 import numpy as np
 
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.rounds.reports import MOST_METRICS
 from fedhft.rounds.summary import ClientReport, pooled
 from fedhft.scoring.metrics import metric

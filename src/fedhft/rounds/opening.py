@@ -11,7 +11,9 @@ from fedhft import seeds
 from fedhft.adapter import AdapterSchema
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
-from fedhft.plan import AdapterPlan
+from fedhft.plan import AdapterPlan, steps_of
+from fedhft.planning.allocation import Candidate, within
+from fedhft.planning.horizon import Planned
 from fedhft.planning.tiers import plans
 from fedhft.records import ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
 from fedhft.rounds.attendance import quorum_of, share
@@ -51,15 +53,21 @@ def open_round(
     asked: tuple[str, ...],
     now_ms: int,
     proven: int = 0,
+    planned: Mapping[str, Planned] | None = None,
 ) -> RoundRecord:
     """The record of a new round of the clients `asked`, with everything its result depends on.
 
-    proven: how many of them have delivered in this job before.
+    proven: how many of them have delivered in this job before. planned: what capacity gives those among them whose
+    devices were measured; the others train what their tiers say.
     """
-    allocated = plans(spec, schema, {client: clients[client].tier for client in asked})
-    holders = sorted(client for client in asked if clients[client].has_shared_validation)
+    given = planned or {}
+    offered = candidates(spec, schema, clients, asked)
+    found = {client: within(spec, one, given.get(client), evaluation) for client, one in offered.items()}
+    allocated = {client: plan for client, plan in found.items() if plan is not None}
+    scoring = {client for client in allocated if evaluation or client not in given or given[client].scores}
+    holders = sorted(client for client in scoring if clients[client].has_shared_validation)
     shards = {client: shard for shard, client in enumerate(holders)}
-    weights = masses({client: clients[client].samples for client in asked}, spec.limits.sample_cap)
+    weights = masses({client: clients[client].samples for client in allocated}, spec.limits.sample_cap)
     participants = {
         client: Participant(
             samples=clients[client].samples,
@@ -67,6 +75,7 @@ def open_round(
             memberships=membership_row(memberships, client),
             shard=shards.get(client),
             mass=weights[client],
+            scores=client in scoring,
         )
         for client, plan in allocated.items()
     }
@@ -79,10 +88,27 @@ def open_round(
         clusters=memberships.clusters if memberships else 1,
         opened_ms=now_ms,
         deadline_ms=now_ms + int(spec.rounds.deadline * 1000),
-        target=len(asked) if evaluation else share(spec.rounds.target, len(asked)),
-        quorum=quorum_of(spec.rounds, len(asked), proven),
+        target=len(allocated) if evaluation else share(spec.rounds.target, len(allocated)),
+        quorum=quorum_of(spec.rounds, len(allocated), proven),
         participants=participants,
     )
+
+
+def candidates(
+    spec: JobSpec, schema: AdapterSchema, clients: Mapping[str, ClientRecord], asked: Sequence[str]
+) -> dict[str, Candidate]:
+    """Those asked, as planning sees them: their weight, the steps of their epochs, and what their tier gives them."""
+    by_tier = plans(spec, schema, {client: clients[client].tier for client in asked})
+    weights = masses({client: clients[client].samples for client in asked}, spec.limits.sample_cap)
+    rules = spec.training
+    return {
+        client: Candidate(
+            mass=weights[client],
+            steps=steps_of(clients[client].samples, rules.batch_size, rules.epochs, rules.max_steps),
+            plan=plan,
+        )
+        for client, plan in by_tier.items()
+    }
 
 
 def for_round(plan: AdapterPlan, spec: JobSpec, number: int, evaluation: bool) -> AdapterPlan:

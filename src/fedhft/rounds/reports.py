@@ -18,7 +18,7 @@ from fedhft.clustering.signature import check_signature
 from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.scoring.metrics import metric
 from fedhft.v1 import federation_pb2
 

@@ -29,11 +29,17 @@ def oldest_kept(latest: int) -> int:
 
 
 def retention(
-    latest: int, versions: Iterable[VersionRecord], forgotten: Iterable[VersionRecord], updates: Iterable[UpdateRecord]
+    latest: int,
+    versions: Iterable[VersionRecord],
+    forgotten: Iterable[VersionRecord],
+    updates: Iterable[UpdateRecord],
+    best: int = 0,
 ) -> Retention:
     """What stays once version `latest` is published.
 
-    versions: the records that are kept. forgotten: the ones dropped just now. updates: those that were folded.
+    versions: the records that are kept. forgotten: the ones dropped just now. updates: those that were folded. best:
+    number of the best version (0: none, or the start), whose snapshots stay: the best of later rounds is this one, or
+    one that is scored then, which is among the last two.
     """
     kept: set[str] = set()
     dropped = {update.digest for update in updates if update.digest}
@@ -43,6 +49,9 @@ def retention(
         kept |= _digests(version.deltas)
         if version.version > latest - KEPT_SNAPSHOTS:
             kept |= _whole(version)
+        elif version.version == best:
+            kept |= _digests(version.snapshots)
+            dropped |= _digests(version.server_state)
         else:
             dropped |= _whole(version)
     return Retention(frozenset(kept), frozenset(dropped - kept))

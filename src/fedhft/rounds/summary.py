@@ -142,6 +142,7 @@ def summarise(
         summary.peak_rss_bytes_max = max(peaks)
         summary.peak_rss_bytes_mean = sum(peaks) / len(peaks)
         summary.train_seconds_mean = sum(r.measurements.train_seconds for r in reports) / len(reports)
+        summary.evaluate_seconds_mean = sum(r.measurements.evaluate_seconds for r in reports) / len(reports)
     dealt = [r for r in reports if r.participant.shard is not None]  # nobody else was given shared rows to score
     for name, moment, view in (
         ("before", score.MOMENT_BEFORE, score.VIEW_OWN),
@@ -186,6 +187,7 @@ def tier_figures(reports: Sequence[ClientReport]) -> list[jobs_pb2.TierFigures]:
                 peak_rss_bytes_mean=sum(peaks) / len(peaks),
                 update_bytes=sent,
                 update_raw_bytes=raw,
+                peak_device_bytes_max=max(r.measurements.peak_device_bytes for r in own),
             )
         )
     return figures
@@ -203,6 +205,7 @@ def results_of(reports: Sequence[ClientReport]) -> list[jobs_pb2.ClientResult]:
             memberships=report.participant.memberships,
             majority=_majority(report),
             peak_rss_bytes=report.measurements.peak_rss_bytes,
+            peak_device_bytes=report.measurements.peak_device_bytes,
             socket_bytes_sent=report.measurements.socket_bytes_sent,
             socket_bytes_received=report.measurements.socket_bytes_received,
         )

@@ -13,7 +13,7 @@ _FEDERATION = (
 )  # fmt: skip
 _JOBS = (
     "Submit", "Get", "List", "Clients", "Watch", "Cancel", "Pause", "Resume", "Delete", "Export", "Blob", "Revoke",
-    "Events", "KnownClients", "RemoveClient",
+    "Events", "KnownClients", "RemoveClient", "ExplainPlan",
 )  # fmt: skip
 _CLUSTERING = ("UpdateMemberships", "GetMemberships", "Describe")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fedhft.datasets import tickets
@@ -16,7 +17,9 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
-from fedhft.simulation.run import simulate
+from fedhft.simulation.devices import read_profiles
+from fedhft.simulation.run import ON_THE_CPU, Machine, simulate
+from fedhft.simulation.virtual import VirtualSimulation
 from fedhft.training.tasks import task_of
 from fedhft.v1 import jobs_pb2
 
@@ -57,10 +60,16 @@ def rows_for(
 
 
 def run_simulated(
-    spec: JobSpec, data: FederatedData, model: str | None, observe: Callable[[jobs_pb2.Job], None]
+    spec: JobSpec,
+    data: FederatedData,
+    model: str | None,
+    observe: Callable[[jobs_pb2.Job], None],
+    machine: Machine = ON_THE_CPU,
+    devices: Path | None = None,
 ) -> MethodRun:
     """Run a job over `data` in this process; `observe` sees the job after every round.
 
+    devices: file of profiles (`simulation.devices`), by which time passes; None: no time does.
     Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and what `simulate` raises.
     """
     if task_of(spec.task).split_by_class and spec.task.labels != data.labels:
@@ -73,7 +82,8 @@ def run_simulated(
         own.client: ClientData.of(own.train, own.holdout, data.shared[own.group if len(data.shared) > 1 else 0])
         for own in data.clients
     }
-    ended = simulate(spec, held, model=model, observe=observe)
+    one_run = None if devices is None else partial(VirtualSimulation, profiles=read_profiles(devices, list(held)))
+    ended = simulate(spec, held, model=model, machine=machine, observe=observe, one_run=one_run)
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(
         ended.job,

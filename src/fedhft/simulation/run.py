@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.direction import NOTHING, Measured
@@ -23,17 +24,44 @@ from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
+from fedhft.job_sections import RoundsSpec
+from fedhft.methods import Allocation
+from fedhft.planning.allocation import Allocated
+from fedhft.planning.estimates import Durations
+from fedhft.process.device_name import CPU
 from fedhft.records import JobStatus, MembershipRecord, Phase, RoundRecord, VersionRecord
 from fedhft.rounds.acceptance import check_blob, check_evaluation, check_header, evaluation_record, update_record
-from fedhft.rounds.joining import Application, check_application, check_same_schema, client_record
+from fedhft.rounds.joining import Application, capacity_of, check_application, check_same_schema, client_record
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
 from fedhft.store.interface import Store
 from fedhft.training.base import LoadedBase, load_base
-from fedhft.training.worker import ClientWorker
-from fedhft.v1 import federation_pb2, jobs_pb2
+from fedhft.training.device.choice import usable_device
+from fedhft.training.device.failure import device_failures
+from fedhft.training.network import Network
+from fedhft.training.prefix.cache import KEPT_AS
+from fedhft.training.prefix.folder import PrefixFolder
+from fedhft.training.worker import ClientWorker, Draft
+from fedhft.v1 import capacity_pb2, federation_pb2, jobs_pb2
 
-_NO_HURRY_S = 30 * 86400.0
+NO_HURRY_S = 30 * 86400.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """On what a simulation runs."""
+
+    device: str = CPU
+    """As `parse_device` takes it."""
+    cache: Path | None = None
+    """Folder in which outputs of layers that are not trained are kept, for all clients; None: nowhere."""
+    cache_size: int = 2 << 30
+    """Bytes that the cache may take."""
+
+
+ON_THE_CPU = Machine()
+OneRun = Callable[..., "Simulation"]
+"""Makes a simulation of (spec, clients, base, observe)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,8 @@ class Simulated:
     memberships: MembershipRecord | None
     version: VersionRecord | None
     """The last published version; its blobs have the same digests as a deployment's."""
+    allocated: Allocated | None
+    """The plans in force at the end, where capacity was planned by."""
 
 
 @dataclass
@@ -74,19 +104,15 @@ class Simulation:
 
     async def run(self) -> Simulated:
         """Run to the end. Raises FedhftError(JOB_FAILED) when the job fails."""
-        # No client is late in a simulation and no other coordinator can take over, so nothing times out.
-        rules = self.spec.rounds.model_copy(
-            update={"deadline": _NO_HURRY_S, "client_timeout": _NO_HURRY_S, "min_clients": len(self.clients)}
-        )
-        spec = self.spec.model_copy(update={"rounds": rules})
-        store = InMemoryStore()
+        spec = self.spec.model_copy(update={"rounds": self.rules()})
+        store = self.store()
         job = JobId(spec.name)
         await store.create_job(job, spec.canonical())
         await self._join(store, job, spec, self.clients)
         cache = JobCache(store)
         published: list[RoundHistory] = []
         coordinator = Coordinator(
-            store, job, self.clusterer_of(store), "simulation", lease_ms=int(_NO_HURRY_S * 1000),
+            store, job, self.clusterer_of(store), "simulation", lease_ms=int(NO_HURRY_S * 1000),
             observe=published.append, kept_rounds=spec.rounds.total,
         )  # fmt: skip
         while (wait_s := await coordinator.step()) is not None:
@@ -95,15 +121,58 @@ class Simulation:
                 await self._join(store, job, spec, self.changes.get(published[-1].summary.round, {}))
                 published.clear()
             if wait_s:
-                await self._work(store, job, await cache.get(job))
+                await self.pass_time(store, job, await cache.get(job), wait_s)
         told = await _told(store, job)
         if told.status == JobStatus.FAILED:
             raise FedhftError(ErrorCode.JOB_FAILED, f"job {job} failed: {told.reason}")
-        return Simulated(spec, told, await store.memberships(job), await store.version(job))
+        return Simulated(spec, told, await store.memberships(job), await store.version(job), await store.allocated(job))
+
+    # -- what a simulation with a virtual clock does otherwise
+
+    def rules(self) -> RoundsSpec:
+        """Rules of rounds. No client is late here and no other coordinator can take over, so nothing times out."""
+        return self.spec.rounds.model_copy(
+            update={"deadline": NO_HURRY_S, "client_timeout": NO_HURRY_S, "min_clients": len(self.clients)}
+        )
+
+    def store(self) -> InMemoryStore:
+        """An empty store."""
+        return InMemoryStore()
+
+    def trial_of(self, name: str, worker: ClientWorker) -> capacity_pb2.Durations:
+        """What a client measures before it joins."""
+        return worker.trial()
+
+    def keeps_frozen_layers(self, name: str, worker: ClientWorker) -> bool:
+        """Whether a client runs frozen layers once per row."""
+        return worker.keeps_frozen_layers
+
+    def deepest(self, name: str) -> int:
+        """The most layers that a client's device has memory to train; 0 means not stated."""
+        return 0
+
+    async def pass_time(self, store: InMemoryStore, job: JobId, cached: CachedJob, wait_s: float) -> None:
+        """Do what clients do until the coordinator looks again: every client whose part of the open round is missing
+        does it, one after another.
+        """
+        current = cached.round
+        if current is None or current.phase is not Phase.COLLECTING:
+            return
+        for name in sorted(current.participants):
+            if await store.delivered(job, current.number, ClientId(name)):
+                continue
+            task = await self.task_of(store, job, cached, name)
+            if isinstance(task, federation_pb2.TrainTask):
+                await self.deliver(store, job, cached, name, await self.train(name, task))
+            elif task is not None:
+                await self.evaluate(store, job, current, name, task)
+
+    # -- a client's part of a round
 
     async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec, clients: Mapping[str, ClientData]) -> None:
         for name, data in sorted(clients.items()):
             worker = self.worker_of(spec, name, self.base, data, None)
+            signature = worker.signature()
             agent = await store.enroll(ClientId(name), 0, "simulation")
             self._workers[name] = worker
             self._traffic.setdefault(name, _Traffic())
@@ -115,44 +184,55 @@ class Simulation:
                 schema=worker.schema,
                 samples=worker.samples,
                 data_digest=worker.data_digest,
-                signature=worker.signature(),
-                halves=worker.signature_halves(),
+                signature=signature.whole,
+                halves=signature.halves,
                 has_shared_validation=worker.has_shared_validation,
+                trial=self._trial(spec, name, worker),
+                keeps_frozen_layers=self.keeps_frozen_layers(name, worker),
+                deepest=self.deepest(name),
             )
             check_application(spec, application)
             stored = AdapterSchema.from_json(await store.fix_schema(job, worker.schema.to_json()))
             check_same_schema(stored, worker.schema)
             known = await store.client(job, ClientId(name))
             await store.join(job, client_record(spec, application, known, await store.now_ms()))
+            if known is None and (capacity := capacity_of(spec, application, None)) is not None:
+                await store.note_capacity(job, ClientId(name), capacity)
 
-    async def _work(self, store: InMemoryStore, job: JobId, cached: CachedJob) -> None:
-        """Let every client whose part of the open round is missing do it, one after another."""
-        current = cached.round
-        if current is None or current.phase is not Phase.COLLECTING:
-            return
-        for name in sorted(current.participants):
-            client = ClientId(name)
-            worker = self._workers[name]
-            if await store.delivered(job, current.number, client):
-                continue
-            response = next_task(cached, name, dict(worker.held()))
-            if response is None:
-                continue
-            task = response.train if response.WhichOneof("task") == "train" else response.evaluate
-            for ref in task.view.blobs:
-                data = await store.blobs.get(job, ref.digest.hex())
-                self._traffic[name].down += len(data)
-                worker.apply(ref, data)
-            if isinstance(task, federation_pb2.TrainTask):
-                await self._train(store, job, cached, name, task)
-            else:
-                await self._evaluate(store, job, current, name, task)
+    def _trial(self, spec: JobSpec, name: str, worker: ClientWorker) -> Durations | None:
+        if spec.method.allocation is not Allocation.CAPACITY:
+            return None
+        return Durations.of(self.trial_of(name, worker))
 
-    async def _train(
-        self, store: InMemoryStore, job: JobId, cached: CachedJob, name: str, task: federation_pb2.TrainTask
-    ) -> None:
+    async def task_of(
+        self, store: InMemoryStore, job: JobId, cached: CachedJob, name: str
+    ) -> federation_pb2.TrainTask | federation_pb2.EvaluateTask | None:
+        """A client's task, with what it starts from fetched; None when there is nothing for it."""
         worker = self._workers[name]
-        draft = await asyncio.to_thread(worker.train, task, threading.Event().is_set)
+        response = next_task(cached, name, dict(worker.held()))
+        if response is None:
+            return None
+        task = response.train if response.WhichOneof("task") == "train" else response.evaluate
+        for ref in task.view.blobs:
+            data = await store.blobs.get(job, ref.digest.hex())
+            self._traffic[name].down += len(data)
+            worker.apply(ref, data)
+        return task
+
+    async def train(self, name: str, task: federation_pb2.TrainTask) -> Draft:
+        """Train a client's task."""
+        return await asyncio.to_thread(self._workers[name].train, task, threading.Event().is_set)
+
+    async def deliver(
+        self,
+        store: InMemoryStore,
+        job: JobId,
+        cached: CachedJob,
+        name: str,
+        draft: Draft,
+        seconds: float | None = None,
+    ) -> None:
+        """Have an update accepted as the aggregator would. seconds: since its round opened, where time passes."""
         self._traffic[name].up += draft.size
         self._count(name, draft.measurements)
         header = federation_pb2.UpdateHeader(
@@ -169,12 +249,14 @@ class Simulation:
         if draft.blob:
             measured = Measured.of(check_blob(awaited, draft.blob))
             await store.blobs.put(job, draft.blob)
-        await store.accept(job, update_record(name, header, awaited.part, measured), self._tokens[name])
-        worker.commit(draft)
+        record = update_record(name, header, awaited.part, measured, seconds)
+        await store.accept(job, record, self._tokens[name])
+        self._workers[name].commit(draft)
 
-    async def _evaluate(
+    async def evaluate(
         self, store: InMemoryStore, job: JobId, current: RoundRecord, name: str, task: federation_pb2.EvaluateTask
     ) -> None:
+        """A client's part in the final evaluation."""
         scores, measurements = await asyncio.to_thread(self._workers[name].evaluate, task)
         self._count(name, measurements)
         report = federation_pb2.ReportEvaluationRequest(
@@ -199,10 +281,24 @@ def simulate(
     clients: Mapping[str, ClientData],
     *,
     model: str | None = None,
+    machine: Machine = ON_THE_CPU,
     observe: Callable[[jobs_pb2.Job], None] = lambda job: None,
+    one_run: OneRun | None = None,
 ) -> Simulated:
     """Run a job over clients in this process. `model` overrides where the base model is loaded from.
 
-    Raises FedhftError: INVALID_MODEL, JOB_FAILED, or what a client's work raises.
+    one_run: makes the simulation; None: one in which no time passes.
+
+    Raises FedhftError: INVALID_MODEL, JOB_FAILED, DEVICE_FAILED, or what a client's work raises.
     """
-    return asyncio.run(Simulation(spec, clients, load_base(spec, model), observe).run())
+    kept = None if machine.cache is None else PrefixFolder.open(machine.cache, machine.cache_size)
+    try:
+        device = usable_device(machine.device)
+        with device_failures(device):
+            base = load_base(spec, model, device=device)
+            if kept is not None:
+                Network.on(base, spec).cache_prefix(kept, KEPT_AS["float32"])
+            return asyncio.run((one_run or Simulation)(spec, clients, base, observe).run())
+    finally:
+        if kept is not None:
+            kept.close()

@@ -14,6 +14,7 @@ from fedhft.records import Topic
 from fedhft.store.blobs import BlobStore
 from fedhft.store.blobs_in_memory import InMemoryBlobs
 from fedhft.store.in_memory_agents import InMemoryAgents
+from fedhft.store.in_memory_capacities import InMemoryCapacities
 from fedhft.store.in_memory_declines import InMemoryDeclines
 from fedhft.store.in_memory_job import KeptJob
 from fedhft.store.in_memory_jobs import InMemoryJobs
@@ -26,7 +27,13 @@ from fedhft.store.transfers_in_memory import InMemoryTransfers
 
 
 class InMemoryStore(
-    InMemoryAgents, InMemoryJobs, InMemoryDeclines, InMemoryProgress, InMemoryRounds, InMemoryRevocations
+    InMemoryAgents,
+    InMemoryJobs,
+    InMemoryDeclines,
+    InMemoryCapacities,
+    InMemoryProgress,
+    InMemoryRounds,
+    InMemoryRevocations,
 ):
     """Store in dictionaries; blobs and transfers there too unless another back end is given."""
 

@@ -57,6 +57,7 @@ class InMemoryAgents(InMemoryTables):
             round=now.number if now else 0,
             phase=now.phase if now else None,
             delivered=now is not None and client in its.updates.get(now.number, {}),
+            now_ms=now_ms,
         )
 
     async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:

@@ -7,6 +7,8 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from fedhft.ids import ClientId
+from fedhft.planning.allocation import Allocated
+from fedhft.planning.estimates import Capacity
 from fedhft.records import (
     ClientRecord,
     DeclineRecord,
@@ -58,6 +60,8 @@ class KeptJob:
     traffic: dict[str, Traffic] = field(default_factory=dict)
     memberships: dict[int, MembershipRecord] = field(default_factory=dict)
     seen_ms: dict[ClientId, int] = field(default_factory=dict)
+    capacities: dict[str, Capacity] = field(default_factory=dict)
+    allocated: Allocated | None = None
     missed: dict[str, Missed] = field(default_factory=dict)
     paused_ms: int | None = None
     attempts: Attempts = field(default_factory=Attempts)

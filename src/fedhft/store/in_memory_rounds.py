@@ -184,10 +184,10 @@ class InMemoryRounds(InMemoryTables):
         wanted = its.latest_version if number is None else number
         return None if wanted is None else its.versions.get(wanted)
 
-    async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
+    async def drop_versions(self, job: JobId, below: int, fence: int, keep: int = 0) -> list[VersionRecord]:
         """See Store.drop_versions."""
         its = self._fenced(job, fence)
-        gone = sorted(number for number in its.versions if number < below and number != its.latest_version)
+        gone = sorted(number for number in its.versions if number < below and number not in (its.latest_version, keep))
         return [its.versions.pop(number) for number in gone]
 
     async def history(self, job: JobId, start: int = 0, stop: int | None = None) -> History:

@@ -30,6 +30,7 @@ from fedhft.records import (
     VersionRecord,
 )
 from fedhft.store.blobs import BlobStore
+from fedhft.store.capacities import CapacityStore
 from fedhft.store.progress import ProgressStore
 from fedhft.store.transfers import TransferStore
 
@@ -42,7 +43,7 @@ class BlobBackEnd:
     transfers: TransferStore
 
 
-class Store(ProgressStore, Protocol):
+class Store(ProgressStore, CapacityStore, Protocol):
     """Round state, agents, jobs and memberships."""
 
     @property
@@ -338,8 +339,8 @@ class Store(ProgressStore, Protocol):
         """A version, the latest for None; None before the first publish."""
         ...
 
-    async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
-        """Delete version records below a number, never the latest; returns them, so that their blobs can go too.
+    async def drop_versions(self, job: JobId, below: int, fence: int, keep: int = 0) -> list[VersionRecord]:
+        """Delete version records below a number, never the latest nor `keep`; returns them, so that their blobs can go.
 
         Raises FENCED.
         """

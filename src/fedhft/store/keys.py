@@ -218,6 +218,16 @@ class JobKeys:
         """
         return self.prefix + "memberships"
 
+    @property
+    def capacities(self) -> str:
+        """hash client -> Capacity (JSON): what is known of its device, in jobs that plan by capacity."""
+        return self.prefix + "capacities"
+
+    @property
+    def allocated(self) -> str:
+        """string: Allocated (JSON), the plans in force, in jobs that plan by capacity."""
+        return self.prefix + "allocated"
+
     def changes(self, topic: Topic) -> str:
         """string, counter: grows with every change of a topic; also the channel on which its new value is told. That
         of a deleted job expires after REMEMBERED_S.

@@ -15,6 +15,7 @@ from fedhft.store.connection import RedisConnection
 from fedhft.store.interface import BlobBackEnd
 from fedhft.store.keys import PROBE, JobKeys
 from fedhft.store.redis_agents import RedisAgents
+from fedhft.store.redis_capacities import RedisCapacities
 from fedhft.store.redis_declines import RedisDeclines
 from fedhft.store.redis_jobs import RedisJobs
 from fedhft.store.redis_progress import RedisProgress
@@ -30,7 +31,7 @@ _PROBE_TTL_MS = 10_000
 _DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
 
-class RedisStore(RedisAgents, RedisJobs, RedisDeclines, RedisProgress, RedisRounds, RedisRevocations):
+class RedisStore(RedisAgents, RedisJobs, RedisDeclines, RedisCapacities, RedisProgress, RedisRounds, RedisRevocations):
     """Store over Redis; blobs and transfers there too unless another back end is given. Connects when first used."""
 
     def __init__(self, redis: RedisConnection, back_end: BlobBackEnd | None = None) -> None:

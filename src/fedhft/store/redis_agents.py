@@ -94,6 +94,7 @@ class RedisAgents:
             round=int(number),
             phase=None if phase == "-" else Phase(phase),
             delivered=delivered == "1",
+            now_ms=int(now_ms),
         )
 
     async def agents(self, clients: Collection[ClientId]) -> Mapping[ClientId, AgentRecord]:

@@ -284,10 +284,10 @@ class RedisRounds:
         with reading(f"a version of job {job}"):
             return VersionRecord.model_validate_json(record[0]) if outcome == b"ok" else None
 
-    async def drop_versions(self, job: JobId, below: int, fence: int) -> list[VersionRecord]:
+    async def drop_versions(self, job: JobId, below: int, fence: int, keep: int = 0) -> list[VersionRecord]:
         """See Store.drop_versions."""
         its = JobKeys(job)
-        outcome, *dropped = await self._redis.run("drop_versions", (its.fence, its.versions), fence, below)
+        outcome, *dropped = await self._redis.run("drop_versions", (its.fence, its.versions), fence, below, keep)
         _check(outcome, dropped, job, below, fence)
         with reading(f"a version of job {job}"):
             records = [VersionRecord.model_validate_json(record) for record in dropped]

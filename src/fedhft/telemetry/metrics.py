@@ -1,4 +1,5 @@
-"""Every series that any fedhft process exposes, in one place; `registry` says what that means.
+"""Every series that any fedhft process exposes, as `metrics.NAME`; `registry` says what that means. Those that an agent
+counts itself are declared in `agent_metrics`.
 
 Names are `fedhft_<noun>_<unit>[_total]`. Labels have few values. A client id is never a label. The label `federation`
 is the name of a job (`job` belongs to Prometheus): those of jobs that are over are dropped after a while
@@ -13,14 +14,54 @@ Two series count bytes of updates beside each other: payloads after coding, and 
 
 from __future__ import annotations
 
-from fedhft.errors import ErrorCode
 from fedhft.process.free_memory import memory_limit
+from fedhft.telemetry.agent_metrics import (
+    AGENT_CERTIFICATE_EXPIRY_SECONDS as AGENT_CERTIFICATE_EXPIRY_SECONDS,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_CODING_SECONDS as AGENT_CODING_SECONDS,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_CONNECTION_FAILURES as AGENT_CONNECTION_FAILURES,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_JOBS_BLOCKED as AGENT_JOBS_BLOCKED,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_PAYLOAD_BYTES as AGENT_PAYLOAD_BYTES,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_PREFIX_BYTES as AGENT_PREFIX_BYTES,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_PREFIX_FAULTS as AGENT_PREFIX_FAULTS,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_PREFIX_ROWS as AGENT_PREFIX_ROWS,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_REFUSALS as AGENT_REFUSALS,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_STATE_FAULTS as AGENT_STATE_FAULTS,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_STEP_SECONDS as AGENT_STEP_SECONDS,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_UPDATES as AGENT_UPDATES,
+)
+from fedhft.telemetry.agent_metrics import (
+    AGENT_UPDATES_BOUNDED as AGENT_UPDATES_BOUNDED,
+)
 from fedhft.telemetry.collectors import BuildInfo, SocketBytesCollector, peak_memory_bytes
 from fedhft.telemetry.registry import (
     AGENT,
     AGGREGATOR,
     ALL,
+    CALL_BUCKETS,
     CLUSTERER,
+    CODES,
     SERVICES,
     counter,
     exposed,
@@ -29,27 +70,25 @@ from fedhft.telemetry.registry import (
     known,
 )
 
-_CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _WORK_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _MEMORY_BUCKETS = tuple(float(2**power) for power in range(26, 38))
 """64 MiB to 128 GiB."""
-_CODES = [code.value for code in ErrorCode]
 
 # -- calls
 REFUSALS = counter("fedhft_refusals", "Calls that a service refused, by error code.", ["code"], by=SERVICES)
-known(REFUSALS, code=_CODES)
+known(REFUSALS, code=CODES)
 RPC_SECONDS = histogram(
     "fedhft_rpc_seconds",
     "Duration of served calls, long polls included, by method and gRPC status.",
     ["method", "status"],
-    buckets=_CALL_BUCKETS,
+    buckets=CALL_BUCKETS,
     by=SERVICES,
 )
 RPCS_IN_FLIGHT = gauge("fedhft_rpcs_in_flight", "Calls being served, by method.", ["method"], by=SERVICES)
 QUEUE_WAIT_SECONDS = histogram(
     "fedhft_queue_wait_seconds",
     "Time a piece of work waited before it started: a transfer for its place, a fit for its thread.",
-    buckets=_CALL_BUCKETS,
+    buckets=CALL_BUCKETS,
     by=SERVICES,
 )
 TRANSFERS_WAITING = gauge(
@@ -151,7 +190,7 @@ FOLD_SECONDS = histogram(
     "fedhft_fold_seconds", "Time to fold one round's updates.", buckets=_WORK_BUCKETS, by=AGGREGATOR
 )
 DECODING_SECONDS = histogram(
-    "fedhft_decoding_seconds", "Time to decode and check one update that came.", buckets=_CALL_BUCKETS, by=AGGREGATOR
+    "fedhft_decoding_seconds", "Time to decode and check one update that came.", buckets=CALL_BUCKETS, by=AGGREGATOR
 )
 
 # -- where a job stands: exposed by the holder of its lease
@@ -308,99 +347,9 @@ CLIENT_STEP_SECONDS = histogram(
     "fedhft_client_step_seconds",
     "Wall time of one optimiser step, mean per report.",
     ["federation", "tier"],
-    buckets=_CALL_BUCKETS,
+    buckets=CALL_BUCKETS,
     by=AGGREGATOR,
 )
-
-# -- what an agent counts itself, where it can be scraped
-AGENT_UPDATES = counter(
-    "fedhft_agent_updates",
-    "Updates trained here, by outcome: accepted, repeated (the server had it already), abandoned (refused for good) or "
-    "broken_off (the round ended before training did).",
-    ["outcome"],
-    by=AGENT,
-)
-known(AGENT_UPDATES, outcome=("accepted", "repeated", "abandoned", "broken_off"))
-AGENT_UPDATES_BOUNDED = counter(
-    "fedhft_agent_updates_bounded",
-    "Accepted updates of this agent that a fold did not take as they were, as the server told it: set_aside (gone, "
-    "damaged, or deadly), opposed (left out for pointing against the others') or clipped (scaled down).",
-    ["outcome"],
-    by=AGENT,
-)
-known(AGENT_UPDATES_BOUNDED, outcome=("set_aside", "opposed", "clipped"))
-AGENT_STATE_FAULTS = counter(
-    "fedhft_agent_state_faults",
-    "State files that were damaged (moved aside, named in the log) or unwritten (no room on the disk, for instance).",
-    ["fault"],
-    by=AGENT,
-)
-known(AGENT_STATE_FAULTS, fault=("damaged", "unwritten"))
-AGENT_PREFIX_ROWS = counter(
-    "fedhft_agent_prefix_rows",
-    "Rows whose frozen layers were passed, in training and scoring, by source: cache (read) or computed.",
-    ["source"],
-    by=AGENT,
-)
-known(AGENT_PREFIX_ROWS, source=("cache", "computed"))
-AGENT_PREFIX_BYTES = gauge(
-    "fedhft_agent_prefix_bytes", "Size of the cache of the frozen layers' outputs on this agent's disk.", by=AGENT
-)
-AGENT_PREFIX_FAULTS = counter(
-    "fedhft_agent_prefix_faults",
-    "What keeps the cache of frozen layers from use, by fault: damaged (rows, computed again), full, unwritten, busy "
-    "(another agent has the folder) or different (this model's passes with and without it disagree).",
-    ["fault"],
-    by=AGENT,
-)
-known(AGENT_PREFIX_FAULTS, fault=("damaged", "full", "unwritten", "busy", "different"))
-AGENT_JOBS_BLOCKED = gauge(
-    "fedhft_agent_jobs_blocked",
-    "Jobs on offer that this agent cannot serve with its data or its model, by cause: data or model.",
-    ["cause"],
-    by=AGENT,
-)
-known(AGENT_JOBS_BLOCKED, cause=("data", "model"))
-AGENT_REFUSALS = counter(
-    "fedhft_agent_refusals", "Refusals that ended a task or a job for this agent, by error code.", ["code"], by=AGENT
-)
-known(AGENT_REFUSALS, code=_CODES)
-AGENT_CONNECTION_FAILURES = counter(
-    "fedhft_agent_connection_failures",
-    "Attempts at a call that did not reach the server, by error code: the causes of failed handshakes are told apart.",
-    ["code"],
-    by=AGENT,
-)
-known(
-    AGENT_CONNECTION_FAILURES,
-    code=[code for code in _CODES if code.startswith(("server_", "client_certificate_", "proxy_"))],
-)
-AGENT_CERTIFICATE_EXPIRY_SECONDS = gauge(
-    "fedhft_agent_certificate_expiry_seconds",
-    "When the certificate that this agent shows ends, seconds since the epoch; 0 without one.",
-    by=AGENT,
-)
-AGENT_PAYLOAD_BYTES = counter(
-    "fedhft_agent_payload_bytes",
-    "Bytes of blobs that this agent moved, after coding; labelled like fedhft_payload_bytes_total.",
-    ["direction", "payload", "tier"],
-    by=AGENT,
-)
-AGENT_STEP_SECONDS = histogram(
-    "fedhft_agent_step_seconds",
-    "Wall time of one optimiser step of this agent, mean per update.",
-    ["tier"],
-    buckets=_CALL_BUCKETS,
-    by=AGENT,
-)
-AGENT_CODING_SECONDS = histogram(
-    "fedhft_agent_coding_seconds",
-    "Time to encode an update, or to decode and add a fetched blob, by operation: encode or decode.",
-    ["operation"],
-    buckets=_CALL_BUCKETS,
-    by=AGENT,
-)
-known(AGENT_CODING_SECONDS, operation=("encode", "decode"))
 
 # -- this process
 PROCESS_PEAK_MEMORY_BYTES = gauge("fedhft_process_peak_memory_bytes", "Peak resident set of this process.", by=ALL)

@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from fedhft.errors import ErrorCode
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter and histogram, which nothing here reads
 
 
@@ -44,6 +46,10 @@ PAGES = {process: CollectorRegistry() for process in Process}
 """The series of each kind of process."""
 EXPOSED_BY: dict[Collector, tuple[Process, ...]] = {}
 """Who exposes a family."""
+
+CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""Seconds, for what takes about as long as a call."""
+CODES = [code.value for code in ErrorCode]
 
 C = TypeVar("C", bound=Collector)
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Start
+from fedhft.training.device.choice import CPU, base_dtype
 from fedhft.training.digest import base_digest, read_config, tokenizer_digest
 from fedhft.training.fit import (
     added_prefix,
@@ -30,9 +31,10 @@ from fedhft.training.fit import (
     counts_from_padding,
     padding_side,
 )
+from fedhft.training.lean_imports import lean_models
 from fedhft.training.memory.layers import StreamedLayers
 from fedhft.training.memory.skeleton import skeleton
-from fedhft.training.stored_weights import stored_names, stored_tensors, stored_values
+from fedhft.training.stored_weights import stored_dtype, stored_names, stored_tensors, stored_values
 from fedhft.training.tasks import Task, task_of
 
 _log = logging.getLogger(__name__)
@@ -87,9 +89,17 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def load_base(spec: JobSpec, path_override: str | None = None, *, streamed: bool = False) -> LoadedBase:
+def load_base(
+    spec: JobSpec,
+    path_override: str | None = None,
+    *,
+    device: torch.device = CPU,
+    dtype: torch.dtype | None = None,
+    streamed: bool = False,
+) -> LoadedBase:
     """Load the job's base model from a folder or the hub; `path_override` is the agent's own folder or hub id for it.
 
+    device: where the model is to be; dtype: what its weights are held in, None for `base_dtype`; its head is float32.
     streamed: keep only layers in training in memory, and read the others when they are run. Models whose files name
     their values otherwise than their modules do are loaded whole all the same, as are those of jobs that write to base
     weights.
@@ -109,9 +119,9 @@ def load_base(spec: JobSpec, path_override: str | None = None, *, streamed: bool
         )
     text_digest = tokenizer_digest(path)
     tokenizer = _load_tokenizer(path)
-    device, dtype = torch.device("cpu"), torch.float32
+    dtype = dtype or base_dtype(device, spec, stored_dtype(path))
     streamed = streamed and spec.method.uses_adapters and spec.method.start is Start.CONTINUE
-    model, new_parameters, layers = _load_model(path, task, tokenizer, dtype, streamed)
+    model, new_parameters, layers = _load_model(path, task, tokenizer, dtype, device, streamed)
     table = model.get_input_embeddings()  # type: ignore[operator]
     if isinstance(table, torch.nn.Embedding):  # the configuration may say otherwise than the weights
         check_vocabulary(path, tokenizer, table.num_embeddings)
@@ -123,12 +133,15 @@ def load_base(spec: JobSpec, path_override: str | None = None, *, streamed: bool
     counts = "position_ids" in signature(model.forward).parameters and not counts_from_padding(model)
     # Set on the tokenizer, which is where everybody looks for it; files may not say what their model needs.
     with nullcontext() if layers is None else layers.reading():
-        tokenizer.padding_side = padding_side(path, task, model, tokenizer, counts=counts)
+        tokenizer.padding_side = padding_side(path, task, model, tokenizer, device=device, counts=counts)
+    for name in head:  # it is trained: what a step adds would be lost in 16 bits
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.to(torch.float32)
     return LoadedBase(
         key=network_key(spec),
         task=task,
         path=path,
-        model=model.to(device) if layers is None else model,
+        model=model,
         tokenizer=tokenizer,
         digest=digest,
         tokenizer_digest=text_digest,
@@ -175,7 +188,8 @@ def model_folder(name: str, revision: str | None) -> Path:
 
 def _load_tokenizer(path: Path) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        with lean_models():
+            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise FedhftError(ErrorCode.INVALID_MODEL, f"model {path}: its tokenizer cannot be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
@@ -189,40 +203,15 @@ def _load_tokenizer(path: Path) -> Any:
 
 
 def _load_model(
-    path: Path, task: Task, tokenizer: Any, dtype: torch.dtype, streamed: bool
+    path: Path, task: Task, tokenizer: Any, dtype: torch.dtype, device: torch.device, streamed: bool
 ) -> tuple[torch.nn.Module, frozenset[str], StreamedLayers | None]:
     """The model, the names of parameters that its files lack, and what reads its layers, if wanted and possible."""
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # "newly initialised" is expected: the head is ours
     try:
-        config = AutoConfig.from_pretrained(str(path), local_files_only=True)
-        task.configure(config)
-        rows = getattr(config.get_text_config(), "vocab_size", None)
-        if isinstance(rows, int) and rows > 0:
-            check_vocabulary(path, tokenizer, rows)  # before a padding id beyond it is built into an embedding
-        config.pad_token_id = tokenizer.pad_token_id
-        prefix = added_prefix(stored_names(path))
-        if prefix:
-            _log.warning(
-                "model %s: all names of weights begin with %r, left by a wrapper; read without it", path, prefix
-            )
-        kind = getattr(transformers, task.auto_class)
-        if streamed:
-            model = skeleton(lambda: kind.from_config(config, dtype=dtype))
-            found = StreamedLayers.of(model, stored_tensors(path), str(getattr(model, "base_model_prefix", "")), dtype)
-            if found is not None:
-                return model, found[1], found[0]
-        model, info = kind.from_pretrained(
-            str(path),
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **({"key_mapping": {"^" + re.escape(prefix): ""}} if prefix else {}),
-        )
+        with lean_models():
+            return _made(path, task, tokenizer, dtype, device, streamed)
     except (
         OSError,
         ValueError,
@@ -240,10 +229,42 @@ def _load_model(
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+
+
+def _made(
+    path: Path, task: Task, tokenizer: Any, dtype: torch.dtype, device: torch.device, streamed: bool
+) -> tuple[torch.nn.Module, frozenset[str], StreamedLayers | None]:
+    """As `_load_model`, with transformers' own errors."""
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True)
+    task.configure(config)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if isinstance(rows, int) and rows > 0:
+        check_vocabulary(path, tokenizer, rows)  # before a padding id beyond it is built into an embedding
+    config.pad_token_id = tokenizer.pad_token_id
+    prefix = added_prefix(stored_names(path))
+    if prefix:
+        _log.warning("model %s: all names of weights begin with %r, left by a wrapper; read without it", path, prefix)
+    kind = getattr(transformers, task.auto_class)
+    if streamed:
+        model = skeleton(lambda: kind.from_config(config, dtype=dtype))
+        prefix_of_base = str(getattr(model, "base_model_prefix", ""))
+        found = StreamedLayers.of(model, stored_tensors(path), prefix_of_base, dtype, device)
+        if found is not None:
+            return model, found[1], found[0]
+    model, info = kind.from_pretrained(
+        str(path),
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **({"key_mapping": {"^" + re.escape(prefix): ""}} if prefix else {}),
+    )
     model.requires_grad_(False)
     model.eval()
     mismatched = {item[0] if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]}
-    return model, frozenset(info["missing_keys"]) | frozenset(mismatched), None
+    return model.to(device), frozenset(info["missing_keys"]) | frozenset(mismatched), None
 
 
 def _first_line(error: Exception) -> str:

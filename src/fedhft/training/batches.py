@@ -132,14 +132,6 @@ def _positions(row: Tokens) -> NDArray[np.int32]:
     return np.concatenate([np.arange(length, dtype=np.int32) for length in row.segments or (len(row.ids),)])
 
 
-def steps_of(rows: int, batch_size: int, epochs: float, max_steps: int) -> int:
-    """Optimiser steps of one local training: epochs * ceil(rows / batch_size), rounded, at least 1, at most
-    max_steps (0: no cap).
-    """
-    steps = max(1, round(epochs * math.ceil(rows / batch_size)))
-    return min(steps, max_steps) if max_steps else steps
-
-
 def training_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, steps: int) -> Iterator[NDArray[np.int64]]:
     """`steps` batches of row numbers; each epoch is a new permutation from the specified generator.
 

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.training.base import model_folder
 from fedhft.training.batches import EncodedRows
+from fedhft.training.device.choice import CPU
 from fedhft.training.fit import added_prefix, counts_from_padding
 from fedhft.training.scores import PLACES_AT_ONCE, logits_by_batch
 from fedhft.training.stored_weights import stored_names
@@ -56,15 +57,23 @@ def load_exported(directory: Path, task: Task, base: Path | None, pad_token_id: 
 
 def logits_of(model: Any, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
     """Logits that count of the rows `index`, float32, row after row."""
-    logits: torch.Tensor = model(**rows.inputs(index)).logits
+    device = next(model.parameters()).device
+    logits: torch.Tensor = model(**{name: tensor.to(device) for name, tensor in rows.inputs(index).items()}).logits
     places = rows.places(index)
-    return (logits if places is None else logits[places]).float()
+    return (logits if places is None else logits[places.to(device)]).float()
 
 
 class ExportedModel:
     """A directory that `fedhft job export` wrote. Not safe for concurrent use."""
 
-    def __init__(self, directory: Path, task: Task, base: str | None, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        task: Task,
+        base: str | None,
+        revision: str | None = None,
+        device: torch.device = CPU,
+    ) -> None:
         """base: folder or hub id of the base model, None where the directory holds a whole model.
 
         Raises FedhftError(INVALID_MODEL) when either cannot be loaded.
@@ -76,13 +85,14 @@ class ExportedModel:
                 self.tokenizer = AutoTokenizer.from_pretrained(str(directory if own or folder is None else folder))
             if self.tokenizer.pad_token_id is None:
                 self.tokenizer.pad_token = self.tokenizer.eos_token
-            self.model = load_exported(directory, task, folder, self.tokenizer.pad_token_id)
+            self.model = load_exported(directory, task, folder, self.tokenizer.pad_token_id).to(device)
         except LOADING_FAILURES as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise FedhftError(
                 ErrorCode.INVALID_MODEL, f"adapter {directory}: cannot be loaded: {reason}; export it again"
             ) from error
         self.task = task
+        self._device = device
         inner = self.model if folder is None else self.model.get_base_model()
         taken = signature(inner.forward).parameters
         self.with_types = "token_type_ids" in taken and "token_type_ids" in self.tokenizer.model_input_names
@@ -105,7 +115,7 @@ class ExportedModel:
         return [{"text": self._continued(row.ids[: prompt_length(row.places)], most_tokens)} for row in rows.rows]
 
     def _continued(self, prompt: NDArray[np.int32], most_tokens: int) -> str:
-        ids = torch.from_numpy(prompt.astype(np.int64))[None]
+        ids = torch.from_numpy(prompt.astype(np.int64))[None].to(self._device)
         with torch.no_grad(), quiet():
             made = self.model.generate(
                 input_ids=ids,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fedhft.adapter import Float64, Part, TensorKey
+from fedhft.training.device.state import wide
 from fedhft.training.row_slices import Observer
 
 _OTHER_AXIS = {Part.A: 0, Part.B: 1}  # the axis that is not masked, in PEFT's orientation
@@ -24,7 +25,7 @@ class Importance:
         """A function that takes gradients of the whole factor `key`: (r x in) for A, (out x r) for B."""
 
         def observe(gradient: torch.Tensor) -> None:
-            rows = gradient.detach().square().sum(_OTHER_AXIS[key.part], dtype=torch.float64)
+            rows = wide(gradient.detach()).square().sum(_OTHER_AXIS[key.part], dtype=torch.float64)
             if key in self._sums:
                 self._sums[key] += rows
             else:

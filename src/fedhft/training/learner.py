@@ -14,10 +14,13 @@ from fedhft import seeds
 from fedhft.adapter import RowIndex, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_sections import TrainingSpec
-from fedhft.plan import AdapterPlan
-from fedhft.training.batches import EncodedRows, steps_of, training_batches
+from fedhft.plan import AdapterPlan, steps_of
+from fedhft.training.batches import EncodedRows, training_batches
+from fedhft.training.device.state import random_numbers_apart, wide
 from fedhft.training.importance import Importance
+from fedhft.training.lean_imports import without_compiler
 from fedhft.training.network import Network
+from fedhft.training.objective import Objective, objective_of
 from fedhft.training.schedule import Proximal, share_of_rate
 
 
@@ -54,16 +57,19 @@ def train(
     """
     started = time.perf_counter()
     steps = steps_of(len(rows), settings.batch_size, plan.epochs, plan.max_steps)
+    objective = objective_of(network.task, settings, rows.targets)
     total = 0.0
-    accelerators = [] if network.device.type == "cpu" else [network.device]
     with (
-        torch.random.fork_rng(accelerators, device_type=network.device.type),
+        without_compiler(),
+        random_numbers_apart(network.device),
         torch.enable_grad(),
         network.trainable(plan, masks, importance) as parameters,
     ):
         torch.manual_seed(seeds.seed_of("dropout", seed) >> 1)
         network.training_mode()
-        optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=False)
+        # Many small tensors: on an accelerator, starting an operation takes longer than carrying it out.
+        at_once = network.device.type == "cuda"
+        optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=at_once)
         proximal = Proximal(parameters, settings.proximal)
         for step, batch in enumerate(training_batches(rows.lengths, settings.batch_size, seed, steps)):
             if should_stop():
@@ -71,8 +77,9 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * share_of_rate(settings, step, steps)
             optimiser.zero_grad(set_to_none=True)
-            loss = _loss(network, rows, batch)
-            loss.backward()
+            loss = _loss(network, rows, batch, objective)
+            with network.stopwatch.backward.running(len(batch) * plan.depth):
+                loss.backward()
             if not total:
                 check_gradients(network, plan, parameters)
             proximal.add_gradients()
@@ -92,7 +99,7 @@ def probe(
     network: Network,
     rows: EncodedRows,
     plan: AdapterPlan,
-    batch_size: int,
+    settings: TrainingSpec,
     *,
     seed: int,
     importance: Importance,
@@ -100,14 +107,17 @@ def probe(
 ) -> None:
     """Show `importance` the gradients of a few mini-batches at the network's current values, changing nothing."""
     network.model.eval()
+    objective = objective_of(network.task, settings, rows.targets)
     with torch.enable_grad(), network.trainable(plan, {}, importance):
-        for batch in training_batches(rows.lengths, batch_size, seeds.seed_of("probe", seed), batches):
-            _loss(network, rows, batch).backward()
+        for batch in training_batches(rows.lengths, settings.batch_size, seeds.seed_of("probe", seed), batches):
+            loss = _loss(network, rows, batch, objective)
+            with network.stopwatch.backward.running(len(batch) * plan.depth):
+                loss.backward()
 
 
-def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64]) -> torch.Tensor:
+def _loss(network: Network, rows: EncodedRows, index: NDArray[np.int64], objective: Objective) -> torch.Tensor:
     targets = torch.from_numpy(rows.wanted(index)).to(network.device)
-    return network.task.loss(network.forward(rows, index), targets)
+    return objective(network.forward(rows, index), targets)
 
 
 def check_gradients(network: Network, plan: AdapterPlan, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -132,8 +142,10 @@ def clip(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> None:
     float32 sum and with it the last bit of the scale.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = [float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2 for gradient in gradients]
-    norm = sum(squares) ** 0.5
+    norms = [torch.linalg.vector_norm(wide(gradient), dtype=torch.float64) for gradient in gradients]
+    norm = (
+        sum(value**2 for value in torch.stack(norms).cpu().tolist()) ** 0.5 if norms else 0.0
+    )  # waits for a device once
     if norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / norm)

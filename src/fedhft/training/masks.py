@@ -44,7 +44,7 @@ def probed(
     if not _unscored(known, network, plan, spec):
         return known
     seen = Importance()
-    probe(network, rows, plan, spec.training.batch_size, seed=seed, importance=seen, batches=PROBE_BATCHES)
+    probe(network, rows, plan, spec.training, seed=seed, importance=seen, batches=PROBE_BATCHES)
     return remembered(known, seen.means(_gradient_divisors(network, spec)), {}, 0.0, 0)
 
 

@@ -9,7 +9,7 @@ Built once per process; a round only copies tensors in. Start of a round:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 
 import numpy as np
@@ -31,6 +31,7 @@ from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.stack import Inputs, Stack
 from fedhft.training.row_slices import keep_slices, make_whole, trained_parameter
 from fedhft.training.schema import build_schema
+from fedhft.training.stopwatch import Stopwatch
 from fedhft.training.tasks import Task
 
 _AXIS = {Part.A: 1, Part.B: 0}  # the masked axis in PEFT's orientation
@@ -50,7 +51,7 @@ class Network:
         # Keys and values of earlier tokens are for generating text; here they would only take memory.
         self._always = {"use_cache": False} if "use_cache" in taken else {}
         self._seed = spec.seed
-        self._bf16 = spec.training.precision == "bf16"
+        self._bf16 = spec.training.precision == "bf16" or base.dtype is not torch.float32
         self._restart = spec.method.start is Start.RESTART
         self._round = 0
         self._depth = self.schema.layers
@@ -59,7 +60,7 @@ class Network:
         """Parameters of the base model and its head, adapters not counted."""
         slots = self.schema.slots
         if slots:
-            attach(self.model, slots, spec.adapter.alpha, spec.adapter.dropout, base.device)
+            attach(self.model, slots, spec.adapter.alpha_of, spec.adapter.dropout, base.device)
         # Copies of what folding or full training overwrites, so that each round starts from exactly the base weights.
         pristine: dict[TensorKey, torch.Tensor] = {}
         if self._restart:
@@ -76,10 +77,13 @@ class Network:
         self._pristine = pristine
         # With all weights in training nothing is frozen.
         self._stack = (
-            None if self.schema.weights else Stack.of(self.model, self.schema.layers, self._pass, base.streamed)
+            None
+            if self.schema.weights
+            else Stack.of(self.model, self.schema.layers, self._pass, base.streamed, base.device)
         )
         self._boundary = 0
         self._cache: PrefixCache | None = None
+        self.stopwatch = Stopwatch()
 
     @classmethod
     def on(cls, base: LoadedBase, spec: JobSpec) -> Network:
@@ -116,7 +120,12 @@ class Network:
         return self._boundary
 
     def weights_bytes(self, depth: int) -> int:
-        """Memory of the base model at a depth: of all of it, or of what `StreamedLayers` holds."""
+        """Memory of this machine that the base model takes at a depth: all of it, or what `StreamedLayers` holds.
+
+        0 where it is in a GPU's own.
+        """
+        if self.device.type == "cuda":
+            return 0
         streamed = self._base.streamed
         if streamed is None:
             return self.base_values * self._base.dtype.itemsize
@@ -137,7 +146,7 @@ class Network:
             "transformers": str(transformers.__version__),
         }
         arithmetic = Arithmetic(self._pass, self.device, torch.bfloat16 if self._bf16 else self._base.dtype)
-        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as)
+        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch.fill)
 
     def slots(self) -> tuple[Slot, ...]:
         """Slots inside the depth in use."""
@@ -258,16 +267,24 @@ class Network:
         inputs = {name: tensor.to(self.device) for name, tensor in rows.inputs(index).items()}
         places = rows.places(index)
         counted = None if places is None else places.to(self.device)
-        hidden = None
-        if self._cache is not None and self._boundary:
-            hidden = self._cache.hidden(rows, index, inputs, self._boundary)
-        if self._stack is None:
-            return self._logits(inputs, counted)
-        if hidden is None:
-            with self._stack.reading(range(self._boundary)):
+        with self.stopwatch.forward.running():
+            hidden = None
+            if self._cache is not None and self._boundary:
+                hidden = self._cache.hidden(rows, index, inputs, self._boundary)
+            run = self.schema.layers - (0 if hidden is None else self._boundary)
+            self.stopwatch.forward.layer_rows += run * len(index)
+            if self._stack is None:
                 return self._logits(inputs, counted)
-        with self._stack.skipping(self._boundary, hidden):
-            return self._logits(inputs, counted)
+            if hidden is None:
+                with self._stack.reading(range(self._boundary)):
+                    return self._logits(inputs, counted)
+            with self._stack.skipping(self._boundary, hidden):
+                return self._logits(inputs, counted)
+
+    @property
+    def keeps_frozen_layers(self) -> bool:
+        """Whether frozen layers are run once per row, and what leaves them is kept."""
+        return self._cache is not None
 
     def prepare(self, parts: Sequence[EncodedRows], should_stop: Callable[[], bool] = lambda: False) -> None:
         """Where not all layers are in memory, pass these rows through the frozen ones that are not, a layer at a time.
@@ -275,7 +292,9 @@ class Network:
         Without this, `forward` reads those layers for every batch.
         """
         if self._base.streamed is not None and self._cache is not None and self._boundary:
-            self._cache.fill(parts, self._boundary, should_stop)
+            passed = self._boundary * sum(map(len, parts))
+            with self.stopwatch.forward.running(), self.stopwatch.fill.running(passed):
+                self._cache.fill(parts, self._boundary, should_stop)
 
     def _logits(self, inputs: Inputs, places: torch.Tensor | None) -> torch.Tensor:
         with self._autocast():
@@ -287,8 +306,8 @@ class Network:
         with self._autocast():
             return self.model(**inputs, **self._always)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
 
     def _boundary_of(self, depth: int) -> int:
         """Layers below `depth`, unless something of the head is used below them (an embedding that the files lack)."""

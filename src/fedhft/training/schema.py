@@ -47,11 +47,15 @@ def _slots(model: torch.nn.Module, spec: JobSpec, layers: int) -> Iterator[Slot]
         for name, module in model.named_modules()
         if (shape := _features(module)) is not None and (layer := _LAYER.search(name)) is not None
     }
+    try:
+        ranks = spec.adapter.ranks_of(layers)
+    except ValueError as error:
+        raise FedhftError(ErrorCode.INVALID_MODEL, str(error)) from error
     lowest = max(0, layers - spec.adapter.depth) if spec.adapter.depth else 0
     for name in chosen(spec.adapter.targets, str(getattr(model.config, "model_type", "")), tuple(linear)):
         number, in_features, out_features = linear[name]
         if number >= lowest:
-            yield Slot(name, number, in_features, out_features, spec.adapter.rank)
+            yield Slot(name, number, in_features, out_features, ranks[number])
 
 
 def _features(module: torch.nn.Module) -> tuple[int, int] | None:

@@ -110,7 +110,8 @@ def anchor_gradients(network: Network, rows: EncodedRows, chosen: NDArray[np.int
         for index in scoring_batches(rows.lengths[chosen], _ANCHOR_BATCH):
             logits = network.forward(rows, chosen[index])
             error = errors(index, logits.detach()).astype(np.float32)
-            logits.backward(torch.from_numpy(error).to(logits.device))
+            with network.stopwatch.backward.running(len(index) * depth):
+                logits.backward(torch.from_numpy(error).to(logits.device))
         for key, parameter in zip(keys, parameters, strict=True):
             if parameter.grad is not None:
                 gradients[key] = parameter.grad.detach().cpu().numpy().copy()

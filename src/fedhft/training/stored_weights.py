@@ -8,6 +8,7 @@ header; the header; the tensors' bytes).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,14 @@ def stored_values(path: Path) -> int:
 def stored_names(path: Path) -> frozenset[str]:
     """Names of all tensors in the weight files of a model directory. Raises FedhftError(INVALID_MODEL)."""
     return frozenset(name for file in weight_files(path) for name in _header(file))
+
+
+def stored_dtype(path: Path) -> str:
+    """The dtype that most values of a model directory have, as safetensors names it, e.g. "BF16"."""
+    counts: Counter[str] = Counter()
+    for tensor in stored_tensors(path).values():
+        counts[tensor.dtype] += math.prod(tensor.shape)
+    return counts.most_common(1)[0][0] if counts else ""
 
 
 def stored_values_of(path: Path, name: str) -> Float32:

@@ -14,29 +14,36 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+
+from fedhft import seeds
 from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Combine, MaskRule
-from fedhft.plan import AdapterPlan
+from fedhft.methods import Allocation, Combine, MaskRule
+from fedhft.plan import AdapterPlan, steps_of
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
-from fedhft.training.batches import EncodedRows, steps_of
+from fedhft.training.batches import EncodedRows
+from fedhft.training.device.state import forget_peak, peak_bytes
 from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
-from fedhft.training.learner import TrainingReport, train
+from fedhft.training.learner import TrainingReport, probe, train
 from fedhft.training.network import Network
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
 from fedhft.training.update import code_update
-from fedhft.v1 import adapter_pb2
+from fedhft.v1 import adapter_pb2, capacity_pb2
 from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.digest import digest_of
 
 __all__ = ["ClientWorker", "Draft"]
 
+TRIAL_DEPTH = 2
+"""Layers, counted from the output, that a trial trains."""
+TRIAL_BATCHES = 3
 MOST_EPOCHS = 100
 """What a job can ask for; a server that sends more in a task is not obeyed."""
 
@@ -57,7 +64,8 @@ class ClientWorker:
         self._data = data
         self._train = self._network.encode(data.train, training=True)
         self._holdout = self._network.encode(data.holdout)
-        self._shards: dict[tuple[int, int], EncodedRows] = {}
+        self._shards: dict[tuple[int, int, bool], EncodedRows] = {}
+        self._sample = self._drawn(self._holdout)
         self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
         self._state, self._draft = self._folder.read()
 
@@ -83,23 +91,30 @@ class ClientWorker:
         """Whether this client can score the common validation split."""
         return bool(self._data.shared)
 
-    def signature(self) -> tuple[float, ...]:
-        """Anchor signature of the local data, unit norm; () if the method has none. Computed once per data set."""
-        return self._signed().signature
+    def signature(self) -> signatures.AnchorSignature:
+        """Signatures of the local data and of its halves; empty if the method has none. Computed once per data set."""
+        state, digest = self._state, self._data.digest
+        if signatures.wants_anchor(self.spec) and (state.data_digest != digest or not state.halves):
+            whole, halves = signatures.anchor_signature(self._network, self._train, self.spec)
+            self._state = replace(state, signature=whole, halves=halves, data_digest=digest)
+            self._folder.write_state(self._state)
+        return signatures.AnchorSignature(self._state.signature, self._state.halves)
 
-    def signature_halves(self) -> tuple[float, ...]:
-        """Signatures of the two halves of the local data, one after the other; () if the method has none."""
-        return self._signed().halves
+    @property
+    def keeps_frozen_layers(self) -> bool:
+        """Whether frozen layers are run once per row, and what leaves them is kept."""
+        return self._network.keeps_frozen_layers
 
-    def _signed(self) -> WorkerState:
-        if signatures.wants_anchor(self.spec):
-            state = self._state
-            if state.data_digest != self._data.digest or not state.halves:
-                whole, halves = signatures.anchor_signature(self._network, self._train, self.spec)
-                self._state = replace(state, signature=whole, halves=halves, data_digest=self._data.digest)
-                self._folder.write_state(self._state)
-            return self._state
-        return WorkerState()
+    def trial(self) -> capacity_pb2.Durations:
+        """How long passes take on this device, before any round: of the anchor signature where one was computed just
+        now, else of a few batches through the last layers. Changes nothing.
+        """
+        rules, network = self.spec.training, self._network
+        if not network.stopwatch.backward.layer_rows:
+            network.load({}, min(TRIAL_DEPTH, self.schema.layers), 0)
+            plan = AdapterPlan("", network.depth, 1.0, 1.0, 0, train_a=True, train_b=True)
+            probe(network, self._train, plan, rules, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
+        return network.stopwatch.take(rules.batch_size)
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
         """A task's plan as this client would train it: depth 0 means all layers.
@@ -118,6 +133,11 @@ class ClientWorker:
     def weights_bytes(self, plan: AdapterPlan) -> int:
         """Memory of the base model while a plan is trained."""
         return self._network.weights_bytes(plan.depth)
+
+    def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
+        """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
+        shared = len(self._shard(shard)) if shard.count else 0
+        return (2 * len(self._holdout) if evaluate else 0) + shared
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
@@ -142,17 +162,20 @@ class ClientWorker:
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
         plan = self.plan(task.plan)
+        begun = time.perf_counter()
+        self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
         if task.round <= self._state.round:
             self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
+        forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
-        self._network.prepare(self._rows_of(task.evaluate, task.shared), should_stop)
-        scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared)
+        self._network.prepare(self._rows_of(task.evaluate, task.shared, whole=False), should_stop)
+        scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared, whole=False)
         before_seconds = time.perf_counter() - started
         report, rows, importance = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
-        scores += self._scores(pb.Score.MOMENT_AFTER, task.evaluate, None)
+        scores += self._scores(pb.Score.MOMENT_AFTER, task.evaluate, None, whole=False)
         evaluate_seconds = before_seconds + time.perf_counter() - started
         delta = self._network.delta(plan, rows)
         if not delta.finite():
@@ -162,6 +185,15 @@ class ClientWorker:
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
         blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
+        figures = _measurements(
+            report,
+            evaluate_seconds,
+            peak_bytes(self._network.device),
+            delta.values if blob else 0,
+            self._network.base_values if blob else 0,
+        )
+        if self.spec.method.allocation is Allocation.CAPACITY:
+            figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
         draft = Draft(
             round=int(task.round),
@@ -169,9 +201,7 @@ class ClientWorker:
             blob=blob,
             digest=digest_of(blob) if blob else "",
             scores=scores,
-            measurements=_measurements(report, evaluate_seconds, delta.values, self._network.base_values)
-            if blob
-            else _measurements(report, evaluate_seconds),
+            measurements=figures,
             signature=signatures.update_signature(delta, self._network, self.spec) if wants_signature else (),
             after=replace(after, carried=carried),
         )
@@ -190,6 +220,7 @@ class ClientWorker:
         plan = self.plan(task.plan)
         own, mass = task.view.memberships, task.view.mass_memberships
         self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
+        forget_peak(self._network.device)
         started = time.perf_counter()
         scores: list[pb.Score] = []
         shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
@@ -206,7 +237,8 @@ class ClientWorker:
         report, _, _ = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
         scores += self._scores(pb.Score.MOMENT_AFTER, True, task.shared)
-        return scores, _measurements(report, before_seconds + time.perf_counter() - started)
+        seconds = before_seconds + time.perf_counter() - started
+        return scores, _measurements(report, seconds, peak_bytes(self._network.device))
 
     # -- acknowledgement
 
@@ -317,6 +349,15 @@ class ClientWorker:
                 own[key] = own[key] + matrix.dense() if key in own else matrix.dense().copy()
         return replace(state, round=number, rows=known, own=own)
 
+    def _durations(self, scores: Sequence[pb.Score], elapsed: float) -> capacity_pb2.Durations:
+        """Where the seconds of a round went, bytes on the wire not yet counted."""
+        batch_size = self.spec.training.batch_size
+        durations = self._network.stopwatch.take(batch_size)
+        passes = durations.forward_seconds + durations.backward_seconds
+        durations.other_seconds = max(0.0, elapsed - passes)
+        durations.scoring_batches = sum(score.rows for score in scores) / batch_size
+        return durations
+
     # -- scoring
 
     def _scores(
@@ -325,39 +366,55 @@ class ClientWorker:
         personal: bool,
         shard: pb.Shard | None,
         view: pb.Score.View.ValueType = pb.Score.VIEW_OWN,
+        *,
+        whole: bool = True,
     ) -> list[pb.Score]:
         wanted: list[tuple[EncodedRows, pb.Score.Split.ValueType]] = []
         if personal:
-            wanted.append((self._holdout, pb.Score.SPLIT_PERSONAL))
+            wanted.append((self._holdout if whole else self._sample, pb.Score.SPLIT_PERSONAL))
         if shard is not None and shard.count:
-            wanted.append((self._shard(shard), pb.Score.SPLIT_SHARED))
+            wanted.append((self._shard(shard, whole=whole), pb.Score.SPLIT_SHARED))
         return [
             score(self._network, rows, self._train.targets, split=split, moment=moment, view=view)
             for rows, split in wanted
             if len(rows)
         ]
 
-    def _rows_of(self, personal: bool, shard: pb.Shard) -> list[EncodedRows]:
-        """All rows that a task needs."""
-        found = [self._train, self._holdout] if personal else [self._train]
-        return [*found, self._shard(shard)] if shard.count else found
+    def _rows_of(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
+        """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""
+        found = [self._train, self._holdout if whole else self._sample] if personal else [self._train]
+        return [*found, self._shard(shard, whole=whole)] if shard.count else found
 
-    def _shard(self, shard: pb.Shard) -> EncodedRows:
-        """Rows r of the shared split with r % count == index, tokenised on first use."""
-        place = (int(shard.index), int(shard.count))
+    def _shard(self, shard: pb.Shard, *, whole: bool = True) -> EncodedRows:
+        """Rows r of the shared split with r % count == index, tokenised on first use; whole: see `_rows_of`."""
+        place = (int(shard.index), int(shard.count), whole)
         if place not in self._shards:
-            self._shards = {place: self._network.encode((self._data.shared or ())[place[0] :: place[1]])}
+            share = self._network.encode((self._data.shared or ())[place[0] :: place[1]])
+            self._shards = {place: share if whole else self._drawn(share)}
         return self._shards[place]
+
+    def _drawn(self, rows: EncodedRows) -> EncodedRows:
+        """The rows scored in every round: all, or `evaluation.rows` of them, the same ones from the same rows."""
+        most = self.spec.evaluation.rows
+        if not 0 < most < len(rows):
+            return rows
+        drawn = np.argsort(seeds.integers(seeds.seed_of("scored rows", self.spec.seed), len(rows)))[:most]
+        return rows.take(np.sort(drawn))
 
 
 def _measurements(
-    report: TrainingReport, evaluate_seconds: float, sent_values: int = 0, model_values: int = 0
+    report: TrainingReport,
+    evaluate_seconds: float,
+    peak_device_bytes: int,
+    sent_values: int = 0,
+    model_values: int = 0,
 ) -> pb.Measurements:
     return pb.Measurements(
         train_seconds=report.seconds,
         evaluate_seconds=evaluate_seconds,
         steps=report.steps,
         peak_rss_bytes=peak_memory_bytes(),
+        peak_device_bytes=peak_device_bytes,
         raw_bytes_sent=4 * sent_values,
         model_bytes=4 * model_values,
     )

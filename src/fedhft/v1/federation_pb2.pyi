@@ -5,6 +5,7 @@ Agents talk to the aggregator only through this service, and always dial out."""
 
 from collections import abc as _abc
 from fedhft.v1 import adapter_pb2 as _adapter_pb2
+from fedhft.v1 import capacity_pb2 as _capacity_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -223,6 +224,9 @@ class JoinRequest(_message.Message):
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     HAS_SHARED_VALIDATION_FIELD_NUMBER: _builtins.int
     SIGNATURE_HALVES_FIELD_NUMBER: _builtins.int
+    DURATIONS_FIELD_NUMBER: _builtins.int
+    KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
+    DEEPEST_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -236,6 +240,10 @@ class JoinRequest(_message.Message):
     """Digest of the local data the signature was computed on, hex."""
     has_shared_validation: _builtins.bool
     """Whether the agent has the shared validation split; the server decides which shard of it the agent scores."""
+    keeps_frozen_layers: _builtins.bool
+    """Whether the agent keeps the outputs of frozen layers, so that it need run only those in training."""
+    deepest: _builtins.int
+    """The most layers, counted from the output, that the device has memory to train; 0 means not stated."""
     @_builtins.property
     def signature(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Anchor signature: unit-norm random projection of gradients at the job's start, float32; empty where not used."""
@@ -245,6 +253,10 @@ class JoinRequest(_message.Message):
         """Signatures of two halves of the rows, one after the other, each of unit norm or zeros. Without them a client is put
         into a cluster, and has no say in how many there are.
         """
+
+    @_builtins.property
+    def durations(self) -> _capacity_pb2.Durations:
+        """A trial's durations, for jobs that plan by capacity."""
 
     def __init__(
         self,
@@ -259,10 +271,13 @@ class JoinRequest(_message.Message):
         data_digest: _builtins.str = ...,
         has_shared_validation: _builtins.bool = ...,
         signature_halves: _abc.Iterable[_builtins.float] | None = ...,
+        durations: _capacity_pb2.Durations | None = ...,
+        keeps_frozen_layers: _builtins.bool = ...,
+        deepest: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "has_shared_validation", b"has_shared_validation", "job", b"job", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "signature_halves", b"signature_halves", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "signature_halves", b"signature_halves", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1007,6 +1022,8 @@ class Measurements(_message.Message):
     PAYLOAD_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     RAW_BYTES_SENT_FIELD_NUMBER: _builtins.int
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    DURATIONS_FIELD_NUMBER: _builtins.int
     train_seconds: _builtins.float
     """Wall seconds."""
     evaluate_seconds: _builtins.float
@@ -1024,6 +1041,12 @@ class Measurements(_message.Message):
     """Bytes of this update before coding: kept values in float32."""
     model_bytes: _builtins.int
     """Bytes that the whole model would have taken in this update's place: every parameter in float32."""
+    peak_device_bytes: _builtins.int
+    """Most memory that tensors took on the agent's accelerator in this task, bytes; 0 on the CPU."""
+    @_builtins.property
+    def durations(self) -> _capacity_pb2.Durations:
+        """Where the time went, for jobs that plan by capacity."""
+
     def __init__(
         self,
         *,
@@ -1037,10 +1060,12 @@ class Measurements(_message.Message):
         payload_bytes_received: _builtins.int = ...,
         raw_bytes_sent: _builtins.int = ...,
         model_bytes: _builtins.int = ...,
+        peak_device_bytes: _builtins.int = ...,
+        durations: _capacity_pb2.Durations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_rss_bytes", b"peak_rss_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations", "evaluate_seconds", b"evaluate_seconds", "model_bytes", b"model_bytes", "payload_bytes_received", b"payload_bytes_received", "payload_bytes_sent", b"payload_bytes_sent", "peak_device_bytes", b"peak_device_bytes", "peak_rss_bytes", b"peak_rss_bytes", "raw_bytes_sent", b"raw_bytes_sent", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "steps", b"steps", "train_seconds", b"train_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

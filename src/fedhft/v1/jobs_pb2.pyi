@@ -9,7 +9,6 @@ from fedhft.v1 import clustering_pb2 as _clustering_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -196,57 +195,6 @@ class WatchJobRequest(_message.Message):
 Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
-class ListClientsRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    JOB_FIELD_NUMBER: _builtins.int
-    AFTER_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    job: _builtins.str
-    after: _builtins.str
-    """Clients after this one; empty begins with the first."""
-    limit: _builtins.int
-    """Most clients in the answer; 0 leaves it to the server, which sends 1,000 at most."""
-    def __init__(
-        self,
-        *,
-        job: _builtins.str = ...,
-        after: _builtins.str = ...,
-        limit: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "job", b"job", "limit", b"limit"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListClientsRequest: _TypeAlias = ListClientsRequest  # noqa: Y015
-
-@_typing.final
-class ListClientsResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CLIENTS_FIELD_NUMBER: _builtins.int
-    MORE_FIELD_NUMBER: _builtins.int
-    more: _builtins.bool
-    """Whether clients follow after the last one here."""
-    @_builtins.property
-    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobClient]: ...
-    def __init__(
-        self,
-        *,
-        clients: _abc.Iterable[Global___JobClient] | None = ...,
-        more: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "more", b"more"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListClientsResponse: _TypeAlias = ListClientsResponse  # noqa: Y015
-
-@_typing.final
 class ListEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -329,241 +277,6 @@ class JobEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobEvent: _TypeAlias = JobEvent  # noqa: Y015
-
-@_typing.final
-class ListKnownClientsRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    AFTER_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    after: _builtins.str
-    """Clients after this one; empty begins with the first."""
-    limit: _builtins.int
-    """Most clients in the answer; 0 leaves it to the server, which sends 1,000 at most."""
-    def __init__(
-        self,
-        *,
-        after: _builtins.str = ...,
-        limit: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListKnownClientsRequest: _TypeAlias = ListKnownClientsRequest  # noqa: Y015
-
-@_typing.final
-class ListKnownClientsResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CLIENTS_FIELD_NUMBER: _builtins.int
-    MORE_FIELD_NUMBER: _builtins.int
-    more: _builtins.bool
-    """Whether clients follow after the last one here."""
-    @_builtins.property
-    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownClient]: ...
-    def __init__(
-        self,
-        *,
-        clients: _abc.Iterable[Global___KnownClient] | None = ...,
-        more: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "more", b"more"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListKnownClientsResponse: _TypeAlias = ListKnownClientsResponse  # noqa: Y015
-
-@_typing.final
-class KnownClient(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CLIENT_FIELD_NUMBER: _builtins.int
-    ENROLLED_FIELD_NUMBER: _builtins.int
-    AGENT_VERSION_FIELD_NUMBER: _builtins.int
-    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
-    SEEN_SECONDS_FIELD_NUMBER: _builtins.int
-    JOBS_FIELD_NUMBER: _builtins.int
-    client: _builtins.str
-    enrolled: _builtins.bool
-    """Whether its agent holds a lease."""
-    agent_version: _builtins.str
-    """Empty and 0 unless enrolled."""
-    memory_bytes: _builtins.int
-    seen_seconds: _builtins.float
-    """Seconds since it was last heard from; unset when not known."""
-    @_builtins.property
-    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Jobs that are not over and that it has joined, oldest first."""
-
-    def __init__(
-        self,
-        *,
-        client: _builtins.str = ...,
-        enrolled: _builtins.bool = ...,
-        agent_version: _builtins.str = ...,
-        memory_bytes: _builtins.int = ...,
-        seen_seconds: _builtins.float | None = ...,
-        jobs: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds", "seen_seconds", b"seen_seconds"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds", "agent_version", b"agent_version", "client", b"client", "enrolled", b"enrolled", "jobs", b"jobs", "memory_bytes", b"memory_bytes", "seen_seconds", b"seen_seconds"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__seen_seconds: _TypeAlias = _typing.Literal["seen_seconds"]  # noqa: Y015
-    _WhichOneofArgType__seen_seconds: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seen_seconds) -> _WhichOneofReturnType__seen_seconds | None: ...
-
-Global___KnownClient: _TypeAlias = KnownClient  # noqa: Y015
-
-@_typing.final
-class RemoveClientRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CLIENT_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    client: _builtins.str
-    reason: _builtins.str
-    """For the jobs' events."""
-    def __init__(
-        self,
-        *,
-        client: _builtins.str = ...,
-        reason: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "reason", b"reason"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RemoveClientRequest: _TypeAlias = RemoveClientRequest  # noqa: Y015
-
-@_typing.final
-class RemoveClientResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    JOBS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Jobs that it has left."""
-
-    def __init__(
-        self,
-        *,
-        jobs: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RemoveClientResponse: _TypeAlias = RemoveClientResponse  # noqa: Y015
-
-@_typing.final
-class JobClient(_message.Message):
-    """One client's part in a job."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _State:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[JobClient._State.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        STATE_UNSPECIFIED: JobClient._State.ValueType  # 0
-        STATE_LIVE: JobClient._State.ValueType  # 1
-        """Joined, and heard from within rounds.client_timeout."""
-        STATE_SILENT: JobClient._State.ValueType  # 2
-        """Joined, and not heard from for longer."""
-        STATE_DECLINED: JobClient._State.ValueType  # 3
-        """Will not serve the job; `reason` says why."""
-
-    class State(_State, metaclass=_StateEnumTypeWrapper): ...
-    STATE_UNSPECIFIED: JobClient.State.ValueType  # 0
-    STATE_LIVE: JobClient.State.ValueType  # 1
-    """Joined, and heard from within rounds.client_timeout."""
-    STATE_SILENT: JobClient.State.ValueType  # 2
-    """Joined, and not heard from for longer."""
-    STATE_DECLINED: JobClient.State.ValueType  # 3
-    """Will not serve the job; `reason` says why."""
-
-    CLIENT_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    TIER_FIELD_NUMBER: _builtins.int
-    SAMPLES_FIELD_NUMBER: _builtins.int
-    JOINED_SECONDS_FIELD_NUMBER: _builtins.int
-    SEEN_SECONDS_FIELD_NUMBER: _builtins.int
-    ROUNDS_DELIVERED_FIELD_NUMBER: _builtins.int
-    SET_ASIDE_FIELD_NUMBER: _builtins.int
-    CLIPPED_FIELD_NUMBER: _builtins.int
-    PLAN_FIELD_NUMBER: _builtins.int
-    MEMBERSHIPS_FIELD_NUMBER: _builtins.int
-    client: _builtins.str
-    state: Global___JobClient.State.ValueType
-    reason: _builtins.str
-    """What its agent said when it declined."""
-    tier: _builtins.str
-    """Empty unless joined."""
-    samples: _builtins.int
-    joined_seconds: _builtins.float
-    """Seconds since it joined (or declined), and since it was last heard from; unset when not known."""
-    seen_seconds: _builtins.float
-    rounds_delivered: _builtins.int
-    """Rounds whose update of this client was accepted."""
-    set_aside: _builtins.str
-    """Why the last fold left its update out; empty when it did not, or no longer known."""
-    clipped: _builtins.float
-    """Factor below 1 by which the last fold scaled its update down; unset when it did not, or does not name the client."""
-    @_builtins.property
-    def plan(self) -> _adapter_pb2.AdapterPlan:
-        """What it trains in the open round, or trained in the last one; unset when it had no part in that."""
-
-    @_builtins.property
-    def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Weights over clusters, as they are now; empty before it has any."""
-
-    def __init__(
-        self,
-        *,
-        client: _builtins.str = ...,
-        state: Global___JobClient.State.ValueType = ...,
-        reason: _builtins.str = ...,
-        tier: _builtins.str = ...,
-        samples: _builtins.int = ...,
-        joined_seconds: _builtins.float | None = ...,
-        seen_seconds: _builtins.float | None = ...,
-        rounds_delivered: _builtins.int = ...,
-        set_aside: _builtins.str = ...,
-        clipped: _builtins.float | None = ...,
-        plan: _adapter_pb2.AdapterPlan | None = ...,
-        memberships: _abc.Iterable[_builtins.float] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "plan", b"plan", "seen_seconds", b"seen_seconds"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "memberships", b"memberships", "plan", b"plan", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__clipped: _TypeAlias = _typing.Literal["clipped"]  # noqa: Y015
-    _WhichOneofArgType__clipped: _TypeAlias = _typing.Literal["_clipped", b"_clipped"]  # noqa: Y015
-    _WhichOneofReturnType__joined_seconds: _TypeAlias = _typing.Literal["joined_seconds"]  # noqa: Y015
-    _WhichOneofArgType__joined_seconds: _TypeAlias = _typing.Literal["_joined_seconds", b"_joined_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__seen_seconds: _TypeAlias = _typing.Literal["seen_seconds"]  # noqa: Y015
-    _WhichOneofArgType__seen_seconds: _TypeAlias = _typing.Literal["_seen_seconds", b"_seen_seconds"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__clipped) -> _WhichOneofReturnType__clipped | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__joined_seconds) -> _WhichOneofReturnType__joined_seconds | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seen_seconds) -> _WhichOneofReturnType__seen_seconds | None: ...
-
-Global___JobClient: _TypeAlias = JobClient  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):
@@ -675,7 +388,7 @@ class ExportJobRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     version: _builtins.int
-    """A version that is still kept whole, the last two; 0 takes the last."""
+    """A version that is still kept whole, the last two and the best one; 0 takes the last."""
     def __init__(
         self,
         *,
@@ -798,6 +511,7 @@ class Job(_message.Message):
     DECLINED_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     status: _builtins.str
     """waiting, running, evaluating, completed, failed or cancelled."""
@@ -852,6 +566,10 @@ class Job(_message.Message):
     def open(self) -> Global___OpenRound:
         """The round now open; unset when none is."""
 
+    @_builtins.property
+    def best(self) -> Global___BestVersion:
+        """The best version so far; unset before one was scored."""
+
     def __init__(
         self,
         *,
@@ -877,10 +595,11 @@ class Job(_message.Message):
         declined: _builtins.int = ...,
         open: Global___OpenRound | None = ...,
         age_seconds: _builtins.float | None = ...,
+        best: Global___BestVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "age_seconds", b"age_seconds", "final", b"final", "memberships", b"memberships", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "age_seconds", b"age_seconds", "best", b"best", "final", b"final", "memberships", b"memberships", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "accepted", b"accepted", "age_seconds", b"age_seconds", "asked", b"asked", "blocked", b"blocked", "clients", b"clients", "declined", b"declined", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "live", b"live", "memberships", b"memberships", "open", b"open", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "accepted", b"accepted", "age_seconds", b"age_seconds", "asked", b"asked", "best", b"best", "blocked", b"blocked", "clients", b"clients", "declined", b"declined", "final", b"final", "history", b"history", "history_from", b"history_from", "job", b"job", "live", b"live", "memberships", b"memberships", "open", b"open", "open_round", b"open_round", "paused", b"paused", "reason", b"reason", "results", b"results", "rounds_done", b"rounds_done", "schema_pinned", b"schema_pinned", "spec_json", b"spec_json", "status", b"status", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__age_seconds: _TypeAlias = _typing.Literal["age_seconds"]  # noqa: Y015
     _WhichOneofArgType__age_seconds: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds"]  # noqa: Y015
@@ -990,6 +709,8 @@ class RoundSummary(_message.Message):
     SHARED_LOSS_AFTER_FIELD_NUMBER: _builtins.int
     SHARED_LOSS_MASS_WEIGHTED_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    EVALUATE_SECONDS_MEAN_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -1042,6 +763,8 @@ class RoundSummary(_message.Message):
     """Loss on the shared validation split, mean over its rows, beside the scores of the same names."""
     shared_loss_after: _builtins.float
     shared_loss_mass_weighted: _builtins.float
+    evaluate_seconds_mean: _builtins.float
+    """Wall seconds that a client spent on scoring, mean over the clients."""
     @_builtins.property
     def cluster_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clients whose largest membership is each cluster."""
@@ -1071,6 +794,10 @@ class RoundSummary(_message.Message):
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricFigures]:
         """Every metric of the task, the score included, in the job's order."""
+
+    @_builtins.property
+    def best(self) -> Global___BestVersion:
+        """The best version as far as this round tells; unset before one was scored."""
 
     def __init__(
         self,
@@ -1118,10 +845,12 @@ class RoundSummary(_message.Message):
         shared_loss_after: _builtins.float | None = ...,
         shared_loss_mass_weighted: _builtins.float | None = ...,
         metrics: _abc.Iterable[Global___MetricFigures] | None = ...,
+        evaluate_seconds_mean: _builtins.float = ...,
+        best: Global___BestVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "best", b"best", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "membership_version", b"membership_version", "metrics", b"metrics", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "best", b"best", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "evaluate_seconds_mean", b"evaluate_seconds_mean", "membership_version", b"membership_version", "metrics", b"metrics", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
@@ -1185,6 +914,44 @@ class RoundSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
 
 Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class BestVersion(_message.Message):
+    """The version with the best score so far, by the job's `stopping` section."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """0: the start, before any training."""
+    score: _builtins.float
+    """What was measured of it, in the unit of the metric."""
+    by: _builtins.str
+    """The metric and the rows, for people: "accuracy (personal)"."""
+    round: _builtins.int
+    """The round that measured it, from which it was the start."""
+    waited: _builtins.int
+    """Later rounds that scored a version, none of them better by more than stopping.min_delta."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        score: _builtins.float = ...,
+        by: _builtins.str = ...,
+        round: _builtins.int = ...,
+        waited: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "round", b"round", "score", b"score", "version", b"version", "waited", b"waited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BestVersion: _TypeAlias = BestVersion  # noqa: Y015
 
 @_typing.final
 class MetricFigures(_message.Message):
@@ -1264,6 +1031,7 @@ class TierFigures(_message.Message):
     PEAK_RSS_BYTES_MEAN_FIELD_NUMBER: _builtins.int
     UPDATE_BYTES_FIELD_NUMBER: _builtins.int
     UPDATE_RAW_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_DEVICE_BYTES_MAX_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     clients: _builtins.int
     """Clients whose updates were accepted."""
@@ -1273,6 +1041,8 @@ class TierFigures(_message.Message):
     update_bytes: _builtins.int
     """As in RoundSummary."""
     update_raw_bytes: _builtins.int
+    peak_device_bytes_max: _builtins.int
+    """Most memory that tensors took on an accelerator of theirs, bytes; 0 without one."""
     def __init__(
         self,
         *,
@@ -1282,10 +1052,11 @@ class TierFigures(_message.Message):
         peak_rss_bytes_mean: _builtins.float = ...,
         update_bytes: _builtins.int = ...,
         update_raw_bytes: _builtins.int = ...,
+        peak_device_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "tier", b"tier", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "peak_device_bytes_max", b"peak_device_bytes_max", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "tier", b"tier", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1363,6 +1134,7 @@ class ClientResult(_message.Message):
     SHARED_LOSS_BEFORE_FIELD_NUMBER: _builtins.int
     SHARED_LOSS_AFTER_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    PEAK_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     tier: _builtins.str
     samples: _builtins.int
@@ -1379,6 +1151,8 @@ class ClientResult(_message.Message):
     personal_loss_after: _builtins.float
     shared_loss_before: _builtins.float
     shared_loss_after: _builtins.float
+    peak_device_bytes: _builtins.int
+    """Most memory that tensors took on an accelerator of its agent, bytes; 0 without one."""
     @_builtins.property
     def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -1405,10 +1179,11 @@ class ClientResult(_message.Message):
         shared_loss_before: _builtins.float | None = ...,
         shared_loss_after: _builtins.float | None = ...,
         metrics: _abc.Iterable[Global___MetricFigures] | None = ...,
+        peak_device_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "client", b"client", "majority", b"majority", "memberships", b"memberships", "metrics", b"metrics", "peak_rss_bytes", b"peak_rss_bytes", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "samples", b"samples", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after", "_personal_before", b"_personal_before", "_personal_loss_after", b"_personal_loss_after", "_personal_loss_before", b"_personal_loss_before", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "client", b"client", "majority", b"majority", "memberships", b"memberships", "metrics", b"metrics", "peak_device_bytes", b"peak_device_bytes", "peak_rss_bytes", b"peak_rss_bytes", "personal_after", b"personal_after", "personal_before", b"personal_before", "personal_loss_after", b"personal_loss_after", "personal_loss_before", b"personal_loss_before", "samples", b"samples", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "socket_bytes_received", b"socket_bytes_received", "socket_bytes_sent", b"socket_bytes_sent", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after: _TypeAlias = _typing.Literal["personal_after"]  # noqa: Y015
     _WhichOneofArgType__personal_after: _TypeAlias = _typing.Literal["_personal_after", b"_personal_after"]  # noqa: Y015

@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from fedhft.v1 import clients_pb2 as fedhft_dot_v1_dot_clients__pb2
 from fedhft.v1 import jobs_pb2 as fedhft_dot_v1_dot_jobs__pb2
+from fedhft.v1 import plans_pb2 as fedhft_dot_v1_dot_plans__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -56,8 +58,13 @@ class JobsStub:
                 _registered_method=True)
         self.Clients = channel.unary_unary(
                 '/fedhft.v1.Jobs/Clients',
-                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
-                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
+                request_serializer=fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.FromString,
+                _registered_method=True)
+        self.ExplainPlan = channel.unary_unary(
+                '/fedhft.v1.Jobs/ExplainPlan',
+                request_serializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanResponse.FromString,
                 _registered_method=True)
         self.Events = channel.unary_unary(
                 '/fedhft.v1.Jobs/Events',
@@ -66,13 +73,13 @@ class JobsStub:
                 _registered_method=True)
         self.KnownClients = channel.unary_unary(
                 '/fedhft.v1.Jobs/KnownClients',
-                request_serializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.SerializeToString,
-                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.FromString,
+                request_serializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsResponse.FromString,
                 _registered_method=True)
         self.RemoveClient = channel.unary_unary(
                 '/fedhft.v1.Jobs/RemoveClient',
-                request_serializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.SerializeToString,
-                response_deserializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.FromString,
+                request_serializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientRequest.SerializeToString,
+                response_deserializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientResponse.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/fedhft.v1.Jobs/Cancel',
@@ -142,6 +149,13 @@ class JobsServicer:
 
     def Clients(self, request, context):
         """Who serves a job, and who will not: one page of its clients, in ascending order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPlan(self, request, context):
+        """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,8 +256,13 @@ def add_JobsServicer_to_server(servicer, server):
             ),
             'Clients': grpc.unary_unary_rpc_method_handler(
                     servicer.Clients,
-                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.FromString,
-                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.SerializeToString,
+                    request_deserializer=fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.SerializeToString,
+            ),
+            'ExplainPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlan,
+                    request_deserializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_plans__pb2.ExplainPlanResponse.SerializeToString,
             ),
             'Events': grpc.unary_unary_rpc_method_handler(
                     servicer.Events,
@@ -252,13 +271,13 @@ def add_JobsServicer_to_server(servicer, server):
             ),
             'KnownClients': grpc.unary_unary_rpc_method_handler(
                     servicer.KnownClients,
-                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.FromString,
-                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.SerializeToString,
+                    request_deserializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_clients__pb2.ListKnownClientsResponse.SerializeToString,
             ),
             'RemoveClient': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveClient,
-                    request_deserializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.FromString,
-                    response_serializer=fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.SerializeToString,
+                    request_deserializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientRequest.FromString,
+                    response_serializer=fedhft_dot_v1_dot_clients__pb2.RemoveClientResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -429,8 +448,35 @@ class Jobs:
             request,
             target,
             '/fedhft.v1.Jobs/Clients',
-            fedhft_dot_v1_dot_jobs__pb2.ListClientsRequest.SerializeToString,
-            fedhft_dot_v1_dot_jobs__pb2.ListClientsResponse.FromString,
+            fedhft_dot_v1_dot_clients__pb2.ListClientsRequest.SerializeToString,
+            fedhft_dot_v1_dot_clients__pb2.ListClientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhft.v1.Jobs/ExplainPlan',
+            fedhft_dot_v1_dot_plans__pb2.ExplainPlanRequest.SerializeToString,
+            fedhft_dot_v1_dot_plans__pb2.ExplainPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -483,8 +529,8 @@ class Jobs:
             request,
             target,
             '/fedhft.v1.Jobs/KnownClients',
-            fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsRequest.SerializeToString,
-            fedhft_dot_v1_dot_jobs__pb2.ListKnownClientsResponse.FromString,
+            fedhft_dot_v1_dot_clients__pb2.ListKnownClientsRequest.SerializeToString,
+            fedhft_dot_v1_dot_clients__pb2.ListKnownClientsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -510,8 +556,8 @@ class Jobs:
             request,
             target,
             '/fedhft.v1.Jobs/RemoveClient',
-            fedhft_dot_v1_dot_jobs__pb2.RemoveClientRequest.SerializeToString,
-            fedhft_dot_v1_dot_jobs__pb2.RemoveClientResponse.FromString,
+            fedhft_dot_v1_dot_clients__pb2.RemoveClientRequest.SerializeToString,
+            fedhft_dot_v1_dot_clients__pb2.RemoveClientResponse.FromString,
             options,
             channel_credentials,
             insecure,

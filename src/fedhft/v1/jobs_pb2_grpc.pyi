@@ -4,7 +4,9 @@ isort:skip_file
 Submitting and watching jobs. Served by the aggregator; people reach it through the command line."""
 
 from collections import abc as _abc
+from fedhft.v1 import clients_pb2 as _clients_pb2
 from fedhft.v1 import jobs_pb2 as _jobs_pb2
+from fedhft.v1 import plans_pb2 as _plans_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -37,13 +39,15 @@ class JobsStub:
     List: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]
     """The job now and after every change, until it ends or the caller goes away."""
-    Clients: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListClientsRequest, _jobs_pb2.ListClientsResponse]
+    Clients: _grpc.UnaryUnaryMultiCallable[_clients_pb2.ListClientsRequest, _clients_pb2.ListClientsResponse]
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
+    ExplainPlan: _grpc.UnaryUnaryMultiCallable[_plans_pb2.ExplainPlanRequest, _plans_pb2.ExplainPlanResponse]
+    """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be."""
     Events: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListEventsRequest, _jobs_pb2.ListEventsResponse]
     """What happened to a job and its clients, the newest of it, in order."""
-    KnownClients: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListKnownClientsRequest, _jobs_pb2.ListKnownClientsResponse]
+    KnownClients: _grpc.UnaryUnaryMultiCallable[_clients_pb2.ListKnownClientsRequest, _clients_pb2.ListKnownClientsResponse]
     """Every client that is enrolled or in a job that is not over: one page, in ascending order."""
-    RemoveClient: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RemoveClientRequest, _jobs_pb2.RemoveClientResponse]
+    RemoveClient: _grpc.UnaryUnaryMultiCallable[_clients_pb2.RemoveClientRequest, _clients_pb2.RemoveClientResponse]
     """Take a client out of every job that is not over, and end its lease. Its agent may enroll again."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]
     """End a job; agents are told at their next call."""
@@ -69,13 +73,15 @@ class JobsAsyncStub(JobsStub):
     List: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """The job now and after every change, until it ends or the caller goes away."""
-    Clients: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListClientsRequest, _jobs_pb2.ListClientsResponse]  # type: ignore[assignment]
+    Clients: _aio.UnaryUnaryMultiCallable[_clients_pb2.ListClientsRequest, _clients_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Who serves a job, and who will not: one page of its clients, in ascending order."""
+    ExplainPlan: _aio.UnaryUnaryMultiCallable[_plans_pb2.ExplainPlanRequest, _plans_pb2.ExplainPlanResponse]  # type: ignore[assignment]
+    """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be."""
     Events: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListEventsRequest, _jobs_pb2.ListEventsResponse]  # type: ignore[assignment]
     """What happened to a job and its clients, the newest of it, in order."""
-    KnownClients: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListKnownClientsRequest, _jobs_pb2.ListKnownClientsResponse]  # type: ignore[assignment]
+    KnownClients: _aio.UnaryUnaryMultiCallable[_clients_pb2.ListKnownClientsRequest, _clients_pb2.ListKnownClientsResponse]  # type: ignore[assignment]
     """Every client that is enrolled or in a job that is not over: one page, in ascending order."""
-    RemoveClient: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RemoveClientRequest, _jobs_pb2.RemoveClientResponse]  # type: ignore[assignment]
+    RemoveClient: _aio.UnaryUnaryMultiCallable[_clients_pb2.RemoveClientRequest, _clients_pb2.RemoveClientResponse]  # type: ignore[assignment]
     """Take a client out of every job that is not over, and end its lease. Its agent may enroll again."""
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """End a job; agents are told at their next call."""
@@ -126,10 +132,18 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Clients(
         self,
-        request: _jobs_pb2.ListClientsRequest,
+        request: _clients_pb2.ListClientsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_jobs_pb2.ListClientsResponse, _abc.Awaitable[_jobs_pb2.ListClientsResponse]]:
+    ) -> _typing.Union[_clients_pb2.ListClientsResponse, _abc.Awaitable[_clients_pb2.ListClientsResponse]]:
         """Who serves a job, and who will not: one page of its clients, in ascending order."""
+
+    @_abc_1.abstractmethod
+    def ExplainPlan(
+        self,
+        request: _plans_pb2.ExplainPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_plans_pb2.ExplainPlanResponse, _abc.Awaitable[_plans_pb2.ExplainPlanResponse]]:
+        """Who trains what in a job that plans by capacity, and what keeps each device from doing more; or what there would be."""
 
     @_abc_1.abstractmethod
     def Events(
@@ -142,17 +156,17 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def KnownClients(
         self,
-        request: _jobs_pb2.ListKnownClientsRequest,
+        request: _clients_pb2.ListKnownClientsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_jobs_pb2.ListKnownClientsResponse, _abc.Awaitable[_jobs_pb2.ListKnownClientsResponse]]:
+    ) -> _typing.Union[_clients_pb2.ListKnownClientsResponse, _abc.Awaitable[_clients_pb2.ListKnownClientsResponse]]:
         """Every client that is enrolled or in a job that is not over: one page, in ascending order."""
 
     @_abc_1.abstractmethod
     def RemoveClient(
         self,
-        request: _jobs_pb2.RemoveClientRequest,
+        request: _clients_pb2.RemoveClientRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_jobs_pb2.RemoveClientResponse, _abc.Awaitable[_jobs_pb2.RemoveClientResponse]]:
+    ) -> _typing.Union[_clients_pb2.RemoveClientResponse, _abc.Awaitable[_clients_pb2.RemoveClientResponse]]:
         """Take a client out of every job that is not over, and end its lease. Its agent may enroll again."""
 
     @_abc_1.abstractmethod

@@ -18,9 +18,9 @@ from fedhft.jobs.messages import as_dict
 from fedhft.methods import Combine
 from fedhft.records import OutcomeKind
 from fedhft.scoring.metrics import DEFAULTS
-from fedhft.v1 import clustering_pb2, jobs_pb2
+from fedhft.v1 import clients_pb2, clustering_pb2, jobs_pb2
 
-_NAMED = ("set_aside", "clipped", "capped", "opposed")
+_LEFT_OUT = ("set_aside", "clipped", "capped", "opposed", "best")
 """Lists of clients in a round's summary."""
 _HEADS = ("job", "status", "reason", "paused", "blocked", "submitted_by", "rounds_done", "live", "declined")
 MOST_BOUNDED = 200
@@ -37,6 +37,7 @@ def heading(job: jobs_pb2.Job, spec: dict[str, Any]) -> dict[str, Any]:
     view: dict[str, Any] = {name: getattr(job, name) for name in _HEADS}
     view["clients"] = len(job.clients)
     view["open"] = as_dict(job.open) if job.HasField("open") else None
+    view["best"] = as_dict(job.best) if job.HasField("best") else None
     view["rounds_total"] = _part(spec, "rounds", "total", default=0)
     view["method"] = _part(spec, "method", "preset", default="")
     view["model"] = _part(spec, "model", "name", default="")
@@ -64,9 +65,9 @@ def clusters_view(memberships: clustering_pb2.Memberships) -> dict[str, Any] | N
 
 
 def round_view(summary: jobs_pb2.RoundSummary) -> dict[str, Any]:
-    """A round's figures without names of clients, and without what was not measured."""
+    """A round's figures without names of clients, the best version (the heading has it), and what was not measured."""
     full = as_dict(summary)
-    return {name: value for name, value in full.items() if value is not None and value != [] and name not in _NAMED}
+    return {name: value for name, value in full.items() if value is not None and value != [] and name not in _LEFT_OUT}
 
 
 def bounded_view(rounds: Iterable[jobs_pb2.RoundSummary]) -> dict[str, Any]:
@@ -87,10 +88,10 @@ def bounded_view(rounds: Iterable[jobs_pb2.RoundSummary]) -> dict[str, Any]:
     return {"updates": named[:MOST_BOUNDED], "unnamed": count - len(named[:MOST_BOUNDED])}
 
 
-def client_view(client: jobs_pb2.JobClient) -> dict[str, Any]:
+def client_view(client: clients_pb2.JobClient) -> dict[str, Any]:
     """One client: its state by its proto name in lower case (`live`), its plan, its memberships."""
     view = as_dict(client)
-    state = jobs_pb2.JobClient.State.Name(client.state)
+    state = clients_pb2.JobClient.State.Name(client.state)
     view["state"] = state.removeprefix("STATE_").lower()
     return view
 

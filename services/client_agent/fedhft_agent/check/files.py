@@ -18,7 +18,7 @@ from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import read_table
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.planning.memory import VALUE_BYTES, check_plan_fits, trained_values
 from fedhft.planning.tiers import plans, tier_of
 from fedhft.training.tasks import kind_for, task_of
@@ -118,21 +118,23 @@ def check_model(scene: Scene) -> Iterator[Finding]:
 
 def _model_of_job(scene: Scene, spec: JobSpec) -> Finding:
     from fedhft.training.base import load_base, model_folder
+    from fedhft.training.device.choice import base_dtype, usable_device
     from fedhft.training.digest import read_config, tokenizer_digest
     from fedhft.training.schema import build_schema
-    from fedhft.training.stored_weights import stored_values
+    from fedhft.training.stored_weights import stored_dtype, stored_values
 
     folder = model_folder(scene.settings.model or spec.model.name, spec.model.revision)
     read_config(folder)
     values = stored_values(folder)
-    weights_bytes = VALUE_BYTES * values
+    device = usable_device(scene.device)
+    weights_bytes = base_dtype(device, spec, stored_dtype(folder)).itemsize * values
     tokenizer_digest(folder)
     depth = streams_model(scene.settings, spec, values)
     if not depth and scene.free is not None and weights_bytes > scene.free.bytes:
         scene.weights_bytes = max(scene.weights_bytes, weights_bytes)
         size = f"{_size(weights_bytes)} in memory"
         return warning("model", f"{folder}: all files whole, {size}, which is more than is free, so it was not loaded")
-    base = load_base(spec, scene.settings.model, streamed=depth > 0)
+    base = load_base(spec, scene.settings.model, device=device, streamed=depth > 0)
     if base.streamed is not None:
         weights_bytes = base.streamed.bytes_at(depth)
     scene.weights_bytes = max(scene.weights_bytes, weights_bytes)

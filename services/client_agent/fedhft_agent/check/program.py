@@ -39,7 +39,7 @@ def _run(settings: CheckSettings, report: _Report) -> bool:
     """Every check; whether one of them had to be left behind."""
     # Here, so that wrong settings are answered at once.
     from fedhft_agent.agent import fix_threads
-    from fedhft_agent.check import files, server
+    from fedhft_agent.check import device, files, server
     from fedhft_agent.check.scene import Check, Scene, run_check
 
     fix_threads(settings.threads)
@@ -54,6 +54,7 @@ def _run(settings: CheckSettings, report: _Report) -> bool:
         Check("server", server.check_server, ErrorCode.SERVER_UNAVAILABLE),
         Check("rules", server.check_rules, ErrorCode.DECLINED),
         Check("data", files.check_data, ErrorCode.INVALID_DATA),
+        Check("device", device.check_device, ErrorCode.DEVICE_FAILED),
         Check("model", files.check_model, ErrorCode.INVALID_MODEL),
         Check("memory", files.check_memory, ErrorCode.PLAN_TOO_LARGE),
         Check("disk", files.check_disk, ErrorCode.STORE_UNAVAILABLE),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
+from fedhft.process.device_name import CPU
 from fedhft.process.free_memory import FreeMemory
 from fedhft_agent.check.findings import Finding, Status, failed
 from fedhft_agent.check.settings import CheckSettings
@@ -41,6 +42,8 @@ class Scene:
     files_sound: bool = False
     """Those of TLS, where it is used: readable, belonging together, in date."""
     jobs: list[KnownJob] = field(default_factory=list)
+    device: str = CPU
+    """Where the agent would train."""
     weights_bytes: int = 0
     """Of the base model in memory; 0 while unknown."""
     schemas: dict[str, AdapterSchema] = field(default_factory=dict)

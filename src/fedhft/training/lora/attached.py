@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -13,7 +13,7 @@ from fedhft.training.lora.layer import LoraLayer
 def attach(
     model: torch.nn.Module,
     slots: Iterable[Slot],
-    alpha: float,
+    alpha_of: Callable[[int], float],
     dropout: float = 0.0,
     device: torch.device | None = None,
 ) -> None:
@@ -23,7 +23,7 @@ def attach(
     """
     for slot in slots:
         parent, _, name = slot.name.rpartition(".")
-        layer = LoraLayer(model.get_submodule(slot.name), slot.rank, alpha, dropout, device)
+        layer = LoraLayer(model.get_submodule(slot.name), slot.rank, alpha_of(slot.rank), dropout, device)
         setattr(model.get_submodule(parent), name, layer)
 
 

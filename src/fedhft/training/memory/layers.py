@@ -16,6 +16,7 @@ from fedhft.training.memory.reading import is_readable, mapped_tensor, read_rows
 from fedhft.training.stored_weights import StoredTensor
 
 _LAYER = re.compile(r"\.(\d+)\.")
+_CPU = torch.device("cpu")
 _LARGE_VALUES = 1 << 22
 """From here on an embedding is not held: only the rows of tokens that occur are read."""
 _OLD_NAMES = ((".LayerNorm.weight", ".LayerNorm.gamma"), (".LayerNorm.bias", ".LayerNorm.beta"))
@@ -38,11 +39,13 @@ class StreamedLayers:
         places: Mapping[int, Collection[_Place]],
         modules: Mapping[int, Collection[torch.nn.Module]],
         dtype: torch.dtype,
+        device: torch.device,
         bytes_outside: int,
     ) -> None:
         self._places = places
         self._modules = modules
         self._dtype = dtype
+        self._device = device
         self._held: set[int] = set()
         self._run: set[int] = set()
         self._bytes_outside = bytes_outside
@@ -51,7 +54,12 @@ class StreamedLayers:
 
     @classmethod
     def of(
-        cls, model: torch.nn.Module, stored: Mapping[str, StoredTensor], prefix: str, dtype: torch.dtype
+        cls,
+        model: torch.nn.Module,
+        stored: Mapping[str, StoredTensor],
+        prefix: str,
+        dtype: torch.dtype,
+        device: torch.device = _CPU,
     ) -> tuple[StreamedLayers, frozenset[str]] | None:
         """Fill in what is in no layer, and find the layers' values. prefix: `base_model_prefix` of the model.
 
@@ -87,17 +95,20 @@ class StreamedLayers:
             module = model.get_submodule(owner)
             if place is None:
                 missing.add(name)
-                values = torch.zeros(module.get_parameter(own).shape, dtype=dtype)
+                values = torch.zeros(module.get_parameter(own).shape, dtype=dtype, device=device)
                 bytes_outside += values.nbytes
             else:
                 mapped = _mapped(place, dtype) if len(owners[name]) == 1 else None  # a tied one is multiplied with
-                values = read_tensor(place.stored, dtype) if mapped is None else mapped
+                values = read_tensor(place.stored, dtype).to(device) if mapped is None else mapped
                 bytes_outside += 0 if mapped is not None else values.nbytes
             parameter = torch.nn.Parameter(values, requires_grad=False)
             for owner_module, parameter_name in owners[name]:
                 owner_module._parameters[parameter_name] = parameter
         inside = {number: tuple(named.values()) for number, named in modules.items()}
-        return cls(places, inside, dtype, bytes_outside), frozenset(missing)
+        for any_module in model.modules():
+            for buffer_name, buffer in any_module.named_buffers(recurse=False):
+                any_module._buffers[buffer_name] = buffer.to(device)
+        return cls(places, inside, dtype, device, bytes_outside), frozenset(missing)
 
     def hold(self, layers: Collection[int]) -> None:
         """Have values in these layers, and in no others."""
@@ -162,7 +173,7 @@ class StreamedLayers:
 
     def _read(self, layer: int) -> None:
         for place in self._places[layer]:
-            values = read_tensor(place.stored, self._dtype)
+            values = read_tensor(place.stored, self._dtype).to(self._device)
             self.bytes_read += place.stored.size
             place.owner._parameters[place.name] = torch.nn.Parameter(values, requires_grad=False)
 

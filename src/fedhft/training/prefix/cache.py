@@ -19,6 +19,7 @@ from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.passage import Passage
 from fedhft.training.prefix.rows import KEY_BYTES, RowFile
 from fedhft.training.prefix.stack import Inputs, Run, Stack
+from fedhft.training.stopwatch import Passes
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class Arithmetic:
 
 
 class PrefixCache:
-    """The prefix of one network. identity: everything besides boundary and dtype that its values depend on.
+    """The prefix of one network. identity: everything besides boundary and dtype that its values depend on. passes:
+    where passes that fill it are counted.
 
     Not safe for concurrent use.
     """
@@ -77,6 +79,7 @@ class PrefixCache:
         arithmetic: Arithmetic,
         identity: Mapping[str, object],
         kept_as: torch.dtype,
+        passes: Callable[[], Passes] = Passes,
     ) -> None:
         self._folder = folder
         self._stack = stack
@@ -88,6 +91,7 @@ class PrefixCache:
         """By boundary; None where the cache was refused."""
         self._dtype = torch.float32
         self._width = 0
+        self._fill_passes = passes
 
     def hidden(self, rows: Rows, index: NDArray[np.int64], inputs: Inputs, boundary: int) -> torch.Tensor | None:
         """What enters `boundary` > 0 for the rows `index` whose inputs are `inputs`: (batch x tokens x width).
@@ -199,7 +203,8 @@ class PrefixCache:
         """Compute the rows at the places `absent` of the batch, put them in `out`, and keep them if there is room."""
         chosen = index[np.array(absent)]
         inputs = self._to_device(rows.inputs(chosen))
-        values = _as_array(self._computed(rows, chosen, inputs, boundary), self._kept_as)
+        with self._fill_passes().running(len(absent) * boundary):
+            values = _as_array(self._computed(rows, chosen, inputs, boundary), self._kept_as)
         for row, place, own in zip(values, absent, _spans(inputs["attention_mask"]), strict=True):
             found = np.ascontiguousarray(row[own])
             out[place, spans[place]] = found
@@ -276,7 +281,7 @@ class PrefixCache:
         hidden = torch.zeros((*mask.shape, self._width), dtype=self._dtype, device=self._arithmetic.device)
         for place, (states, one) in enumerate(zip(entering, alone, strict=True)):
             kept = states[0].to(self._kept_as).to(self._dtype)
-            hidden[place, mask[place]] = kept[one["attention_mask"][0].bool()]
+            hidden[place, mask[place]] = kept[one["attention_mask"][0].bool().to(kept.device)]
         with self._stack.skipping(boundary, hidden):
             found = self._stack.leaving(lambda: run(inputs), boundary)
         difference = float((found - wanted)[mask].abs().max() / wanted[mask].abs().max().clamp_min(1e-30))

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from fedhft.training.memory.layers import StreamedLayers
 
@@ -20,6 +21,7 @@ Inputs = Mapping[str, torch.Tensor]
 Run = Callable[[Inputs], object]
 """Makes a forward pass of the model."""
 
+_CPU = torch.device("cpu")
 _HIDDEN = "hidden_states"
 _TRACED_TOKENS = 4
 
@@ -56,11 +58,18 @@ class Stack:
         self.streamed = streamed
 
     @classmethod
-    def of(cls, model: torch.nn.Module, count: int, run: Run, streamed: StreamedLayers | None = None) -> Stack | None:
+    def of(
+        cls,
+        model: torch.nn.Module,
+        count: int,
+        run: Run,
+        streamed: StreamedLayers | None = None,
+        device: torch.device = _CPU,
+    ) -> Stack | None:
         """The stack of `count` layers of a model in evaluation mode, found by running it on a few tokens.
 
-        run: makes a forward pass on inputs. None where there is no single such stack (encoder-decoders have two), or
-        layers take something else than hidden states: such models are always run whole.
+        run: makes a forward pass on inputs; device: where they are to be. None where there is no single such stack
+        (encoder-decoders have two), or layers take something else than hidden states: such models are always run whole.
         """
         layers = _only_list(model, count)
         if layers is None or not isinstance(layers[0], torch.nn.Module):
@@ -85,7 +94,6 @@ class Stack:
             module.register_forward_pre_hook(enter(name), with_kwargs=True) for name, module in model.named_modules()
         ]
         hooks += [layer.register_forward_hook(leave_layer, with_kwargs=True) for layer in layers]
-        device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
         values: AbstractContextManager[None] = nullcontext() if streamed is None else streamed.running(0)
         try:
             # The first layer shows what layers return; the others need not be run, nor be in memory.
@@ -152,6 +160,41 @@ class Stack:
         """Inside, a forward pass reads the values of each of these layers that is not in memory, and drops them."""
         return nullcontext() if self.streamed is None else self.streamed.reading(layers)
 
+    @contextmanager
+    def recomputing(self, boundary: int) -> Iterator[None]:
+        """Inside, a layer from the boundary on keeps what enters it and nothing else for the backward pass, which runs
+        it once more (gradient checkpointing: Chen et al. 2016, arXiv 1604.06174). Gradients are the same, bit for bit:
+        dropout is drawn anew from the same state.
+        """
+
+        def kept(function: Function) -> Function:
+            return lambda *args, **kwargs: checkpoint(function, *args, use_reentrant=False, **kwargs)
+
+        above = range(boundary, len(self.layers))
+        with _in_place_of(self.layers, {layer: kept(self.layers[layer].forward) for layer in above}):
+            yield
+
+    @contextmanager
+    def visiting(self, boundary: int, visit: Callable[[int], None]) -> Iterator[None]:
+        """Inside, a forward pass calls `visit(l)` before each layer l below the boundary is run, which has its values
+        for both: they are read once. `visit` may run the model.
+        """
+        visited = [False] * boundary
+
+        def calling(layer: int, function: Function) -> Function:
+            def forward(*args: Any, **kwargs: Any) -> object:
+                with self.values_of(layer):
+                    if not visited[layer]:
+                        visited[layer] = True
+                        visit(layer)
+                    return function(*args, **kwargs)
+
+            return forward
+
+        functions = {layer: calling(layer, self.layers[layer].forward) for layer in range(boundary)}
+        with _in_place_of(self.layers, functions):
+            yield
+
     def entering(self, boundary: int, run: Callable[[], object], start: int = 0) -> torch.Tensor:
         """What enters the boundary in a forward pass, which ends there. run: makes the pass, without the layers below
         `start`.
@@ -188,13 +231,17 @@ def _in_place_of(
     layers: Sequence[torch.nn.Module] | torch.nn.ModuleList, functions: Mapping[int, Function]
 ) -> Iterator[None]:
     """Inside, calling a layer calls its function instead."""
+    before = {place: vars(layers[place]).get("forward") for place in functions}
     for place, function in functions.items():
         layers[place].forward = function
     try:
         yield
     finally:
-        for place in functions:
-            del layers[place].forward  # the class's own again
+        for place, own in before.items():
+            if own is None:
+                del layers[place].forward  # the class's own again
+            else:
+                layers[place].forward = own
 
 
 def _returned(hidden: Any, outputs: int) -> object:

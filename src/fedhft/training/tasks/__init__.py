@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job_sections import TASK_PLUGINS, TaskSpec
+from fedhft.job_task import TASK_PLUGINS, TaskSpec
 from fedhft.scoring.metrics import KINDS
 from fedhft.training.tasks.causal_lm import CausalLM
 from fedhft.training.tasks.classification import Classification

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedhft.adapter import Float32
 from fedhft.datasets.examples import Example
 from fedhft.datasets.tables import RawRow
-from fedhft.job_sections import TaskSpec
+from fedhft.job_task import TaskSpec
 from fedhft.scoring.pooling import Tally
 
 if TYPE_CHECKING:

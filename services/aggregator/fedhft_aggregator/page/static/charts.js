@@ -88,12 +88,13 @@ const CHARTS = [
   {
     id: "length",
     title: () => "Round length",
-    note: "from opening to publishing; dashed: local training, mean over clients",
+    note: "from opening to publishing; dashed: local training, dotted: scoring, mean over clients",
     show: format.seconds,
     zero: true,
     lines: () => [
       { name: "round", value: column("seconds"), color: 1 },
       { name: "training", value: column("train_seconds_mean"), color: 2, dash: "dashed" },
+      { name: "scoring", value: column("evaluate_seconds_mean"), color: 3, dash: "dotted" },
     ],
   },
 ];

@@ -22,9 +22,9 @@ export function heading(job) {
   const notices = [];
   if (job.paused) notices.push(notice("Paused.", job.paused, "warn"));
   if (job.blocked) notices.push(notice("Blocked.", job.blocked, "bad"));
-  if (job.reason && job.status !== "completed") {
+  if (job.reason) { // of a job that completed, or is about to: why earlier than planned
     const bad = job.status === "failed";
-    const word = { failed: "Failed.", cancelled: "Cancelled." }[job.status] || "Waiting.";
+    const word = job.status === "running" ? "Waiting." : `${format.capital(job.status)}.`;
     notices.push(notice(word, job.reason, bad ? "bad" : "warn"));
   }
   find("notices").replaceChildren(...notices);
@@ -70,6 +70,8 @@ export function figures(job, rounds) {
     ["Loss", format.score(last.personal_loss_before_median), "median over clients"],
     ...(last.metrics || []).slice(1).map((one) => [format.capital(one.name.replaceAll("_", " ")), format.score(one.personal_before),
       `on clients' own rows; ${format.score(one.shared_before)} on the common ones; constant answer ${format.score(one.floor)}`]),
+    ...(job.best ? [["Best version", format.count(job.best.version),
+      `${job.best.by} ${format.score(job.best.score)}; ${format.count(job.best.waited)} scored since`]] : []),
     ["Bytes up per client", format.bytes(format.ratio(moved.socket_bytes_up, moved.accepted)),
       `${format.bytes(format.ratio(moved.socket_bytes_down, moved.accepted))} down, last round`],
     ["Compression", format.factor(format.ratio(moved.update_raw_bytes, moved.update_bytes)), "of the last round's updates"],

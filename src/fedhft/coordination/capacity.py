@@ -1,0 +1,93 @@
+"""What a job that plans by capacity adds to its rounds: plans when one opens, estimates when one is published."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fedhft.adapter import AdapterSchema
+from fedhft.coordination.driven import Driven
+from fedhft.job import JobSpec
+from fedhft.methods import Allocation
+from fedhft.planning.allocation import allocate
+from fedhft.planning.estimates import Capacity, Durations, bounded, estimated, was_reset
+from fedhft.planning.horizon import Planned
+from fedhft.records import ClientRecord, UpdateRecord
+from fedhft.rounds.opening import candidates
+from fedhft.rounds.summary import ClientReport
+
+log = logging.getLogger(__name__)
+
+
+async def plan_by_capacity(
+    driven: Driven,
+    spec: JobSpec,
+    schema: AdapterSchema,
+    number: int,
+    clients: Mapping[str, ClientRecord],
+    asked: Sequence[str],
+    fence: int,
+) -> Mapping[str, Planned]:
+    """What capacity gives the clients asked for round `number`, kept in the store; nothing for other jobs."""
+    if spec.method.allocation is not Allocation.CAPACITY:
+        return {}
+    known = await driven.store.capacities(driven.job, asked)
+    previous = await driven.store.allocated(driven.job)
+    offered = candidates(spec, schema, clients, asked)
+    async with driven.renewed_lease():
+        made = await asyncio.to_thread(allocate, spec, schema, number, offered, known, previous)
+    if made is None:
+        return {}
+    if previous is None or made.reason != previous.reason or made.made != previous.made:
+        log.info(
+            "plans made",
+            extra={
+                "job": driven.job,
+                "round": number,
+                "reason": made.reason,
+                "horizon": round(made.horizon, 2),
+                "waiting": round(made.waiting, 3),
+                "absent": len(made.absent),
+            },
+        )
+    await driven.store.keep_allocated(driven.job, made, fence)
+    return {client: made.plans[client] for client in asked if client in made.plans}
+
+
+async def learn_capacities(
+    driven: Driven,
+    spec: JobSpec,
+    number: int,
+    updates: Mapping[str, UpdateRecord],
+    reports: Sequence[ClientReport],
+    fence: int,
+) -> None:
+    """Take what a round's clients measured into the estimates of their devices.
+
+    What cannot have been measured is left out, with a word in the log; the update it came with counts.
+    """
+    if spec.method.allocation is not Allocation.CAPACITY:
+        return
+    before = await driven.store.capacities(driven.job, [report.client for report in reports])
+    after: dict[str, Capacity] = {}
+    for report in reports:
+        if not report.measurements.HasField("durations"):
+            continue
+        told = Durations.of(report.measurements.durations)
+        if problem := told.problem():
+            fields = {"job": driven.job, "round": number, "client": report.client}
+            log.warning("durations left out: %s", problem, extra=fields)
+            continue
+        seen = updates[report.client].seconds
+        known = before.get(report.client, Capacity())
+        after[report.client] = estimated(known, told if seen is None else bounded(told, seen))
+    if not after:
+        return
+    await driven.store.note_capacities(driven.job, after, fence)
+    reset = sorted(client for client, now in after.items() if client in before and was_reset(before[client], now))
+    current = await driven.store.allocated(driven.job)
+    if reset and current is not None:
+        stale = f"{reset[0]} became much faster or slower" + (f", and {len(reset) - 1} more" if reset[1:] else "")
+        await driven.store.keep_allocated(driven.job, replace(current, stale=stale), fence)

@@ -1,0 +1,211 @@
+"""Allocation by capacity: what every client of a round trains, from what is known of its device.
+
+The tier of a client bounds what capacity may give it: density, and the greatest depth. A client that nothing is known
+of yet trains what its tier says. Plans stay as they are for `planning.every` rounds, and after that for as long as new
+ones would not be a tenth faster to the target; they are made anew at once when a device changed a lot, a client came,
+or one has sat out as long as it may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fedhft.adapter import AdapterSchema, Float64, Part
+from fedhft.job import JobSpec
+from fedhft.plan import AdapterPlan
+from fedhft.planning.devices import Device, Work, costs
+from fedhft.planning.estimates import Capacity
+from fedhft.planning.horizon import Planned, Schedule, least_steps, schedule
+
+BETTER = 0.9
+"""Plans are replaced where new ones take at most this share of their seconds to the target."""
+PRIOR_DECAY = 0.8
+"""Gain of a layer against the one above it, before any was measured."""
+HOLDOUT_SHARE = 0.5
+"""Batches scored per training batch, before a client has told: a fifth held out, scored before and after, and a share
+of a common split."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A client whose plan is wanted. steps: optimiser steps of its epochs, or the job's cap."""
+
+    mass: float
+    steps: int
+    plan: AdapterPlan
+    """What its tier gives it."""
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """Plans as they were made, kept in the store from round to round.
+
+    made: the round they were made for. reason: why then, for people. horizon: seconds; rounds: to the target. plans:
+    client -> plan. absent: client -> rounds in a row that it has sat out, the present one among them. gains: per layer.
+    """
+
+    made: int
+    reason: str
+    horizon: float
+    rounds: float
+    plans: Mapping[str, Planned] = field(default_factory=dict)
+    absent: Mapping[str, int] = field(default_factory=dict)
+    waited_for: tuple[str, ...] = ()
+    stale: str = ""
+    gains: tuple[float, ...] = ()
+
+    @property
+    def waiting(self) -> float:
+        """Mean share of the horizon that those who take part wait."""
+        return Schedule(self.plans, self.horizon, self.rounds).waiting
+
+
+def allocate(
+    spec: JobSpec,
+    schema: AdapterSchema,
+    number: int,
+    candidates: Mapping[str, Candidate],
+    capacities: Mapping[str, Capacity],
+    previous: Allocated | None,
+) -> Allocated | None:
+    """The plans for round `number`; None while no device was measured."""
+    known = {name: one for name, one in candidates.items() if _measured(capacities.get(name))}
+    if not known:
+        return None
+    work = work_of(spec, schema, previous.gains if previous else (), spec.rounds.total - number + 1)
+    out = dict(previous.absent) if previous else {}
+    devices = {
+        name: device_of(spec, one, capacities[name], _must_take_part(spec, capacities[name], out.get(name, 0)))
+        for name, one in known.items()
+    }
+    reason = _why_anew(spec, number, devices, previous)
+    if previous is not None and not reason:
+        kept = previous
+    else:
+        made = schedule(devices, work)
+        turns = tuple(sorted(name for name, device in devices.items() if device.due))
+        kept = Allocated(
+            number, reason, made.horizon, made.rounds, made.plans, {}, turns, "", tuple(work.gains.tolist())
+        )
+        if previous is not None and reason == _EVERY and not _is_better(made, previous, devices, work):
+            kept = replace(previous, made=number)
+    # Who was not asked this time neither sat out nor took part.
+    absent = {name: rounds for name, rounds in out.items() if name not in devices}
+    absent |= {name: out.get(name, 0) + 1 for name in devices if not kept.plans[name].steps}
+    return replace(kept, absent=absent)
+
+
+def within(spec: JobSpec, candidate: Candidate, own: Planned | None, evaluation: bool = False) -> AdapterPlan | None:
+    """A client's plan: as allocated, as its tier says where nothing was (None), or None for one that sits out.
+
+    In the final evaluation nobody sits out, and everybody scores at the greatest depth it can, because that is what is
+    exported; as many steps as were allocated, and the fewest for one that would have sat out.
+    """
+    if own is None:
+        return candidate.plan
+    if evaluation:
+        steps = own.steps or least_steps(candidate.steps)
+        return replace(candidate.plan, max_steps=_cap(spec, candidate, steps))
+    if not own.steps:
+        return None
+    return replace(candidate.plan, depth=own.depth, max_steps=_cap(spec, candidate, own.steps))
+
+
+def _cap(spec: JobSpec, candidate: Candidate, steps: int) -> int:
+    """max_steps of a plan of so many steps: the job's own where they are all, so that such a plan is what it was."""
+    return spec.training.max_steps if steps == candidate.steps else steps
+
+
+def device_of(spec: JobSpec, candidate: Candidate, known: Capacity, due: bool = False) -> Device:
+    """A client's device as the planner sees it. known: measured. Links that were not measured cost nothing."""
+    scoring = known.scoring if known.scoring is not None else HOLDOUT_SHARE * candidate.steps
+    every = spec.evaluation.every
+    return Device(
+        mass=candidate.mass,
+        steps=candidate.steps,
+        forward=known.forward or 0.0,
+        backward=known.backward or 0.0,
+        fixed=known.fixed or 0.0,
+        scoring=scoring / every if every else 0.0,
+        fill=candidate.steps + scoring,
+        up=known.up or np.inf,
+        down=known.down or np.inf,
+        deepest=min(candidate.plan.depth, known.deepest or candidate.plan.depth),
+        keeps=known.keeps,
+        due=due,
+    )
+
+
+def work_of(spec: JobSpec, schema: AdapterSchema, gains: tuple[float, ...], rounds: int) -> Work:
+    """What is to be planned. gains: per layer as measured; () before that.
+
+    A version is fetched whole, so what comes down does not depend on the depth.
+    """
+    layers = schema.layers
+    learnt: Float64 = np.array(gains) if any(gains) else PRIOR_DECAY ** np.arange(layers - 1, -1, -1.0)
+    values = np.zeros(layers)
+    head = 0
+    for key in schema.keys:
+        size = int(np.prod(schema.shape(key)))
+        if key.part in (Part.A, Part.B):
+            values[schema.slot(key.name).layer] += size
+        elif key.part is Part.HEAD:
+            head += size
+    from_the_output = np.cumsum(values[::-1]) + head
+    up, down = bytes_per_value(spec, spec.wire.up), bytes_per_value(spec, spec.wire.down)
+    return Work(learnt, up * from_the_output, down * np.full(layers, from_the_output[-1]), max(1, rounds))
+
+
+def bytes_per_value(spec: JobSpec, encoding: str) -> float:
+    """About how many bytes one value takes on the wire: levels of equal frequency, and a scale per group."""
+    if encoding != "int8":
+        return 4.0 if encoding == "fp32" else 2.0
+    return float(np.log2(2 * spec.wire.levels + 1)) / 8 + 2.0 / spec.wire.group
+
+
+_TRIAL_AND_ROUND = 2
+_EVERY = "planning.every rounds have passed"
+
+
+def _measured(capacity: Capacity | None) -> bool:
+    return capacity is not None and capacity.is_measured
+
+
+def _must_take_part(spec: JobSpec, known: Capacity, absent: int) -> bool:
+    """Whether a device sat out as long as it may, or is known by a trial alone, which is no reason to leave it out."""
+    return absent >= spec.planning.sits_out or known.reports < _TRIAL_AND_ROUND
+
+
+def _why_anew(spec: JobSpec, number: int, devices: Mapping[str, Device], previous: Allocated | None) -> str:
+    """Why plans are made anew for this round; empty where they are not."""
+    if previous is None:
+        return "the first"
+    if previous.waited_for:
+        return f"{previous.waited_for[0]} had to take part in the last round"
+    if new := sorted(devices.keys() - previous.plans.keys()):
+        return f"{new[0]} has no plan yet" if len(new) == 1 else f"{len(new)} clients have no plan yet"
+    if due := sorted(name for name, device in devices.items() if device.due and name in previous.absent):
+        return f"{due[0]} has sat out {spec.planning.sits_out} rounds"
+    shallow = [name for name, device in devices.items() if previous.plans[name].depth > device.deepest]
+    if shallow:
+        return f"{min(shallow)} has less memory than its plan needs"
+    if previous.stale:
+        return previous.stale
+    return _EVERY if number - previous.made >= spec.planning.every else ""
+
+
+def _is_better(made: Schedule, previous: Allocated, devices: Mapping[str, Device], work: Work) -> bool:
+    """Whether new plans get to the target in clearly less time than the old ones would with what is known now."""
+    names = sorted(devices)
+    now = costs([devices[name] for name in names], work)
+    seconds = 0.0
+    for place, name in enumerate(names):
+        plan = previous.plans[name]
+        if plan.steps:
+            column = plan.depth - 1
+            took = now.once[place, column] + plan.steps * now.step[place, column]
+            seconds = max(seconds, float(took + (now.scoring[place, column] if plan.scores else 0.0)))
+    return made.horizon * made.rounds < BETTER * seconds * previous.rounds

@@ -1,0 +1,115 @@
+"""Why a device was planned what it was: the terms of its seconds, and what keeps it from doing more, with figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedhft.adapter import AdapterSchema
+from fedhft.job import JobSpec
+from fedhft.planning.allocation import Allocated, Candidate, device_of, work_of
+from fedhft.planning.devices import Device, Work, costs
+from fedhft.planning.estimates import Capacity
+from fedhft.planning.horizon import Bound, Planned, least_steps
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One client's plan. Seconds are of its round; planned: None where its device was not measured."""
+
+    client: str
+    candidate: Candidate
+    planned: Planned | None
+    training: float
+    scoring: float
+    fill: float
+    link: float
+    fixed: float
+    why: str
+
+    @property
+    def seconds(self) -> float:
+        """Of all."""
+        return self.training + self.scoring + self.fill + self.link + self.fixed
+
+
+def explain(
+    spec: JobSpec,
+    schema: AdapterSchema,
+    number: int,
+    candidates: Mapping[str, Candidate],
+    capacities: Mapping[str, Capacity],
+    allocated: Allocated,
+) -> list[Explained]:
+    """Every candidate's plan, by what is known of devices now; in the order of their names."""
+    work = work_of(spec, schema, allocated.gains, spec.rounds.total - number + 1)
+    found = []
+    for client, candidate in sorted(candidates.items()):
+        known, own = capacities.get(client), allocated.plans.get(client)
+        if known is None or not known.is_measured or own is None:
+            why = "was not measured yet: it trains what its tier says"
+            found.append(Explained(client, candidate, None, 0.0, 0.0, 0.0, 0.0, 0.0, why))
+            continue
+        device = device_of(spec, candidate, known)
+        found.append(_explained(client, candidate, device, own, work, allocated, spec.planning.sits_out))
+    return found
+
+
+def _explained(
+    client: str, candidate: Candidate, device: Device, own: Planned, work: Work, allocated: Allocated, sits_out: int
+) -> Explained:
+    least = least_steps(device.steps)
+    if not own.steps:
+        would = _seconds(device, work, 1, least, scores=False)
+        turn = _ordinal(allocated.absent.get(client, 1))
+        why = (
+            f"too slow for rounds of {allocated.horizon:.1f} s: one layer and {least} of {device.steps} steps would "
+            f"take {would:.1f} s; sits out, for the {turn} round of at most {sits_out} in a row"
+        )
+        return Explained(client, candidate, own, 0.0, 0.0, 0.0, 0.0, 0.0, why)
+    run = own.depth if device.keeps else work.layers
+    link = work.up_bytes[own.depth - 1] / device.up + work.down_bytes[own.depth - 1] / device.down
+    return Explained(
+        client=client,
+        candidate=candidate,
+        planned=own,
+        training=own.steps * (run * device.forward + own.depth * device.backward),
+        scoring=device.scoring * run * device.forward if own.scores else 0.0,
+        fill=device.fill * (work.layers - own.depth) * device.forward / work.rounds if device.keeps else 0.0,
+        link=float(link),
+        fixed=device.fixed,
+        why=_why(device, own, work, allocated),
+    )
+
+
+def _why(device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
+    trains = f"trains {own.depth} of {work.layers} layers, {own.steps} of {device.steps} steps"
+    match own.bound:
+        case Bound.NOTHING:
+            return f"{trains}: all there is"
+        case Bound.MEMORY:
+            return f"{trains}: it has memory for {device.deepest} layers"
+        case Bound.SCORING:
+            would = _seconds(device, work, own.depth, own.steps, scores=True)
+            return f"{trains}, and does not score: that would take it {would:.1f} s instead of {own.seconds:.1f} s"
+        case _:
+            return f"{trains}: {_one_more(device, own, work)}, and rounds take {allocated.horizon:.1f} s"
+
+
+def _one_more(device: Device, own: Planned, work: Work) -> str:
+    if own.steps < device.steps:
+        would = _seconds(device, work, own.depth, own.steps + 1, own.scores)
+        return f"one more step would take it {would:.1f} s"
+    would = _seconds(device, work, min(own.depth + 1, work.layers), own.steps, own.scores)
+    return f"one more layer would take it {would:.1f} s"
+
+
+def _seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -> float:
+    found = costs([device], work)
+    column = depth - 1
+    scoring = found.scoring[0, column] if scores else 0.0
+    return float(found.once[0, column] + scoring + steps * found.step[0, column])
+
+
+def _ordinal(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")

@@ -1,0 +1,200 @@
+"""Planning by capacity: what must hold of any fleet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedhft.planning.devices import Device, Work, costs
+from fedhft.planning.horizon import LEAST_MASS, LEAST_STEPS, TARGET, Bound, Schedule, rounds_to_target, schedule
+
+LAYERS = 6
+
+speeds = st.floats(1e-3, 1.0)
+devices = st.builds(
+    Device,
+    mass=st.floats(1.0, 1000.0),
+    steps=st.integers(1, 60),
+    forward=speeds,
+    backward=speeds,
+    fixed=st.floats(0.0, 5.0),
+    scoring=st.integers(0, 30).map(float),
+    fill=st.integers(0, 60).map(float),
+    up=st.floats(1e4, 1e7),
+    down=st.floats(1e4, 1e7),
+    deepest=st.integers(1, LAYERS + 2),
+    keeps=st.booleans(),
+)
+fleets = st.lists(devices, min_size=1, max_size=12).map(lambda found: {f"c{i:02}": one for i, one in enumerate(found)})
+works = st.builds(
+    lambda decay, layer, rest, rounds: Work(
+        gains=decay ** np.arange(LAYERS - 1, -1, -1.0),
+        up_bytes=rest + layer * np.arange(1.0, LAYERS + 1),
+        down_bytes=rest + layer * np.arange(1.0, LAYERS + 1),
+        rounds=rounds,
+    ),
+    st.floats(0.3, 1.0),
+    st.floats(100.0, 1e6),
+    st.floats(0.0, 1e5),
+    st.integers(1, 50),
+)
+FAST = Device(100.0, 20, 0.01, 0.01, 0.5, 8.0, 20.0, 1e6, 1e6, LAYERS)
+WORK = Work(0.8 ** np.arange(LAYERS - 1, -1, -1.0), np.arange(1.0, 7.0) * 2e4, np.arange(1.0, 7.0) * 2e4, 10)
+
+
+def seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -> float:
+    """Equation of `planning.devices`, written out for one plan."""
+    run = depth if device.keeps else work.layers
+    fill = device.fill * (work.layers - depth) * device.forward / work.rounds if device.keeps else 0.0
+    link = work.up_bytes[depth - 1] / device.up + work.down_bytes[depth - 1] / device.down
+    scored = device.scoring * run * device.forward if scores else 0.0
+    return float(device.fixed + fill + link + scored + steps * (run * device.forward + depth * device.backward))
+
+
+@given(devices, works)
+def test_costs_are_those_of_the_equation(device: Device, work: Work) -> None:
+    found = costs([device], work)
+    for depth in range(1, LAYERS + 1):
+        got = found.once[0, depth - 1] + found.scoring[0, depth - 1] + 7 * found.step[0, depth - 1]
+        assert got == pytest.approx(seconds(device, work, depth, 7, True))
+
+
+@given(fleets, works)
+@settings(deadline=None, max_examples=40)
+def test_every_plan_fits_its_device_and_the_horizon(fleet: dict[str, Device], work: Work) -> None:
+    made = schedule(fleet, work)
+    for name, plan in made.plans.items():
+        device = fleet[name]
+        if plan.steps == 0:
+            assert (plan.depth, plan.bound) == (0, Bound.ABSENT)
+            continue
+        assert 1 <= plan.depth <= min(device.deepest, LAYERS)
+        assert plan.steps <= device.steps
+        assert plan.seconds == pytest.approx(seconds(device, work, plan.depth, plan.steps, plan.scores))
+        assert plan.seconds <= made.horizon * (1 + 1e-6)
+
+
+@given(fleets, works)
+@settings(deadline=None, max_examples=40)
+def test_most_of_the_mass_takes_part_and_scores(fleet: dict[str, Device], work: Work) -> None:
+    made = schedule(fleet, work)
+    total = sum(device.mass for device in fleet.values())
+    scored = sum(fleet[name].mass for name, plan in made.plans.items() if plan.scores)
+    assert scored >= LEAST_MASS * total * (1 - 1e-9)
+    everybody = schedule({name: replace(device, due=True) for name, device in fleet.items()}, work)
+    assert all(plan.steps for plan in everybody.plans.values())
+
+
+@given(fleets, works, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=40)
+def test_the_order_of_clients_changes_nothing(fleet: dict[str, Device], work: Work, random: object) -> None:
+    shuffled = list(fleet)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    made, again = schedule(fleet, work), schedule({name: fleet[name] for name in shuffled}, work)
+    assert made.plans == again.plans
+    assert (made.horizon, made.rounds) == (again.horizon, again.rounds)
+
+
+@given(devices, st.integers(2, 9), works)
+@settings(deadline=None, max_examples=40)
+def test_equal_devices_get_equal_plans(device: Device, count: int, work: Work) -> None:
+    made = schedule({f"c{i}": device for i in range(count)}, work)
+    assert len(set(made.plans.values())) == 1
+
+
+@given(fleets, works, devices, st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_worse_device_never_gets_more_work(
+    fleet: dict[str, Device], work: Work, device: Device, data: st.DataObject
+) -> None:
+    slower = st.floats(1.0, 20.0)
+    worse = replace(
+        device,
+        forward=device.forward * data.draw(slower),
+        backward=device.backward * data.draw(slower),
+        fixed=device.fixed * data.draw(slower),
+        up=device.up / data.draw(slower),
+        down=device.down / data.draw(slower),
+        deepest=data.draw(st.integers(1, device.deepest)),
+    )
+    made = schedule({**fleet, "a": worse, "z": device}, work)
+    less, more = made.plans["a"], made.plans["z"]
+    assert less.depth <= more.depth
+    assert less.depth * less.steps <= more.depth * more.steps
+
+
+def depths(made: Schedule) -> set[int]:
+    return {plan.depth for plan in made.plans.values()}
+
+
+@pytest.mark.parametrize("decay", [0.4, 0.6, 0.8, 1.0])
+def test_equal_devices_train_more_than_the_last_layer(decay: float) -> None:
+    work = replace(WORK, gains=decay ** np.arange(LAYERS - 1, -1, -1.0))
+    made = schedule({f"c{i}": FAST for i in range(8)}, work)
+    assert min(depths(made)) > 1
+
+
+def test_the_flatter_the_gains_the_deeper_the_plans() -> None:
+    found = [
+        min(depths(schedule({"c": FAST}, replace(WORK, gains=decay ** np.arange(LAYERS - 1, -1, -1.0)))))
+        for decay in (0.2, 0.5, 0.9)
+    ]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+
+
+def test_a_mixed_fleet_hardly_waits() -> None:
+    speed = np.random.default_rng(3).uniform(size=60)
+    fleet = {
+        f"c{i:02}": replace(FAST, forward=0.02 * 10**x, backward=0.02 * 10**x) for i, x in enumerate(speed.tolist())
+    }
+    made = schedule(fleet, WORK)
+    assert made.waiting < 0.1
+    whole = {name: seconds(device, WORK, LAYERS, device.steps, True) for name, device in fleet.items()}
+    assert made.horizon < 0.5 * max(whole.values())
+    assert len(depths(made)) > 2
+
+
+def test_the_one_hopeless_device_first_stops_scoring_then_sits_out() -> None:
+    fleet = {f"c{i}": FAST for i in range(9)}
+    slow = replace(FAST, forward=0.03, backward=0.03, scoring=400.0)
+    unscored = schedule({**fleet, "slow": slow}, WORK).plans["slow"]
+    assert (unscored.scores, unscored.bound, unscored.steps > 0) == (False, Bound.SCORING, True)
+    absent = schedule({**fleet, "slow": replace(FAST, forward=3.0, backward=3.0)}, WORK)
+    assert absent.plans["slow"] == (absent.plans["slow"].__class__(0, 0, False, 0.0, Bound.ABSENT))
+    assert absent.horizon < 10
+    due = schedule({**fleet, "slow": replace(FAST, forward=3.0, backward=3.0, due=True)}, WORK)
+    assert due.plans["slow"].steps >= LEAST_STEPS * FAST.steps
+
+
+def test_what_keeps_a_device_from_more_is_named() -> None:
+    fleet = {f"c{i}": replace(FAST, forward=0.05, backward=0.05) for i in range(6)}
+    made = schedule(
+        {**fleet, "small": replace(FAST, deepest=2), "quick": replace(FAST, forward=1e-4, backward=1e-4)}, WORK
+    )
+    assert made.plans["small"].bound is Bound.MEMORY
+    assert made.plans["quick"].bound is Bound.NOTHING
+    assert {made.plans[f"c{i}"].bound for i in range(6)} <= {Bound.HORIZON, Bound.NOTHING}
+
+
+@given(
+    st.lists(st.floats(0.01, 3.0), min_size=3, max_size=3),
+    st.lists(st.just(0.0) | st.floats(1e-3, 2.0), min_size=3, max_size=3),
+)
+def test_rounds_to_the_target_solve_their_equation(gains: list[float], rates: list[float]) -> None:
+    g, rate = np.array(gains), np.array([rates])
+    rounds = float(rounds_to_target(g, rate)[0])
+    if not np.isfinite(rounds):
+        assert g[rate[0] > 0].sum() <= TARGET * g.sum() * (1 + 1e-9)
+        return
+    gained = float((g * (1 - np.exp(-0.25 * rate[0] * rounds))).sum())
+    assert gained == pytest.approx(TARGET * g.sum(), rel=1e-6)
+
+
+def test_nobody_is_no_fleet() -> None:
+    with pytest.raises(ValueError, match="none to plan for"):
+        schedule({}, WORK)
