@@ -73,7 +73,7 @@ def one_round(
     worker = worker_for(spec, base=base)
     planned = plan(density=1.0 if spec.method.mask is MaskRule.NONE else density, depth=depth)
     shared = pb.Shard(index=0, count=1)
-    signature = worker.signature()
+    signature = worker.signature().whole
     draft = worker.train(train_task(planned=planned, evaluate=True, shared=shared))
     delta = decode(draft.blob, worker.schema, kind=adapter_pb2.BLOB_KIND_UPDATE).delta if draft.blob else None
     found = Round(draft, signature, delta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from fedhft.v1 import jobs_pb2
 
 _LONGEST_NUMBER = 19
+
+
+class View(StrEnum):
+    """What `export --view` takes."""
+
+    CLUSTERS = "clusters"
+    MASS_WEIGHTED = "mass-weighted"
 
 
 @with_server_options

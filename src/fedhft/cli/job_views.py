@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 SHOWN_ROUNDS = 20
 """Rounds that people are shown unless they ask for others."""
 STATES = {1: "live", 2: "silent", 3: "declined"}
-
-
-class View(StrEnum):
-    """What `export --view` takes."""
-
-    CLUSTERS = "clusters"
-    MASS_WEIGHTED = "mass-weighted"
 
 
 def as_values(job: jobs_pb2.Job) -> dict[str, Any]:
