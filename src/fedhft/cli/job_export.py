@@ -10,7 +10,6 @@ import typer
 
 from fedhft.cli.completion import JobArgument, complete_client_of_job
 from fedhft.cli.interrupted import if_interrupted
-from fedhft.cli.job_views import View
 from fedhft.cli.output import answer
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.errors import ErrorCode, FedhftError
