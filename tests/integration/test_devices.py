@@ -162,7 +162,8 @@ def test_on_a_base_in_16_bits_what_is_trained_is_float32(tmp_path: Path, archite
     spec = job_for(tiny_model(tmp_path / "model", architecture), architecture, method="fedit")
     base = load_base(spec, dtype=torch.bfloat16)
     network = Network.on(base, spec)
-    assert network.weights_bytes(3) == 2 * network.base_values
+    weights = network.weights(3)
+    assert 2 * network.base_values <= weights.own + weights.mapped < 3 * network.base_values
     network.load({}, 3, 0)
     worker = ClientWorker(spec, "a", base, data_of())
     with network.trainable(worker.plan(plan()), {}, None) as parameters:
