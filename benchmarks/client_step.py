@@ -236,7 +236,7 @@ def per_step(run: Callable[[int], None], options: argparse.Namespace) -> float:
         run(options.steps)
         found.append((time.process_time() - began) / options.steps)
     gc.collect()
-    return statistics.median(found)
+    return float(statistics.median(found))
 
 
 def table(subject: Subject, lines: Sequence[Figure]) -> str:

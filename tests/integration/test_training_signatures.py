@@ -43,7 +43,7 @@ def client(offset: int, good: int, bad: int, flipped: bool = False) -> ClientDat
 
 
 def signature(spec: JobSpec, base: LoadedBase, data: ClientData) -> Float32:
-    return np.array(worker_for(spec, base=base, data=data).signature(), np.float32)
+    return np.array(worker_for(spec, base=base, data=data).signature().whole, np.float32)
 
 
 def test_signatures_are_unit_norm_and_repeat_to_the_bit(spec: JobSpec, base: LoadedBase) -> None:
@@ -78,7 +78,7 @@ def test_a_client_with_one_label_has_a_signature(spec: JobSpec, base: LoadedBase
 
 
 def both(spec: JobSpec, base: LoadedBase, data: ClientData) -> tuple[Float32, Float32]:
-    halves = np.array(worker_for(spec, base=base, data=data).signature_halves(), np.float32)
+    halves = np.array(worker_for(spec, base=base, data=data).signature().halves, np.float32)
     return halves[:256], halves[256:]
 
 
@@ -135,10 +135,10 @@ def test_the_signature_is_kept_until_the_data_changes(spec: JobSpec, base: Loade
 
 
 def test_methods_without_anchor_send_none_and_update_signatures_come_with_the_update(model: Path) -> None:
-    assert worker_for(job_for(model, method="fedit")).signature() == ()
-    assert worker_for(job_for(model, method="fedit")).signature_halves() == ()
+    assert worker_for(job_for(model, method="fedit")).signature() == ((), ())
+    assert worker_for(job_for(model, method="fedit")).signature().halves == ()
     paper = worker_for(job_for(model, method="fedhft-paper"))
-    assert paper.signature() == ()
+    assert paper.signature() == ((), ())
     draft = paper.train(train_task(planned=plan(density=0.5)))
     assert len(draft.signature) == 256
     assert np.linalg.norm(draft.signature) == pytest.approx(1.0, abs=1e-6)

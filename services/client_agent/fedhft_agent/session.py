@@ -213,13 +213,14 @@ class Session:
 
     def _ask_to_join(self) -> federation_pb2.JoinResponse:
         enlistment = self._enlistment
+        signature = self._worker.signature()
         request = federation_pb2.JoinRequest(
             job=self._spec.name,
             schema_json=self._worker.schema.to_json(),
             samples=self._worker.samples,
             tier=enlistment.tier,
-            signature=self._worker.signature(),
-            signature_halves=self._worker.signature_halves(),
+            signature=signature.whole,
+            signature_halves=signature.halves,
             data_digest=self._worker.data_digest,
             has_shared_validation=self._worker.has_shared_validation,
             keeps_frozen_layers=self._worker.keeps_frozen_layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,6 @@ import typer
 
 from fedhft.cli.completion import JobArgument, complete_client_of_job
 from fedhft.cli.interrupted import if_interrupted
-from fedhft.cli.job_views import View
 from fedhft.cli.output import answer
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.errors import ErrorCode, FedhftError
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from fedhft.v1 import jobs_pb2
 
 _LONGEST_NUMBER = 19
+
+
+class View(StrEnum):
+    """What `export --view` takes."""
+
+    CLUSTERS = "clusters"
+    MASS_WEIGHTED = "mass-weighted"
 
 
 @with_server_options

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 SHOWN_ROUNDS = 20
 """Rounds that people are shown unless they ask for others."""
 STATES = {1: "live", 2: "silent", 3: "declined"}
-
-
-class View(StrEnum):
-    """What `export --view` takes."""
-
-    CLUSTERS = "clusters"
-    MASS_WEIGHTED = "mass-weighted"
 
 
 def as_values(job: jobs_pb2.Job) -> dict[str, Any]:
@@ -150,7 +142,7 @@ def print_memberships(job: str, memberships: Any) -> None:
     title = f"{job}: weights over clusters, membership version {memberships.version}, after round {memberships.round}"
     print_table(columns, rows, title)
     if told := reason(memberships):
-        console().print(told, markup=False, highlight=False, soft_wrap=True)
+        console().print(told, markup=False, highlight=False)
     if memberships.choice.tried:
         tried = [
             (one.clusters, f"{one.gain:.3f}", f"{one.step:.3f}", f"{one.t:.1f}", _verdict(one, memberships))

@@ -68,7 +68,7 @@ def _facts(
     lines = [f"* method {spec.method.preset}, {job.rounds_done} rounds, version {version}, seed {spec.seed}"]
     if not schema.weights:
         ranks = sorted({slot.rank for slot in schema.slots})
-        shown = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]} by layer"
+        shown = f"ranks {ranks[0]} to {ranks[-1]} by layer" if len(ranks) > 1 else f"rank {[*ranks, adapter.rank][0]}"
         lines.append(f"* {shown}, alpha {adapter.alpha:g}, modules {adapter.targets_line}")
     lines += [
         f"* labels: {task.labels_line()}",

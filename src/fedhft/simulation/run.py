@@ -188,6 +188,7 @@ class Simulation:
     async def _join(self, store: InMemoryStore, job: JobId, spec: JobSpec, clients: Mapping[str, ClientData]) -> None:
         for name, data in sorted(clients.items()):
             worker = self.worker_of(spec, name, self.base, data, None)
+            signature = worker.signature()
             agent = await store.enroll(ClientId(name), 0, "simulation")
             self._workers[name] = worker
             self._traffic.setdefault(name, _Traffic())
@@ -199,8 +200,8 @@ class Simulation:
                 schema=worker.schema,
                 samples=worker.samples,
                 data_digest=worker.data_digest,
-                signature=worker.signature(),
-                halves=worker.signature_halves(),
+                signature=signature.whole,
+                halves=signature.halves,
                 has_shared_validation=worker.has_shared_validation,
                 trial=self._trial(spec, name, worker),
                 keeps_frozen_layers=self.keeps_frozen_layers(name, worker),

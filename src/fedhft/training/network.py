@@ -128,7 +128,7 @@ class Network:
         return self._boundary
 
     def weights(self, depth: int) -> Weights:
-        """Memory of this machine that the base model takes at a depth, adapters not counted; none in a GPU's own."""
+        """Memory of this machine that the base model takes at a depth; none where it is in a GPU's own."""
         if self.device.type == "cuda":
             return Weights(0, 0, 0)
         streamed = self._base.streamed

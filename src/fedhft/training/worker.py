@@ -99,24 +99,17 @@ class ClientWorker:
         """Whether this client can score the common validation split."""
         return bool(self._data.shared)
 
-    def signature(self) -> tuple[float, ...]:
-        """Anchor signature of the local data, unit norm; () if the method has none. Computed once per data set."""
-        return self._signed().signature
-
-    def signature_halves(self) -> tuple[float, ...]:
-        """Signatures of the two halves of the local data, one after the other; () if the method has none."""
-        return self._signed().halves
-
-    def _signed(self) -> WorkerState:
-        if signatures.wants_anchor(self.spec):
-            state = self._state
-            if state.data_digest != self._data.digest or not state.halves:
-                self.fit(signatures.anchor_plan(self._network.schema))
-                whole, halves = signatures.anchor_signature(self._network, self._train, self.spec)
-                self._state = replace(state, signature=whole, halves=halves, data_digest=self._data.digest)
-                self._folder.write_state(self._state)
-            return self._state
-        return WorkerState()
+    def signature(self) -> signatures.AnchorSignature:
+        """Anchor signature of the local data; empty if the method has none. Computed once per data set."""
+        if not signatures.wants_anchor(self.spec):
+            return signatures.AnchorSignature((), ())
+        if self._state.data_digest != self._data.digest or not self._state.halves:
+            self.fit(signatures.anchor_plan(self._network.schema))
+            found = signatures.anchor_signature(self._network, self._train, self.spec)
+            now = replace(self._state, signature=found.whole, halves=found.halves, data_digest=self._data.digest)
+            self._state = now
+            self._folder.write_state(self._state)
+        return signatures.AnchorSignature(self._state.signature, self._state.halves)
 
     @property
     def keeps_frozen_layers(self) -> bool:
