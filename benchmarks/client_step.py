@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", default="query,value", help="modules with adapters in --model")
     parser.add_argument("--completion", type=int, default=0, help="tokens of a completion; 0: classification")
     parser.add_argument("--depths", default="1,2,3", help="depths to measure (default 1,2,3)")
+    parser.add_argument("--precisions", default="fp32,bf16", help="of cached steps (default fp32,bf16)")
     parser.add_argument("--short", action="store_true", help="leave out what trains all layers, but for PEFT")
     parser.add_argument("--only", choices=["minilm", "bert-base"], help="one of the two models")
     parser.add_argument("--steps", type=int, default=4, help="steps per run (default 4)")
@@ -134,7 +135,7 @@ def figures(subject: Subject, options: argparse.Namespace, scratch: Path) -> Ite
         yield Figure("fedhft, all layers", subject.layers, client(subject, options, subject.layers, None)[0])
     for depth in (depth for depth in map(int, options.depths.split(",")) if depth < subject.layers):
         yield Figure("not cached", depth, client(subject, options, depth, None)[0])
-        for precision in ("fp32", "bf16"):
+        for precision in options.precisions.split(","):
             cache = scratch / f"{subject.name}-{depth}-{precision}".replace(" ", "-")
             seconds, fill = client(subject, options, depth, cache, precision)
             yield Figure("cached" if precision == "fp32" else "cached, bf16", depth, seconds, fill)

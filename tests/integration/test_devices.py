@@ -14,10 +14,12 @@ import torch
 from fedhft.adapter import MaskedDelta
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.methods import MaskRule
+from fedhft.planning.peak import Arrangement, Unfit
 from fedhft.training.base import load_base
 from fedhft.training.device.choice import CPU, accelerators, base_dtype, computes_bf16, usable_device
 from fedhft.training.device.failure import device_failures
 from fedhft.training.device.state import device_memory, forget_peak, peak_bytes, random_numbers_apart
+from fedhft.training.memory.fitting import fitted
 from fedhft.training.network import Network
 from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.worker import ClientWorker, Draft
@@ -215,6 +217,18 @@ def test_seeding_inside_leaves_the_generators_as_they_were(pretend: torch.device
         with random_numbers_apart(device):
             torch.manual_seed(2)
         assert torch.rand(3).tolist() == expected
+
+
+def test_a_plan_is_fitted_to_memory_on_another_device_as_well(tmp_path: Path, pretend: torch.device) -> None:
+    spec = job_for(tiny_model(tmp_path / "model"), method="fedit")
+    worker = worker_for(spec, base=load_base(spec, device=pretend))
+    network, rows = worker._network, worker._train
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found = fitted(network, rows, worker.plan(plan()), 8, 16, 8 << 30)
+    assert isinstance(found, Arrangement)
+    assert isinstance(fitted(network, rows, worker.plan(plan()), 8, 16, 1 << 20), Unfit)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 # -- devices that are not there, fail, or are full

@@ -12,6 +12,7 @@ from fedhft.planning.memory import trained_values
 from fedhft.planning.peak import SPARE_BYTES, UNBOUNDED, Arrangement, Costs, Load, PassCost, Unfit, arranged
 from fedhft.process.residence import residence
 from fedhft.training.batches import SCORING_BATCH, EncodedRows
+from fedhft.training.device.state import random_numbers_apart
 from fedhft.training.lean_imports import without_compiler
 from fedhft.training.masks import masked_keys
 from fedhft.training.memory.measured import cost_of
@@ -75,12 +76,11 @@ def costs_of(network: Network, tried: Trials, plan: AdapterPlan) -> Costs:
         wanted = torch.from_numpy(rows.wanted(np.arange(count))).to(network.device)
         network.task.loss(network.trial(rows), wanted).backward()
 
-    accelerators = [] if network.device.type == "cpu" else [network.device]
     kept = {
         key: np.arange(plan.rows_allowed(key, network.schema), dtype=np.int32) for key in masked_keys(network, plan)
     }
     try:
-        with without_compiler(), torch.random.fork_rng(accelerators, device_type=network.device.type):
+        with without_compiler(), random_numbers_apart(network.device):
             network.model.eval()
             scoring = cost_of(score, tried.width, tried.many)
             found: list[PassCost] = []
