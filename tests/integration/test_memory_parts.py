@@ -71,7 +71,7 @@ def gradients(
             parameter.data.add_(torch.linspace(-0.1, 0.1, parameter.numel()).view(parameter.shape))
         if dropout:
             network.training_mode()
-        loss = backward(network, rows, np.arange(len(rows)), seen)
+        loss = backward(network, rows, np.arange(len(rows)), importance=seen)
         found = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
     network.arrangement = UNBOUNDED
     return loss, found, seen.means()
