@@ -115,7 +115,7 @@ def depth(models: Mapping[str, Path]) -> Iterator[str]:
         ("depth 1, cache", {**ours, "tiers": {"t": {"depth": 1}}}),
         ("depth 3, cache, --memory 400MiB", {**ours, "tiers": {"t": {"depth": 3}}, "memory": 400 * MIB}),
     ]
-    yield "| | imports, MB | anonymous, MB | of full | resident, MB | of full | s per step |"
+    yield "| | imports, MB | anonymous, MB | of full | resident, MB | of full | CPU s per step |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     full: dict[str, Any] = {}
     for name, given in lines:

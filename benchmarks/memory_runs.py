@@ -166,10 +166,15 @@ def client(given: Mapping[str, Any]) -> dict[str, Any]:
         widths = [given["tokens"]] * given["batch"]
         part = arrangement.training_parts_of(widths, [1] * given["batch"])[0]
         again = peaks.sample()
+        worker.commit(draft)
+        task.round, task.evaluate = 2, False
+        began = time.process_time()
+        worker.train(task)
+        per_step = (time.process_time() - began) / steps
     return figures(
         imports, peaks, seconds, tier=tier, declined=declined, steps=steps, at_once=part.stop - part.start,
         recompute=arrangement.recompute, predicted=worker.predicted_peak, peak=peaks.resident,
-        step_seconds=draft.measurements.train_seconds / steps, streamed=base.streamed is not None,
+        step_seconds=per_step, streamed=base.streamed is not None,
         budgeted=arrangement.predicted, after=again[1] - imports[1],
     )  # fmt: skip
 

@@ -283,8 +283,8 @@ def test_a_job_that_is_closed_to_the_client_or_not_there_yet_is_told(look: Looki
 def test_too_little_memory_is_found(look: Looking, job: str) -> None:
     only_failure(*look("--job", job, "--memory", "1KiB"), "memory", ErrorCode.PLAN_TOO_LARGE, "weights alone take")
     weights = 4 * stored_values(look.site.model)
-    code, found = look("--job", job, "--memory", str(weights + 100))  # but no gradients
-    only_failure(code, found, "memory", ErrorCode.PLAN_TOO_LARGE, "for gradients and optimiser")
+    code, found = look("--job", job, "--memory", str(weights + 100))  # but no interpreter
+    only_failure(code, found, "memory", ErrorCode.PLAN_TOO_LARGE, "needs at least", "no tier of the job is smaller")
     code, found = look("--job", job, "--memory", "8000GiB")
     assert (code, found["memory"][0]["status"]) == (0, "warning")
     assert "more than the" in found["memory"][0]["detail"]
