@@ -229,7 +229,7 @@ def test_a_plan_beyond_the_agents_memory_is_declined_with_the_figures(site: Site
     with JobsClient(site.admin) as jobs:
         (declined,) = jobs.clients("large-plan")
     assert declined.reason.startswith("--memory = 50000: ")
-    assert "bytes for the model's weights" in declined.reason
+    assert "the plan of tier standard needs at least" in declined.reason
     cancel(site, "large-plan")
 
 

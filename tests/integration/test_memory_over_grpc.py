@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from fedhft.jobs.client import JobsClient
 from fedhft.local.processes import ServiceProcess, stop_all
-from fedhft.v1 import jobs_pb2
+from fedhft.v1 import clients_pb2
 from tests.agents import Site, running_site
 from tests.models import tiny_model
 
@@ -43,7 +43,7 @@ def wide_model(path: Path) -> Path:
     return path
 
 
-def clients_of(site: Site, job: str) -> dict[str, jobs_pb2.JobClient]:
+def clients_of(site: Site, job: str) -> dict[str, clients_pb2.JobClient]:
     with JobsClient(site.admin) as jobs:
         return {one.client: one for one in jobs.clients(job)}
 
@@ -77,7 +77,7 @@ def test_an_agent_gets_the_largest_plan_that_fits_or_declines_with_the_numbers_a
     assert declined.tier == "large"
     assert declined.needed_bytes > declined.allowed_bytes == MIDDLING
     refused = found["tiny"]
-    assert refused.state == jobs_pb2.JobClient.STATE_DECLINED
+    assert refused.state == clients_pb2.JobClient.STATE_DECLINED
     assert f"--memory = {TINY}" in refused.reason
     assert "no tier of the job is smaller" in refused.reason
     shown = subprocess.run(

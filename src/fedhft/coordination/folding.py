@@ -117,7 +117,7 @@ async def fold_round(
     decoded: updates that this process has decoded and checked already.
     """
     state = await load_state(store.blobs, job, spec, schema, previous)
-    if previous is None and state.state.clusters < current.clusters:
+    if (previous is None or previous.version == 0) and state.state.clusters < current.clusters:
         state = regroup(state, copies(current.clusters))  # version 0 is the same for all clusters
     loop = asyncio.get_running_loop()
 

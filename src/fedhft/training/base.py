@@ -135,6 +135,7 @@ def load_base(
     # Padding is told apart by what the model does with it, not by its values: two layers of one that is not in memory
     # show that, and are read once.
     with nullcontext() if layers is None else ends_alone(model, layers):
+        task.check_model(model)
         tokenizer.padding_side = padding_side(path, task, model, tokenizer, device=device, counts=counts)
     for name in head:  # it is trained: what a step adds would be lost in 16 bits
         parameter = model.get_parameter(name)
