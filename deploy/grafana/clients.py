@@ -102,15 +102,9 @@ CLIENTS = Dashboard(
                 "bytes",
             ),
             Panel(
-                "Predicted memory of clients",
-                "What agents with a budget of memory foretold for their plans: the mean of five minutes, by tier; and "
-                "of agents that can be scraped.",
+                "Predicted memory of agents",
+                "What agents foretell for the plan that they carry out, where they can be scraped; 0 without a budget.",
                 [
-                    Query(
-                        f"sum by (federation, tier) (rate(fedhft_client_predicted_memory_bytes_sum{{{F}}}[5m])) / "
-                        f"sum by (federation, tier) (rate(fedhft_client_predicted_memory_bytes_count{{{F}}}[5m]))",
-                        "{{federation}} {{tier}}",
-                    ),
                     Query("max by (instance) (fedhft_agent_predicted_memory_bytes)", "{{instance}}"),
                 ],
                 "bytes",

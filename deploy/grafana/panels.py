@@ -13,5 +13,6 @@ DASHBOARDS = (FEDERATION, COMMUNICATION, CLIENTS, CLUSTERS)
 
 WITHOUT_PANEL: Mapping[str, str] = {
     "process_": "the client library's own series: only memory has a panel, the rest is in every process dashboard",
+    "fedhft_client_predicted_memory_bytes": "only clients with a budget of memory report it, beside their peak",
 }
 """Series, or what their names begin with, that are on no dashboard, and why."""
