@@ -1,8 +1,8 @@
 """What an agent does when its accelerator fails in the middle of work: it stays, and tries again.
 
-An error of a GPU breaks the context of the process that met it, and no call can mend that. So when the device does not
-work here, but does in another process, the agent becomes a new process of itself, under the same process id; what it
-had trained is in its state directory.
+A GPU error can leave the CUDA context of the process unusable, and no call resets it. So when the device does not work
+here, but does in another process, the agent re-executes itself under the same process id; what it had trained is in its
+state directory.
 """
 
 from __future__ import annotations

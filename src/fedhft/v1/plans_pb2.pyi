@@ -162,7 +162,7 @@ class ClientPlan(_message.Message):
     link_seconds: _builtins.float
     fixed_seconds: _builtins.float
     bound: _builtins.str
-    """What keeps it from doing more: nothing, horizon, memory, scoring, absent, or unmeasured."""
+    """What keeps it from doing more: nothing, horizon, memory, scoring, turn, absent, or unmeasured."""
     why: _builtins.str
     """The same as a sentence with its figures."""
     @_builtins.property
