@@ -18,7 +18,7 @@ from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Allocation, Combine, MaskRule
+from fedhft.methods import Combine, MaskRule
 from fedhft.plan import AdapterPlan, steps_of
 from fedhft.planning.peak import Unfit
 from fedhft.telemetry.collectors import peak_memory_bytes
@@ -209,8 +209,7 @@ class ClientWorker:
         after = self._after_training(int(task.round), delta, rows, importance)
         blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
         figures = self._measured(report, evaluate_seconds, delta.values if blob else 0)
-        if self.spec.method.allocation is Allocation.CAPACITY:
-            figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
+        figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
         draft = Draft(
             round=int(task.round),
