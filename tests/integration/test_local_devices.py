@@ -213,6 +213,14 @@ def test_closing_cuts_what_is_connected(links: Links) -> None:
             assert connection.recv(1) == b""
 
 
+def test_the_example_gives_every_client_of_the_demo_a_device() -> None:
+    names = [f"firm-{number:02}" for number in range(1, 7)]
+    found = read_devices(Path(__file__).resolve().parents[2] / "examples" / "local-devices.toml", names)
+    assert [found[name].name for name in names] == ["workstation"] * 4 + ["phone"] * 2
+    assert [found["firm-05"].share(number) for number in (2, 3)] == [0.1, 0.05]
+    assert found["firm-01"].memory == 0
+
+
 def test_devices_of_processes_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "devices.toml"
     path.write_text(
