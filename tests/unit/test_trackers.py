@@ -170,7 +170,7 @@ class _Calls(BaseHTTPRequestHandler):
 @contextmanager
 def serving() -> Iterator[Stub]:
     server = Stub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
