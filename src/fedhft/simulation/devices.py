@@ -81,7 +81,6 @@ class Profile(Section):
             backward_layer_steps=work.backward,
             other_seconds=self.fixed,
             scoring_batches=work.scoring,
-            fill_seconds=forward * work.fill,
             keeps_frozen_layers=self.keeps_frozen_layers,
         )
 
@@ -89,12 +88,11 @@ class Profile(Section):
 class LocalWork(Section):
     """Work of one client in one round, in layer-steps: a layer passed for one batch of the job.
 
-    forward: those of filling (`fill`) among them. scoring: batches scored.
+    scoring: batches scored.
     """
 
     forward: float
     backward: float
-    fill: float = 0.0
     scoring: float = 0.0
 
     @classmethod
@@ -104,9 +102,7 @@ class LocalWork(Section):
         """
         run = depth if keeps else layers
         filled = (layers - depth) * fill if keeps else 0.0
-        return cls(
-            forward=run * (steps + scoring) + filled, backward=float(depth * steps), fill=filled, scoring=scoring
-        )
+        return cls(forward=run * (steps + scoring) + filled, backward=float(depth * steps), scoring=scoring)
 
 
 class _Profiles(Section):

@@ -160,7 +160,7 @@ class Network:
             "transformers": str(transformers.__version__),
         }
         arithmetic = Arithmetic(self._pass, self.device, torch.bfloat16 if self._bf16 else self._base.dtype)
-        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch.fill)
+        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch.forward)
 
     def slots(self) -> tuple[Slot, ...]:
         """Slots inside the depth in use."""
@@ -332,7 +332,7 @@ class Network:
         Without this, `forward` reads those layers for every batch.
         """
         if self._base.streamed is not None and self._cache is not None and self._boundary:
-            with self.stopwatch.forward.running(), self.stopwatch.fill.running():
+            with self.stopwatch.forward.running():
                 self._cache.fill(parts, self._boundary, self._scoring_parts, should_stop)
 
     def _recomputing(self) -> AbstractContextManager[None]:
