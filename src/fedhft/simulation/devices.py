@@ -132,9 +132,10 @@ def read_profiles(path: Path, clients: Sequence[str]) -> Mapping[str, Profile]:
 def assigned(profiles: Mapping[str, Profile], clients: Sequence[str], name: str) -> Mapping[str, Profile]:
     """The profile of every client: as named, the others by count. Raises FedhftError(INVALID_ARGUMENT)."""
     found: dict[str, Profile] = {}
+    known = set(clients)
     for kind, profile in profiles.items():
         for client in profile.clients:
-            if client not in clients or client in found:
+            if client not in known or client in found:
                 problem = "has two profiles" if client in found else "is not a client of the job"
                 raise FedhftError.field(
                     ErrorCode.INVALID_ARGUMENT, f"{name}: devices.{kind}.clients", client, problem,
@@ -142,10 +143,11 @@ def assigned(profiles: Mapping[str, Profile], clients: Sequence[str], name: str)
                 )  # fmt: skip
             found[client] = profile
     left = [client for client in sorted(clients) if client not in found]
-    counted = [profile for profile in profiles.values() for _ in range(profile.count)]
-    if len(counted) != len(left):
+    count = sum(profile.count for profile in profiles.values())
+    if count != len(left):
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, f"{name}: sum of devices.*.count", len(counted),
+            ErrorCode.INVALID_ARGUMENT, f"{name}: sum of devices.*.count", count,
             f"there are {len(left)} clients that no profile names", "make them equal",
         )  # fmt: skip
+    counted = [profile for profile in profiles.values() for _ in range(profile.count)]
     return {**found, **dict(zip(left, counted, strict=True))}
