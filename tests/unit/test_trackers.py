@@ -263,7 +263,19 @@ def test_figures_beyond_float32_are_written_as_its_largest(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["wandb=x", "tensorboard", "tensorboard=", "mlflow=", "mlflow=file:///tmp/runs", "mlflow=http://[", "mlflow=http:"],
+    [
+        "wandb=x",
+        "tensorboard",
+        "tensorboard=",
+        "tensorboard=a\0b",
+        "mlflow=",
+        "mlflow=file:///tmp/runs",
+        "mlflow=http://[",
+        "mlflow=http:",
+        "mlflow=http://host:x",
+        "mlflow=http://host/a b",
+        "mlflow=http://h\u00f6st",
+    ],
 )
 def test_another_tracker_is_refused(text: str) -> None:
     with pytest.raises(FedhftError) as refused, tracking([text], "tickets"):

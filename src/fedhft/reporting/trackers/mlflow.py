@@ -44,12 +44,7 @@ class MLflow:
 
     def __init__(self, uri: str, job: str) -> None:
         """Raises FedhftError(INVALID_ARGUMENT) for an address that is not one, (SERVER_UNAVAILABLE) when it fails."""
-        if not _is_address(uri):
-            raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, "--tracker", uri, "is not the address of an MLflow server",
-                "write mlflow=http://HOST:PORT; `mlflow ui` starts one on a folder",
-            )  # fmt: skip
-        self._uri = uri.rstrip("/")
+        self._uri = check_address(uri).rstrip("/")
         experiment = self._experiment()
         now = _now_ms()
         tags = [{"key": "mlflow.runName", "value": job}, {"key": "fedhft.job", "value": job}]
@@ -118,12 +113,19 @@ class MLflow:
         )  # fmt: skip
 
 
-def _is_address(uri: str) -> bool:
+def check_address(uri: str) -> str:
+    """The address, which is one of HTTP. Raises FedhftError(INVALID_ARGUMENT)."""
     try:
         parts = urllib.parse.urlsplit(uri)
-    except ValueError:  # half of an IPv6 address
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half of an IPv6 address, or a port that is not a number
+        sound = False
+    if not sound or not uri.isascii() or not uri.isprintable() or " " in uri:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--tracker", uri, "is not the address of an MLflow server",
+            "write mlflow=http://HOST:PORT; `mlflow ui` starts one on a folder",
+        )  # fmt: skip
+    return uri
 
 
 def _headers() -> dict[str, str]:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.paths import expanded
 from fedhft.reporting.trackers.figures import Tracker, figures_of
-from fedhft.reporting.trackers.mlflow import MLflow
+from fedhft.reporting.trackers.mlflow import MLflow, check_address
 from fedhft.reporting.trackers.tensorboard import TensorBoard
 from fedhft.v1 import jobs_pb2
 
 
-def open_tracker(text: str, job: str) -> Tracker:
-    """Raises FedhftError(INVALID_ARGUMENT) for another word, and what the tracker raises."""
+def parse_tracker(text: str) -> tuple[str, str]:
+    """What kind of tracker, and its folder or address. Raises FedhftError(INVALID_ARGUMENT)."""
     kind, _, where = text.partition("=")
-    if kind == "tensorboard" and where:
-        return TensorBoard(Path(where).expanduser(), job)
-    if kind == "mlflow" and where:
-        return MLflow(where, job)
-    raise FedhftError.field(
-        ErrorCode.INVALID_ARGUMENT, "--tracker", text, "is not a tracker", "write tensorboard=DIR or mlflow=URI"
-    )
+    if kind not in ("tensorboard", "mlflow") or not where or "\0" in where:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--tracker", text, "is not a tracker", "write tensorboard=DIR or mlflow=URI"
+        )
+    return kind, check_address(where) if kind == "mlflow" else where
+
+
+def open_tracker(text: str, job: str) -> Tracker:
+    """Raises FedhftError: what `parse_tracker` raises, and what the tracker raises."""
+    kind, where = parse_tracker(text)
+    return MLflow(where, job) if kind == "mlflow" else TensorBoard(expanded(where), job)
 
 
 class Trackers:
