@@ -17,13 +17,19 @@ from safetensors.numpy import save
 
 from benchmarks.fuzz_inputs import Target, as_text, from_bytes, from_json
 from benchmarks.fuzz_mutations import mutated, mutated_json
+from fedhft.adapter import AdapterSchema
 from fedhft.certs.index import read_index
 from fedhft.certs.x509 import new_authority, new_certificate
 from fedhft.datasets.client_data import load_rows
 from fedhft.documents import read_toml
 from fedhft.errors import ErrorCode
+from fedhft.export.adapter_values import read_adapter, starting_blobs, starting_tensors
+from fedhft.export.description import FILE as DESCRIPTION_FILE
+from fedhft.export.peft_directory import CONFIG_FILE, WEIGHTS_FILE
 from fedhft.identity import Identity, Role, parse_identity
+from fedhft.job import JobSpec
 from fedhft.job_task import TaskSpec
+from fedhft.rounds.starting import checked_start
 from fedhft.rpc.peer import parse_certificate
 from fedhft.training.digest import read_config
 from fedhft.training.state import STATE_FILE, StateFolder
@@ -121,6 +127,49 @@ def state_target(folder: Path) -> Target:
         keeper.read()
 
     return Target("state", make, run)
+
+
+def adapter_targets(folder: Path, spec: JobSpec, schema: AdapterSchema) -> list[Target]:
+    """The files of a PEFT directory that a job is to begin with; each is damaged while the others are sound."""
+    home = folder / "adapter"
+    home.mkdir()
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    for slot in schema.slots:
+        name = f"base_model.model.{slot.name}"
+        tensors[f"{name}.lora_A.weight"] = np.ones((slot.rank, slot.in_features), np.float32)
+        tensors[f"{name}.lora_B.weight"] = np.ones((slot.out_features, slot.rank), np.float16)
+    for parameter in schema.head:
+        tensors[f"base_model.model.{parameter.name}"] = np.ones(parameter.shape, np.float32)
+    config = {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 8, "alpha_pattern": {schema.slots[0].name: 4}, "bias": "none",
+        "use_rslora": True, "use_dora": False,
+    }  # fmt: skip
+    description = {
+        "job": "fuzz", "version": 1, "rounds": 1, "method": "fedit", "seed": 1, "name": "cluster-0", "whole": False,
+        "weights": [1.0], "clients": 2, "samples": 20, "num_labels": 2, "max_length": 16, "dtype": "float32",
+        "base": {"name": "m", "digest": "0" * 64, "tokenizer_digest": "1" * 64, "architecture": "fuzz"},
+        "task": {"labels": ["a", "b"]}, "scores": [{"rows": "shared", "moment": "before", "mean": 0.5}],
+    }  # fmt: skip
+    sound = {
+        WEIGHTS_FILE: bytes(save(tensors, {"format": "pt"})), CONFIG_FILE: json.dumps(config).encode(),
+        DESCRIPTION_FILE: json.dumps(description).encode(),
+    }  # fmt: skip
+
+    def reader(file: str) -> Callable[[bytes], None]:
+        def run(data: bytes) -> None:
+            for name, content in sound.items():
+                (home / name).write_bytes(data if name == file else content)
+            values = read_adapter(home)
+            begun, _ = starting_tensors(spec, schema, values, {})
+            checked_start(spec, schema.to_json(), starting_blobs(spec, schema, begun))
+
+        return run
+
+    return [
+        Target("adapter-weights", from_bytes([sound[WEIGHTS_FILE]]), reader(WEIGHTS_FILE)),
+        Target("adapter-config", from_json([config]), reader(CONFIG_FILE)),
+        Target("adapter-description", from_json([description]), reader(DESCRIPTION_FILE)),
+    ]
 
 
 def parquet_targets(folder: Path) -> list[Target]:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from benchmarks.fuzz_capacity import capacity_targets
 from benchmarks.fuzz_files import (
     PACKERS,
     TABLES,
+    adapter_targets,
     certificate_targets,
     config_reader,
     file_target,
@@ -24,14 +26,18 @@ from benchmarks.fuzz_inputs import Target, as_text, from_bytes, from_json, from_
 from fedhft.adapter import AdapterSchema, AdapterState, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
 from fedhft.aggregation.versions import apply_delta
 from fedhft.clustering.gaussian_mixture import MixtureModel
-from fedhft.clustering.signature import DIMENSIONS
+from fedhft.clustering.prediction import verdict
+from fedhft.clustering.signature import DIMENSIONS, check_halves, joined
 from fedhft.coordination.history import RoundHistory
 from fedhft.documents import parse_toml
 from fedhft.errors import ErrorCode
 from fedhft.ids import parse_client_id, parse_job_id
 from fedhft.job import JobSpec, load_canonical, parse_job, submitted_job
+from fedhft.planning.estimates import Durations
 from fedhft.planning.fold_memory import fold_bytes
 from fedhft.records import ClientRecord, JobRecord, JobStatus, RoundRecord, UpdateRecord
+from fedhft.reporting.trackers.opened import parse_tracker
+from fedhft.rounds import requests
 from fedhft.rounds.acceptance import (
     Awaited,
     check_blob,
@@ -42,13 +48,14 @@ from fedhft.rounds.acceptance import (
     largest_update,
     update_record,
 )
-from fedhft.rounds.joining import Application, check_application, check_enrolment, client_record
+from fedhft.rounds.joining import Application, capacity_of, check_application, check_enrolment, client_record
 from fedhft.rounds.opening import open_round
 from fedhft.rounds.reports import read_report, write_report
+from fedhft.rounds.starting import checked_start
 from fedhft.rounds.summary import readable_reports, results_of, summarise
 from fedhft.rpc.address import parse_address
 from fedhft.store.reading import reading
-from fedhft.v1 import adapter_pb2, federation_pb2, tensor_pb2
+from fedhft.v1 import adapter_pb2, capacity_pb2, federation_pb2, tensor_pb2
 from fedhft.wire.codec import decode, encode
 from fedhft.wire.entropy import pack, unpack
 from fedhft.wire.rows import decode_subset, encode_subset
@@ -67,6 +74,15 @@ SPEC = parse_job(
     {
         "name": "fuzz", "model": {"name": "m"}, "task": {"labels": ["a", "b"]}, "adapter": {"rank": 4},
         "method": {"preset": "fedhft", "clusters": 2}, "tiers": {"small": {"density": 0.5}, "large": {}},
+    }
+)  # fmt: skip
+WARM = SPEC.model_copy(
+    update={"adapter": SPEC.adapter.model_copy(update={"origin": "earlier"})},
+)
+PLANNED = parse_job(
+    {
+        "name": "fuzz", "model": {"name": "m"}, "task": {"labels": ["a", "b"]},
+        "adapter": {"rank": 4, "ranks": "uniform"}, "method": "legend",
     }
 )  # fmt: skip
 UPDATE, DELTA = adapter_pb2.BLOB_KIND_UPDATE, adapter_pb2.BLOB_KIND_DELTA
@@ -207,9 +223,36 @@ def _join(data: bytes) -> None:
         signature=tuple(request.signature),
         halves=tuple(request.signature_halves),
         has_shared_validation=request.has_shared_validation,
+        trial=Durations.of(request.durations) if request.HasField("durations") else None,
+        keeps_frozen_layers=request.keeps_frozen_layers,
+        deepest=request.deepest,
+        too_large=requests.plans_too_large(request.too_large),
     )
     check_application(SPEC, application)
     client_record(SPEC, application, None, 0).model_dump_json()
+    capacity_of(application, None)
+
+
+def _halves(data: bytes) -> None:
+    """Halves of a client among those of five that are in two groups."""
+    found = np.frombuffer(data[: len(data) // 4 * 4], "<f4")
+    check_halves(found.tolist())
+    if not len(found):
+        return
+    others = np.eye(5, DIMENSIONS)[[0, 0, 0, 1, 1]]
+    first, second = (np.vstack([others, half]) for half in found.astype(np.float64).reshape(2, DIMENSIONS))
+    joined(*found.reshape(2, DIMENSIONS))
+    said = verdict(first, second, 3)
+    if not 1 <= said.clusters <= 3 or not np.isfinite([said.reliability, said.certainty]).all():
+        raise AssertionError(f"halves that were accepted say {said}")
+
+
+def _start(data: bytes) -> None:
+    checked_start(WARM, SCHEMA.to_json(), [data])
+
+
+def _tracker(data: bytes) -> None:
+    parse_tracker(as_text(data))
 
 
 def _enroll(data: bytes) -> None:
@@ -289,7 +332,9 @@ def targets(folder: Path) -> list[Target]:
     toml = b'name = "x"\nseed = 1\n[model]\nname = "m"\n[task]\nlabels = ["a", "b"]\n[limits]\nupdate_bytes = "2GiB"\n'
     join = federation_pb2.JoinRequest(
         client="a", lease_token="t" * 64, job="fuzz", schema_json=SCHEMA.to_json(), samples=10, signature=SIGNATURE,
-        signature_halves=2 * SIGNATURE, data_digest="0" * 64,
+        signature_halves=2 * SIGNATURE, data_digest="0" * 64, keeps_frozen_layers=True, deepest=1,
+        durations=capacity_pb2.Durations(forward_seconds=1, forward_layer_steps=6, backward_layer_steps=6),
+        too_large=[adapter_pb2.PlanTooLarge(tier="large", needed_bytes=2 << 30, allowed_bytes=1 << 30)],
     ).SerializeToString()  # fmt: skip
     enroll = federation_pb2.EnrollRequest(client="a", protocol_version=1, agent_version="1.0", memory_bytes=1 << 30)
     scores = [
@@ -313,6 +358,12 @@ def targets(folder: Path) -> list[Target]:
         "weights": "AAAAAAAA8D8=", "means": "AAAAAAAA8D8=", "covariances": "AAAAAAAA8D8=",
     }  # fmt: skip
     history = {"summary": {"round": 1, "seconds": 1.5}, "results": [{"client": "a"}], "evaluation": False}
+    halves = np.array(2 * SIGNATURE, "<f4").tobytes()
+    starts = [
+        encode(_delta(False), SCHEMA, kind=adapter_pb2.BLOB_KIND_SNAPSHOT, encoding=encoding, scope=scope, version=0)
+        for encoding in ("fp32", "int8")
+        for scope in ("shared", "cluster-0")
+    ]
     whole = replace(SCHEMA, slots=(), weights=(Parameter("w", (4, 4)), Parameter("b", ())))
     return [
         Target("blob", from_messages(adapter_pb2.AdapterBlob, blobs), _blob),
@@ -324,6 +375,11 @@ def targets(folder: Path) -> list[Target]:
         Target("job-json", from_json([spec_json, {"name": "x", "model": {"name": "m"}, "task": {}}]), _job_json),
         Target("job-toml", from_bytes([toml]), _job_toml),
         Target("join", from_messages(federation_pb2.JoinRequest, [join]), _join),
+        Target("halves", from_bytes([halves, bytes(len(halves))]), _halves),
+        Target("start", from_messages(adapter_pb2.AdapterBlob, starts), _start),
+        Target("tracker", from_bytes([b"tensorboard=~/runs", b"mlflow=http://[::1]:5000/x"]), _tracker),
+        *capacity_targets(folder, PLANNED, SCHEMA),
+        *adapter_targets(folder, WARM, SCHEMA),
         Target("enroll", from_messages(federation_pb2.EnrollRequest, [enroll.SerializeToString()]), _enroll),
         Target("push", from_messages(federation_pb2.UpdateHeader, [push]), _push),
         Target("evaluation", from_messages(federation_pb2.ReportEvaluationRequest, [evaluation]), _evaluation),

@@ -21,7 +21,7 @@ from fedhft.v1 import adapter_pb2
 from fedhft.v1 import federation_pb2 as pb
 from fedhft.wire.codec import decode
 from tests.models import ARCHITECTURES, tiny_model
-from tests.workers import job_for, plan, train_task, worker_for
+from tests.workers import data_of, job_for, plan, train_task, worker_for
 
 
 def folder_in(path: Path) -> PrefixFolder:
@@ -147,3 +147,17 @@ def test_where_the_cache_is_and_how_to_do_without(tmp_path: Path) -> None:
     assert settings(cache="off").cache_folder is None
     assert settings(cache="/var/cache/fedhft").cache_folder == Path("/var/cache/fedhft")
     assert settings(cache_size="300MiB").cache_size == 300 << 20
+
+
+def test_every_layer_that_rows_pass_is_counted_once(tmp_path: Path) -> None:
+    """A deeper boundary is worked out from a shallower one, and from then on read."""
+    spec = job_for(tiny_model(tmp_path / "model", layers=4))
+    network = worker_on(spec, folder_in(tmp_path / "prefix"))._network
+    rows = network.encode(data_of(6).train)
+    steps = []
+    for depth in (3, 1, 1):
+        network.load({}, depth, 0)
+        with torch.no_grad():
+            network.forward(rows, np.arange(6))
+        steps.append(network.stopwatch.take(1).forward_layer_steps)
+    assert steps == [6 * (1 + 3), 6 * (2 + 1), 6 * 1]

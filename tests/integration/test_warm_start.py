@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from fedhft.adapter import Part
 from fedhft.errors import ErrorCode, FedhftError
@@ -116,33 +114,6 @@ def test_another_base_model_is_refused(exported: Path, tmp_path: Path) -> None:
     other = tiny_model(tmp_path / "other", layers=2, seed=1)
     with pytest.raises(FedhftError, match=r"model.name = .*: its digest is .*, the adapter of .* was trained on"):
         simulate(continued(other, exported), CLIENTS)
-
-
-def damaged(exported: Path, to: Path, how: str) -> Path:
-    to.mkdir()
-    config = json.loads((exported / "adapter_config.json").read_text())
-    tensors = load_file(exported / "adapter_model.safetensors")
-    if how == "dora":
-        config["use_dora"] = True
-    if how == "half":
-        tensors = {name: value for name, value in tensors.items() if "query.lora_B" not in name}
-    if how == "nan":
-        tensors = {name: np.full_like(value, np.nan) for name, value in tensors.items()}
-    (to / "adapter_config.json").write_text("{" if how == "json" else json.dumps(config))
-    if how != "missing":
-        save_file(tensors, to / "adapter_model.safetensors")
-    if how == "torn":
-        data = (to / "adapter_model.safetensors").read_bytes()
-        (to / "adapter_model.safetensors").write_bytes(data[: len(data) // 2])
-    return to
-
-
-@pytest.mark.parametrize("how", ["dora", "half", "nan", "json", "missing", "torn"])
-def test_a_directory_that_is_no_sound_adapter_is_refused(exported: Path, tmp_path: Path, how: str) -> None:
-    with pytest.raises(FedhftError) as refused:
-        read_adapter(damaged(exported, tmp_path / how, how))
-    assert refused.value.code is ErrorCode.INVALID_ARGUMENT
-    assert str(tmp_path / how) in refused.value.message
 
 
 def test_a_head_for_other_labels_begins_anew(model: Path, exported: Path) -> None:

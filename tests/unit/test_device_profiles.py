@@ -37,6 +37,7 @@ def test_named_clients_come_before_counted_ones(tmp_path: Path) -> None:
         (ONE.replace("0.1", "0"), "devices.box.forward"),
         (ONE.replace("0.1", "nan"), "holds nan, which is not a finite number"),
         (ONE + 'up = "fast"\n', "'fast' is not a rate; write \"2 Mbit/s\""),
+        (ONE.replace("8", "1" + 15 * "0"), "sum of devices.*.count = 1000000000000000: there are 8 clients"),
         (ONE.replace("8", "7"), "sum of devices.*.count = 7: there are 8 clients that no device names"),
         (ONE + 'clients = ["nobody"]\n', "devices.box.clients = 'nobody': is not a client of the job"),
         (ONE + "[[devices.box.changes]]\nround = 0\nslower = 2\n", "devices.box.changes.0.round"),
@@ -62,9 +63,9 @@ def test_rates_are_read(text: object, wanted: float) -> None:
 def test_work_takes_what_its_layer_steps_take() -> None:
     profile = Profile(forward=0.1, backward=0.2, fixed=1.0)
     kept = LocalWork.of(layers=6, depth=2, steps=10, scoring=4, fill=14, keeps=True)
-    assert (kept.forward, kept.backward, kept.fill) == (2 * 14 + 4 * 14, 20.0, 4 * 14)
+    assert (kept.forward, kept.backward) == (2 * 14 + 4 * 14, 20.0)
     whole = LocalWork.of(layers=6, depth=2, steps=10, scoring=4, fill=14, keeps=False)
-    assert (whole.forward, whole.backward, whole.fill) == (6 * 14, 20.0, 0.0)
+    assert (whole.forward, whole.backward) == (6 * 14, 20.0)
     told = profile.durations(1, kept)
     assert told.forward_seconds == pytest.approx(8.4)
     assert (told.backward_seconds, told.other_seconds, told.scoring_batches) == (4.0, 1.0, 4.0)

@@ -23,7 +23,7 @@ SERVICES = {
 PACKAGES = {"fedhft": ROOT / "src/fedhft", **SERVICES}
 
 LAYERS = (
-    {"errors", "identity", "ids", "seeds", "v1", "documents"},
+    {"errors", "identity", "ids", "seeds", "v1", "documents", "paths"},
     {
         "plan",
         "methods",

@@ -6,10 +6,12 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
@@ -113,7 +115,13 @@ class Stub(ThreadingHTTPServer):
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.experiments: dict[str, str] = {}
         self.authorisation: set[str | None] = set()
+        self.seen: list[str | None] = []
+        """Authorisation of every GET."""
         self.fails = False
+        self.answer: bytes | None = None
+        """What is answered to every POST instead."""
+        self.elsewhere = ""
+        """Where every POST is redirected to."""
 
     @property
     def uri(self) -> str:
@@ -124,6 +132,7 @@ class _Calls(BaseHTTPRequestHandler):
     server: Stub
 
     def do_GET(self) -> None:
+        self.server.seen.append(self.headers["Authorization"])
         name = self.path.rpartition("=")[2]
         found = self.server.experiments.get(name)
         self._answer(200, {"experiment": {"experiment_id": found}}) if found else self._answer(404, {})
@@ -133,7 +142,15 @@ class _Calls(BaseHTTPRequestHandler):
         path = self.path.removeprefix("/api/2.0/mlflow/")
         self.server.calls.append((path, body))
         self.server.authorisation.add(self.headers["Authorization"])
-        if self.server.fails:
+        if self.server.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", self.server.elsewhere)
+            self.end_headers()
+        elif self.server.answer is not None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.server.answer)
+        elif self.server.fails:
             self._answer(500, {})
         elif path == "experiments/create":
             self.server.experiments[body["name"]] = "7"
@@ -150,13 +167,25 @@ class _Calls(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def stub() -> Iterator[Stub]:
+@contextmanager
+def serving() -> Iterator[Stub]:
     server = Stub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def other() -> Iterator[Stub]:
+    with serving() as server:
+        yield server
 
 
 def test_mlflow_gets_a_run_with_every_round_as_a_step(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +215,68 @@ def test_an_mlflow_that_fails_is_named(stub: Stub) -> None:
     assert failed.value.code is ErrorCode.SERVER_UNAVAILABLE
 
 
-@pytest.mark.parametrize("text", ["wandb=x", "tensorboard", "tensorboard=", "mlflow=", "mlflow=file:///tmp/runs"])
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"[]", b"[" * 5000, b'{"experiment_id": 7}', b'{"experiment_id": ""}', b"<html>", b'{"experiment_id": NaN}'],
+)
+def test_an_answer_that_is_not_mlflows_is_refused(stub: Stub, answer: bytes) -> None:
+    stub.answer = answer
+    with (
+        pytest.raises(FedhftError, match=r"--tracker.*mlflow=http") as refused,
+        tracking([f"mlflow={stub.uri}"], "tickets"),
+    ):
+        pass
+    assert refused.value.code is ErrorCode.SERVER_UNAVAILABLE
+
+
+def test_a_redirect_is_not_followed_with_credentials(stub: Stub, other: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret\n")
+    stub.elsewhere = other.uri
+    with (
+        pytest.raises(FedhftError, match="answers 302 to experiments/create"),
+        tracking([f"mlflow={stub.uri}"], "tickets"),
+    ):
+        pass
+    assert (stub.authorisation, other.seen) == ({"Bearer secret"}, [])
+
+
+def test_what_was_opened_is_closed_when_the_next_tracker_cannot_be(stub: Stub) -> None:
+    with pytest.raises(FedhftError, match="is not a tracker"), tracking([f"mlflow={stub.uri}", "wandb=x"], "tickets"):
+        pass
+    assert stub.calls[-1] == ("runs/update", {**stub.calls[-1][1], "status": "KILLED"})
+
+
+def test_one_tracker_that_cannot_be_closed_leaves_no_other_open(stub: Stub, other: Stub) -> None:
+    watching = ExitStack()
+    watching.enter_context(tracking([f"mlflow={stub.uri}", f"mlflow={other.uri}"], "tickets"))
+    other.fails = True
+    with pytest.raises(FedhftError, match="answers 500 to runs/update"):
+        watching.close()
+    assert stub.calls[-1][0] == "runs/update"
+
+
+def test_figures_beyond_float32_are_written_as_its_largest(tmp_path: Path) -> None:
+    with tracking([f"tensorboard={tmp_path}"], "tickets") as trackers:
+        trackers.tell(jobs_pb2.Job(job="tickets", history=[summary(1, residual_norm=1e300)]))
+    assert struct.pack("<f", np.finfo(np.float32).max) in records(tmp_path / "tickets")[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wandb=x",
+        "tensorboard",
+        "tensorboard=",
+        "tensorboard=a\0b",
+        "mlflow=",
+        "mlflow=file:///tmp/runs",
+        "mlflow=http://[",
+        "mlflow=http:",
+        "mlflow=http://host:x",
+        "mlflow=http://host/a b",
+        "mlflow=http://h\u00f6st",
+    ],
+)
 def test_another_tracker_is_refused(text: str) -> None:
     with pytest.raises(FedhftError) as refused, tracking([text], "tickets"):
         pass

@@ -8,11 +8,11 @@ import os
 import random
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import load_canonical
+from fedhft.paths import expanded
 from fedhft.process.presence import announce, pages
 from fedhft.process.signals import StopSignal
 from fedhft.rpc.retry import CallStoppedError
@@ -269,7 +269,7 @@ def _check_model_folder(name: str) -> None:
 
     Raises FedhftError(INVALID_MODEL).
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         from fedhft.training.digest import read_config, tokenizer_digest
         from fedhft.training.stored_weights import stored_values

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from fedhft.documents import nearest, read_toml
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.paths import expanded
 from fedhft.rpc.address import parse_address
 
 VARIABLE = "FEDHFT_CONTEXT"
@@ -167,7 +168,7 @@ def checked(context: Context, given: Mapping[str, str | None]) -> Context:
         if value and name in _ADDRESSES:
             parse_address(value, "--" + name.replace("_", "-"))
         elif value:
-            value = str(Path(value).expanduser().absolute())
+            value = str(expanded(value).absolute())
         values[name] = value or None
     return replace(context, **values)
 

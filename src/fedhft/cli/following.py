@@ -26,17 +26,12 @@ def follow_job(
     client: JobsClient,
     job: str,
     rounds: int,
-    show: bool,
     tell: Callable[[jobs_pb2.Job], None] = lambda job: None,
 ) -> jobs_pb2.Job | None:
-    """Watch a job until it ends, for people if `show`; returns it. tell: is given every change."""
+    """Watch a job until it ends, for people; returns it. tell: is given every change."""
     from fedhft.reporting.table import RoundTable
 
     last: jobs_pb2.Job | None = None
-    if not show:
-        for change in client.watch(job, rounds or None):
-            last = change
-        return last
     out = console()
     with RoundTable(out, several=False) as table:
         for change in client.watch(job, rounds or None):

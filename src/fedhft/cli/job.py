@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -104,7 +105,9 @@ def submit(
         with if_interrupted(f"the job is submitted; watch it with `fedhft job watch {spec.name}`"):
             if options.output is Output.TABLE:
                 typer.echo(f"{spec.name}: submitted")
-            last = follow_job(client, spec.name, SHOWN_ROUNDS, options.output is Output.TABLE)
+                last = follow_job(client, spec.name, SHOWN_ROUNDS)
+            else:
+                last = next(iter(deque(client.watch(spec.name, SHOWN_ROUNDS), maxlen=1)), None)
         if options.output is not Output.TABLE and last is not None:
             show_job(last, options.output)
     check_completed(last)
@@ -180,7 +183,7 @@ def watch(
         if_interrupted(f"the job goes on; `fedhft job watch {job}` shows it again"),
     ):
         if options.output is Output.TABLE:
-            last = follow_job(client, job, rounds, show=True, tell=trackers.tell)
+            last = follow_job(client, job, rounds, trackers.tell)
         else:
             last = None
             for last in client.watch(job, rounds or None):

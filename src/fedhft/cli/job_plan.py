@@ -66,6 +66,9 @@ def read_what_if(path: Path) -> list[plans_pb2.WhatIf]:
             values: dict[str, Any] = {
                 key: parse_rate(value) if key in ("up", "down") else value for key, value in changes.items()
             }
+            for key, value in values.items():
+                if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                    raise ValueError(f"{key} = {value!r} is not a number above 0")
             found.append(plans_pb2.WhatIf(client="" if client == "all" else client, **values))
         except (TypeError, ValueError) as error:
             raise FedhftError.field(
@@ -87,7 +90,10 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
         Column("scores", 4),
         Column("seconds", 1),
         Column("training", 5),
+        Column("scoring", 6),
+        Column("fill", 6),
         Column("link", 5),
+        Column("fixed", 6),
         Column("ms per layer", 3),
         Column("why", text=True),
     )
@@ -98,8 +104,16 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
             f"{one.steps}/{one.epoch_steps}",
             "yes" if one.scores else "no",
             _short(one.seconds) if one.seconds else "-",
-            _short(one.training_seconds),
-            _short(one.link_seconds),
+            *(
+                _short(seconds) if one.seconds else "-"
+                for seconds in (
+                    one.training_seconds,
+                    one.scoring_seconds,
+                    one.fill_seconds,
+                    one.link_seconds,
+                    one.fixed_seconds,
+                )
+            ),
             f"{_short(one.capacity.forward_ms)} + {_short(one.capacity.backward_ms)}"
             if one.capacity.forward_ms
             else "-",

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedhft.cli.output import Output, OutputOption, answer
+from fedhft.paths import expanded
 
 app = typer.Typer(help="Base models.", no_args_is_help=True)
 
@@ -26,7 +27,7 @@ def digest(
     """Print the digests of a base model (for a job's model.digest) and of its tokenizer."""
     from fedhft.training.digest import base_digest, tokenizer_digest
 
-    path = Path(model).expanduser()
+    path = expanded(model)
     base, tokenizer = base_digest(path), tokenizer_digest(path)
     value = {"model": model, "digest": base, "tokenizer_digest": tokenizer}
     answer(output, value, [base], lambda: typer.echo(f"model      {base}\ntokenizer  {tokenizer}"))
@@ -51,7 +52,7 @@ def convert(
     from fedhft.training.convert import convert as convert_model
     from fedhft.training.digest import base_digest
 
-    values = convert_model(source.expanduser(), out.expanduser(), dtype.value)
-    found = base_digest(out.expanduser())
+    values = convert_model(expanded(source), expanded(out), dtype.value)
+    found = base_digest(expanded(out))
     told = {"model": str(out), "values": values, "dtype": dtype.value, "digest": found}
     answer(output, told, [str(out)], lambda: typer.echo(f"{out}: {values:,} values in {dtype.value}, digest {found}"))

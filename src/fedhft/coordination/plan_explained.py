@@ -164,7 +164,6 @@ def _client(one: Explained, known: Capacity) -> plans_pb2.ClientPlan:
             down=known.down or 0.0,
             deepest=known.deepest or 0,
             keeps_frozen_layers=known.keeps,
-            energy_joules=known.energy or 0.0,
             reports=known.reports,
         ),
     )

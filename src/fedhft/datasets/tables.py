@@ -13,6 +13,7 @@ from fedhft.datasets.compressed import DAMAGED, open_text
 from fedhft.datasets.files import DATASETS_PREFIX, find_files
 from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.paths import expanded
 
 _LONGEST_SHOWN = 60
 _MOST_SHOWN = 20
@@ -86,7 +87,7 @@ def read_table(source: str | Path, split: str = "train") -> Iterator[RawRow]:
     if isinstance(source, str) and source.startswith(DATASETS_PREFIX):
         yield from _hub_rows(source.removeprefix(DATASETS_PREFIX), split)
         return
-    for path in find_files(Path(source).expanduser(), split):
+    for path in find_files(expanded(source), split):
         yield from _file_rows(path)
 
 

@@ -10,14 +10,14 @@ differences in every job, and the same logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, deserialize
 
 from fedhft.adapter import SHARED, AdapterSchema, Float32, Part, TensorKey, cluster_scope
 from fedhft.aggregation.versions import whole
@@ -28,6 +28,7 @@ from fedhft.export.peft_directory import CONFIG_FILE, WEIGHTS_FILE, LoraPair, he
 from fedhft.export.published import PublishedAdapters
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
+from fedhft.training.stored_weights import as_float32
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import encode
 
@@ -58,27 +59,21 @@ def read_adapter(directory: Path) -> AdapterValues:
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
         kind = config.get("peft_type"), "with DoRA" if config.get("use_dora") else f"bias = {config.get('bias')!r}"
         raise _refused(str(directory), f"is not a plain LoRA adapter ({kind[0]}, {kind[1]})", "give a LoRA adapter")
-    try:
-        stored = load_file(str(directory / WEIGHTS_FILE))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _refused(str(directory), f"{WEIGHTS_FILE} cannot be read: {error}", "export the adapter again") from error
     sides: dict[str, dict[str, Float32]] = {}
     head: dict[str, Float32] = {}
-    for name, values in stored.items():
+    for name, array in _stored(directory):
         bare = name.removeprefix(_PREFIX)
         side = next((end for end in _SIDES if bare.endswith(end)), None)
-        array = np.asarray(values, np.float32)
-        if not np.isfinite(array).all():
-            raise _refused(str(directory), f"{bare} has values that are not finite", "export the adapter again")
         if side is None:
             head[bare.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")] = array
         else:
             sides.setdefault(bare.removesuffix(side), {})[_SIDES[side]] = array
     pairs = {}
     for slot, found in sides.items():
-        if set(found) != {"a", "b"} or found["a"].ndim != 2 or found["a"].shape[0] != found["b"].shape[-1]:
+        a, b = found.get("a"), found.get("b")
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
             raise _refused(str(directory), f"{slot} has no two factors that fit", "export the adapter again")
-        pairs[slot] = LoraPair(found["a"], found["b"], _alpha_of(config, slot, found["a"].shape[0]))
+        pairs[slot] = LoraPair(a, b, _alpha_of(directory, config, slot, a.shape[0]))
     if not pairs:
         raise _refused(str(directory), f"{WEIGHTS_FILE} holds no LoRA factors", "give a LoRA adapter")
     digest, labels = _described(directory)
@@ -214,11 +209,30 @@ def _config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _alpha_of(config: Mapping[str, Any], slot: str, rank: int) -> float:
+def _stored(directory: Path) -> Iterator[tuple[str, Float32]]:
+    """The tensors of the weight file, by name. bf16 is read too, which safetensors' own numpy reader does not."""
+    try:
+        tensors = deserialize((directory / WEIGHTS_FILE).read_bytes())  # type: ignore[no-untyped-call]
+    except (OSError, SafetensorError) as error:
+        raise _refused(str(directory), f"{WEIGHTS_FILE} cannot be read: {error}", "export the adapter again") from error
+    for name, tensor in tensors:
+        values = as_float32(tensor["data"], tensor["dtype"], tensor["shape"])
+        if values is None:
+            raise _refused(str(directory), f"{name} is {tensor['dtype']}, not floating-point", "give a LoRA adapter")
+        if not np.isfinite(values).all():
+            raise _refused(str(directory), f"{name} has values that are not finite", "export the adapter again")
+        yield name, values
+
+
+def _alpha_of(directory: Path, config: Mapping[str, Any], slot: str, rank: int) -> float:
     """alpha for which alpha / rank is the scale that PEFT uses."""
     patterns = config.get("alpha_pattern") or {}
-    alpha = float(patterns.get(slot, config.get("lora_alpha", rank)))
-    return alpha * float(np.sqrt(rank)) if config.get("use_rslora") else alpha
+    if not isinstance(patterns, dict):
+        raise _refused(str(directory), f"{CONFIG_FILE}: alpha_pattern is not an object", "give a LoRA adapter")
+    alpha = patterns.get(slot, config.get("lora_alpha", rank))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise _refused(str(directory), f"{CONFIG_FILE}: the alpha of {slot} is not a number", "give a LoRA adapter")
+    return float(alpha) * math.sqrt(rank) if config.get("use_rslora") else float(alpha)
 
 
 def _described(directory: Path) -> tuple[str, tuple[str, ...] | None]:

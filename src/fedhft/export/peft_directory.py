@@ -23,6 +23,7 @@ from fedhft.adapter import AdapterSchema, Float32, Float64, Part, Slot, TensorKe
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
+from fedhft.paths import expanded
 from fedhft.training.stored_weights import stored_values_of
 from fedhft.training.tasks import task_of
 
@@ -101,7 +102,7 @@ def kept_head(spec: JobSpec, schema: AdapterSchema, base_path: str) -> dict[str,
     """
     if spec.task.head != "keep":
         return {}
-    folder = Path(base_path).expanduser()
+    folder = expanded(base_path)
     if not folder.is_dir():
         raise FedhftError(
             ErrorCode.INVALID_MODEL,

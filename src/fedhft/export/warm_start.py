@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from fedhft.adapter import AdapterSchema
 from fedhft.errors import ErrorCode, FedhftError
@@ -11,6 +10,7 @@ from fedhft.export.adapter_values import FIELD, AdapterValues, published_values,
 from fedhft.export.published import PublishedAdapters, fetch_adapters
 from fedhft.job import JobSpec
 from fedhft.jobs.client import JobsClient
+from fedhft.paths import expanded
 from fedhft.training.tasks import task_of
 
 _JOB = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})(?:@(\d{1,9}))?")
@@ -27,13 +27,13 @@ def warm_start(
     Raises FedhftError: INVALID_ARGUMENT for an adapter that does not fit, and what fetching it raises.
     """
     origin = spec.adapter.origin
-    if Path(origin).expanduser().is_dir():
+    if expanded(origin).is_dir():
         if schema is None:
             raise FedhftError.field(
                 ErrorCode.INVALID_ARGUMENT, FIELD, origin, "the base model is needed to see whether the adapter fits",
                 "give its folder with --model",
             )  # fmt: skip
-        values: AdapterValues = read_adapter(Path(origin).expanduser())
+        values: AdapterValues = read_adapter(expanded(origin))
     else:
         match = _JOB.fullmatch(origin)
         if match is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.paths import expanded
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -31,7 +32,7 @@ def base_model(wanted: str | None) -> BaseModel:
     """
     if wanted is None:
         return BaseModel(MINILM, packaged_minilm())
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     if path.is_dir():
         return BaseModel(wanted, path.resolve())
     if path.is_absolute() or wanted.startswith((".", "~")):

@@ -95,10 +95,11 @@ def assigned(kinds: Mapping[str, Kind], clients: Sequence[str], where: str) -> M
     Raises FedhftError(INVALID_ARGUMENT).
     """
     found: dict[str, Kind] = {}
+    known = set(clients)
     kinds = {name: one if one.name else one.model_copy(update={"name": name}) for name, one in kinds.items()}
     for kind, device in kinds.items():
         for client in device.clients:
-            if client not in clients or client in found:
+            if client not in known or client in found:
                 problem = "has two devices" if client in found else "is not a client of the job"
                 raise FedhftError.field(
                     ErrorCode.INVALID_ARGUMENT, f"{where}: devices.{kind}.clients", client, problem,
@@ -106,10 +107,11 @@ def assigned(kinds: Mapping[str, Kind], clients: Sequence[str], where: str) -> M
                 )  # fmt: skip
             found[client] = device
     left = [client for client in sorted(clients) if client not in found]
-    counted = [device for device in kinds.values() for _ in range(device.count)]
-    if len(counted) != len(left):
+    count = sum(device.count for device in kinds.values())
+    if count != len(left):
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, f"{where}: sum of devices.*.count", len(counted),
+            ErrorCode.INVALID_ARGUMENT, f"{where}: sum of devices.*.count", count,
             f"there are {len(left)} clients that no device names", "make them equal",
         )  # fmt: skip
+    counted = [device for device in kinds.values() for _ in range(device.count)]
     return {**found, **dict(zip(left, counted, strict=True))}

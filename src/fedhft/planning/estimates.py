@@ -41,8 +41,8 @@ class Capacity:
 
     forward, backward: seconds per layer-step (one layer, one batch). fixed: seconds of a round outside of them and of
     transfers. scoring: batches scored in a round that scores. up, down: bytes per second. deepest: the greatest depth
-    it has memory for; None: not stated, so any. keeps: whether it keeps frozen layers' outputs. energy: joules of a
-    round. reports: measurements so far.
+    it has memory for; None: not stated, so any. keeps: whether it keeps frozen layers' outputs.
+    reports: measurements so far.
     """
 
     forward: float | None = None
@@ -53,7 +53,6 @@ class Capacity:
     down: float | None = None
     deepest: int | None = None
     keeps: bool = False
-    energy: float | None = None
     reports: int = 0
 
     @property
@@ -68,8 +67,8 @@ class Durations:
 
     forward over forward_layers layer-steps (training, scoring and filling alike), backward over backward_layers; up
     over up_bytes, down over down_bytes; other: everything else from the task to the update. 0 where nothing was done.
-    scoring: batches scored. fill: the part of forward that fills the cache. energy: joules. keeps: whether what leaves
-    the frozen layers was kept (true where none is frozen, and it would be).
+    scoring: batches scored. fill: the part of forward that fills the cache. keeps: whether what leaves the frozen
+    layers was kept (true where none is frozen, and it would be).
     """
 
     forward: float = 0.0
@@ -83,7 +82,6 @@ class Durations:
     other: float = 0.0
     scoring: float = 0.0
     fill: float = 0.0
-    energy: float = 0.0
     keeps: bool = False
 
     @classmethod
@@ -101,7 +99,6 @@ class Durations:
             other=message.other_seconds,
             scoring=message.scoring_batches,
             fill=message.fill_seconds,
-            energy=message.energy_joules,
             keeps=message.keeps_frozen_layers,
         )
 
@@ -141,7 +138,7 @@ def bounded(durations: Durations, seen: float, sending: float = 0.0) -> Duration
     there = max(seen - sending, _LEAST_SHARE * seen)
     if own > there:
         scale = there / own
-        scaled = {name: getattr(durations, name) * scale for name in ("forward", "backward", "down", "other")}
+        scaled = {name: getattr(durations, name) * scale for name in ("forward", "backward", "down", "other", "fill")}
         return replace(durations, **scaled)
     return replace(durations, other=durations.other + there - own)
 
@@ -154,7 +151,6 @@ def estimated(known: Capacity, new: Durations) -> Capacity:
         backward=_smoothed(known.backward, _per(new.backward, new.backward_layers, FASTEST_LAYER_S, SLOWEST_S)),
         fixed=_without_leaps(known.fixed, new.other),
         scoring=_scoring(known, new),
-        energy=_smoothed(known.energy, new.energy or None),
         up=_smoothed(known.up, _rate(new.up_bytes, new.up)),
         down=_smoothed(known.down, _rate(new.down_bytes, new.down)),
         keeps=new.keeps,

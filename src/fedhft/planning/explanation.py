@@ -15,7 +15,7 @@ from fedhft.planning.horizon import Bound, Planned, least_steps
 
 @dataclass(frozen=True)
 class Explained:
-    """One client's plan. Seconds are of its round; planned: None where its device was not measured."""
+    """One client's plan. Seconds are of its round; planned: None where nothing was planned for it yet."""
 
     client: str
     candidate: Candidate
@@ -42,12 +42,14 @@ def explain(
     allocated: Allocated,
 ) -> list[Explained]:
     """Every candidate's plan, by what is known of devices now; in the order of their names."""
-    work = work_of(spec, schema, allocated.gains, max(1, spec.rounds.total - number + 1))
+    work = work_of(spec, schema, allocated.gains, spec.rounds.total - number + 1)
     found = []
     for client, candidate in sorted(candidates.items()):
         known, own = capacities.get(client), allocated.plan_of(client)
-        if known is None or not known.is_measured or own is None:
-            why = "was not measured yet: it trains what its tier says"
+        measured = known is not None and known.is_measured
+        if known is None or not measured or own is None:
+            since = "has been measured since the plans were made" if measured else "has not been measured yet"
+            why = f"{since}: until it is planned for, it trains what its tier says"
             found.append(Explained(client, candidate, None, 0.0, 0.0, 0.0, 0.0, 0.0, why))
             continue
         device = device_of(spec, candidate, known)
@@ -61,10 +63,9 @@ def _explained(
     least = least_steps(device.steps)
     if not own.steps:
         would = _seconds(device, work, 1, least, scores=False)
-        turn = _ordinal(allocated.absent.get(client, 1))
         why = (
             f"too slow for rounds of {allocated.horizon:.3g} s: one layer and {least} of {device.steps} steps would "
-            f"take {would:.3g} s; sits out, for the {turn} round of at most {sits_out} in a row"
+            f"take {would:.3g} s; sits out, round {allocated.absent.get(client, 1)} of at most {sits_out} in a row"
         )
         return Explained(client, candidate, own, 0.0, 0.0, 0.0, 0.0, 0.0, why)
     run = own.depth if device.keeps else work.layers
@@ -113,7 +114,3 @@ def _seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -
     column = depth - 1
     scoring = found.scoring[0, column] if scores else 0.0
     return float(found.once[0, column] + scoring + steps * found.step[0, column])
-
-
-def _ordinal(number: int) -> str:
-    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")

@@ -29,6 +29,7 @@ from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
 from fedhft.job_sections import RoundsSpec
 from fedhft.methods import Allocation
+from fedhft.paths import expanded
 from fedhft.planning.allocation import Allocated
 from fedhft.planning.estimates import Durations
 from fedhft.process.device_name import CPU
@@ -313,7 +314,7 @@ def _start(spec: JobSpec) -> AdapterValues | None:
     origin = spec.adapter.origin
     if not origin:
         return None
-    folder = Path(origin).expanduser()
+    folder = expanded(origin)
     if not folder.is_dir():
         raise FedhftError.field(
             ErrorCode.INVALID_ARGUMENT, FIELD, origin, "is not a folder, and a simulation has no server to ask",

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Start
+from fedhft.paths import expanded
 from fedhft.training.device.choice import CPU, base_dtype
 from fedhft.training.digest import base_digest, read_config, tokenizer_digest
 from fedhft.training.fit import (
@@ -161,7 +162,7 @@ def model_folder(name: str, revision: str | None) -> Path:
 
     Raises FedhftError(INVALID_MODEL).
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return path.resolve()
     looks_like_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists()

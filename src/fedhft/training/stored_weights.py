@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,19 @@ def stored_values_of(path: Path, name: str) -> Float32:
     raise FedhftError(ErrorCode.INVALID_MODEL, f"model {path}: holds no {name}; give the model that the agents used")
 
 
+def as_float32(data: bytes | bytearray, dtype: str, shape: Sequence[int]) -> Float32 | None:
+    """Values as they lie in a file, as float32. dtype: as safetensors names it; None for one that is not of floats."""
+    kind = _KINDS.get(dtype)
+    if kind is None:
+        return None
+    values = np.frombuffer(data, kind)
+    if kind == "<u2":  # bf16: the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # a float64 may be beyond float32
+        found: Float32 = values.astype(np.float32).reshape(tuple(shape))
+    return found
+
+
 def _unwrapped(name: str) -> str:
     """A stored name without what wrappers put before it."""
     while (bare := next((name.removeprefix(w) for w in WRAPPERS if name.startswith(w)), name)) != name:
@@ -104,22 +118,19 @@ def _unwrapped(name: str) -> str:
 
 
 def _read(file: Path, name: str, tensor: Any) -> Float32:
-    kind = _KINDS.get(tensor.get("dtype"))
-    if kind is None:
-        raise _torn(file, f"holds {name!r} as {tensor.get('dtype')!r}, which is not a floating-point number")
     begin, end = tensor["data_offsets"]
     try:
         with file.open("rb") as stream:
             start = 8 + int.from_bytes(stream.read(8), "little")
             stream.seek(start + begin)
-            data = np.frombuffer(stream.read(end - begin), kind)
+            data = stream.read(end - begin)
     except OSError as error:
         raise FedhftError(
             ErrorCode.INVALID_MODEL, f"model {file}: cannot be read ({error.strerror}); check permissions and disk"
         ) from error
-    if kind == "<u2":  # bf16: the upper half of a float32
-        data = (data.astype(np.uint32) << 16).view(np.float32)
-    values: Float32 = data.astype(np.float32).reshape(tensor["shape"])
+    values = as_float32(data, tensor.get("dtype"), tensor["shape"])
+    if values is None:
+        raise _torn(file, f"holds {name!r} as {tensor.get('dtype')!r}, which is not a floating-point number")
     return values
 
 

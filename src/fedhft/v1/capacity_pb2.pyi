@@ -37,7 +37,6 @@ class Durations(_message.Message):
     OTHER_SECONDS_FIELD_NUMBER: _builtins.int
     SCORING_BATCHES_FIELD_NUMBER: _builtins.int
     FILL_SECONDS_FIELD_NUMBER: _builtins.int
-    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
     forward_seconds: _builtins.float
     """Forward passes: training, scoring, filling the cache of frozen layers."""
@@ -56,8 +55,6 @@ class Durations(_message.Message):
     """Batches of the job that a round with scores scores, training rows not counted."""
     fill_seconds: _builtins.float
     """Of forward_seconds: passing rows through the frozen layers once."""
-    energy_joules: _builtins.float
-    """Energy of the round, joules, where the device can say; 0 where it cannot."""
     keeps_frozen_layers: _builtins.bool
     """Whether what leaves the frozen layers was kept, so that they were run once per row."""
     def __init__(
@@ -74,12 +71,11 @@ class Durations(_message.Message):
         other_seconds: _builtins.float = ...,
         scoring_batches: _builtins.float = ...,
         fill_seconds: _builtins.float = ...,
-        energy_joules: _builtins.float = ...,
         keeps_frozen_layers: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_layer_steps", b"backward_layer_steps", "backward_seconds", b"backward_seconds", "down_bytes", b"down_bytes", "down_seconds", b"down_seconds", "energy_joules", b"energy_joules", "fill_seconds", b"fill_seconds", "forward_layer_steps", b"forward_layer_steps", "forward_seconds", b"forward_seconds", "keeps_frozen_layers", b"keeps_frozen_layers", "other_seconds", b"other_seconds", "scoring_batches", b"scoring_batches", "up_bytes", b"up_bytes", "up_seconds", b"up_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_layer_steps", b"backward_layer_steps", "backward_seconds", b"backward_seconds", "down_bytes", b"down_bytes", "down_seconds", b"down_seconds", "fill_seconds", b"fill_seconds", "forward_layer_steps", b"forward_layer_steps", "forward_seconds", b"forward_seconds", "keeps_frozen_layers", b"keeps_frozen_layers", "other_seconds", b"other_seconds", "scoring_batches", b"scoring_batches", "up_bytes", b"up_bytes", "up_seconds", b"up_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

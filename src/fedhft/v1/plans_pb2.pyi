@@ -206,7 +206,6 @@ class Capacity(_message.Message):
     DOWN_FIELD_NUMBER: _builtins.int
     DEEPEST_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
-    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
     forward_ms: _builtins.float
     """Milliseconds of one layer for one batch of the job."""
@@ -218,8 +217,6 @@ class Capacity(_message.Message):
     """Layers it has memory to train; 0: not stated."""
     keeps_frozen_layers: _builtins.bool
     """Whether it runs frozen layers once per row."""
-    energy_joules: _builtins.float
-    """Joules of a round; 0: not known."""
     reports: _builtins.int
     """Rounds that it was measured in."""
     def __init__(
@@ -231,12 +228,11 @@ class Capacity(_message.Message):
         down: _builtins.float = ...,
         deepest: _builtins.int = ...,
         keeps_frozen_layers: _builtins.bool = ...,
-        energy_joules: _builtins.float = ...,
         reports: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_ms", b"backward_ms", "deepest", b"deepest", "down", b"down", "energy_joules", b"energy_joules", "forward_ms", b"forward_ms", "keeps_frozen_layers", b"keeps_frozen_layers", "reports", b"reports", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_ms", b"backward_ms", "deepest", b"deepest", "down", b"down", "forward_ms", b"forward_ms", "keeps_frozen_layers", b"keeps_frozen_layers", "reports", b"reports", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,6 +17,7 @@ from fedhft.errors import ErrorCode, FedhftError
 
 _POLYNOMIAL = 0x82F63B78
 """CRC-32C (Castagnoli), reflected."""
+_LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 def _table() -> tuple[int, ...]:
@@ -50,7 +51,7 @@ class TensorBoard:
     def write(self, round_number: int, figures: Mapping[str, float]) -> None:
         """See Tracker."""
         values = b"".join(
-            _bytes(1, _bytes(1, name.encode()) + b"\x15" + struct.pack("<f", value))
+            _bytes(1, _bytes(1, name.encode()) + b"\x15" + struct.pack("<f", _within_float32(value)))
             for name, value in sorted(figures.items())
         )
         try:
@@ -61,7 +62,10 @@ class TensorBoard:
 
     def close(self, completed: bool) -> None:
         """See Tracker."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def _record(self, data: bytes) -> None:
         length = struct.pack("<Q", len(data))
@@ -72,6 +76,10 @@ class TensorBoard:
             ErrorCode.INVALID_ARGUMENT, "--tracker", str(self._folder), f"cannot be written: {error.strerror or error}",
             "name a folder that this user can write to",
         )  # fmt: skip
+
+
+def _within_float32(value: float) -> float:
+    return min(max(value, -_LARGEST_FLOAT32), _LARGEST_FLOAT32)
 
 
 def _event(seconds: float) -> bytes:

@@ -76,7 +76,7 @@ class Arithmetic:
 
 class PrefixCache:
     """The prefix of one network. identity: everything besides boundary and dtype that its values depend on. passes:
-    where passes that fill it are counted.
+    where passes of rows through frozen layers are counted; those of `fill` whoever calls times.
 
     Not safe for concurrent use.
     """
@@ -100,7 +100,7 @@ class PrefixCache:
         """By boundary; None where the cache was refused."""
         self._dtype = torch.float32
         self._width = 0
-        self._fill_passes = passes
+        self._passes = passes
 
     def hidden(self, rows: Rows, index: NDArray[np.int64], inputs: Inputs, boundary: int) -> torch.Tensor | None:
         """What enters `boundary` > 0 for the rows `index` whose inputs are `inputs`: (batch x tokens x width).
@@ -136,7 +136,9 @@ class PrefixCache:
         rows = next((rows for rows in parts if len(rows)), None)
         if rows is None or (boundary in self._files and self._files[boundary] is None):
             return
-        file = self._files.get(boundary) or self._file(boundary, self._stack.dtype, self._stack.width)
+        file = self._files.get(boundary)
+        if file is None:
+            file = self._file(boundary, self._stack.dtype, self._stack.width)
         if file is None:
             return
         batches = [(rows, part) for rows in parts for part in self._absent(file, rows, cut)]
@@ -162,7 +164,7 @@ class PrefixCache:
             keys, spans = self._keys_of(rows, index), _spans(rows.inputs(index)["attention_mask"])
             for key, row, span in zip(keys, values, spans, strict=True):
                 file.append(key, np.ascontiguousarray(row[span]))
-            self._fill_passes().layer_rows += filling.layers * len(index)
+            self._passes().layer_rows += filling.layers * len(index)
             metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(len(index))
 
     def _absent(self, file: RowFile, rows: Rows, cut: Cut) -> list[NDArray[np.int64]]:
@@ -217,8 +219,10 @@ class PrefixCache:
         """Compute the rows at the places `absent` of the batch, put them in `out`, and keep them if there is room."""
         chosen = index[np.array(absent)]
         inputs = self._to_device(rows.inputs(chosen))
-        with self._fill_passes().running(len(absent) * boundary):
-            values = _as_array(self._computed(rows, chosen, inputs, boundary), self._kept_as)
+        with self._passes().running():
+            computed, start = self._computed(rows, chosen, inputs, boundary)
+            values = _as_array(computed, self._kept_as)
+        self._passes().layer_rows += len(absent) * (boundary - start)
         for row, place, own in zip(values, absent, _spans(inputs["attention_mask"]), strict=True):
             found = np.ascontiguousarray(row[own])
             out[place, spans[place]] = found
@@ -227,16 +231,18 @@ class PrefixCache:
             except OSError as error:
                 self._folder.unwritten(error)
 
-    def _computed(self, rows: Rows, index: NDArray[np.int64], inputs: Inputs, boundary: int) -> torch.Tensor:
-        """What enters the boundary, from the nearest boundary below it at which all these rows are kept."""
+    def _computed(
+        self, rows: Rows, index: NDArray[np.int64], inputs: Inputs, boundary: int
+    ) -> tuple[torch.Tensor, int]:
+        """What enters the boundary, from the nearest boundary below it at which all these rows are kept; and which."""
         keys = self._keys_of(rows, index)
         for lower in sorted((b for b in self._files if b < boundary), reverse=True):
             file = self._files[lower]
             if file is not None and all(key in file for key in keys):
                 hidden, _ = self._gather(file, rows, index, inputs, lower)
                 with self._stack.skipping(lower, hidden):
-                    return self._stack.entering(boundary, lambda: self._arithmetic.run(inputs), lower)
-        return self._stack.entering(boundary, lambda: self._arithmetic.run(inputs))
+                    return self._stack.entering(boundary, lambda: self._arithmetic.run(inputs), lower), lower
+        return self._stack.entering(boundary, lambda: self._arithmetic.run(inputs)), 0
 
     def _read(self, file: RowFile, key: bytes, out: NDArray[Any], span: NDArray[np.int64]) -> bool:
         first, last = int(span[0]), int(span[-1]) + 1

@@ -1,0 +1,65 @@
+"""Why a device was planned what it was: the parts add up, and each bound is said in words with its figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fedhft.planning.allocation import Allocated
+from fedhft.planning.estimates import Capacity
+from fedhft.planning.explanation import Explained, explain
+from fedhft.planning.horizon import Bound
+from tests.unit.test_allocation import CANDIDATES, FAST, NAMES, made, spec
+from tests.unit.test_rounds_opening import SCHEMA
+
+SLOW = replace(FAST, forward=5.0, backward=5.0)
+
+
+def explained(allocated: Allocated, number: int = 1, **changed: Capacity | None) -> dict[str, Explained]:
+    known = {**dict.fromkeys(NAMES, FAST), **changed}
+    measured = {name: one for name, one in known.items() if one is not None}
+    return {one.client: one for one in explain(spec(), SCHEMA, number, CANDIDATES, measured, allocated)}
+
+
+def test_the_parts_of_every_plan_add_up_to_its_seconds() -> None:
+    whole, far = replace(FAST, forward=0.08, keeps=False), replace(FAST, up=1e3)
+    found = explained(made(c=whole, d=far), c=whole, d=far)
+    assert list(found) == sorted(NAMES)
+    for one in found.values():
+        assert one.planned is not None
+        assert one.planned.steps
+        assert one.seconds == pytest.approx(one.planned.seconds)
+    assert found["c"].fill == 0.0
+    assert found["d"].link > 10 * found["a"].link
+
+
+def test_one_that_sits_out_is_told_for_how_long() -> None:
+    first = made(h=SLOW)
+    assert first.plans["h"].bound is Bound.ABSENT
+    second = made(2, first, h=SLOW)
+    for number, allocated in ((1, first), (2, second)):
+        one = explained(allocated, number, h=SLOW)["h"]
+        assert one.seconds == 0.0
+        assert one.why.startswith(
+            f"too slow for rounds of {allocated.horizon:.3g} s: one layer and 3 of 12 steps would"
+        )
+        assert one.why.endswith(f"sits out, round {number} of at most 2 in a row")
+    turn = explained(made(3, second, h=SLOW), 3, h=SLOW)["h"]
+    assert turn.planned is not None
+    assert turn.planned.bound is Bound.TURN
+    assert "everybody waits for its least plan once" in turn.why
+
+
+def test_one_without_a_plan_is_told_why() -> None:
+    planned = made()
+    without = replace(planned, plans={name: one for name, one in planned.plans.items() if name != "b"})
+    found = explained(without, a=None)
+    assert found["a"].why.startswith("has not been measured yet: until it is planned for, it trains what its tier says")
+    assert found["b"].why.startswith("has been measured since the plans were made: until it is planned for")
+    assert {found["a"].planned, found["b"].planned} == {None}
+
+
+def test_memory_that_ends_a_plan_is_named_with_its_layers() -> None:
+    small = replace(FAST, deepest=2)
+    assert explained(made(a=small), a=small)["a"].why == "it has memory for 2 layers"
