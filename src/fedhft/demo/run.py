@@ -82,7 +82,7 @@ def _run_method(
     try:
         federation.start()
         job = federation.jobs.submit(spec)
-        federation.start_agents(spec.name, [_absolute(own) for own in files])
+        federation.start_agents(spec.name, [own.absolute() for own in files])
         job = federation.follow(spec.name, settings.timeout_s, lambda change: table.show(method, change))
         wall_seconds = time.monotonic() - started
         cpu_seconds = federation.aggregator_cpu_seconds()
@@ -158,10 +158,6 @@ def _history(spec: JobSpec, job: jobs_pb2.Job, data: FederatedData, result: dict
         "memberships": told["memberships"],
         "result": result,
     }
-
-
-def _absolute(files: ClientFiles) -> ClientFiles:
-    return ClientFiles(files.client, files.train.absolute(), files.holdout.absolute(), files.shared.absolute())
 
 
 def _write_json(path: Path, value: object) -> None:
