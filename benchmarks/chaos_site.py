@@ -26,6 +26,8 @@ KINDS = ("redis", "aggregator", "clusterer", "agent")
 _WEIGHTS = {"redis": 3, "aggregator": 6, "clusterer": 2, "agent": 9}
 """How often a kind is killed, compared with the others."""
 _LISTEN_S = 60.0
+_TAKEOVER_S = "3"
+"""Shorter than usual: more rounds for the same kills, and leases that run out in their middle."""
 _MANY = 10
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -224,7 +226,8 @@ class Site:
         if name == "clusterer":
             return "fedhft_clusterer", arguments
         clusterer = f"127.0.0.1:{self._ports['clusterer'][0]}"
-        return "fedhft_aggregator", [*arguments, "--clusterer", clusterer, "--admin-listen", f"127.0.0.1:{admin}"]
+        arguments += ["--clusterer", clusterer, "--admin-listen", f"127.0.0.1:{admin}", "--takeover", _TAKEOVER_S]
+        return "fedhft_aggregator", arguments
 
 
 class Reaper:

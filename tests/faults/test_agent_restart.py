@@ -21,8 +21,8 @@ from fedhft.local.redis import EmbeddedRedis
 from tests.agents import ENVIRONMENT, Site, free_address
 from tests.models import tiny_model
 
-LONG = {"epochs": 60.0}
-"""A training of some seconds."""
+LONG = {"epochs": 20.0}
+"""A training of a second or more."""
 
 
 class Processes:
@@ -48,6 +48,8 @@ class Processes:
                 self._admin,
                 "--metrics-port",
                 "0",
+                "--takeover",
+                "2",
             ],
             self._folder / f"aggregator-{len(self._all)}.log",
             {**ENVIRONMENT, "FEDHFT_FAILPOINT": failpoint},
@@ -152,7 +154,7 @@ def test_an_agent_killed_while_training_trains_the_round_anew(processes: Process
 def test_an_agent_asked_to_stop_ends_between_two_batches_and_goes_on_later(processes: Processes) -> None:
     processes.aggregator()
     site = processes.site
-    site.submit("job", training={"epochs": 100.0})
+    site.submit("job", training=LONG, rounds={"total": 1})
     agent = processes.agent("--once")
     until(lambda: logged(agent, "training"), "training")
     agent.terminate()

@@ -49,7 +49,7 @@ class Site:
             "fedhft_aggregator",
             [
                 *("--redis", self.redis.url, "--clusterer", self.clusterer, "--metrics-port", "0"),
-                *("--listen", self.listen, "--admin-listen", self.admin),
+                *("--listen", self.listen, "--admin-listen", self.admin, "--takeover", "2"),
             ],
             self.folder / f"aggregator-{self.started}.log",
             {**ENVIRONMENT, "FEDHFT_FAILPOINT": failpoint},

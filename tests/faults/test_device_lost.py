@@ -23,11 +23,14 @@ AT_START = """
     from pathlib import Path
 
     import fedhft.training.device.choice as choice
+    import fedhft_agent.offers as offers
+    from fedhft.rpc.retry import Backoff
     from tests.pretend_device import Module, pretending
 
     here = pretending()
     here.__enter__()
     choice._ACCELERATORS = ("pretend",)
+    offers.Backoff = lambda first_s, longest_s: Backoff(1.0, longest_s)  # half a minute otherwise
     works = Module.used
     broken = Path({broken!r})
     lost = []

@@ -40,7 +40,7 @@ class Site:
             "fedhft_aggregator",
             [
                 *("--redis", self.redis.url, "--blobs", f"dir:{self.folder / 'blobs'}", "--metrics-port", "0"),
-                *("--listen", listen, "--admin-listen", admin),
+                *("--listen", listen, "--admin-listen", admin, "--takeover", "2"),
             ],
             self.folder / f"aggregator-{len(self.running)}.log",
             {"FEDHFT_FAILPOINT": failpoint},

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from benchmarks import scale_job
 from fedhft.errors import OUTCOMES, ErrorCode, FedhftError
@@ -34,7 +35,9 @@ labels = ["no", "yes"]
 
 @pytest.fixture(scope="module")
 def server(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an aggregator."""
+    """Address of an aggregator on a Redis without what other tests left there."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
     folder = tmp_path_factory.mktemp("aggregator")
     arguments = [
         "--listen",

@@ -72,7 +72,7 @@ def one_round(
     folder = PrefixFolder.open(cache, 1 << 30) if cache is not None else None
     if folder is not None:
         Network.on(base, spec).cache_prefix(folder, torch.float32)
-    worker = worker_for(spec, base=base)
+    worker = worker_for(spec, base=base, data=data_of(20, 8, 8))
     planned = plan(density=1.0 if spec.method.mask is MaskRule.NONE else density, depth=depth)
     shared = pb.Shard(index=0, count=1)
     signature = worker.signature().whole

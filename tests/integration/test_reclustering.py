@@ -20,8 +20,8 @@ from fedhft.wire.digest import digest_of
 from tests.models import rows, tiny_model
 from tests.workers import job_for
 
-CHANGED_AFTER = 3
-ROUNDS = 8
+CHANGED_AFTER = 2
+ROUNDS = 6
 
 
 def client(number: int, flipped: bool) -> ClientData:
@@ -38,7 +38,13 @@ def clients(flipped: str) -> dict[str, ClientData]:
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> JobSpec:
     model = tiny_model(tmp_path_factory.mktemp("model"))
-    return job_for(model, method={"preset": "fedhft"}, rounds={"total": ROUNDS}, training={"learning_rate": 5e-3})
+    return job_for(
+        model,
+        method={"preset": "fedhft"},
+        rounds={"total": ROUNDS},
+        training={"learning_rate": 5e-3},
+        evaluation={"every": 0},
+    )
 
 
 @pytest.fixture(scope="module")

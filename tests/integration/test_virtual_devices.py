@@ -19,7 +19,7 @@ from fedhft.simulation.virtual import VirtualSimulation
 from fedhft.training.base import load_base
 
 NAMES = tuple(f"c{i}" for i in range(8))
-ROWS = 24
+ROWS = 16
 LAYERS = 3
 FAST = {"forward": 0.05, "backward": 0.05, "fixed": 0.2, "up": 1e5, "down": 1e6}
 
@@ -90,7 +90,7 @@ def test_planning_by_capacity_evens_out_what_devices_take(model: Path) -> None:
 
 
 def test_a_device_that_slows_down_is_planned_for_within_two_rounds(model: Path) -> None:
-    spec = job(model, rounds={"total": 7})
+    spec = job(model, rounds={"total": 5})
     changing = fleet(c2={"changes": [{"round": 3, "slower": 10.0}]})
     ended = run(spec, changing)
     taken = seconds_of(ended)
@@ -101,7 +101,7 @@ def test_a_device_that_slows_down_is_planned_for_within_two_rounds(model: Path) 
 
 
 def test_a_device_out_of_all_bounds_sits_out_and_has_its_turn(model: Path) -> None:
-    spec = job(model, rounds={"total": 8}, planning={"sits_out": 2})
+    spec = job(model, rounds={"total": 5}, planning={"sits_out": 2})
     ended = run(spec, fleet(c7={"forward": 5.0, "backward": 5.0}))
     asked = [one.asked for one in ended.job.history]
     assert 7 in asked
@@ -130,12 +130,12 @@ def test_without_planning_nothing_differs_from_a_simulation_without_a_clock(mode
 def test_equal_devices_without_hurry_train_what_federated_lora_trains(model: Path) -> None:
     """k = L, all steps, equal ranks: plain federated LoRA, bit for bit."""
     fast = {name: Profile.model_validate({**FAST, "forward": 1e-6, "backward": 1e-6, "fixed": 50.0}) for name in NAMES}
-    planned = run(job(model, rounds={"total": 3}), fast)
+    planned = run(job(model, rounds={"total": 1}), fast)
     assert {(one.depth, one.bound.value) for one in plans_of(planned).values()} == {(LAYERS, "nothing")}
     wire = {"up": "fp32", "down": "fp32", "error_feedback": False}
     alike = {"rank": 4, "ranks": "uniform"}
-    capacity = run(job(model, rounds={"total": 3}, wire=wire, adapter=alike), fast)
-    uniform = run(job(model, "fedit", rounds={"total": 3}, wire=wire), fast)
+    capacity = run(job(model, rounds={"total": 2}, wire=wire, adapter=alike), fast)
+    uniform = run(job(model, "fedit", rounds={"total": 2}, wire=wire), fast)
     assert capacity.version is not None
     assert uniform.version is not None
     assert capacity.version.deltas == uniform.version.deltas

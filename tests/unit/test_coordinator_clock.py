@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from fedhft.records import JobStatus
+from fedhft.coordination.coordinator import Coordinator
+from fedhft.ids import JobId
+from fedhft.records import JobStatus, Topic
+from fedhft.store.in_memory import InMemoryStore
+from tests.light import light_job
 from tests.unit.story import JOB, Story, rules
 from tests.unit.test_coordinator_trouble import run_until
 
@@ -60,3 +66,22 @@ async def test_a_job_whose_stored_spec_cannot_be_read_is_shown_as_such_and_ends_
     record = await story.store.job(JOB)
     assert "stored job" in record.paused or "version = 7" in record.paused
     assert not record.status.over
+
+
+class Waited(InMemoryStore):
+    """Notes how long it is asked to wait, and ends whoever asks."""
+
+    seconds = 0.0
+
+    async def wait_change(self, job: JobId, topic: Topic, seen: int, timeout_s: float) -> int:
+        self.seconds = timeout_s
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(("lease_ms", "longest_s"), [(1_500, 0.5), (15_000, 5.0), (300_000, 5.0)])
+async def test_no_wait_outlasts_the_lease(lease_ms: int, longest_s: float) -> None:
+    store = Waited()
+    await store.create_job(JOB, light_job(JOB, rounds={"join_timeout": "1d"}).canonical())
+    with pytest.raises(asyncio.CancelledError):
+        await Coordinator(store, JOB, None, "one", lease_ms=lease_ms).run()
+    assert store.seconds == pytest.approx(longest_s)

@@ -14,7 +14,7 @@ from fedhft.aggregation.fold import BLOCK
 from fedhft.cli import job_views
 from fedhft.cli.server_options import DEFAULT_SERVER
 from fedhft.clustering import choice, fitting, prediction, selection, signature
-from fedhft.coordination import coordinator, tidying
+from fedhft.coordination import lease, tidying
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.jobs.client import JobsClient
 from fedhft.methods import PRESETS
@@ -186,7 +186,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/operations.md", f"the last {job_views.SHOWN_ROUNDS} rounds"),
         ("docs/operations.md", f"tell the newest {paging.HISTORY_PAGE}."),
         ("docs/operations.md", f"the last {paging.KEPT_ROUNDS:,} rounds are kept"),
-        ("docs/protocol.md", f"lease of {coordinator.LEASE_MS // 1000} s"),
+        ("docs/protocol.md", f"`--takeover`, {lease.LEASE_MS // 1000} s"),
         ("docs/protocol.md", f"Deltas of the last {retention.KEPT_VERSIONS} versions"),
         ("docs/protocol.md", f"by the server after {SERVER.longest_call_s:g} s"),
         (
@@ -200,7 +200,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/protocol.md", f"again after {offers.Offers().backoff.first_s:g} s"),
         ("docs/operations.md", f"Deltas of the last {retention.KEPT_VERSIONS} versions"),
         ("docs/operations.md", f"snapshots of the last {retention.KEPT_SNAPSHOTS}"),
-        ("docs/operations.md", f"within {coordinator.LEASE_MS // 1000} s"),
+        ("docs/operations.md", f"within `--takeover` ({lease.LEASE_MS // 1000} s)"),
         ("docs/operations.md", f"{pages.MAX_CONNECTIONS} connections at once"),
     ],
 )

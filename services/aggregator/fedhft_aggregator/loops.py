@@ -13,6 +13,7 @@ from fedhft.coordination.clusterer import Clusterer
 from fedhft.coordination.coordinator import Coordinator
 from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.job_cache import JobCache
+from fedhft.coordination.lease import LEASE_MS
 from fedhft.errors import FedhftError
 from fedhft.ids import JobId
 from fedhft.rounds.paging import KEPT_ROUNDS
@@ -37,6 +38,7 @@ class JobLoops:
         reached: Callable[[str], None],
         decoded: DecodedUpdates | None = None,
         kept_rounds: int = KEPT_ROUNDS,
+        lease_ms: int = LEASE_MS,
     ) -> None:
         self._store = store
         self._cache = cache
@@ -44,6 +46,7 @@ class JobLoops:
         self._reached = reached
         self._decoded = decoded
         self._kept_rounds = kept_rounds
+        self._lease_ms = lease_ms
         self._holder = uuid.uuid4().hex
         self._tasks: dict[JobId, asyncio.Task[None]] = {}
 
@@ -85,6 +88,7 @@ class JobLoops:
             job,
             self._clusterer,
             self._holder,
+            lease_ms=self._lease_ms,
             reached=self._reached,
             decoded=self._decoded,
             kept_rounds=self._kept_rounds,

@@ -54,7 +54,8 @@ async def serve(settings: AggregatorSettings) -> None:
             await stack.enter_async_context(watch.watching())
         jobs = JobCache(store)
         decoded = DecodedUpdates()
-        loops = JobLoops(store, jobs, clusterer, reached, decoded, settings.kept_rounds)
+        lease_ms = round(1000 * settings.takeover)
+        loops = JobLoops(store, jobs, clusterer, reached, decoded, settings.kept_rounds, lease_ms)
 
         deny_list = DenyList(store)
         await stack.enter_async_context(deny_list.following())

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from fedhft.coordination.lease import LEASE_MS
 from fedhft.process.settings import Listen, MetricsPort, ServiceSettings, flag_of
 from fedhft.rounds.paging import KEPT_ROUNDS
 from fedhft.rpc.address import parse_address
@@ -35,6 +36,13 @@ class AggregatorSettings(ServiceSettings):
         ge=1,
         description="rounds of every job whose figures are kept, one or two KB each in Redis; those of older ones are "
         "dropped",
+    )
+    takeover: float = Field(
+        LEASE_MS / 1000,
+        ge=1,
+        le=300,
+        description="seconds after which another replica, or this one started again, drives the jobs of one that died; "
+        "fewer mean more writes to the store, and take a job from a replica that is only slow",
     )
     page: str = Field(
         "",

@@ -18,6 +18,7 @@ from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.driven import Driven, Reached
 from fedhft.coordination.gauges import JobGauges
 from fedhft.coordination.history import RoundHistory, best_so_far
+from fedhft.coordination.lease import LEASE_MS
 from fedhft.coordination.opening import open_next
 from fedhft.coordination.trouble import Trouble
 from fedhft.errors import ErrorCode, FedhftError
@@ -46,8 +47,6 @@ from fedhft.store.interface import Store
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
-
-LEASE_MS = 15_000
 
 _ALIVE = tuple(status for status in JobStatus if not status.over)
 
@@ -92,8 +91,9 @@ class Coordinator:
                     return
                 await self._trouble.passed()
                 if wait_s > 0:
-                    longest = min(wait_s, LONGEST_WAIT_MS / 1000)
-                    await self._store.wait_change(self._job, Topic.ARRIVALS, seen, longest)
+                    # A wait may not outlast the lease: every step renews it.
+                    longest_ms = min(LONGEST_WAIT_MS, self._lease_ms / 3)
+                    await self._store.wait_change(self._job, Topic.ARRIVALS, seen, min(wait_s, longest_ms / 1000))
             except Exception as error:  # noqa: BLE001
                 # Whatever it is, it ends neither the job nor this loop: it is waited for, or the job is paused.
                 if isinstance(error, FedhftError) and error.code is ErrorCode.UNKNOWN_JOB:
