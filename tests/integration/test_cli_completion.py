@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
 import subprocess
@@ -11,7 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-from fedhft.cli.completion import ASK_S
+from fedhft.cli.completion import ASK_S, JobArgument
+from fedhft.cli.job import app
 from fedhft.rpc.server import ServerSettings, start_server
 from fedhft.v1 import jobs_pb2_grpc
 from tests.aggregator import serving
@@ -66,14 +68,23 @@ async def test_names_of_jobs_and_clients_come_from_the_server(fresh_redis_url: s
             await aggregator.client(name, light_job("notes")).enter()
         there = {"FEDHFT_ADMIN_SERVER": aggregator.address}
         assert await offered("fedhft job get ", tmp_path, **there) == ["tickets", "triage", "notes"]
-        for command in ("watch", "events", "clusters", "clients", "cancel", "pause", "resume", "delete", "export"):
-            assert await offered(f"fedhft job {command} t", tmp_path, **there) == ["tickets", "triage"]
+        assert await offered("fedhft job export t", tmp_path, **there) == ["tickets", "triage"]
         assert await offered(f"fedhft job get --server {aggregator.address} n", tmp_path) == ["notes"]
         assert await offered("fedhft client remove as", tmp_path, **there) == ["ash", "aspen"]
         assert await offered("fedhft job export notes --client b", tmp_path, **there) == ["birch"]
         assert await offered("fedhft job export gone --client b", tmp_path, **there) == []
         fish = await asyncio.to_thread(pressed, "fedhft job get tr", tmp_path, "fish", **there)
         assert fish.stdout.split() == ["triage", "waiting"], "shells that show a word on each get one"
+
+
+def test_every_command_about_a_job_completes_its_name() -> None:
+    about = {
+        str(command.name or command.callback.__name__): inspect.signature(command.callback).parameters["job"].annotation
+        for command in app.registered_commands
+        if command.callback is not None and "job" in inspect.signature(command.callback).parameters
+    }
+    assert {"get", "watch", "events", "clusters", "clients", "cancel", "delete", "export", "plan"} <= set(about)
+    assert {name for name, annotation in about.items() if annotation != JobArgument} == set()
 
 
 async def test_the_context_in_use_and_its_certificate_are_those_of_the_command(

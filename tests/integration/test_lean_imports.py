@@ -32,7 +32,8 @@ train(
 )
 print(*[name for name in ("torch._dynamo", "torch.distributed.tensor", "peft") if name in sys.modules])
 print("sympy" in sys.modules and sys.argv[2] == "streamed")
-print(torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item())
+if sys.argv[2] == "whole":  # seconds, and the same either way
+    print(torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item())
 """
 
 
@@ -42,4 +43,4 @@ def test_a_round_imports_no_compiler_and_leaves_it_usable(tmp_path: Path, archit
     path = tiny_model(tmp_path / "model", architecture)
     done = subprocess.run([sys.executable, "-c", _CLIENT, str(path), held], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["", "False", "1.0"]
+    assert done.stdout.splitlines() == ["", "False", *(["1.0"] if held == "whole" else [])]
