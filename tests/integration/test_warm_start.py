@@ -97,7 +97,7 @@ def test_another_alpha_keeps_the_function(model: Path, ended: Simulated, exporte
         ({"adapter": {"targets": ["query"]}}, "adapter.targets = 'query': the adapter of .* also adapts .*value"),
         ({"adapter": {"depth": 1}}, "adapter.targets = .* also adapts .*layer.0"),
         ({"adapter": {"targets": ["query", "value", "key"]}}, "does not adapt .*key"),
-        ({"method": "local"}, "adapter.from = .*: method local shares no adapter"),
+        ({"method": "local"}, "adapter.from = .*: method local shares no whole adapter"),
         (
             {"adapter": {"from": "elsewhere@3"}},
             "adapter.from = 'elsewhere@3': is not a folder, and a simulation has no",

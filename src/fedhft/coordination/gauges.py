@@ -100,7 +100,7 @@ def show_plans(job: JobId, schema: AdapterSchema, current: RoundRecord) -> None:
     families = (metrics.PLAN_DEPTH, metrics.PLAN_RANK_SUM, metrics.PLAN_DENSITY)
     federations.drop(job, families)
     for plan in {part.plan.tier: part.plan for part in current.participants.values()}.values():
-        ranks = sum(slot.rank for slot in plan.slots(schema))
+        ranks = sum(plan.rank_of(slot) for slot in plan.slots(schema))
         for family, value in zip(families, (plan.depth, ranks, plan.density), strict=True):
             family.labels(federation=job, tier=plan.tier).set(value)
 

@@ -21,7 +21,7 @@ from fedhft.jobs.messages import as_dict
 from fedhft.local.base_model import BaseModel, base_model
 from fedhft.local.federation import Federation, FederationLayout
 from fedhft.local.processes import deaf_to_interrupts
-from fedhft.methods import Combine, Trained
+from fedhft.methods import Trained
 from fedhft.reporting.plots import write_plots
 from fedhft.reporting.report import MethodRun, write_report
 from fedhft.reporting.result import DemoResult, run_result
@@ -121,7 +121,7 @@ def _simulate_method(
 def _export(
     federation: Federation, spec: JobSpec, job: jobs_pb2.Job, out: Path, model: BaseModel, table: RoundTable
 ) -> list[Path]:
-    if spec.method.combine is Combine.NONE:
+    if not spec.method.combine.makes_one_model:
         return []
     table.say(f"{spec.method.preset}: exporting adapters")
     path = "" if model.path is None else os.fspath(model.path)
