@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Allocation(StrEnum):
-    """Who gets which depth, density and number of local steps.
+    """Who gets which depth, density, rank and number of local steps.
 
     capacity: depth and steps by what each device was measured to do, within its tier (`fedhft.planning.allocation`).
     """
@@ -118,7 +118,7 @@ class Method(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = Field("fedhft", max_length=63, description="Name of the preset these choices started from.")
-    allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth, density and local steps.")
+    allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth, density, rank and local steps.")
     trained: Trained = Field(Trained.BOTH, description="What has gradients besides the head.")
     start: Start = Field(Start.CONTINUE, description="How a round begins.")
     combine: Combine = Field(Combine.FACTORS, description="How updates become one adapter.")

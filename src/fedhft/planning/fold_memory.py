@@ -1,9 +1,9 @@
 """How much memory a round's fold takes at most: bounded by schema and job, before any update has come.
 
 With J clusters, values per state V = sum over scopes of a scope's values: factors A (once if shared, else J times), B
-and head (J times); products J (out x in) per slot, their largest form (svd: beside the factors); weights J times. R is the rows of those tensors,
-N the values of one client's update, and m the tensors of its size that the server's step carries (momentum 1, adaptive
-steps 2):
+and head (J times); products J (out x in) per slot, their largest form (for svd beside the factors); weights J times. R
+is the rows of those tensors, N the values of one client's update, and m the tensors of its size that the server's step
+carries (momentum 1, adaptive steps 2):
 
     sums        16 (V + R)          two partial sums, float64: the running one and a block's
     held        (8 + 4 m) V         state, residual and what the step carries, of the version before, float32
