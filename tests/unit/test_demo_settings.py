@@ -34,6 +34,17 @@ def test_every_hidden_group_has_devices_of_every_tier() -> None:
     assert tier_of_clients(4, 3, 1) == (0, 1, 2, 0)
 
 
+@pytest.mark.parametrize("method", ["hetlora", "flexlora", "flora"])
+def test_where_ranks_may_differ_smaller_devices_have_fewer_columns_in_place_of_rows(method: str) -> None:
+    spec = job(method)
+    assert {name: (tier.rank, tier.density) for name, tier in spec.tiers.items()} == {
+        "density-1": (0, 1.0), "density-0.5": (4, 1.0), "density-0.25": (2, 1.0),
+    }  # fmt: skip
+    less = job(method, method=method, overrides=("adapter.rank=2", "tiers.density-1.rank=1"))
+    assert [tier.rank for tier in less.tiers.values()] == [1, 1, 1]
+    assert job("fedhft-paper").tiers["density-0.5"].density == 0.5
+
+
 def test_the_job_names_its_clients_their_tiers_and_the_labels() -> None:
     spec = job(data=small_data((0, 0, 0, 0)))
     assert spec.clients == CLIENTS
