@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wire_examples import BIG, UPDATE, delta_of
 
 from fedhft.adapter import MaskedDelta, MaskedMatrix, Part
+from fedhft.aggregation.direction import Measured
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, load_canonical, parse_job
 from fedhft.plan import AdapterPlan
@@ -220,6 +221,18 @@ def test_an_update_has_the_columns_of_its_plan(sent: int) -> None:
     with pytest.raises(FedhftError, match=r"is 384 x \d, the plan has 384 x 2") as refused:
         check_update(spec(), BIG, replace(PLAN, rank=2), delta)
     assert refused.value.code is ErrorCode.WRONG_SHAPE
+
+
+@quick
+@given(rank=st.integers(1, 8), seed=st.integers(0, 2**32))
+def test_the_direction_of_fewer_columns_is_that_of_zeros_in_the_others(rank: int, seed: int) -> None:
+    few = first_columns(delta_of(BIG, 1.0, seed), rank)
+    whole = {}
+    for key, matrix in few:
+        values = np.zeros(BIG.shape(key), np.float32)
+        values[:, : matrix.cols] = matrix.values
+        whole[key] = MaskedMatrix.full(values)
+    assert Measured.of(few).sketch == Measured.of(MaskedDelta(whole)).sketch
 
 
 # -- error feedback
