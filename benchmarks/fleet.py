@@ -46,6 +46,8 @@ class Arm:
     keeps: bool = True
     thirds: tuple[int, ...] = ()
     """Depths of the fast, middle and slow third; () for all alike."""
+    ranks: tuple[int, ...] = ()
+    """Ranks of the fast, middle and slow third; () for all alike."""
     rate: float = 3e-3
 
 
@@ -60,6 +62,10 @@ ARMS = (
     Arm("tiers 3/2/1, cache, int8", {"preset": "fedit", "allocation": "tiers"}, {"wire": _INT8}, thirds=(3, 2, 1)),
     Arm("depth 1, cache, int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 1}}),
     Arm("depth 2, cache, int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 2}}),
+    Arm("hetlora 8/4/2", {"preset": "hetlora"}, keeps=False, ranks=(8, 4, 2)),
+    Arm("flexlora 8/4/2", {"preset": "flexlora"}, keeps=False, ranks=(8, 4, 2)),
+    Arm("flora 8/4/2", {"preset": "flora"}, keeps=False, ranks=(8, 4, 2)),
+    Arm("fedsa-lora", {"preset": "fedsa-lora"}, keeps=False),
 )
 
 
@@ -97,7 +103,7 @@ def fleet(count: int, seed: int, forward: float, backward: float, layers: int) -
 
 
 def job(arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Sequence[str]) -> JobSpec:
-    """The job of an arm; depth per third of devices where the arm has them."""
+    """The job of an arm; depth or rank per third of devices where the arm has them."""
     raw: dict[str, Any] = {
         "name": "fleet",
         "seed": seed,
@@ -110,10 +116,10 @@ def job(arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Se
         "evaluation": {"final": False},
         **arm.changes,
     }
-    if arm.thirds:
+    if thirds := arm.thirds or arm.ranks:
         names = ("slow", "middle", "fast")
-        depths = dict(zip(names, reversed(arm.thirds), strict=True))
-        raw["tiers"] = {name: {"depth": depth} for name, depth in depths.items()}
+        what = "depth" if arm.thirds else "rank"
+        raw["tiers"] = {name: {what: given} for name, given in zip(names, reversed(thirds), strict=True)}
         raw["client_tiers"] = {device: names[3 * place // len(slow_first)] for place, device in enumerate(slow_first)}
     return parse_job(raw)
 

@@ -104,6 +104,13 @@ class Tier(Section):
     depth: int = Field(
         0, ge=0, le=4096, description="Layers, counted from the output, to train; 0 means adapter.depth."
     )
+    rank: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="Most columns of A and B that are held, trained and sent, the first ones; 0 means all. Of use to "
+        "methods that combine unequal ranks: products, padded, svd.",
+    )
     min_memory: Size = Field(0, description="Least memory budget, in bytes, that a device of this tier reports.")
 
 
@@ -212,7 +219,12 @@ class ServerSpec(Section):
         description="Share of the weight that is cut off at either end of every coordinate's values (combine = "
         "trimmed-mean); 0 cuts nothing, which is the mean.",
     )
-    publish_rank: int = Field(16, ge=1, le=1024, description="Rank of a published product delta (combine = products).")
+    publish_rank: int = Field(
+        16,
+        ge=0,
+        le=1024,
+        description="Rank of a published product delta (combine = products); 0 means as many as it has.",
+    )
 
 
 class WireSpec(Section):

@@ -43,6 +43,17 @@ def test_every_hidden_group_has_devices_of_every_tier() -> None:
     assert tier_of_clients(4, 3, 1) == (0, 1, 2, 0)
 
 
+@pytest.mark.parametrize("method", ["hetlora", "flexlora", "flora"])
+def test_where_ranks_may_differ_smaller_devices_have_fewer_columns_in_place_of_rows(method: str) -> None:
+    spec = job(method)
+    assert {name: (tier.rank, tier.density) for name, tier in spec.tiers.items()} == {
+        "density-1": (0, 1.0), "density-0.5": (4, 1.0), "density-0.25": (2, 1.0),
+    }  # fmt: skip
+    less = job(method, method=method, overrides=("adapter.rank=2", "tiers.density-1.rank=1"))
+    assert [tier.rank for tier in less.tiers.values()] == [1, 1, 1]
+    assert job("fedhft-paper").tiers["density-0.5"].density == 0.5
+
+
 def test_the_job_names_its_clients_their_tiers_and_the_labels() -> None:
     spec = job(data=small_data((0, 0, 0, 0)))
     assert spec.clients == CLIENTS
@@ -65,6 +76,15 @@ def test_with_devices_nobodys_tier_is_named_and_plans_go_by_capacity() -> None:
     assert tiers == ["density-1", "density-0.5", "density-0.25", "density-1"]
     fedit = demo_job(settings, "fedit", small_data(), "some/model", devices)
     assert fedit.method.allocation is Allocation.UNIFORM  # what a method is compared with stays what it is
+
+
+def test_with_devices_methods_of_unequal_ranks_give_smaller_ones_fewer_columns() -> None:
+    settings = DemoSettings(out=OUT)
+    devices = demo_devices(settings, CLIENTS, 1)
+    spec = demo_job(settings, "hetlora", small_data(), "some/model", devices)
+    assert spec.method.allocation is Allocation.TIERS
+    ranks = [spec.tiers[tier_of(spec, name, devices[name].memory)].rank for name in CLIENTS]
+    assert ranks == [0, 4, 2, 0]
 
 
 def test_devices_of_one_memory_have_one_tier_and_those_of_none_the_last(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ def demo(
     ] = Path("out/demo"),
     method: Annotated[
         str,
-        typer.Option(help="fedhft, fedhft-paper, fedit, ffa-lora, rolora, full or local.", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="fedhft, fedhft-paper, fedit, ffa-lora, rolora, hetlora, flexlora, flora, fedsa-lora, full or local.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "fedhft",
     compare: Annotated[
         str,
@@ -72,7 +75,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of data, partition and training.", rich_help_panel=_TRAINING)] = 0,
     tiers: Annotated[
         str,
-        typer.Option(help="Row densities of the device classes; clients take them in turn.", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="Row densities of the device classes (hetlora, flexlora, flora: shares of the rank); clients take them"
+            " in turn.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "1.0,0.5,0.25",
     clusters: Annotated[
         str,

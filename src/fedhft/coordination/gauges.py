@@ -102,11 +102,12 @@ def show_plans(job: JobId, schema: AdapterSchema, current: RoundRecord) -> None:
     """Show what the clients of a round train, by tier."""
     families = (metrics.PLAN_DEPTH, metrics.PLAN_RANK_SUM, metrics.PLAN_DENSITY)
     federations.drop(job, families)
-    ranks = {depth: _rank_sum(schema, depth) for depth in {part.plan.depth for part in current.participants.values()}}
+    different = {(part.plan.depth, part.plan.rank): part.plan for part in current.participants.values()}
+    ranks = {key: sum(plan.rank_of(slot) for slot in plan.slots(schema)) for key, plan in different.items()}
     by_tier: dict[str, list[tuple[float, ...]]] = {}
     for part in current.participants.values():
         plan = part.plan
-        by_tier.setdefault(plan.tier, []).append((plan.depth, ranks[plan.depth], plan.density))
+        by_tier.setdefault(plan.tier, []).append((plan.depth, ranks[plan.depth, plan.rank], plan.density))
     for tier, figures in by_tier.items():
         for family, column in zip(families, zip(*figures, strict=True), strict=True):
             family.labels(federation=job, tier=tier).set(sum(column) / len(column))
@@ -115,10 +116,6 @@ def show_plans(job: JobId, schema: AdapterSchema, current: RoundRecord) -> None:
 def show_horizon(job: JobId, seconds: float) -> None:
     """Show how long a round takes by the plans in force."""
     metrics.PLAN_HORIZON_SECONDS.labels(federation=job).set(seconds)
-
-
-def _rank_sum(schema: AdapterSchema, depth: int) -> int:
-    return sum(slot.rank for slot in schema.slots if slot.layer >= schema.layers - depth)
 
 
 def show_published(job: JobId, entry: RoundHistory, reports: Sequence[ClientReport]) -> None:

@@ -22,7 +22,7 @@ from fedhft.local.base_model import BaseModel, base_model
 from fedhft.local.devices import LocalDevice
 from fedhft.local.federation import Federation, FederationLayout
 from fedhft.local.processes import deaf_to_interrupts
-from fedhft.methods import Allocation, Combine, Trained
+from fedhft.methods import Allocation, Trained
 from fedhft.reporting.plots import write_plots
 from fedhft.reporting.report import MethodRun, write_report
 from fedhft.reporting.result import DemoResult, run_result
@@ -128,7 +128,7 @@ def _simulate_method(
 def _export(
     federation: Federation, spec: JobSpec, job: jobs_pb2.Job, out: Path, model: BaseModel, table: RoundTable
 ) -> list[Path]:
-    if spec.method.combine is Combine.NONE:
+    if not spec.method.combine.makes_one_model:
         return []
     table.say(f"{spec.method.preset}: exporting adapters")
     path = "" if model.path is None else os.fspath(model.path)

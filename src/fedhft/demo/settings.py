@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from fedhft.datasets.source import read_source
 from fedhft.documents import parse_toml
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
+from fedhft.job_sections import AdapterSpec
 from fedhft.local.devices import CLASSES, LocalDevice, read_devices
-from fedhft.methods import PRESETS, Allocation, method_of
+from fedhft.methods import PRESETS, Allocation, Combine, MaskRule, method_of
 from fedhft.training.tasks import kind_for
 
 CORPUS_ROWS = (240, 120, 60)
@@ -49,7 +51,7 @@ class DemoSettings:
     extra_holdout: int = 0
     validation_rows: int = 2000
     tiers: tuple[float, ...] = (1.0, 0.5, 0.25)
-    """Densities; clients take them in turn."""
+    """Densities, or shares of the rank where the method combines unequal ranks; clients take them in turn."""
     rounds: int = 6
     seed: int = 0
     epochs: float = 1.0
@@ -188,14 +190,17 @@ def demo_job(
             "client_timeout": settings.timeout_s,
         },
     }
-    if planned and method_of(method).allocation is Allocation.TIERS:
-        raw["method"]["allocation"] = "capacity"
     if settings.clusters is not None and method_of(method).is_clustered:
         raw["method"]["clusters"] = settings.clusters
     for override in settings.overrides:
         key, value = parse_override(override)
         if method == settings.method or key[0] not in _OF_ONE_METHOD:
             _set(raw, key, value, override)
+    choices = {**PRESETS[method], **raw["method"]}
+    if choices.get("mask") == MaskRule.NONE and choices.get("combine") in [one for one in Combine if one.takes_ranks]:
+        _as_ranks(raw)
+    elif planned and choices.get("allocation", Allocation.TIERS) == Allocation.TIERS:
+        raw["method"]["allocation"] = "capacity"
     return parse_job(raw)
 
 
@@ -220,6 +225,15 @@ def _tiers_by_memory(settings: DemoSettings, devices: Mapping[str, LocalDevice])
             for density, memory in zip(densities, least, strict=False)
         }
     }
+
+
+def _as_ranks(raw: dict[str, Any]) -> None:
+    """Give smaller devices fewer columns in place of fewer rows."""
+    most = raw.get("adapter", {}).get("rank", AdapterSpec().rank)
+    for tier in raw["tiers"].values():
+        share = tier.pop("density", 1.0)
+        if share < 1:
+            tier.setdefault("rank", math.ceil(share * most))
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:

@@ -91,7 +91,7 @@ def run_simulated(
     if export is not None:
         if ended.adapters is None:
             raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no adapter",
+                ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no whole adapter",
                 "leave it out, or choose a method that shares one",
             )  # fmt: skip
         adapters = write_adapters(ended.adapters, export, ended.job, base_path=model or "")

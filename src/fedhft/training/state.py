@@ -61,7 +61,7 @@ class WorkerState:
     round: last acknowledged round, 0 for none; the one before it once the server said that it left the update out.
     adapters, held: the sum of published blobs, and the version up to which each scope is complete. carried: error
     feedback. rows: scores and ages of the rows of each masked tensor.
-    own: the client's own adapter (methods that share nothing).
+    own: what stays with the client (all it trains, or B and the head), as differences from the job's start.
     signature, halves: the anchor signature of the data whose digest is `data_digest`, and those of its two halves.
     outcome_seen: round of the last outcome that the owner was told of, 0 for none.
     """

@@ -34,6 +34,7 @@ def code_update(
             group=spec.wire.group,
             levels=spec.wire.levels,
             version=int(task.view.version),
+            rank=int(task.plan.rank),
             rounding_seed=int(task.seed) if spec.method.start is Start.RESTART else None,  # where no error is carried
         )
     if 0 < task.max_update_bytes < len(blob):

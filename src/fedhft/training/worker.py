@@ -18,8 +18,8 @@ from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Combine, MaskRule
-from fedhft.plan import AdapterPlan, steps_of
+from fedhft.methods import MaskRule
+from fedhft.plan import AdapterPlan, sent_parts, steps_of
 from fedhft.planning.peak import Unfit
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
@@ -207,8 +207,9 @@ class ClientWorker:
                 "lower the learning rate",
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
-        blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
-        figures = self._measured(report, evaluate_seconds, delta.values if blob else 0)
+        sent = MaskedDelta({key: matrix for key, matrix in delta if key.part in sent_parts(self.spec.method)})
+        blob, carried = code_update(self.spec, self.schema, sent, self._state.carried, task)
+        figures = self._measured(report, evaluate_seconds, sent.values)
         figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
         draft = Draft(
@@ -240,8 +241,8 @@ class ClientWorker:
         forget_peak(self._network.device)
         started = time.perf_counter()
         scores: list[pb.Score] = []
-        shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
-        if shares and task.shared_mass_weighted.count and mass:
+        whole = self.spec.method.combine.makes_one_model  # without one there is no mass-weighted mixture
+        if whole and task.shared_mass_weighted.count and mass:
             self._load(mass, plan, task.round)
             self._network.prepare([self._rows.shard(task.shared_mass_weighted)], should_stop)
             scores += self._scores(
@@ -330,7 +331,7 @@ class ClientWorker:
 
     def _load(self, memberships: Sequence[float], plan: AdapterPlan, round_number: int) -> None:
         start = start_of(self._state, self.spec.method.combine, memberships)
-        self._network.load(start, plan.depth, int(round_number))
+        self._network.load(start, plan.depth, int(round_number), plan.rank)
 
     def _train_locally(
         self, task: pb.TrainTask | pb.EvaluateTask, plan: AdapterPlan, should_stop: Callable[[], bool]
@@ -360,8 +361,8 @@ class ClientWorker:
         seen = masks.importances(importance, delta, state.rows, self._network, spec)
         known = masks.remembered(state.rows, seen, rows, spec.mask.smoothing, number)
         own = dict(state.own)
-        if spec.method.combine is Combine.NONE:
-            for key, matrix in delta:
+        for key, matrix in delta:
+            if key.part not in sent_parts(spec.method):
                 own[key] = own[key] + matrix.dense() if key in own else matrix.dense().copy()
         return replace(state, round=number, rows=known, own=own)
 
