@@ -58,7 +58,7 @@ LATER_FIELDS = (
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
     ("planning", "every"), ("planning", "sits_out"), ("adapter", "ranks"), ("adapter", "scaling"),
-    ("adapter", "origin"),
+    ("adapter", "origin"), ("training", "rank_decay"), ("training", "rank_penalty"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
@@ -185,6 +185,11 @@ class JobSpec(Section):
                 return f"{given}: the adapter has rank {most}; write at most that, or raise adapter.rank"
             if tier.density < 1 and combine in (Combine.PADDED, Combine.SVD):
                 return f'tiers.{name}.density = {tier.density:g} with method.combine = "{combine}": set density = 1'
+        decay, penalty = self.training.rank_decay, self.training.rank_penalty
+        if decay < 1 and combine is not Combine.PADDED:
+            return f'training.rank_decay = {decay:g} with method.combine = "{combine}": set combine = "padded", or 1'
+        if penalty and decay == 1:
+            return f"training.rank_penalty = {penalty:g}: no columns are given up; set training.rank_decay below 1"
         if combine is Combine.SVD and self.wire.down != "fp32":
             return (
                 f'wire.down = "{self.wire.down}" with combine = "svd": factors have another basis every round, '

@@ -134,6 +134,16 @@ class TrainingSpec(Section):
     proximal: float = Field(
         0.0, ge=0, le=1e6, description="mu of FedProx: pulls what is trained back to where the round began; 0: off."
     )
+    rank_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="gamma of HetLoRA's rank self-pruning (combine = padded): the share of its columns that a client "
+        "keeps when it gives up the last ones; 1: off.",
+    )
+    rank_penalty: float = Field(
+        0.0, ge=0, le=1e6, description="lambda of HetLoRA's rank self-pruning: pulls the last columns to zero; 0: off."
+    )
     class_weights: (
         Literal["none", "balanced"]
         | Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=1, max_length=4096)]

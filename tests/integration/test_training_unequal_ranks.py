@@ -116,6 +116,7 @@ def job(site: Site, preset: str) -> JobSpec:
         method={"preset": preset, "clusters": 1},
         rounds={"total": 3, "min_clients": 3},
         evaluation={"final": True, "every": 1},
+        training={"rank_decay": 0.5, "rank_penalty": 30.0} if preset == "hetlora" else {},
         **tiers_of(preset),
     )
 

@@ -7,7 +7,7 @@
 
 A is held transposed, so that B A^T is the product. Norms are Frobenius norms, w_i = q_i p_ij as in `sums`. Where the
 sum has fewer directions than r, svd leaves the columns of A beyond them as they were, and those of B zero: where both
-are zero neither has a gradient.
+are zero neither has a gradient. How a client of `padded` gives up columns: `training.pruning`.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
 from fedhft.training.memory.arrangements import Arrangements
 from fedhft.training.network import Network
+from fedhft.training.pruning import first_columns, kept_columns, tail_norm
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
 from fedhft.training.update import code_update
@@ -130,7 +131,8 @@ class ClientWorker:
         return durations
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
-        """A task's plan as this client would train it: depth 0 means all layers.
+        """A task's plan as this client would train it: depth 0 means all layers, and columns
+        that it gave up are not trained again.
 
         Raises FedhftError(INVALID_ARGUMENT) for a plan that cannot be trained.
         """
@@ -141,7 +143,8 @@ class ClientWorker:
                 f"plan: depth {plan.depth} of {layers} layers, density {plan.density}, epochs {plan.epochs} "
                 f"cannot be trained; the server must send a depth within the model, and at most {MOST_EPOCHS} epochs",
             )
-        return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
+        ranks = [rank for rank in (plan.rank, self._state.rank) if rank]
+        return replace(AdapterPlan.of(plan), depth=plan.depth or layers, rank=min(ranks, default=0))
 
     def fit(self, plan: AdapterPlan) -> Unfit | None:
         """Find out how to carry out a plan within the memory there is; None, or what it lacks."""
@@ -183,18 +186,20 @@ class ClientWorker:
         Raises TrainingStopped when `should_stop` returns true, FedhftError(NON_FINITE) when training diverges,
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
+        if task.round <= self._state.round:
+            self._start_over(task.view)
         plan = self.plan(task.plan)
         self.fit(plan)
         begun = time.perf_counter()
         self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
-        if task.round <= self._state.round:
-            self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
         forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
         self._network.prepare(self._rows.of_task(task.evaluate, task.shared, whole=False), should_stop)
         scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared, whole=False)
+        kept = kept_columns(self.spec.training, self.schema, plan)
+        tail = tail_norm(self._network, kept) if kept else 0.0
         before_seconds = time.perf_counter() - started
         report, rows, importance = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
@@ -207,8 +212,10 @@ class ClientWorker:
                 "lower the learning rate",
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
+        if kept and tail_norm(self._network, kept) < tail:
+            plan, delta, after = replace(plan, rank=kept), first_columns(delta, kept), replace(after, rank=kept)
         sent = MaskedDelta({key: matrix for key, matrix in delta if key.part in sent_parts(self.spec.method)})
-        blob, carried = code_update(self.spec, self.schema, sent, self._state.carried, task)
+        blob, carried = code_update(self.spec, self.schema, sent, self._state.carried, task, plan.rank)
         figures = self._measured(report, evaluate_seconds, sent.values)
         figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
