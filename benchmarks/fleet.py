@@ -189,16 +189,22 @@ def main() -> int:
     parser.add_argument("--target", type=float, default=0.77)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--slower", type=float, default=2.0, help="the fastest device against this machine")
+    parser.add_argument(
+        "--step", default="", metavar="MS,MS", help="forward, backward as another process of the same run measured them"
+    )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", default="", help="names of arms that begin with one of these, separated by commas")
     parser.add_argument("--out", type=Path, help="file for the results, JSON")
     options = parser.parse_args()
     wanted = [name.strip() for name in options.only.split(",") if name.strip()]
     arms = [arm for arm in ARMS if not wanted or any(arm.name.startswith(name) for name in wanted)]
-    probe = job(ARMS[2], 0, 1, ["a", "b"], [])
-    shares = Shares(Partition.IID, 2, options.per_client, 1.0, 1)
-    own = hand_out(read_source(options.data, probe.task), shares, 0).clients[0]
-    forward, backward = measured(probe, ClientData.of(own.train, own.holdout, ()))
+    if options.step:
+        forward, backward = (float(part) / 1e3 for part in options.step.split(","))
+    else:
+        probe = job(ARMS[2], 0, 1, ["a", "b"], [])
+        shares = Shares(Partition.IID, 2, options.per_client, 1.0, 1)
+        own = hand_out(read_source(options.data, probe.task), shares, 0).clients[0]
+        forward, backward = measured(probe, ClientData.of(own.train, own.holdout, ()))
     print(f"measured: {1e3 * forward:.2f} ms forward, {1e3 * backward:.2f} ms backward per layer and batch of 16")
     results = []
     for seed in map(int, options.seeds.split(",")):
