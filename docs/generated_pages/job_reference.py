@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,8 @@ _SEE: Mapping[type[BaseModel], str] = {
     StoppingSpec: "[the best version](concepts.md#the-best-version-and-an-early-end)",
 }
 """Section of the job file -> where the documents explain it."""
+_LONG = 1 << 20
+"""From here on a power of two is easier to read as one."""
 
 
 def job_reference() -> str:
@@ -165,7 +168,8 @@ def _shape(shape: Mapping[str, Any]) -> str:
     kind = shape.get("type")
     if kind == "array":
         least = f", at least {shape['minItems']}" if shape.get("minItems") else ""
-        return f"list of {_shape(shape['items'])}s{least}"
+        item, comma, bounds = _shape(shape["items"]).partition(",")
+        return f"list of {item}s{comma}{bounds}{least}"
     if kind == "object":
         numbers = shape.get("additionalProperties", {}).get("type") == "number"
         return "table of numbers" if numbers else "table of strings"
@@ -180,16 +184,24 @@ def _bounds(shape: Mapping[str, Any]) -> str:
     most, below = shape.get("maximum"), shape.get("exclusiveMaximum")
     parts = []
     if least is not None and most is not None:
-        return f", {least:g} to {most:g}"
+        return f", {_number(least)} to {_number(most)}"
     if least is not None:
-        parts.append(f"at least {least:g}")
+        parts.append(f"at least {_number(least)}")
     if above is not None:
-        parts.append(f"above {above:g}")
+        parts.append(f"above {_number(above)}")
     if most is not None:
-        parts.append(f"at most {most:g}")
+        parts.append(f"at most {_number(most)}")
     if below is not None:
-        parts.append(f"below {'2^53' if below == 2**53 else format(below, 'g')}")
+        parts.append(f"below {_number(below)}")
     return "".join(f", {part}" for part in parts)
+
+
+def _number(value: float) -> str:
+    """As a person writes it: 16, 0.5, 10^6, 2^40."""
+    exponent = int(value).bit_length() - 1
+    if value == 2**exponent >= _LONG:
+        return f"2^{exponent}"
+    return re.sub(r"1e\+0*(\d+)", r"10^\1", f"{value:g}")
 
 
 def _toml(value: Any) -> str:

@@ -69,6 +69,36 @@ def test_a_simulation_that_gets_no_better_says_that_it_ended_early(tmp_path: Pat
     assert "round 3" not in shown
 
 
+def test_a_simulation_over_devices_takes_their_time_keeps_rows_and_writes_adapters(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.toml", tiny_model(tmp_path / "model"))
+    (tmp_path / "job.toml").write_text((tmp_path / "job.toml").read_text() + "[adapter]\ndepth = 1\n")
+    devices = tmp_path / "devices.toml"
+    devices.write_text("[devices.box]\ncount = 3\nforward = 60.0\nbackward = 60.0\n")
+    done = run_cli(
+        "simulate", job, "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "40",
+        "--devices", str(devices), "--cache", str(tmp_path / "cache"), "--export", str(tmp_path / "out"), "-o", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(done.stdout)["runs"]
+    assert all(entry["seconds"] > 120 for entry in run["history"])
+    assert any((tmp_path / "cache").rglob("rows.bin"))
+    (adapter,) = run["adapters"]
+    assert json.loads((Path(adapter) / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_what_a_simulation_cannot_write_is_refused_before_it_trains(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.toml", tiny_model(tmp_path / "model"))
+    file = tmp_path / "job.toml"
+    file.write_text(file.read_text().replace('preset = "fedhft"\nclusters = 1', 'preset = "local"'))
+    done = run_cli(
+        "simulate", job, "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "40",
+        "--export", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
+    assert "local publishes no adapter; leave it out" in done.stderr
+    assert "round 1" not in done.stdout
+
+
 def test_a_simulation_on_a_starved_machine_does_not_lose_its_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,12 +115,18 @@ async def test_a_slow_device_is_planned_less_from_its_trial_on(aggregator: Aggre
 
 async def test_a_report_changes_what_is_known_and_the_next_plans(aggregator: Aggregator) -> None:
     devices = await fleet(aggregator, job("report"))
+    devices["ash"].told_durations = trial(1e-6, 200)
     first = await round_of(devices)
     assert len({work(task) for task in first.values()}) == 1
     await asyncio.gather(*(device.train_task() for device in devices.values()))  # round 2 is open
-    # A device whose round took long, by the server's clock, however little it says it did.
-    capacities = await aggregator.store.capacities(JobId("report"), NAMES)
-    assert {one.reports for one in capacities.values()} == {2}  # the trial counts as one
+    known = await aggregator.store.capacities(JobId("report"), NAMES)
+    assert {one.reports for one in known.values()} == {2}  # the trial counts as one
+    # It says that it did next to nothing. What its round took by the server's clock is its fixed time then.
+    assert known["ash"].forward == pytest.approx(1e-6)
+    assert (known["ash"].fixed or 0.0) > 1e-3
+    now = await told(aggregator, "report")
+    assert now.round == 2
+    assert "became much faster or slower" in now.reason
 
 
 async def test_impossible_durations_are_named_and_the_round_goes_on(

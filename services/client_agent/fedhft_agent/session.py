@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation
-from fedhft.plan import AdapterPlan
 from fedhft.planning.peak import Unfit
-from fedhft.planning.tiers import plans, tier_of, too_large_for_all
+from fedhft.planning.tiers import tier_of, too_large_for_all
 from fedhft.process.signals import StopSignal
 from fedhft.records import PlanTooLarge
 from fedhft.rpc.retry import CallStoppedError
@@ -34,6 +33,7 @@ from fedhft_agent.connection import Connection, one_line
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
 from fedhft_agent.links import Links
 from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_task
+from fedhft_agent.tier_fit import tier_fit
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 
 log = logging.getLogger(__name__)
@@ -174,25 +174,11 @@ class Session:
 
         Where the server plans by capacity, a plan of fewer layers will do; how many fit is told when joining.
         """
-        client = self._worker.client
-        plan = plans(self._spec, self._worker.schema, {client: tier})[client]
-        lacking = self._worker.fit(plan)
-        self._deepest = plan.depth
-        if lacking is not None and self._spec.method.allocation is Allocation.CAPACITY:
-            self._deepest = self._deepest_below(plan)
-            if self._deepest:
-                return True
-        if lacking is not None:
-            self._decline(tier, lacking)
-        return lacking is None
-
-    def _deepest_below(self, plan: AdapterPlan) -> int:
-        """The most layers, fewer than the plan's, that fit the memory; 0 where not even one does."""
-        fits, most = 0, plan.depth - 1
-        while fits < most:
-            middle = (fits + most + 1) // 2
-            fits, most = (middle, most) if self._worker.fit(replace(plan, depth=middle)) is None else (fits, middle - 1)
-        return fits
+        found = tier_fit(self._worker, tier)
+        self._deepest = found.layers
+        if found.lacking is not None and not found.layers:
+            self._decline(tier, found.lacking)
+        return found.layers > 0
 
     def _decline(self, tier: str, lacking: Unfit) -> None:
         """Note that a tier's plan does not fit."""

@@ -80,6 +80,11 @@ def run_simulated(
             ErrorCode.INVALID_DATA, "task.labels", list(spec.task.labels), f"the data has {list(data.labels)}",
             "write the labels of the data's meta.json into the job, in that order",
         )  # fmt: skip
+    if export is not None and not spec.method.combine.makes_one_model:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no whole adapter",
+            "leave it out, or choose a method that shares one",
+        )  # fmt: skip
     started = time.monotonic()
     held = {
         own.client: ClientData.of(own.train, own.holdout, data.shared[own.group if len(data.shared) > 1 else 0])
@@ -88,12 +93,7 @@ def run_simulated(
     one_run = None if devices is None else partial(VirtualSimulation, profiles=read_profiles(devices, list(held)))
     ended = simulate(spec, held, model=model, machine=machine, observe=observe, one_run=one_run)
     adapters: list[Exported] = []
-    if export is not None:
-        if ended.adapters is None:
-            raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no whole adapter",
-                "leave it out, or choose a method that shares one",
-            )  # fmt: skip
+    if export is not None and ended.adapters is not None:
         adapters = write_adapters(ended.adapters, export, ended.job, base_path=model or "")
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(

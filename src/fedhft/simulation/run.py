@@ -7,6 +7,7 @@ model, and figures of sockets and processes (bytes carried, peak memory) do not 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ from fedhft.training.prefix.cache import KEPT_AS
 from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import capacity_pb2, federation_pb2, jobs_pb2
+
+log = logging.getLogger(__name__)
 
 NO_HURRY_S = 30 * 86400.0
 
@@ -120,7 +123,9 @@ class Simulation:
             await store.create_job(job, spec.canonical())
         else:
             schema = Network.on(self.base, self.spec).schema
-            snapshots, _ = start_of_job(spec, schema, self.start, str(self.base.path))
+            snapshots, left_out = start_of_job(spec, schema, self.start, str(self.base.path))
+            if left_out:
+                log.warning("%s: %s", self.start.source, left_out)
             version = await save_start(store.blobs, job, checked_start(spec, schema.to_json(), snapshots))
             await store.create_job(job, spec.canonical(), schema_json=schema.to_json(), start=version)
         await self._join(store, job, spec, self.clients)

@@ -21,7 +21,7 @@ from fedhft.scoring.metrics import DEFAULTS
 from fedhft.v1 import clients_pb2, clustering_pb2, jobs_pb2
 
 _LEFT_OUT = ("set_aside", "clipped", "capped", "opposed", "best")
-"""Lists of clients in a round's summary."""
+"""Fields of a round's summary that the page has elsewhere: lists of clients, and the best version."""
 _HEADS = ("job", "status", "reason", "paused", "blocked", "submitted_by", "rounds_done", "live", "declined")
 MOST_BOUNDED = 200
 """Most clients named in the list of bounded updates."""

@@ -29,6 +29,7 @@ from fedhft_agent.check.findings import Finding, Status, ok, warning
 from fedhft_agent.check.scene import Fit, Scene, per_job
 from fedhft_agent.state_directory import StateDirectory
 from fedhft_agent.streaming import streams_model
+from fedhft_agent.tier_fit import tier_fit
 
 if TYPE_CHECKING:
     from fedhft.training.base import LoadedBase
@@ -180,10 +181,12 @@ def _fit(scene: Scene, spec: JobSpec, base: LoadedBase) -> Fit | FedhftError | N
     try:
         while True:
             tier = tier_of(spec, settings.client, settings.memory, settings.tier, declined)
-            lacking = worker.fit(plans(spec, worker.schema, {settings.client: tier})[settings.client])
-            if lacking is None:
+            found = tier_fit(worker, tier)
+            if found.lacking is None:
                 return Fit(tier, tuple(declined))
-            declined.append(PlanTooLarge(tier=tier, needed=lacking.needed, allowed=lacking.allowed))
+            declined.append(PlanTooLarge(tier=tier, needed=found.lacking.needed, allowed=found.lacking.allowed))
+            if found.layers:
+                return Fit(tier, tuple(declined), found.layers)
     except FedhftError as error:
         return error
 
@@ -237,9 +240,12 @@ def _plan_of_job(scene: Scene, spec: JobSpec) -> Finding:
         lacking = "; ".join(
             f"the plan of tier {one.tier} needs {_size(one.needed)} of {_size(one.allowed)}" for one in fit.declined
         )
+        instead = (
+            f"trains at most {fit.layers} layers" if fit.layers else f"asks for a smaller one and gets tier {fit.tier}"
+        )
         return warning(
             "memory",
-            f"job {spec.name}: {lacking}, so the agent asks for a smaller one and gets tier {fit.tier}",
+            f"job {spec.name}: {lacking}, so the agent {instead}",
             "give the agent more memory for more layers",
         )
     return ok("memory", f"job {spec.name}: tier {fit.tier}")

@@ -33,10 +33,14 @@ class KnownJob:
 
 @dataclass(frozen=True)
 class Fit:
-    """The tier whose plan an agent would carry out here, and those it would decline before."""
+    """The tier whose plan an agent would carry out here, and those that do not fit.
+
+    layers: the most of the tier's layers that fit, in a job that plans by capacity; 0: all do.
+    """
 
     tier: str
     declined: tuple[PlanTooLarge, ...]
+    layers: int = 0
 
 
 @dataclass
