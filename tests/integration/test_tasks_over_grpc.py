@@ -70,7 +70,7 @@ def trained(site: Site, family: str, task: str) -> jobs_pb2.Job:
     try:
         return site.ended(task)
     finally:
-        stop_all(agents, 5.0, 15.0)
+        stop_all(agents, 0.0, 15.0)
 
 
 def exported(site: Site, task: str) -> Path:

@@ -244,11 +244,8 @@ def rounds_to_target(gains: Float64, rates: Float64) -> Float64:
 
 def _fewest_seconds(fleet: _Fleet, horizons: Float64) -> float:
     """The horizon with least T N; where no horizon reaches the target, the one that all can hold with most work."""
-    rounds = fleet.rounds(horizons)
-    seconds = horizons * rounds
-    if np.isfinite(seconds).any():
-        return float(horizons[int(np.nanargmin(np.where(np.isfinite(seconds), seconds, np.inf)))])
-    return float(horizons[-1])
+    seconds = horizons * fleet.rounds(horizons)
+    return float(horizons[int(seconds.argmin()) if np.isfinite(seconds).any() else -1])
 
 
 def _never_more_for_worse(devices: list[Device], plans: list[Planned], fleet: _Fleet) -> list[Planned]:
