@@ -121,7 +121,7 @@ const CHARTS = [
     id: "depth",
     title: () => "Layers trained",
     note: "with adapters, counted from the output",
-    show: format.score,
+    show: format.mean,
     zero: true,
     lines: () => [
       { name: "mean over clients", value: depth("depth_mean"), color: 1 },
