@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedhft.errors import ErrorCode
+from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
 from fedhft.v1 import capacity_pb2, federation_pb2, plans_pb2
 from tests.aggregator import Aggregator, refused, serving
+from tests.cli_runner import run_cli
 from tests.light import LightClient, light_job
 
 LAYERS = 6
@@ -167,6 +171,26 @@ async def test_a_plan_is_explained_and_supposed_devices_change_nothing(aggregato
     assert {one.depth for one in shallow.clients} == {1}
     again = await told(aggregator, "why")
     assert {one.client: one.depth for one in again.clients} == {one.client: one.depth for one in now.clients}
+
+
+async def test_people_are_shown_the_plans_and_what_they_would_be(aggregator: Aggregator, tmp_path: Path) -> None:
+    devices = await fleet(aggregator, job("shown"))
+    await round_of(devices)
+    asked = partial(asyncio.to_thread, run_cli, "job", "plan", "shown", "--server", aggregator.address)
+    shown = await asked()
+    assert shown.returncode == 0, shown.stderr
+    assert "shown: plans made for round 1 (the first); rounds of" in shown.stdout
+    assert all(any(line.strip().startswith(name) for line in shown.stdout.splitlines()) for name in NAMES)
+    assert (await asked("-o", "name")).stdout.split() == list(NAMES)
+    file = tmp_path / "devices.toml"
+    file.write_text("[devices.oak]\nslower = 50\n")
+    supposed = json.loads((await asked("--what-if", str(file), "-o", "json")).stdout)
+    depths = {one["client"]: one["depth"] * one["steps"] for one in supposed["clients"]}
+    assert depths["oak"] < depths["ash"]
+    file.write_text("[devices.elm]\nslower = 50\n")
+    refused_ = await asked("--what-if", str(file))
+    assert refused_.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
+    assert "'elm': is not a live client whose device was measured" in refused_.stderr
 
 
 async def test_what_cannot_be_supposed_is_refused(aggregator: Aggregator) -> None:

@@ -60,12 +60,12 @@ def test_alpha_is_the_slots_own_and_scaled_as_peft_scales_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({A: None}, "has no two factors that fit"),
-        ({A: torch.ones(3, 3)}, "has no two factors that fit"),
-        ({A: torch.ones(0, 3), B: torch.ones(4, 0)}, "has no two factors that fit"),
-        ({B: torch.ones(2)}, "has no two factors that fit"),
-        ({B: torch.tensor(1.0)}, "has no two factors that fit"),
-        ({B: torch.ones(4, 5, 2)}, "has no two factors that fit"),
+        ({A: None}, "does not have two factors that fit"),
+        ({A: torch.ones(3, 3)}, "does not have two factors that fit"),
+        ({A: torch.ones(0, 3), B: torch.ones(4, 0)}, "does not have two factors that fit"),
+        ({B: torch.ones(2)}, "does not have two factors that fit"),
+        ({B: torch.tensor(1.0)}, "does not have two factors that fit"),
+        ({B: torch.ones(4, 5, 2)}, "does not have two factors that fit"),
         ({B: torch.full((4, 2), math.nan)}, "has values that are not finite"),
         ({B: torch.full((4, 2), 1e300, dtype=torch.float64)}, "has values that are not finite"),
         ({B: torch.ones(4, 2, dtype=torch.int8)}, "is I8, not floating-point"),

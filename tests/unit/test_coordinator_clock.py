@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from fedhft_aggregator.loops import JobLoops
 
 from fedhft.coordination.coordinator import Coordinator
+from fedhft.coordination.job_cache import JobCache
 from fedhft.ids import JobId
 from fedhft.records import JobStatus, Topic
 from fedhft.store.in_memory import InMemoryStore
@@ -85,3 +87,22 @@ async def test_no_wait_outlasts_the_lease(lease_ms: int, longest_s: float) -> No
     with pytest.raises(asyncio.CancelledError):
         await Coordinator(store, JOB, None, "one", lease_ms=lease_ms).run()
     assert store.seconds == pytest.approx(longest_s)
+
+
+async def test_a_process_that_died_keeps_its_jobs_as_long_as_its_settings_say() -> None:
+    now = [1_000.0]
+    store = InMemoryStore(clock=lambda: now[0])
+    await store.create_job(JOB, light_job(JOB, rounds={"join_timeout": "1d"}).canonical())
+    loops = JobLoops(store, JobCache(store), None, lambda point: None, lease_ms=2_000)
+    loops.start(JOB)
+    for _ in range(500):
+        if store._jobs[JOB].holder is not None:
+            break
+        await asyncio.sleep(0.01)
+    driving = loops._tasks[JOB]
+    driving.cancel()
+    await asyncio.wait([driving])
+    now[0] += 1.9
+    assert await store.acquire(JOB, "another", 60_000) is None
+    now[0] += 0.2
+    assert await store.acquire(JOB, "another", 60_000) is not None

@@ -23,11 +23,11 @@ def test_supposed_devices_are_read_with_rates_as_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "has other than tables"),
-        ("x = 1\n", "has other than tables"),
-        ("devices = 3\n", "has other than tables"),
-        ("[devices]\nash = 3\n", "devices.ash = 3: has other keys"),
-        ("[devices.ash]\nspeed = 3\n", "has other keys than can be supposed; use slower, up, down, deepest"),
+        ("", "holds something other than tables"),
+        ("x = 1\n", "holds something other than tables"),
+        ("devices = 3\n", "holds something other than tables"),
+        ("[devices]\nash = 3\n", "devices.ash = 3: has keys that cannot be supposed"),
+        ("[devices.ash]\nspeed = 3\n", "has keys that cannot be supposed; use slower, up, down, deepest"),
         ('[devices.ash]\nup = "fast"\n', "'fast' is not a rate"),
         ("[devices.ash]\nslower = 0\n", "slower = 0 is not a number above 0"),
         ("[devices.ash]\ndeepest = 0\n", "deepest = 0 is not a number above 0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -27,9 +27,6 @@ from fedhft.cli.job_views import (
 from fedhft.cli.output import Output, answer, print_json
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.rounds.paging import HISTORY_PAGE
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(help="Submit and watch jobs on an aggregator.", no_args_is_help=True)
 

@@ -108,7 +108,6 @@ def export(
     paths = [str(one.path) for one in written]
     pushed = None
     if push_to_hub is not None:
-        from fedhft.errors import ErrorCode, FedhftError
         from fedhft.export.hub import push_to_hub as push
 
         if check is not False and any(one.checked is None for one in written):
@@ -141,9 +140,8 @@ def export(
 def version_of(job: jobs_pb2.Job, chosen: str) -> int:
     """The number of the version that a person asks for; 0: the last.
 
-    Raises typer.BadParameter for what is no version, FedhftError(JOB_NOT_RUNNING) where no version is the best yet.
+    Raises typer.BadParameter for what is not a version, FedhftError(JOB_NOT_RUNNING) where no version is the best yet.
     """
-
     if chosen.isdecimal() and len(chosen) < _LONGEST_NUMBER:
         return int(chosen)
     if chosen != "best":

@@ -52,14 +52,14 @@ def read_what_if(path: Path) -> list[plans_pb2.WhatIf]:
     if set(raw) != {"devices"} or not isinstance(devices, dict) or not devices:
         raise FedhftError(
             ErrorCode.INVALID_ARGUMENT,
-            f"{path}: has other than tables [devices.CLIENT]; write one per client, or `all`",
+            f"{path}: holds something other than tables [devices.CLIENT]; write one per client, or `all`",
         )
     found = []
     for client, changes in devices.items():
         where = f"{path}: devices.{client}"
         if not isinstance(changes, dict) or not set(changes) <= set(_KEYS):
             raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, where, changes, "has other keys than can be supposed",
+                ErrorCode.INVALID_ARGUMENT, where, changes, "has keys that cannot be supposed",
                 f"use {', '.join(_KEYS)}",
             )  # fmt: skip
         try:

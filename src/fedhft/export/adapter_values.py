@@ -72,7 +72,7 @@ def read_adapter(directory: Path) -> AdapterValues:
     for slot, found in sides.items():
         a, b = found.get("a"), found.get("b")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
-            raise _refused(str(directory), f"{slot} has no two factors that fit", "export the adapter again")
+            raise _refused(str(directory), f"{slot} does not have two factors that fit", "export the adapter again")
         pairs[slot] = LoraPair(a, b, _alpha_of(directory, config, slot, a.shape[0]))
     if not pairs:
         raise _refused(str(directory), f"{WEIGHTS_FILE} holds no LoRA factors", "give a LoRA adapter")
