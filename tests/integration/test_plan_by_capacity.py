@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,7 @@ async def test_a_slow_device_is_planned_less_from_its_trial_on(aggregator: Aggre
     assert tasks["fir"].plan.depth <= 2
     plans = {one.client: one for one in (await told(aggregator, "trial")).clients}
     assert plans["oak"].capacity.forward_ms == pytest.approx(10.0)
-    assert plans["fir"].why == "it has memory for 2 layers"
+    assert plans["fir"].why == "has memory for 2 layers"
     assert plans["fir"].bound == "memory"
 
 
@@ -130,7 +131,7 @@ async def test_a_report_changes_what_is_known_and_the_next_plans(aggregator: Agg
     assert (known["ash"].fixed or 0.0) > 1e-3
     now = await told(aggregator, "report")
     assert now.round == 2
-    assert "became much faster or slower" in now.reason
+    assert "became more than twice as fast, or as slow" in now.reason
 
 
 async def test_impossible_durations_are_named_and_the_round_goes_on(
@@ -179,7 +180,8 @@ async def test_people_are_shown_the_plans_and_what_they_would_be(aggregator: Agg
     asked = partial(asyncio.to_thread, run_cli, "job", "plan", "shown", "--server", aggregator.address)
     shown = await asked()
     assert shown.returncode == 0, shown.stderr
-    assert "shown: plans made for round 1 (the first); rounds of" in shown.stdout
+    # Trials of milliseconds beside other work may be far from the first round, and plans are made again.
+    assert re.search(r"shown: plans made for round [12] \(.+\), for rounds of", " ".join(shown.stdout.split()))
     assert all(any(line.strip().startswith(name) for line in shown.stdout.splitlines()) for name in NAMES)
     assert (await asked("-o", "name")).stdout.split() == list(NAMES)
     file = tmp_path / "devices.toml"

@@ -62,4 +62,4 @@ def test_one_without_a_plan_is_told_why() -> None:
 
 def test_memory_that_ends_a_plan_is_named_with_its_layers() -> None:
     small = replace(FAST, deepest=2)
-    assert explained(made(a=small), a=small)["a"].why == "it has memory for 2 layers"
+    assert explained(made(a=small), a=small)["a"].why == "has memory for 2 layers"

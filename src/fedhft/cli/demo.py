@@ -296,9 +296,9 @@ def print_devices(console: Console, run: RunResult) -> None:
         return
     title = f"{run.method}: plans by what devices were measured to do"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for head in ("client", "device", "core", "layers", "steps", "seconds", "why not more"):
+    for head in ("client", "device", "core", "layers", "steps", "seconds", "what limits it"):
         right = head in ("core", "layers", "seconds")
-        table.add_column(head, justify="right" if right else "left", no_wrap=head != "why not more")
+        table.add_column(head, justify="right" if right else "left", no_wrap=head != "what limits it")
     for one in run.devices:
         table.add_row(
             one.client,

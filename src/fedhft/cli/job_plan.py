@@ -88,13 +88,14 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
         Column("layers"),
         Column("steps", 1),
         Column("scores", 4),
-        Column("seconds", 1),
+        Column("planned s", 4),
+        Column("seconds now", 1),
         Column("training", 5),
         Column("scoring", 6),
         Column("fill", 6),
         Column("link", 5),
         Column("fixed", 6),
-        Column("ms per layer", 3),
+        Column("ms of a layer and batch, forward + backward", 3),
         Column("why", text=True),
     )
     rows = [
@@ -103,6 +104,7 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
             f"{one.depth}/{told.layers}" if one.steps else "-",
             f"{one.steps}/{one.epoch_steps}",
             "yes" if one.scores else "no",
+            _short(one.planned_seconds) if one.planned_seconds else "-",
             _short(one.seconds) if one.seconds else "-",
             *(
                 _short(seconds) if one.seconds else "-"
@@ -123,8 +125,8 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
     ]
     made = f"made for round {told.round} ({told.reason})" if told.round else told.reason
     title = (
-        f"{job}: plans {made}; rounds of {told.horizon_seconds:.3g} s, about {told.rounds:.0f} to the gain target, "
-        f"clients wait {told.waiting:.0%} of them"
+        f"{job}: plans {made}, for rounds of {told.horizon_seconds:.3g} s (of which a client waits {told.waiting:.0%} "
+        f"for the slowest, on average), about {told.rounds:.0f} to the gain target"
     )
     print_table(columns, rows, title)
 

@@ -105,5 +105,6 @@ async def learn_capacities(
     reset = sorted(client for client, now in after.items() if client in before and was_reset(before[client], now))
     current = await driven.store.allocated(driven.job)
     if reset and current is not None:
-        stale = f"{reset[0]} became much faster or slower" + (f", and {len(reset) - 1} more" if reset[1:] else "")
+        who = f"{reset[0]} and {len(reset) - 1} more" if reset[1:] else reset[0]
+        stale = f"{who} became more than twice as fast, or as slow"
         await driven.store.keep_allocated(driven.job, replace(current, stale=stale), fence)

@@ -150,6 +150,7 @@ def _client(one: Explained, known: Capacity) -> plans_pb2.ClientPlan:
         epoch_steps=one.candidate.steps,
         scores=own is None or own.scores,
         seconds=one.seconds,
+        planned_seconds=0.0 if own is None else own.seconds,
         training_seconds=one.training,
         scoring_seconds=one.scoring,
         fill_seconds=one.fill,

@@ -84,29 +84,35 @@ def _explained(
 
 
 def _why(device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
+    rounds = f"rounds of {allocated.horizon:.3g} s"
+    now = _seconds(device, work, own.depth, own.steps, own.scores)
     match own.bound:
         case Bound.NOTHING:
-            return "all layers and all steps: there is no more to do"
+            return "trains all layers and makes all steps of an epoch"
         case Bound.MEMORY:
-            return f"it has memory for {device.deepest} layers"
+            return f"has memory for {device.deepest} layers"
         case Bound.TURN:
             return (
-                f"too slow for rounds of {allocated.horizon:.3g} s; it has sat out, or only its trial is known, so "
-                "everybody waits for its least plan once"
+                f"too slow for {rounds}; it has sat out, or only its trial is known, so everybody waits for its least "
+                "plan once"
             )
         case Bound.SCORING:
             would = _seconds(device, work, own.depth, own.steps, scores=True)
-            return f"too slow to score as well: that would take it {would:.3g} s instead of {own.seconds:.3g} s"
+            return f"does not score versions: with that it would take {would:.3g} s, more than {rounds}"
+        case _ if now > allocated.horizon:
+            return (
+                f"fills {rounds}, by what was known when they were planned; by what is known now it takes {now:.3g} s"
+            )
         case _:
-            return f"{_one_more(device, own, work)}, longer than rounds of {allocated.horizon:.3g} s"
+            return f"{_one_more(device, own, work)}, more than {rounds}"
 
 
 def _one_more(device: Device, own: Planned, work: Work) -> str:
     if own.steps < device.steps:
         would = _seconds(device, work, own.depth, own.steps + 1, own.scores)
-        return f"one more step would take it {would:.3g} s"
+        return f"with one more step it would take {would:.3g} s"
     would = _seconds(device, work, min(own.depth + 1, work.layers), own.steps, own.scores)
-    return f"one more layer would take it {would:.3g} s"
+    return f"with one more layer it would take {would:.3g} s"
 
 
 def _seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -> float:

@@ -174,11 +174,11 @@ def _device_section(runs: Sequence[MethodRun]) -> list[str]:
     devices = runs[0].devices
     parts = ["## Devices and plans"] if devices or any(run.plans for run in runs) else []
     if devices:
-        heads = ("client", "device", "share of a core", "memory", "up", "down")
+        heads = ("client", "device", "share of a core", "memory budget", "upload", "download")
         rows = [
             [
                 client, device.name or "-", f"{device.cpu:g}", size(device.memory) if device.memory else "all",
-                f"{size(device.up)}/s", f"{size(device.down)}/s",
+                f"{8e-6 * device.up:g} Mbit/s", f"{8e-6 * device.down:g} Mbit/s",
             ]
             for client, device in sorted(devices.items())
         ]  # fmt: skip
@@ -191,19 +191,24 @@ def _device_section(runs: Sequence[MethodRun]) -> list[str]:
 
 def _plans_line(run: MethodRun, plans: plans_pb2.ExplainPlanResponse) -> str:
     return (
-        f"**{run.result.method}** was not told what the devices are: plans follow what each was measured to do. Those "
-        f"of the end were made for round {plans.round} ({plans.reason}): rounds of {plans.horizon_seconds:.3g} s, of "
-        f"which clients wait {plans.waiting:.0%}."
+        f"**{run.result.method}** was not told what agents were held to: it plans by what each was measured to do. Its "
+        f"last plans were made for round {plans.round} of {run.spec.rounds.total} ({plans.reason}), for rounds of "
+        f"{plans.horizon_seconds:.3g} s, of which a client waits {plans.waiting:.0%} for the slowest, on average. "
+        "Steps: of those of an epoch; scores: whether it scores versions in its rounds; seconds of its round by what "
+        "was known when the plans were made, and by what is known now; ms: of a layer and a batch."
     )
 
 
 def _plans(plans: plans_pb2.ExplainPlanResponse) -> str:
-    heads = ("client", "tier", "layers", "steps", "seconds", "ms per layer, forward + backward", "why not more")
+    heads = (
+        "client", "tier", "layers", "steps", "scores", "planned seconds", "seconds now", "ms forward + backward",
+        "what limits it",
+    )  # fmt: skip
     rows = [
         [
             one.client, one.tier, f"{one.depth} of {plans.layers}" if one.steps else "sits out",
-            f"{one.steps} of {one.epoch_steps}", f"{one.seconds:.3g}",
-            f"{one.capacity.forward_ms:.3g} + {one.capacity.backward_ms:.3g}", one.why,
+            f"{one.steps} of {one.epoch_steps}", "yes" if one.scores else "no", f"{one.planned_seconds:.1f}",
+            f"{one.seconds:.1f}", f"{one.capacity.forward_ms:.0f} + {one.capacity.backward_ms:.0f}", one.why,
         ]
         for one in plans.clients
     ]  # fmt: skip

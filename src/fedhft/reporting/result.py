@@ -97,7 +97,7 @@ class DevicePlan:
     """A client's device, and what it was given to do in the end, by its capacity.
 
     device: the class that it was held to, cpu: its share of a core; None for agents that were held to nothing. layers,
-    steps: 0 where it sat out; epoch_steps: of a whole pass over its rows. seconds: of its round, as estimated. why:
+    steps: 0 where it sat out; epoch_steps: of an epoch. seconds: of its round, as planned. why:
     what keeps it from doing more.
     """
 
@@ -198,7 +198,7 @@ def _device_plan(plan: plans_pb2.ClientPlan, held: LocalDevice | None) -> Device
         layers=plan.depth if plan.steps else 0,
         steps=plan.steps,
         epoch_steps=plan.epoch_steps,
-        seconds=round(plan.seconds, 3),
+        seconds=round(plan.planned_seconds, 3),
         why=plan.why,
     )
 

@@ -147,6 +147,7 @@ class ClientPlan(_message.Message):
     BOUND_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
+    PLANNED_SECONDS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     tier: _builtins.str
     depth: _builtins.int
@@ -155,7 +156,7 @@ class ClientPlan(_message.Message):
     epoch_steps: _builtins.int
     scores: _builtins.bool
     seconds: _builtins.float
-    """Where the seconds of its round go, by what is known of it."""
+    """Where the seconds of its round go, by what is known of it now."""
     training_seconds: _builtins.float
     scoring_seconds: _builtins.float
     fill_seconds: _builtins.float
@@ -165,6 +166,8 @@ class ClientPlan(_message.Message):
     """What keeps it from doing more: nothing, horizon, memory, scoring, turn, absent, or unmeasured."""
     why: _builtins.str
     """The same as a sentence with its figures."""
+    planned_seconds: _builtins.float
+    """Seconds of its round as they were when the plans were made."""
     @_builtins.property
     def capacity(self) -> Global___Capacity: ...
     def __init__(
@@ -185,10 +188,11 @@ class ClientPlan(_message.Message):
         bound: _builtins.str = ...,
         why: _builtins.str = ...,
         capacity: Global___Capacity | None = ...,
+        planned_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "capacity", b"capacity", "client", b"client", "depth", b"depth", "epoch_steps", b"epoch_steps", "fill_seconds", b"fill_seconds", "fixed_seconds", b"fixed_seconds", "link_seconds", b"link_seconds", "scores", b"scores", "scoring_seconds", b"scoring_seconds", "seconds", b"seconds", "steps", b"steps", "tier", b"tier", "training_seconds", b"training_seconds", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "capacity", b"capacity", "client", b"client", "depth", b"depth", "epoch_steps", b"epoch_steps", "fill_seconds", b"fill_seconds", "fixed_seconds", b"fixed_seconds", "link_seconds", b"link_seconds", "planned_seconds", b"planned_seconds", "scores", b"scores", "scoring_seconds", b"scoring_seconds", "seconds", b"seconds", "steps", b"steps", "tier", b"tier", "training_seconds", b"training_seconds", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
