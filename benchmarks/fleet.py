@@ -46,6 +46,8 @@ class Arm:
     keeps: bool = True
     thirds: tuple[int, ...] = ()
     """Depths of the fast, middle and slow third; () for all alike."""
+    ranks: tuple[int, ...] = ()
+    """Ranks of the fast, middle and slow third; () for all alike."""
     rate: float = 3e-3
 
 
@@ -60,6 +62,10 @@ ARMS = (
     Arm("tiers 3/2/1, cache, int8", {"preset": "fedit", "allocation": "tiers"}, {"wire": _INT8}, thirds=(3, 2, 1)),
     Arm("depth 1, cache, int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 1}}),
     Arm("depth 2, cache, int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 2}}),
+    Arm("hetlora 8/4/2", {"preset": "hetlora"}, keeps=False, ranks=(8, 4, 2)),
+    Arm("flexlora 8/4/2", {"preset": "flexlora"}, keeps=False, ranks=(8, 4, 2)),
+    Arm("flora 8/4/2", {"preset": "flora"}, keeps=False, ranks=(8, 4, 2)),
+    Arm("fedsa-lora", {"preset": "fedsa-lora"}, keeps=False),
 )
 
 
@@ -97,7 +103,7 @@ def fleet(count: int, seed: int, forward: float, backward: float, layers: int) -
 
 
 def job(arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Sequence[str]) -> JobSpec:
-    """The job of an arm; depth per third of devices where the arm has them."""
+    """The job of an arm; depth or rank per third of devices where the arm has them."""
     raw: dict[str, Any] = {
         "name": "fleet",
         "seed": seed,
@@ -110,10 +116,10 @@ def job(arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Se
         "evaluation": {"final": False},
         **arm.changes,
     }
-    if arm.thirds:
+    if thirds := arm.thirds or arm.ranks:
         names = ("slow", "middle", "fast")
-        depths = dict(zip(names, reversed(arm.thirds), strict=True))
-        raw["tiers"] = {name: {"depth": depth} for name, depth in depths.items()}
+        what = "depth" if arm.thirds else "rank"
+        raw["tiers"] = {name: {what: given} for name, given in zip(names, reversed(thirds), strict=True)}
         raw["client_tiers"] = {device: names[3 * place // len(slow_first)] for place, device in enumerate(slow_first)}
     return parse_job(raw)
 
@@ -183,16 +189,22 @@ def main() -> int:
     parser.add_argument("--target", type=float, default=0.77)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--slower", type=float, default=2.0, help="the fastest device against this machine")
+    parser.add_argument(
+        "--step", default="", metavar="MS,MS", help="forward, backward as another process of the same run measured them"
+    )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", default="", help="names of arms that begin with one of these, separated by commas")
     parser.add_argument("--out", type=Path, help="file for the results, JSON")
     options = parser.parse_args()
     wanted = [name.strip() for name in options.only.split(",") if name.strip()]
     arms = [arm for arm in ARMS if not wanted or any(arm.name.startswith(name) for name in wanted)]
-    probe = job(ARMS[2], 0, 1, ["a", "b"], [])
-    shares = Shares(Partition.IID, 2, options.per_client, 1.0, 1)
-    own = hand_out(read_source(options.data, probe.task), shares, 0).clients[0]
-    forward, backward = measured(probe, ClientData.of(own.train, own.holdout, ()))
+    if options.step:
+        forward, backward = (float(part) / 1e3 for part in options.step.split(","))
+    else:
+        probe = job(ARMS[2], 0, 1, ["a", "b"], [])
+        shares = Shares(Partition.IID, 2, options.per_client, 1.0, 1)
+        own = hand_out(read_source(options.data, probe.task), shares, 0).clients[0]
+        forward, backward = measured(probe, ClientData.of(own.train, own.holdout, ()))
     print(f"measured: {1e3 * forward:.2f} ms forward, {1e3 * backward:.2f} ms backward per layer and batch of 16")
     results = []
     for seed in map(int, options.seeds.split(",")):

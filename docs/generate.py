@@ -2,8 +2,8 @@
 
 Whole pages: docs/job-reference.md, docs/exit-codes.md. Blocks of other pages, between the marks
 `<!-- begin generated: NAME -->` and `<!-- end generated: NAME -->`: choices, presets, preset-wire (methods.md);
-options-aggregator, options-clusterer, options-agent, options-job (operations.md); metrics, recording-rules, alerts
-(metrics.md); commands (cli.md). generated_pages/ has what makes them.
+options-aggregator, options-clusterer, options-agent, options-job, demo-devices (operations.md); metrics,
+recording-rules, alerts (metrics.md); commands (cli.md). generated_pages/ has what makes them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from generated_pages.calls import commands, options_agent, options_aggregator, options_clusterer, options_job
 from generated_pages.choices import choices, preset_wire, presets
+from generated_pages.devices import demo_devices
 from generated_pages.job_reference import job_reference
 from generated_pages.monitoring import alerts, metrics, recording_rules
 from generated_pages.refusals import exit_codes
@@ -30,6 +31,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "options-clusterer": options_clusterer,
         "options-agent": options_agent,
         "options-job": options_job,
+        "demo-devices": demo_devices,
     },
     "metrics.md": {"metrics": metrics, "recording-rules": recording_rules, "alerts": alerts},
 }

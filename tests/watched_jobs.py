@@ -63,6 +63,14 @@ def summary_of(number: int, clients: int, **changes: Any) -> jobs_pb2.RoundSumma
         "peak_rss_bytes_max": 900 * MIB,
         "peak_rss_bytes_mean": 700.0 * MIB,
         "train_seconds_mean": 17 + 2 * math.cos(number),
+        "evaluate_seconds_mean": 4 + math.sin(number),
+        "work": jobs_pb2.RoundWork(
+            depth_mean=3.1 + 0.3 * math.sin(number), depth_least=1, depth_most=6, steps=clients * 12, waiting=0.12,
+            seconds=jobs_pb2.TimeSpent(
+                fetch=1.5, fill=9.0 if number == 1 else 0.2, train=17 + 2 * math.cos(number),
+                score=4 + math.sin(number), code=0.8, send=2.5, wait=3.5 + math.cos(number),
+            ),
+        ),
         "update_bytes": clients * 34_000,
         "update_raw_bytes": clients * 34_000 * 9,
         "tiers": [

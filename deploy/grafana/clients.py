@@ -46,6 +46,24 @@ CLIENTS = Dashboard(
                 "percentunit",
             ),
             Panel(
+                "Where a client's time goes",
+                "Seconds of a client in the last published round by activity, mean over clients.",
+                [Query(gauge_of("fedhft_federation_round_client_seconds", "activity"), "{{federation}} {{activity}}")],
+                "s",
+            ),
+            Panel(
+                "Waiting for the slowest",
+                "Share of the time to a round's last update that clients wait, mean over clients.",
+                [Query(gauge_of("fedhft_federation_round_waiting_ratio"), "{{federation}}")],
+                "percentunit",
+            ),
+            Panel(
+                "Plan: time of a round",
+                "By the plans in force, of jobs that plan by capacity.",
+                [Query(gauge_of("fedhft_federation_plan_horizon_seconds"), "{{federation}}")],
+                "s",
+            ),
+            Panel(
                 "Time of an optimiser step",
                 "As clients report it, by tier; and of agents that are scraped.",
                 [

@@ -33,7 +33,17 @@ from fedhft.job_sections import (
 )
 from fedhft.job_task import TaskSpec
 from fedhft.job_values import Section, TierName
-from fedhft.methods import PRESET_ADAPTER, PRESET_WIRE, PRESETS, Allocation, Method, ServerStep, method_of
+from fedhft.methods import (
+    PRESET_ADAPTER,
+    PRESET_SERVER,
+    PRESET_WIRE,
+    PRESETS,
+    Allocation,
+    Combine,
+    Method,
+    ServerStep,
+    method_of,
+)
 
 SPEC_VERSION: Literal[1] = 1
 MOST_SPEC_BYTES = 256 << 10
@@ -48,7 +58,7 @@ LATER_FIELDS = (
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
     ("planning", "every"), ("planning", "sits_out"), ("adapter", "ranks"), ("adapter", "scaling"),
-    ("adapter", "origin"),
+    ("adapter", "origin"), ("training", "rank_decay"), ("training", "rank_penalty"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""
@@ -108,7 +118,7 @@ class JobSpec(Section):
                     f"method.preset = {_shown(preset)}: unknown; choose one of {', '.join(sorted(PRESETS))}"
                 )
             raw["method"] = {**PRESETS[preset], **method, "preset": preset}
-            for section, given in (("wire", PRESET_WIRE), ("adapter", PRESET_ADAPTER)):
+            for section, given in (("wire", PRESET_WIRE), ("adapter", PRESET_ADAPTER), ("server", PRESET_SERVER)):
                 if preset in given and isinstance(raw.get(section, {}), dict):
                     raw[section] = {**given[preset], **raw.get(section, {})}
             adaptive = raw["method"].get("server") in [step.value for step in ServerStep if step.is_adaptive]
@@ -150,6 +160,8 @@ class JobSpec(Section):
                 'task.packing = true with method.allocation = "capacity": how many sequences packed rows make is not '
                 'known before they are planned for; set packing = false, or allocation = "tiers"'
             )
+        if problem := self._problem_of_ranks():
+            raise ValueError(problem)
         if problem := self.task.training_problem(self.training) or self.task.stopping_problem(self.stopping):
             raise ValueError(problem)
         if self.stopping.patience and not self.evaluation.every:
@@ -158,6 +170,37 @@ class JobSpec(Section):
                 "that to 1 or more, or remove patience"
             )
         return self
+
+    def _problem_of_ranks(self) -> str:
+        """Why tiers, wire and server do not go with how factors of unequal ranks are combined; empty where they do."""
+        combine = self.method.combine
+        most = self.adapter.most_rank
+        for name, tier in self.tiers.items():
+            given = f"tiers.{name}.rank = {tier.rank}"
+            if tier.rank and not combine.takes_ranks:
+                return f'{given} with method.combine = "{combine}": set combine = "padded", "svd" or "products"'
+            if tier.rank and self.method.allocation is not Allocation.TIERS:
+                return f'{given} with method.allocation = "{self.method.allocation}": set allocation = "tiers"'
+            if tier.rank > most:
+                return f"{given}: the adapter has rank {most}; write at most that, or raise adapter.rank"
+            if tier.density < 1 and combine in (Combine.PADDED, Combine.SVD):
+                return f'tiers.{name}.density = {tier.density:g} with method.combine = "{combine}": set density = 1'
+        decay, penalty = self.training.rank_decay, self.training.rank_penalty
+        if decay < 1 and combine is not Combine.PADDED:
+            return f'training.rank_decay = {decay:g} with method.combine = "{combine}": set combine = "padded", or 1'
+        if penalty and decay == 1:
+            return f"training.rank_penalty = {penalty:g}: no columns are given up; set training.rank_decay below 1"
+        if combine is Combine.SVD and self.wire.down != "fp32":
+            return (
+                f'wire.down = "{self.wire.down}" with combine = "svd": factors have another basis every round, '
+                'so what coding drops cannot wait for the next; set down = "fp32"'
+            )
+        if combine is Combine.SVD and self.server.eta != 1.0:
+            return (
+                f'server.eta = {self.server.eta:g} with method.combine = "svd": part of the way between factors is not '
+                "part of the way between their products; set eta = 1"
+            )
+        return ""
 
     def learning_rate(self, round_number: int) -> float:
         """AdamW learning rate of a round (1-based)."""
@@ -172,6 +215,9 @@ class JobSpec(Section):
                 continue
             if getattr(getattr(self, section), field) == _default_of(section, field):
                 del raw[section][_written_as(section, field)]
+        for tier in raw["tiers"].values():  # like LATER_FIELDS
+            if not tier["rank"]:
+                del tier["rank"]
         for section in ("planning", "stopping"):  # the first release did not have them
             if not raw[section]:
                 del raw[section]

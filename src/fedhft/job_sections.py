@@ -104,6 +104,13 @@ class Tier(Section):
     depth: int = Field(
         0, ge=0, le=4096, description="Layers, counted from the output, to train; 0 means adapter.depth."
     )
+    rank: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="Most columns of A and B that are held, trained and sent, the first ones; 0 means all. Of use to "
+        "methods that combine unequal ranks: products, padded, svd.",
+    )
     min_memory: Size = Field(0, description="Least memory budget, in bytes, that a device of this tier reports.")
 
 
@@ -126,6 +133,16 @@ class TrainingSpec(Section):
     warmup: float = Field(0.0, ge=0, lt=1, description="Share of a round's steps in which the learning rate rises.")
     proximal: float = Field(
         0.0, ge=0, le=1e6, description="mu of FedProx: pulls what is trained back to where the round began; 0: off."
+    )
+    rank_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="gamma of HetLoRA's rank self-pruning (combine = padded): the share of its columns that a client "
+        "keeps when it gives up the last ones; 1: off.",
+    )
+    rank_penalty: float = Field(
+        0.0, ge=0, le=1e6, description="lambda of HetLoRA's rank self-pruning: pulls the last columns to zero; 0: off."
     )
     class_weights: (
         Literal["none", "balanced"]
@@ -212,7 +229,12 @@ class ServerSpec(Section):
         description="Share of the weight that is cut off at either end of every coordinate's values (combine = "
         "trimmed-mean); 0 cuts nothing, which is the mean.",
     )
-    publish_rank: int = Field(16, ge=1, le=1024, description="Rank of a published product delta (combine = products).")
+    publish_rank: int = Field(
+        16,
+        ge=0,
+        le=1024,
+        description="Rank of a published product delta (combine = products); 0 means as many as it has.",
+    )
 
 
 class WireSpec(Section):

@@ -4,6 +4,8 @@ A preset is data, not a class, so an ablation is one changed word in the job fil
 fedhft-paper: Ilhan et al. 2025 (arXiv 2510.14054); legend: Liu et al. 2024 (arXiv 2412.20004; our reconstruction from
 its abstract); fedit: Zhang et al. 2023 (arXiv 2305.05644);
 ffa-lora: Sun et al. 2024 (arXiv 2403.12313); rolora: Chen et al. 2024 (arXiv 2409.02346);
+hetlora: Cho et al. 2024 (arXiv 2401.06432); flexlora: Bai et al. 2024 (arXiv 2402.11505); flora: Wang et al. 2024
+(arXiv 2409.05976); fedsa-lora: Guo et al. 2024 (arXiv 2410.01463);
 full: McMahan et al. 2017 (FedAvg, arXiv 1602.05629). combine = "trimmed-mean": Yin et al. 2018 (arXiv 1803.01498).
 """
 
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Allocation(StrEnum):
-    """Who gets which depth, density and number of local steps.
+    """Who gets which depth, density, rank and number of local steps.
 
     capacity: depth and steps by what each device was measured to do, within its tier (`fedhft.planning.allocation`).
     """
@@ -50,14 +52,28 @@ class Combine(StrEnum):
     """How updates become one adapter.
 
     trimmed-mean: what a method sends is that of factors, or of mean with all weights; every coordinate is averaged
-    without its extremes.
+    without its extremes. padded, svd: factors of unequal ranks, see `aggregation.unequal_ranks`. only-a: A is averaged;
+    B and the head stay with their client.
     """
 
     FACTORS = "factors"
     PRODUCTS = "products"
     MEAN = "mean"
     TRIMMED_MEAN = "trimmed-mean"
+    PADDED = "padded"
+    SVD = "svd"
+    ONLY_A = "only-a"
     NONE = "none"
+
+    @property
+    def takes_ranks(self) -> bool:
+        """Whether clients may hold fewer columns of A and B than the adapter has."""
+        return self in (Combine.PRODUCTS, Combine.PADDED, Combine.SVD)
+
+    @property
+    def makes_one_model(self) -> bool:
+        """Whether what is published is a whole adapter, or model, that anyone could use."""
+        return self not in (Combine.ONLY_A, Combine.NONE)
 
 
 class MaskRule(StrEnum):
@@ -102,7 +118,7 @@ class Method(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = Field("fedhft", max_length=63, description="Name of the preset these choices started from.")
-    allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth, density and local steps.")
+    allocation: Allocation = Field(Allocation.TIERS, description="Who gets which depth, density, rank and local steps.")
     trained: Trained = Field(Trained.BOTH, description="What has gradients besides the head.")
     start: Start = Field(Start.CONTINUE, description="How a round begins.")
     combine: Combine = Field(Combine.FACTORS, description="How updates become one adapter.")
@@ -153,7 +169,21 @@ class Method(BaseModel):
             )
         if self.combine is Combine.NONE and self.clusters != 1:
             raise ValueError('combine = "none" shares nothing, so clusters must be 1')
+        if self.combine in (Combine.PADDED, Combine.SVD, Combine.ONLY_A):
+            self._check_plain_factors()
         return self
+
+    def _check_plain_factors(self) -> None:
+        """What hetlora, flexlora and fedsa-lora are defined for: one adapter, whole, of which both factors train."""
+        wanted = {"trained": Trained.BOTH, "clusters": 1, "share_a": False, "mask": MaskRule.NONE}
+        if self.combine is Combine.SVD:
+            wanted["server"] = ServerStep.PLAIN
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f'{name} = {_written(getattr(self, name))} with combine = "{self.combine}": works with {name} = '
+                    f"{_written(value)} alone; set that, or another combine"
+                )
 
     @property
     def is_clustered(self) -> bool:
@@ -183,6 +213,11 @@ class Method(BaseModel):
         return self.trained in (Trained.BOTH, Trained.B, Trained.INTERLEAVED)
 
 
+def _written(value: object) -> str:
+    """A choice as a job file has it."""
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
 _PLAIN: dict[str, object] = {"allocation": "uniform", "share_a": False, "mask": "none", "clusters": 1}
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -194,6 +229,10 @@ PRESETS: dict[str, dict[str, object]] = {
     "fedit": {**_PLAIN},
     "ffa-lora": {**_PLAIN, "trained": "b"},
     "rolora": {**_PLAIN, "trained": "alternate"},
+    "hetlora": {**_PLAIN, "allocation": "tiers", "combine": "padded"},
+    "flexlora": {**_PLAIN, "allocation": "tiers", "combine": "svd"},
+    "flora": {**_PLAIN, "allocation": "tiers", "combine": "products", "start": "restart"},
+    "fedsa-lora": {**_PLAIN, "combine": "only-a"},
     "full": {**_PLAIN, "trained": "all-weights", "combine": "mean"},
     "local": {**_PLAIN, "combine": "none"},
 }  # fmt: skip
@@ -203,11 +242,18 @@ _UNQUANTISED: dict[str, object] = {"up": "fp32", "down": "fp32", "error_feedback
 PRESET_ADAPTER: dict[str, dict[str, object]] = {"legend": {"ranks": "progression"}}
 """A preset's LoRA settings where the job file names none."""
 
+PRESET_SERVER: dict[str, dict[str, object]] = {"flora": {"publish_rank": 0}}
+"""A preset's server settings where the job file names none: flora stacks, and cuts nothing off."""
+
 PRESET_WIRE: dict[str, dict[str, object]] = {
     "fedhft": {"levels": 7},
     "fedit": _UNQUANTISED,
     "ffa-lora": _UNQUANTISED,
     "rolora": _UNQUANTISED,
+    "hetlora": _UNQUANTISED,
+    "flexlora": _UNQUANTISED,
+    "flora": _UNQUANTISED,
+    "fedsa-lora": _UNQUANTISED,
     "full": _UNQUANTISED,
     "local": _UNQUANTISED,
 }

@@ -1,4 +1,4 @@
-"""AdapterPlan: what one client trains in one round."""
+"""AdapterPlan: what one client trains in one round, and what of that travels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema, Part, Slot, TensorKey
+from fedhft.methods import Combine, Method
 from fedhft.v1 import adapter_pb2
 
 
@@ -17,6 +18,7 @@ class AdapterPlan:
     density: fraction of rows of B (and columns of A) trained and sent, in (0, 1].
     epochs, max_steps: local passes over the data, and a cap on optimiser steps (0 = none).
     train_a, train_b: which factors have gradients this round.
+    rank: most columns of A and B that are held, trained and sent, the first ones (0 = as many as the schema has).
     """
 
     tier: str
@@ -26,6 +28,7 @@ class AdapterPlan:
     max_steps: int
     train_a: bool
     train_b: bool
+    rank: int = 0
 
     @classmethod
     def of(cls, message: adapter_pb2.AdapterPlan) -> AdapterPlan:
@@ -38,6 +41,7 @@ class AdapterPlan:
             max_steps=message.max_steps,
             train_a=message.train_a,
             train_b=message.train_b,
+            rank=message.rank,
         )
 
     def message(self) -> adapter_pb2.AdapterPlan:
@@ -50,11 +54,23 @@ class AdapterPlan:
             max_steps=self.max_steps,
             train_a=self.train_a,
             train_b=self.train_b,
+            rank=self.rank,
         )
 
     def slots(self, schema: AdapterSchema) -> tuple[Slot, ...]:
         """The slots inside this plan's depth."""
         return tuple(slot for slot in schema.slots if slot.layer >= schema.layers - self.depth)
+
+    def rank_of(self, slot: Slot) -> int:
+        """Columns of a slot's A and B under this plan."""
+        return min(self.rank, slot.rank) if self.rank else slot.rank
+
+    def shape(self, key: TensorKey, schema: AdapterSchema) -> tuple[int, int]:
+        """(rows, cols) of a tensor under this plan: of A and B with the columns that the plan has."""
+        rows, cols = schema.shape(key)
+        if self.rank and key.part in (Part.A, Part.B):
+            return rows, min(self.rank, cols)
+        return rows, cols
 
     def kept_rows(self, rows: int) -> int:
         """How many of `rows` rows this plan trains: ceil(density * rows), at least 1."""
@@ -72,6 +88,15 @@ class AdapterPlan:
         """Most rows of `key` that an update under this plan may carry."""
         rows, _ = schema.shape(key)
         return self.kept_rows(rows) if key.part in (Part.A, Part.B) else rows
+
+
+def sent_parts(method: Method) -> tuple[Part, ...]:
+    """Parts that travel in updates; what is trained beside them stays with its client."""
+    if method.combine is Combine.NONE:
+        return ()
+    if method.combine is Combine.ONLY_A:
+        return (Part.A,)
+    return (Part.A, Part.B, Part.HEAD) if method.uses_adapters else (Part.WEIGHT, Part.HEAD)
 
 
 def steps_of(rows: int, batch_size: int, epochs: float, max_steps: int) -> int:

@@ -7,12 +7,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
 
 from fedhft.cluster_choice import ClusterChoice
 from fedhft.ids import ClientId
 from fedhft.plan import AdapterPlan
+
+
+def _written(plan: AdapterPlan) -> dict[str, Any]:
+    """A plan as it is stored: without a rank where there is none, as earlier releases wrote and read it."""
+    raw = asdict(plan)
+    if not plan.rank:
+        del raw["rank"]
+    return raw
 
 
 class JobStatus(StrEnum):
@@ -271,7 +280,7 @@ class RoundRecord(_Record):
             ]
             for client, part in self.participants.items()
         }
-        kept["plans"] = [asdict(plan) for plan in places]
+        kept["plans"] = [_written(plan) for plan in places]
         kept["participants"] = participants
         return json.dumps(kept, separators=(",", ":"))
 

@@ -41,7 +41,7 @@ def demo(tmp_path: Path, *arguments: str) -> list[str]:
     return [
         sys.executable, "-m", "fedhft.cli", "demo", "--out", str(tmp_path / "out"), "--clients", str(CLIENTS),
         "--per-client", "40", "--alpha", "5", "--rounds", "2", "--timeout", str(TIMEOUT_S), "--format", "json",
-        *arguments,
+        "--devices", "none", *arguments,
     ]  # fmt: skip
 
 
@@ -130,6 +130,36 @@ def wait_until(true: Callable[[], bool], seconds: float, told: Callable[[], obje
     while not true():
         assert time.monotonic() < deadline, told()
         time.sleep(0.05)
+
+
+def test_a_demo_of_unequal_devices_plans_by_what_they_were_measured_to_do(tmp_path: Path) -> None:
+    data, model = write_data(tmp_path / "data"), tiny_model(tmp_path / "model", layers=2)
+    devices = tmp_path / "devices.toml"
+    devices.write_text(
+        '[devices.box]\nclients = ["client-01"]\nmemory = "2GiB"\n'
+        '[devices.phone]\nclients = ["client-02"]\ncpu = 0.1\nup = "1 Mbit/s"\n'
+    )
+    options = ["--data", str(data), "--model", str(model), "--clusters", "1", "--devices", str(devices)]
+    ended = subprocess.run(demo(tmp_path, *options), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert ended.returncode == 0, ended.stderr
+    (run,) = json.loads(ended.stdout)["runs"]
+    plans = {one["client"]: one for one in run["devices"]}
+    assert {name: (one["device"], one["cpu"]) for name, one in plans.items()} == {
+        "client-01": ("box", 1.0),
+        "client-02": ("phone", 0.1),
+    }
+    history = json.loads((tmp_path / "out" / "fedhft" / "history.json").read_text())
+    assert history["spec"]["method"]["allocation"] == "capacity"
+    assert history["spec"]["client_tiers"] == {}
+    assert {one["client"]: one["tier"] for one in history["clients"]} == {
+        "client-01": "density-1",
+        "client-02": "density-0.5",
+    }
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "## Devices and plans" in report
+    assert "was not told what the devices are" in report
+    assert "Where the time of a client went" in report
+    assert none_left(tmp_path)
 
 
 def test_a_demo_over_mutual_tls_completes_and_leaves_no_key_behind(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def long_job(server: str, redis_server: EmbeddedRedis) -> str:
     """A job of 50 rounds, of which 45 are kept, that was cancelled."""
 
     async def write() -> None:
-        store, name = open_store(redis_server.url, "redis"), JobId("long")
+        store, name = open_store(redis_server.url, "redis"), JobId("long-cli")
         await store.create_job(name, scale_job.big_job(name, 1, 100).canonical())
         await store.acquire(name, scale_job.HOLDER, 60_000)  # before the aggregator finds it
         await scale_job.write_history(store, name, 1, 50, kept=45)
@@ -101,13 +101,13 @@ def long_job(server: str, redis_server: EmbeddedRedis) -> str:
         await store.close()
 
     asyncio.run(write())
-    return "long"
+    return "long-cli"
 
 
 def test_people_are_shown_the_last_rounds_and_told_what_they_do_not_see(server: str, long_job: str) -> None:
     gone = "rounds 1 to 5 are no longer kept"
     for arguments, first, said in (
-        ((), 31, "rounds 6 to 30 are not shown; `fedhft job get long --rounds 0` shows all that are kept"),
+        ((), 31, "rounds 6 to 30 are not shown; `fedhft job get long-cli --rounds 0` shows all that are kept"),
         (("--rounds", "3"), 48, "rounds 6 to 47 are not shown"),
         (("--rounds", "0"), 6, ""),
     ):
@@ -122,9 +122,9 @@ def test_people_are_shown_the_last_rounds_and_told_what_they_do_not_see(server: 
     watched = job(server, "watch", long_job, "--rounds", "2").stdout.splitlines()
     assert watched[:2] == [
         gone,
-        "rounds 6 to 48 are not shown; `fedhft job get long --rounds 0` shows all that are kept",
+        "rounds 6 to 48 are not shown; `fedhft job get long-cli --rounds 0` shows all that are kept",
     ]
-    assert [line.split(":")[0] for line in watched[2:]] == ["long round 49", "long round 50"]
+    assert [line.split(":")[0] for line in watched[2:]] == ["long-cli round 49", "long-cli round 50"]
 
 
 def test_programs_get_every_round_that_is_kept(server: str, long_job: str) -> None:

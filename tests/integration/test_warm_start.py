@@ -58,7 +58,7 @@ def continued(model: Path, origin: Path | str, method: str | dict[str, Any] = "f
     return job_for(model, adapter=adapter, **given)
 
 
-@pytest.mark.parametrize("method", ["fedit", "fedhft", "ffa-lora", "fedhft-paper"])
+@pytest.mark.parametrize("method", ["fedit", "fedhft", "ffa-lora", "fedhft-paper", "hetlora", "flexlora"])
 def test_the_first_round_begins_where_the_adapter_stood(
     model: Path, ended: Simulated, exported: Path, method: str
 ) -> None:
@@ -95,7 +95,8 @@ def test_another_alpha_keeps_the_function(model: Path, ended: Simulated, exporte
         ({"adapter": {"targets": ["query"]}}, "adapter.targets = 'query': the adapter of .* also adapts .*value"),
         ({"adapter": {"depth": 1}}, "adapter.targets = .* also adapts .*layer.0"),
         ({"adapter": {"targets": ["query", "value", "key"]}}, "does not adapt .*key"),
-        ({"method": "local"}, "adapter.from = .*: method local shares no adapter"),
+        ({"method": "fedsa-lora"}, "adapter.from = .*: method fedsa-lora shares no whole adapter"),
+        ({"method": "local"}, "adapter.from = .*: method local shares no whole adapter"),
         (
             {"adapter": {"from": "elsewhere@3"}},
             "adapter.from = 'elsewhere@3': is not a folder, and a simulation has no",

@@ -169,6 +169,8 @@ def test_it_is_whole_legible_and_accessible(
     assert one.text("#figures").split()[:5] == ["Rounds", "published", "12", "/", "20"]
     assert points_of(page, "accuracy") == [12] * 5
     assert points_of(page, "memory") == [12] * 4
+    assert points_of(page, "time") == [12] * 6
+    assert points_of(page, "depth") == [12] * 3
     for text in ("rounds.total = 20: the owner allows 10", "<script>alert('no')</script>"):
         assert text in one.text("#clients")
     assert "its blob is damaged <b>&amp;</b>" in one.text("#bounded")

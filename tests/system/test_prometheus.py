@@ -159,7 +159,7 @@ def _job(model: Path) -> JobSpec:
             "model": {"name": str(model), "max_length": 32},
             "task": {"labels": ["bad", "good"]},
             "adapter": {"rank": 4},
-            "method": {"preset": "fedhft", "clusters": 2},
+            "method": {"preset": "fedhft", "clusters": 2, "allocation": "capacity"},
             # Rounds of seconds, which a scrape a second sees; an epoch of this model takes milliseconds.
             "training": {"learning_rate": 0.01, "batch_size": 8, "epochs": 80},
             "tiers": {"small": {"density": 0.5}, "large": {"density": 1.0}},

@@ -33,6 +33,7 @@ from fedhft.aggregation.fold import (
     merge,
 )
 from fedhft.job import JobSpec, parse_job
+from fedhft.plan import sent_parts
 
 SCHEMA = AdapterSchema(
     base_digest="00" * 32,
@@ -65,9 +66,7 @@ def job(
 
 def sent_keys(spec: JobSpec, schema: AdapterSchema) -> list[TensorKey]:
     """What a client with full depth sends."""
-    if spec.method.uses_adapters:
-        return [key for key in schema.keys if key.part in (Part.A, Part.B, Part.HEAD)]
-    return [key for key in schema.keys if key.part in (Part.WEIGHT, Part.HEAD)]
+    return [key for key in schema.keys if key.part in sent_parts(spec.method)]
 
 
 def update(
@@ -80,19 +79,23 @@ def update(
     memberships: tuple[float, ...] = (1.0,),
     density: float = 1.0,
     depth: int = 2,
+    rank: int = 0,
+    scale: float = 1.0,
 ) -> ClientUpdate:
-    """A client's random update: rows of A and B masked at random, everything outside its depth left out."""
+    """A client's random update: rows of A and B masked at random, everything outside its depth or rank left out."""
     rng = np.random.default_rng(seed)
     tensors: dict[TensorKey, MaskedMatrix] = {}
     for key in sent_keys(spec, schema):
         rows, cols = schema.shape(key)
+        if rank and key.part in (Part.A, Part.B):
+            cols = min(rank, cols)
         values = rng.standard_normal((rows, cols)).astype(np.float32)
         chosen = np.sort(rng.permutation(rows)[: max(1, round(density * rows))]).astype(np.int32)
         if key.part in (Part.A, Part.B) and schema.slot(key.name).layer < schema.layers - depth:
             continue
         masked = density < 1.0 and key.part in (Part.A, Part.B)
         tensors[key] = MaskedMatrix.of(values, chosen if masked else None)
-    return ClientUpdate(client, samples, memberships, MaskedDelta(tensors))
+    return ClientUpdate(client, samples, memberships, MaskedDelta(tensors), scale)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ def declined(rules: OwnerRules, spec: JobSpec, asked: Asked | None = None, by: s
     return caught.value.message
 
 
+def ranks(least: int) -> dict[str, Any]:
+    return {"method": {"preset": "hetlora"}, "tiers": {"a": {"rank": 4}, "b": {"rank": least}}}
+
+
 @pytest.mark.parametrize(
     ("rules", "good", "bad", "said"),
     [
@@ -46,6 +50,7 @@ def declined(rules: OwnerRules, spec: JobSpec, asked: Asked | None = None, by: s
         ({"most_rounds": 2}, {}, {"rounds": {"total": 3}}, "rounds.total = 3 is above most_rounds = 2"),
         ({"most_epochs": 1.0}, {}, {"training": {"epochs": 1.5}}, "training.epochs = 1.5 is above most_epochs = 1"),
         ({"most_rank": 4}, {}, {"adapter": {"rank": 5}}, "adapter.rank = 5 is above most_rank = 4"),
+        ({"most_rank": 2}, ranks(2), ranks(3), "rank of every tier = 3 is above most_rank = 2"),
         ({"most_rank": 512}, {}, {"method": {"preset": "full"}}, "trains all weights, beyond most_rank = 512"),
         ({"most_depth": 2}, {"adapter": {"depth": 2}}, {"adapter": {"depth": 3}}, "= 3 is above most_depth = 2"),
         ({"most_depth": 2}, {}, {"tiers": {"a": {"depth": 3}, "b": {"depth": 4}}}, "= 3 is above most_depth = 2"),
@@ -89,6 +94,7 @@ def test_a_decline_names_every_rule_that_is_broken_and_what_to_do() -> None:
         ({"most_epochs": 1.0}, {"plan": replace(PLAN, epochs=1000.0)}, "task.plan.epochs = 1000 is above"),
         ({"most_epochs": 1.0}, {"plan": replace(PLAN, epochs=math.nan)}, "task.plan.epochs = nan is above"),
         ({"most_steps": 10}, {"steps": 11}, "steps of the task's plan = 11 is above most_steps = 10"),
+        ({"most_rank": 4}, {"plan": replace(PLAN, rank=5)}, "task.plan.rank = 5 is above most_rank = 4"),
         ({"most_depth": 2}, {"plan": replace(PLAN, depth=3)}, "task.plan.depth = 3 is above most_depth = 2"),
         ({"least_updates": 4}, {"quorum": 3}, "task.quorum = 3 is below least_updates = 4"),
         ({"largest_share": 0.25}, {"share": 0.26}, "task.share = 0.26 is not within largest_share = 0.25"),

@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 
 from fedhft.datasets.federated import FederatedData
-from fedhft.demo.settings import DemoSettings, demo_data, demo_job, parse_override, tier_of_clients
+from fedhft.demo.settings import (
+    DemoSettings,
+    demo_data,
+    demo_devices,
+    demo_job,
+    parse_override,
+    profiles_file,
+    tier_of_clients,
+)
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.local.base_model import MINILM, base_model, packaged_minilm, verify
-from fedhft.methods import Combine
+from fedhft.local.devices import MIDDLING, STRONG, WEAK
+from fedhft.methods import Allocation, Combine
 from fedhft.planning.tiers import tier_of
 from tests.demo_jobs import CLIENTS, small_data
 
@@ -34,6 +43,17 @@ def test_every_hidden_group_has_devices_of_every_tier() -> None:
     assert tier_of_clients(4, 3, 1) == (0, 1, 2, 0)
 
 
+@pytest.mark.parametrize("method", ["hetlora", "flexlora", "flora"])
+def test_where_ranks_may_differ_smaller_devices_have_fewer_columns_in_place_of_rows(method: str) -> None:
+    spec = job(method)
+    assert {name: (tier.rank, tier.density) for name, tier in spec.tiers.items()} == {
+        "density-1": (0, 1.0), "density-0.5": (4, 1.0), "density-0.25": (2, 1.0),
+    }  # fmt: skip
+    less = job(method, method=method, overrides=("adapter.rank=2", "tiers.density-1.rank=1"))
+    assert [tier.rank for tier in less.tiers.values()] == [1, 1, 1]
+    assert job("fedhft-paper").tiers["density-0.5"].density == 0.5
+
+
 def test_the_job_names_its_clients_their_tiers_and_the_labels() -> None:
     spec = job(data=small_data((0, 0, 0, 0)))
     assert spec.clients == CLIENTS
@@ -43,6 +63,56 @@ def test_the_job_names_its_clients_their_tiers_and_the_labels() -> None:
     assert spec.task.text_pair is None
     assert spec.rounds.min_clients == 4
     assert spec.model.name == "some/model"
+
+
+def test_with_devices_nobodys_tier_is_named_and_plans_go_by_capacity() -> None:
+    settings = DemoSettings(out=OUT)
+    devices = demo_devices(settings, CLIENTS, 1)
+    assert list(devices.values()) == [STRONG, MIDDLING, WEAK, STRONG]
+    spec = demo_job(settings, "fedhft", small_data(), "some/model", devices)
+    assert spec.client_tiers == {}
+    assert spec.method.allocation is Allocation.CAPACITY
+    tiers = [tier_of(spec, name, devices[name].memory) for name in CLIENTS]
+    assert tiers == ["density-1", "density-0.5", "density-0.25", "density-1"]
+    fedit = demo_job(settings, "fedit", small_data(), "some/model", devices)
+    assert fedit.method.allocation is Allocation.UNIFORM  # what a method is compared with stays what it is
+
+
+def test_with_devices_methods_of_unequal_ranks_give_smaller_ones_fewer_columns() -> None:
+    settings = DemoSettings(out=OUT)
+    devices = demo_devices(settings, CLIENTS, 1)
+    spec = demo_job(settings, "hetlora", small_data(), "some/model", devices)
+    assert spec.method.allocation is Allocation.TIERS
+    ranks = [spec.tiers[tier_of(spec, name, devices[name].memory)].rank for name in CLIENTS]
+    assert ranks == [0, 4, 2, 0]
+
+
+def test_devices_of_one_memory_have_one_tier_and_those_of_none_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "devices.toml"
+    path.write_text(f"[devices.box]\ncount = {len(CLIENTS)}\n")
+    settings = DemoSettings(out=OUT, devices=str(path))
+    devices = demo_devices(settings, CLIENTS, 1)
+    spec = demo_job(settings, "fedhft", small_data(), "some/model", devices)
+    assert {name: (tier.density, tier.min_memory) for name, tier in spec.tiers.items()} == {"density-1": (1.0, 0)}
+    path.write_text(f'[devices.box]\ncount = {len(CLIENTS) - 1}\nmemory = "1GiB"\n[devices.other]\ncount = 1\n')
+    spec = demo_job(settings, "fedhft", small_data(), "some/model", demo_devices(settings, CLIENTS, 1))
+    assert [tier_of(spec, CLIENTS[0], memory) for memory in (1 << 30, 1 << 20, 0)] == [
+        "density-1",
+        "density-0.5",
+        "density-0.5",
+    ]
+
+
+def test_a_simulation_holds_nobody_and_takes_a_file_of_profiles(tmp_path: Path) -> None:
+    assert demo_devices(DemoSettings(out=OUT, simulate=True), CLIENTS, 1) == {}
+    assert demo_devices(DemoSettings(out=OUT, devices="none"), CLIENTS, 1) == {}
+    assert profiles_file(DemoSettings(out=OUT, simulate=True)) is None
+    assert profiles_file(DemoSettings(out=OUT, devices="some.toml")) is None
+    simulated = DemoSettings(out=OUT, simulate=True, devices="some.toml")
+    assert profiles_file(simulated) == Path("some.toml")
+    spec = demo_job(simulated, "fedhft", small_data(), "some/model", {})
+    assert spec.method.allocation is Allocation.CAPACITY
+    assert spec.client_tiers != {}
 
 
 def test_settings_reach_the_job() -> None:

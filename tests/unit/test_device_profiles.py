@@ -38,7 +38,7 @@ def test_named_clients_come_before_counted_ones(tmp_path: Path) -> None:
         (ONE.replace("0.1", "nan"), "holds nan, which is not a finite number"),
         (ONE + 'up = "fast"\n', "'fast' is not a rate; write \"2 Mbit/s\""),
         (ONE.replace("8", "1" + 15 * "0"), "sum of devices.*.count = 1000000000000000: there are 8 clients"),
-        (ONE.replace("8", "7"), "sum of devices.*.count = 7: there are 8 clients that no profile names"),
+        (ONE.replace("8", "7"), "sum of devices.*.count = 7: there are 8 clients that no device names"),
         (ONE + 'clients = ["nobody"]\n', "devices.box.clients = 'nobody': is not a client of the job"),
         (ONE + "[[devices.box.changes]]\nround = 0\nslower = 2\n", "devices.box.changes.0.round"),
         ("", "devices"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from fedhft.coordination.gauges import show_published
+from fedhft.coordination.gauges import show_plans, show_published
 from fedhft.coordination.history import RoundHistory
 from fedhft.records import JobStatus
 from fedhft.store.condition import aof_state, parse_info
@@ -12,6 +14,7 @@ from fedhft.telemetry import federations, metrics
 from fedhft.telemetry.registry import REGISTRY, render
 from fedhft.v1 import jobs_pb2
 from tests.unit.story import JOB, LEASE_MS, Story, rules
+from tests.unit.wire_examples import schema_of
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +107,37 @@ async def test_an_ended_job_keeps_its_last_figures_and_has_no_lease_and_no_deadl
     federations.drop(JOB)
     await story.settle(two)
     assert lines("fedhft_federation_state") == lines("fedhft_federation_lease_held") == []
+
+
+def test_a_published_round_shows_where_time_went_and_one_without_measurements_shows_none() -> None:
+    spent = jobs_pb2.TimeSpent(fetch=1.0, train=5.0, wait=2.5)
+    work = jobs_pb2.RoundWork(depth_mean=2.0, waiting=0.25, seconds=spent)
+    show_published(JOB, RoundHistory(jobs_pb2.RoundSummary(round=1, work=work)), ())
+    assert value("fedhft_federation_round_waiting_ratio") == 0.25
+    seconds = {
+        name: value("fedhft_federation_round_client_seconds", activity=name) for name in ("train", "wait", "fill")
+    }
+    assert seconds == {"train": 5.0, "wait": 2.5, "fill": 0.0}
+    show_published(JOB, RoundHistory(jobs_pb2.RoundSummary(round=2)), ())
+    assert lines("fedhft_federation_round_client_seconds") == lines("fedhft_federation_round_waiting_ratio") == []
+
+
+async def test_plans_are_shown_as_the_mean_of_a_tier() -> None:
+    story = await Story.begin(rounds=rules())
+    one = story.coordinator()
+    await story.join("a", "b", "c")
+    await story.settle(one)
+    current = await story.round()
+    schema = schema_of(layers=4, width=8, rank=2)
+    depths = dict(zip(sorted(current.participants), (1, 1, 4), strict=True))
+    varied = {
+        name: part.model_copy(update={"plan": replace(part.plan, depth=depths[name])})
+        for name, part in current.participants.items()
+    }
+    show_plans(JOB, schema, current.model_copy(update={"participants": varied}))
+    assert value("fedhft_federation_plan_depth", tier="standard") == 2.0
+    ranks = {depth: 2 * len([slot for slot in schema.slots if slot.layer >= 4 - depth]) for depth in (1, 4)}
+    assert value("fedhft_federation_plan_ranks", tier="standard") == (2 * ranks[1] + ranks[4]) / 3
 
 
 async def test_a_pause_shows() -> None:

@@ -73,7 +73,7 @@ def check_offer(rules: OwnerRules, spec: JobSpec, submitted_by: str) -> None:
 
 def check_task(rules: OwnerRules, spec: JobSpec, asked: Asked) -> None:
     """Check one task against the rules. Raises DECLINED."""
-    _decline(spec.name, [*_about_work(rules, asked), *_about_company(rules, spec, asked)])
+    _decline(spec.name, [*_about_work(rules, spec, asked), *_about_company(rules, spec, asked)])
 
 
 def _decline(job: str, objections: list[str]) -> None:
@@ -105,7 +105,9 @@ def _about_spec(rules: OwnerRules, spec: JobSpec) -> Iterator[str]:
     yield from _beyond("rounds.total", spec.rounds.total, "most_rounds", rules.most_rounds)
     yield from _beyond("training.epochs", spec.training.epochs, "most_epochs", rules.most_epochs)
     if spec.method.uses_adapters:
-        yield from _beyond("adapter.rank", spec.adapter.most_rank, "most_rank", rules.most_rank)
+        least_rank = min((tier.rank or spec.adapter.most_rank) for tier in spec.tiers.values())
+        name = "adapter.rank" if least_rank == spec.adapter.most_rank else "rank of every tier"
+        yield from _beyond(name, least_rank, "most_rank", rules.most_rank)
     elif rules.most_rank is not None:
         yield f"method.trained = {spec.method.trained.value!r} trains all weights, beyond most_rank = {rules.most_rank}"
     depths = [tier.depth or spec.adapter.depth for tier in spec.tiers.values()]
@@ -113,13 +115,16 @@ def _about_spec(rules: OwnerRules, spec: JobSpec) -> Iterator[str]:
         yield from _beyond("depth of every tier", min(depths), "most_depth", rules.most_depth)
 
 
-def _about_work(rules: OwnerRules, asked: Asked) -> Iterator[str]:
+def _about_work(rules: OwnerRules, spec: JobSpec, asked: Asked) -> Iterator[str]:
     # The final evaluation is a round of its own, after the last one.
     last = None if rules.most_rounds is None else rules.most_rounds + (asked.quorum is None)
     yield from _beyond("task.round", asked.round, "most_rounds", last)
     yield from _beyond("task.plan.epochs", asked.plan.epochs, "most_epochs", rules.most_epochs)
     yield from _beyond("steps of the task's plan", asked.steps, "most_steps", rules.most_steps)
     yield from _beyond("task.plan.depth", asked.plan.depth, "most_depth", rules.most_depth)
+    if spec.method.uses_adapters:
+        rank = asked.plan.rank or spec.adapter.most_rank
+        yield from _beyond("task.plan.rank", rank, "most_rank", rules.most_rank)
 
 
 def _about_company(rules: OwnerRules, spec: JobSpec, asked: Asked) -> Iterator[str]:

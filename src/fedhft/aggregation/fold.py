@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 from fedhft.adapter import AdapterSchema
 from fedhft.aggregation.publish import FoldReport, Published, publish
+from fedhft.aggregation.rules import ClientUpdate, FoldRules
 from fedhft.aggregation.sums import (
-    ClientUpdate,
-    FoldRules,
     Partial,
     ProductStep,
     RowStep,
@@ -60,7 +59,7 @@ def fold(spec: JobSpec, schema: AdapterSchema, previous: ServerState, updates: I
     length, an upper bound, and can be read more than once.
     Raises FedhftError(INVALID_ARGUMENT) for updates out of order or twice, and what `accumulate` and `encode` raise.
     """
-    rules = FoldRules.of(spec, schema, previous.state.clusters, previous.state.version + 1)
+    rules = FoldRules.of(spec, schema, previous.state.clusters, previous.state.version + 1, previous.state)
     if rules.combine is Combine.TRIMMED_MEAN:
         means = _trimmed(rules, updates)
         return publish(spec, schema, previous, means.steps, means.mass, means.clients)

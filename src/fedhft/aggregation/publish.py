@@ -1,7 +1,7 @@
 """Publishing: a mean step becomes quantised blobs, and what they dropped waits in the server's residual.
 
     target = eta * step + residual          step as `method.server` says: see `aggregation.server_step`
-    blob   = encode(target), products truncated to publish_rank first
+    blob   = encode(target), products truncated to publish_rank first (0: not at all)
     residual' = target - decode(blob)       so published + residual is the exact sum, up to float32
 
 All of it on the rows somebody sent: the others keep value, velocity and residual, and are not in the blob. The new
@@ -165,7 +165,7 @@ def _aim_product(scope: _Scope, name: str, step: ProductStep, spec: JobSpec, sch
     scope.targets[TensorKey(name, Part.PRODUCT)] = ProductStep(step.index, remaining)
     energy = target.energy()
     scope.energy += energy
-    left, right = target.truncated(spec.server.publish_rank)
+    left, right = target.truncated(spec.server.publish_rank or min(shape))
     if left.shape[1] == 0:
         return
     if smaller_dense(*shape, left.shape[1]):

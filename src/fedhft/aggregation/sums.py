@@ -4,118 +4,35 @@ With q_i the weight of client i (its samples, capped), p_ij its membership in cl
 w_ij = q_i p_ij:
 
     rows      mean_j[d] = sum_{i sent d} w_ij x_i[d] / max( sum_{i sent d} w_ij , tau sum_{i sent x} w_ij )
-    products  mean_j[d] = sum_{i sent d} w_ij (W B_i A_i)[d] / (the same divisor),   W = alpha / r
+    products  mean_j[d] = sum_{i sent d} w_ij (W B_i A_i)[d] / (the same divisor),   W = alpha / r of the job's adapter
 
 An update that was clipped comes as x_i times its scale; its weight stays. Tensors that all clusters share weigh q_i
 instead of w_ij. A row nobody sent is absent from the mean, not zero. tau damps rows that few of the clients holding the
 tensor sent; a tensor below a client's depth is not held by it. The row divisor acts on the left factor, so a mean of
-products stays low-rank.
+products stays low-rank. Clients whose plans have fewer columns of A and B: see `unequal_ranks`.
 
 Partials can be computed anywhere and merged; equal bits need merging over a fixed tree (`fold.fold`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
 from fedhft.adapter import (
-    SHARED,
-    AdapterSchema,
     Float64,
-    MaskedDelta,
     MaskedMatrix,
     Part,
     RowIndex,
     TensorKey,
-    cluster_scope,
 )
 from fedhft.aggregation.lowrank import Product
+from fedhft.aggregation.rules import ClientUpdate, FoldRules, check_tensor, checked_weights, scopes_of
+from fedhft.aggregation.unequal_ranks import moved, padded, redistributed
 from fedhft.aggregation.versions import smaller_dense
-from fedhft.errors import ErrorCode, FedhftError
-from fedhft.job import JobSpec
 from fedhft.methods import Combine
-
-_SENT_WITH_ADAPTERS = (Part.A, Part.B, Part.HEAD)
-_SENT_WITHOUT = (Part.WEIGHT, Part.HEAD)
-
-
-@dataclass(frozen=True, eq=False)
-class ClientUpdate:
-    """One accepted update.
-
-    samples: q_i, training rows (capped), >= 0. memberships: p_ij as pinned, one weight >= 0 per cluster.
-    delta: masked differences from where the client's round began.
-    """
-
-    client: str
-    samples: float
-    memberships: tuple[float, ...]
-    delta: MaskedDelta
-    scale: float = 1.0
-    """Factor in (0, 1] on the differences, not on the weight: how far the update was clipped."""
-
-
-@dataclass(frozen=True, eq=False)
-class FoldRules:
-    """What the sums need to know of a job and a round."""
-
-    schema: AdapterSchema
-    combine: Combine
-    share_a: bool
-    clusters: int
-    tau: float
-    alpha_of: Callable[[int], float]
-    """Rank -> LoRA alpha; products carry W = alpha / rank."""
-    seed: int
-    round_number: int
-    """1-based; restart methods redraw A for it."""
-    uses_adapters: bool = True
-    """Whether factors travel, rather than all weights."""
-    trim: float = 0.0
-    """Share of the weight that a trimmed mean cuts off at either end."""
-
-    @classmethod
-    def of(cls, spec: JobSpec, schema: AdapterSchema, clusters: int, round_number: int) -> FoldRules:
-        """Rules of round `round_number` with `clusters` clusters."""
-        method = spec.method
-        return cls(
-            schema,
-            method.combine,
-            method.share_a,
-            clusters,
-            spec.mask.tau,
-            spec.adapter.alpha_of,
-            spec.seed,
-            round_number,
-            method.uses_adapters,
-            spec.server.trim,
-        )
-
-    @property
-    def sent(self) -> tuple[Part, ...]:
-        """Parts that travel in updates."""
-        if self.combine is Combine.NONE:
-            return ()
-        return _SENT_WITH_ADAPTERS if self.uses_adapters else _SENT_WITHOUT
-
-    @cached_property
-    def _start_of_a(self) -> dict[str, Float64]:
-        return {}
-
-    def start_of_a(self, slot: str) -> Float64:
-        """A of a slot as drawn for this round, (in x r), float64."""
-        if slot not in self._start_of_a:
-            start = self.schema.start_of(self.seed, TensorKey(slot, Part.A), self.round_number)
-            self._start_of_a[slot] = start.astype(np.float64)
-        return self._start_of_a[slot]
-
-    def is_shared(self, key: TensorKey) -> bool:
-        """Whether one tensor serves all clusters."""
-        return self.share_a and key.part is Part.A and self.combine is not Combine.PRODUCTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,14 +182,16 @@ def accumulate(partial: Partial, update: ClientUpdate, rules: FoldRules) -> Part
     partial.mass += np.asarray(per_cluster, np.float64)
     for key, matrix in update.delta:
         check_tensor(key, matrix, rules, update.client)
-        if rules.combine is Combine.PRODUCTS and key.part in (Part.A, Part.B):
+        if rules.combine.takes_ranks and key.part in (Part.A, Part.B):
             continue
         weights = (update.samples,) if rules.is_shared(key) else per_cluster
         sums = partial.rows.get(key)
         if sums is None:
             sums = partial.rows[key] = RowSums.zero(len(weights), matrix.rows, matrix.cols)
         sums.add(weights, matrix, update.scale)
-    if rules.combine is Combine.PRODUCTS:
+    if rules.combine is Combine.PADDED:
+        _accumulate_padded(partial, update, rules)
+    elif rules.combine.takes_ranks:
         _accumulate_products(partial, update, per_cluster, rules)
     return partial
 
@@ -309,7 +228,9 @@ def finish(partial: Partial, rules: FoldRules) -> Steps:
         if products is not None:
             for scope, name in enumerate(scopes_of(key, rules)):
                 product_step = _product_step(products, scope, rules.tau)
-                if product_step is not None:
+                if product_step is not None and rules.combine is Combine.SVD:
+                    steps.setdefault(name, {}).update(_factor_steps(key.name, product_step, rules))
+                elif product_step is not None:
                     steps.setdefault(name, {})[key] = product_step
     return steps
 
@@ -344,53 +265,37 @@ def _accumulate_products(
     delta = update.delta
     for key, matrix in delta:
         if key.part is not Part.B:
-            continue  # with B = 0 at the start of a restart round, A alone moves nothing
+            continue  # B comes with every A; with B = 0 at the start of a restart round, A alone moves nothing
         slot = rules.schema.slot(key.name)
         sums = partial.products.get(key.name)
         if sums is None:
             sums = partial.products[key.name] = ProductSums(RowSums.zero(rules.clusters, matrix.rows, 0))
-        sums.rows.add(per_cluster, MaskedMatrix(matrix.rows, 0, matrix.index, matrix.values[:, :0]))
-        left = (update.scale * rules.alpha_of(slot.rank) / slot.rank) * matrix.dense().astype(np.float64)
-        right = rules.start_of_a(key.name)
-        moved = delta.tensors.get(TensorKey(key.name, Part.A))
-        if moved is not None:
-            right = right + (moved.dense() if update.scale == 1.0 else update.scale * moved.dense().astype(np.float64))
+        if rules.combine is Combine.SVD:  # a row that did not travel is where it was, and counts
+            sums.rows.add(per_cluster, MaskedMatrix.full(matrix.dense()[:, :0]))
+            left = moved(update, key, rules)
+        else:
+            sums.rows.add(per_cluster, MaskedMatrix(matrix.rows, 0, matrix.index, matrix.values[:, :0]))
+            left = (update.scale * rules.alpha_of(slot.rank) / slot.rank) * matrix.dense().astype(np.float64)
+        right = moved(update, TensorKey(key.name, Part.A), rules, matrix.cols)
         weights = np.repeat(np.asarray(per_cluster, np.float64)[:, None], left.shape[1], axis=1)
         sums.add(weights, left, right)
 
 
-def scopes_of(key: TensorKey, rules: FoldRules) -> tuple[str, ...]:
-    """Scopes in which a tensor stands."""
-    if rules.is_shared(key):
-        return (SHARED,)
-    return tuple(cluster_scope(j) for j in range(rules.clusters))
+def _accumulate_padded(partial: Partial, update: ClientUpdate, rules: FoldRules) -> None:
+    for slot in rules.schema.slots:
+        weight, differences = padded(update, slot.name, rules)
+        for key, matrix in differences.items():
+            sums = partial.rows.get(key)
+            if sums is None:
+                sums = partial.rows[key] = RowSums.zero(1, matrix.rows, matrix.cols)
+            sums.add((weight,), matrix)
 
 
-def checked_weights(update: ClientUpdate, clusters: int) -> tuple[float, ...]:
-    """The memberships of an update. Raises INVALID_ARGUMENT for weights that are negative or not finite."""
-    weights = (update.samples, *update.memberships)
-    if len(update.memberships) != clusters or not all(np.isfinite(w) and w >= 0.0 for w in weights):
-        raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT,
-            f"weights of {update.client}",
-            weights,
-            f"need a sample count and {clusters} memberships, finite and >= 0",
-            "pin the memberships when the round opens",
-        )
-    return update.memberships
-
-
-def check_tensor(key: TensorKey, matrix: MaskedMatrix, rules: FoldRules, client: str) -> None:
-    """Check that a tensor may travel. Raises OUTSIDE_PLAN, WRONG_SHAPE."""
-    if key.part not in rules.sent:
-        raise FedhftError(
-            ErrorCode.OUTSIDE_PLAN,
-            f"update of {client}: {key.part}:{key.name} does not travel with combine = {rules.combine.value}; "
-            "agent and server must run the same job",
-        )
-    if (matrix.rows, matrix.cols) != rules.schema.shape(key):
-        raise FedhftError(
-            ErrorCode.WRONG_SHAPE,
-            f"update of {client}: {key.part}:{key.name} is {matrix.rows} x {matrix.cols}, "
-            f"the job has {rules.schema.shape(key)}",
-        )
+def _factor_steps(slot: str, mean: ProductStep, rules: FoldRules) -> dict[TensorKey, RowStep]:
+    a, b = rules.start(slot, Part.A), rules.start(slot, Part.B)
+    new_a, new_b = redistributed(mean.value, a)
+    rank = a.shape[1]
+    return {
+        TensorKey(slot, Part.A): RowStep(len(a), rank, None, new_a - a),
+        TensorKey(slot, Part.B): RowStep(len(b), rank, None, new_b - b),
+    }

@@ -26,15 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhft.adapter import AdapterSchema, Float32, Float64, MaskedMatrix, TensorKey
+from fedhft.aggregation.rules import ClientUpdate, FoldRules, check_tensor, checked_weights, scopes_of
 from fedhft.aggregation.sums import (
-    ClientUpdate,
-    FoldRules,
     RowStep,
     RowSums,
     Steps,
-    check_tensor,
-    checked_weights,
-    scopes_of,
 )
 from fedhft.errors import ErrorCode, FedhftError
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fedhft.datasets.partition import Partition
-    from fedhft.reporting.result import DemoResult
+    from fedhft.reporting.result import DemoResult, RunResult
 
 _MOST_DIGITS = 4
 _SUMMARY_RANKS = (0, 0, 4, 2, 3, 1, 5, 6, 7)
@@ -32,7 +32,10 @@ def demo(
     ] = Path("out/demo"),
     method: Annotated[
         str,
-        typer.Option(help="fedhft, fedhft-paper, fedit, ffa-lora, rolora, full or local.", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="fedhft, fedhft-paper, fedit, ffa-lora, rolora, hetlora, flexlora, flora, fedsa-lora, full or local.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "fedhft",
     compare: Annotated[
         str,
@@ -72,7 +75,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of data, partition and training.", rich_help_panel=_TRAINING)] = 0,
     tiers: Annotated[
         str,
-        typer.Option(help="Row densities of the device classes; clients take them in turn.", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="Row densities of the device classes (hetlora, flexlora, flora: shares of the rank); clients take them"
+            " in turn.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "1.0,0.5,0.25",
     clusters: Annotated[
         str,
@@ -108,6 +115,16 @@ def demo(
             help="Where agents train: auto, cpu, cuda, cuda:N or mps. They share it.", rich_help_panel=_TRAINING
         ),
     ] = "auto",
+    devices: Annotated[
+        str,
+        typer.Option(
+            help="What agents are held to: classes (three: a share of a core, memory and a link each), none, or a TOML "
+            "file (see docs/operations.md). Plans then follow from what is measured. With --simulate: a file of "
+            "profiles by which time passes.",
+            show_default="classes; with --simulate none",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "classes",
     simulate: Annotated[
         bool,
         typer.Option(
@@ -164,6 +181,7 @@ def demo(
         overrides=tuple(set_ or ()),
         model=model,
         device=parse_device(device),
+        devices=devices,
         simulate=simulate,
         tls=tls,
         keep_logs=keep_logs,
@@ -265,6 +283,33 @@ def print_summary(console: Console, result: DemoResult) -> None:
                 markup=False,
                 highlight=False,
             )
+        print_devices(console, run)
+
+
+def print_devices(console: Console, run: RunResult) -> None:
+    """What each device was given to do, where plans went by capacity."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not run.devices:
+        return
+    title = f"{run.method}: plans by what devices were measured to do"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for head in ("client", "device", "core", "layers", "steps", "seconds", "why not more"):
+        right = head in ("core", "layers", "seconds")
+        table.add_column(head, justify="right" if right else "left", no_wrap=head != "why not more")
+    for one in run.devices:
+        table.add_row(
+            one.client,
+            one.device or "-",
+            "-" if one.cpu is None else f"{one.cpu:.0%}",
+            str(one.layers or "-"),
+            f"{one.steps} of {one.epoch_steps}",
+            f"{one.seconds:.1f}",
+            escape(one.why),
+        )
+    console.print(table)
 
 
 def _say(console: Console, text: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from fedhft.adapter import AdapterSchema
 from fedhft.coordination.driven import Driven
+from fedhft.coordination.gauges import show_horizon
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation
 from fedhft.plan import steps_of
@@ -60,6 +61,7 @@ async def plan_by_capacity(
             },
         )
     await driven.store.keep_allocated(driven.job, made, fence)
+    show_horizon(driven.job, made.horizon)
     return _of(made, asked)
 
 

@@ -16,7 +16,6 @@ from fedhft.coordination.state_blobs import save_state
 from fedhft.coordination.tidying import tidy
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
-from fedhft.job_task import TaskSpec
 from fedhft.methods import Combine, SignatureKind
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds.best import best_after
@@ -24,6 +23,7 @@ from fedhft.rounds.decision import Extend, Fail, after_setting_aside
 from fedhft.rounds.metric_figures import metrics_of_client, tell_metrics
 from fedhft.rounds.reclustering import wants_memberships
 from fedhft.rounds.summary import ClientReport, readable_reports, results_of, summarise
+from fedhft.rounds.work import work_of
 from fedhft.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ async def close_round(
     now_ms = await store.now_ms()
     bounded = Bounded(aside, folded.clipped if folded else {}, folded.opposed if folded else ())
     await _note_outcomes(driven, number, bounded, fence)
-    entry = _entry(current, reports, before, figures, bounded, now_ms, spec.task)
+    entry = _entry(current, reports, before, figures, bounded, now_ms, spec)
     best = best_after(spec, best_of(last), entry.summary, current.base_version)
     if best is not None:
         entry.summary.best.CopyFrom(best)
@@ -217,9 +217,12 @@ def _entry(
     figures: dict[str, float],
     bounded: Bounded,
     now_ms: int,
-    task: TaskSpec,
+    spec: JobSpec,
 ) -> RoundHistory:
-    summary = summarise(current, reports, before, now_ms)
+    summary, task = summarise(current, reports, before, now_ms), spec.task
+    work = work_of(reports, spec.training.batch_size)
+    if work is not None:
+        summary.work.CopyFrom(work)
     for name, value in figures.items():
         setattr(summary, name, value)
     bounded.tell(current, summary)

@@ -89,6 +89,9 @@ class JobGauges:
             schema, current = await self._store.schema(self._job), await self._store.round(self._job)
             if schema is not None and current is not None:
                 show_plans(self._job, AdapterSchema.from_json(schema), current)
+            allocated = await self._store.allocated(self._job)
+            if allocated is not None:
+                show_horizon(self._job, allocated.horizon)
             for text in (await self._store.history(self._job, -1)).entries:
                 _show_summary(self._job, RoundHistory.from_json(text).summary)
         except FedhftError as error:
@@ -99,10 +102,20 @@ def show_plans(job: JobId, schema: AdapterSchema, current: RoundRecord) -> None:
     """Show what the clients of a round train, by tier."""
     families = (metrics.PLAN_DEPTH, metrics.PLAN_RANK_SUM, metrics.PLAN_DENSITY)
     federations.drop(job, families)
-    for plan in {part.plan.tier: part.plan for part in current.participants.values()}.values():
-        ranks = sum(slot.rank for slot in plan.slots(schema))
-        for family, value in zip(families, (plan.depth, ranks, plan.density), strict=True):
-            family.labels(federation=job, tier=plan.tier).set(value)
+    different = {(part.plan.depth, part.plan.rank): part.plan for part in current.participants.values()}
+    ranks = {key: sum(plan.rank_of(slot) for slot in plan.slots(schema)) for key, plan in different.items()}
+    by_tier: dict[str, list[tuple[float, ...]]] = {}
+    for part in current.participants.values():
+        plan = part.plan
+        by_tier.setdefault(plan.tier, []).append((plan.depth, ranks[plan.depth, plan.rank], plan.density))
+    for tier, figures in by_tier.items():
+        for family, column in zip(families, zip(*figures, strict=True), strict=True):
+            family.labels(federation=job, tier=tier).set(sum(column) / len(column))
+
+
+def show_horizon(job: JobId, seconds: float) -> None:
+    """Show how long a round takes by the plans in force."""
+    metrics.PLAN_HORIZON_SECONDS.labels(federation=job).set(seconds)
 
 
 def show_published(job: JobId, entry: RoundHistory, reports: Sequence[ClientReport]) -> None:
@@ -127,6 +140,8 @@ def _show_summary(job: JobId, summary: Any) -> None:
             metrics.MAJORITY_SCORE,
             metrics.PEAK_MEMORY_BYTES,
             metrics.CLUSTER_PARTICIPANTS,
+            metrics.ROUND_WAITING,
+            metrics.ROUND_CLIENT_SECONDS,
         ],
     )
     for split, moment, statistic, field in _OF_SUMMARY:
@@ -148,6 +163,11 @@ def _show_summary(job: JobId, summary: Any) -> None:
     for figures in summary.tiers:
         if figures.peak_rss_bytes_max:  # it was measured
             metrics.PEAK_MEMORY_BYTES.labels(federation=job, tier=figures.tier).set(figures.peak_rss_bytes_max)
+    if summary.HasField("work"):
+        metrics.ROUND_WAITING.labels(federation=job).set(summary.work.waiting)
+        for field in summary.work.seconds.DESCRIPTOR.fields if summary.work.HasField("seconds") else ():
+            seconds = getattr(summary.work.seconds, field.name)
+            metrics.ROUND_CLIENT_SECONDS.labels(federation=job, activity=field.name).set(seconds)
     metrics.ROUND_MEMBERSHIPS_VERSION.labels(federation=job).set(summary.membership_version)
     for cluster, size in enumerate(summary.cluster_sizes):
         metrics.CLUSTER_PARTICIPANTS.labels(federation=job, cluster=str(cluster)).set(size)

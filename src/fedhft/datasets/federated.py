@@ -28,6 +28,10 @@ class ClientFiles:
     holdout: Path
     shared: Path
 
+    def absolute(self) -> ClientFiles:
+        """The same, for processes with another working directory."""
+        return ClientFiles(self.client, self.train.absolute(), self.holdout.absolute(), self.shared.absolute())
+
 
 @dataclass(frozen=True)
 class FederatedData:

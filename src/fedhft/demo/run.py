@@ -7,21 +7,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fedhft.datasets.federated import ClientFiles, FederatedData
-from fedhft.demo.settings import DemoSettings, demo_data, demo_job
+from fedhft.demo.settings import DemoSettings, demo_data, demo_devices, demo_job, profiles_file
 from fedhft.export.published import fetch_adapters, write_adapters
 from fedhft.job import JobSpec
 from fedhft.jobs.messages import as_dict
 from fedhft.local.base_model import BaseModel, base_model
+from fedhft.local.devices import LocalDevice
 from fedhft.local.federation import Federation, FederationLayout
 from fedhft.local.processes import deaf_to_interrupts
-from fedhft.methods import Combine, Trained
+from fedhft.methods import Allocation, Trained
 from fedhft.reporting.plots import write_plots
 from fedhft.reporting.report import MethodRun, write_report
 from fedhft.reporting.result import DemoResult, run_result
@@ -38,14 +39,15 @@ def run_demo(settings: DemoSettings, table: RoundTable) -> DemoResult:
     settings.check()
     model = base_model(settings.model)
     data = demo_data(settings)
-    specs = [demo_job(settings, method, data, model.name) for method in settings.methods]
+    devices = demo_devices(settings, [client.client for client in data.clients], max(data.groups) + 1)
+    specs = [demo_job(settings, method, data, model.name, devices) for method in settings.methods]
     settings.out.mkdir(parents=True, exist_ok=True)
     files = data.write(settings.out / "data")
     with ThreadPoolExecutor(1, thread_name_prefix="stop") as stopping:
         if settings.simulate:
             runs = [_simulate_method(settings, spec, data, model, table) for spec in specs]
         else:
-            runs = [_run_method(settings, spec, data, files, model, table, stopping) for spec in specs]
+            runs = [_run_method(settings, spec, data, files, devices, model, table, stopping) for spec in specs]
     result = DemoResult(tuple(run.result for run in runs))
     _write_json(settings.out / "results.json", result.as_dict())
     table.say("drawing the plots")
@@ -60,6 +62,7 @@ def _run_method(
     spec: JobSpec,
     data: FederatedData,
     files: Sequence[ClientFiles],
+    devices: Mapping[str, LocalDevice],
     model: BaseModel,
     table: RoundTable,
     stopping: ThreadPoolExecutor,
@@ -70,17 +73,21 @@ def _run_method(
         shutil.rmtree(folder / name, ignore_errors=True)
     large = spec.method.trained is Trained.ALL_WEIGHTS
     blobs = "directory" if large else "redis"
-    layout = FederationLayout((folder / "run").absolute(), model.path, blobs, settings.tls, settings.device)
+    layout = FederationLayout(
+        (folder / "run").absolute(), model.path, blobs, settings.tls, settings.device, devices=devices
+    )
     started = time.monotonic()
     table.say(f"{method}: starting Redis, the clusterer, the aggregator and {len(files)} agents")
     federation = Federation(layout)
     try:
         federation.start()
         job = federation.jobs.submit(spec)
-        federation.start_agents(spec.name, [_absolute(own) for own in files])
+        federation.start_agents(spec.name, [own.absolute() for own in files])
         job = federation.follow(spec.name, settings.timeout_s, lambda change: table.show(method, change))
         wall_seconds = time.monotonic() - started
         cpu_seconds = federation.aggregator_cpu_seconds()
+        planned = spec.method.allocation is Allocation.CAPACITY
+        plans = federation.jobs.plan(spec.name) if planned else None
         adapters = _export(federation, spec, job, folder / "adapters", model, table)
     except Exception:
         federation.stop(patience_s=0.0)
@@ -96,10 +103,10 @@ def _run_method(
     groups = {client.client: client.group for client in data.clients} if data.has_groups else None
     result = run_result(
         job, spec, wall_seconds=wall_seconds, aggregator_cpu_seconds=cpu_seconds, groups=groups,
-        adapters=[os.fspath(path) for path in adapters],
+        adapters=[os.fspath(path) for path in adapters], plans=plans, held=devices,
     )  # fmt: skip
     _write_json(folder / "history.json", _history(spec, job, data, asdict(result)))
-    return MethodRun(spec, job, result)
+    return MethodRun(spec, job, result, plans, devices)
 
 
 def _simulate_method(
@@ -113,7 +120,7 @@ def _simulate_method(
     table.say(f"{method}: {len(data.clients)} clients in this process")
     path = None if model.path is None else os.fspath(model.path)
     machine = Machine(settings.device)
-    run = run_simulated(spec, data, path, lambda change: table.show(method, change), machine)
+    run = run_simulated(spec, data, path, lambda change: table.show(method, change), machine, profiles_file(settings))
     _write_json(settings.out / method / "history.json", _history(spec, run.job, data, asdict(run.result)))
     return run
 
@@ -121,7 +128,7 @@ def _simulate_method(
 def _export(
     federation: Federation, spec: JobSpec, job: jobs_pb2.Job, out: Path, model: BaseModel, table: RoundTable
 ) -> list[Path]:
-    if spec.method.combine is Combine.NONE:
+    if not spec.method.combine.makes_one_model:
         return []
     table.say(f"{spec.method.preset}: exporting adapters")
     path = "" if model.path is None else os.fspath(model.path)
@@ -151,10 +158,6 @@ def _history(spec: JobSpec, job: jobs_pb2.Job, data: FederatedData, result: dict
         "memberships": told["memberships"],
         "result": result,
     }
-
-
-def _absolute(files: ClientFiles) -> ClientFiles:
-    return ClientFiles(files.client, files.train.absolute(), files.holdout.absolute(), files.shared.absolute())
 
 
 def _write_json(path: Path, value: object) -> None:

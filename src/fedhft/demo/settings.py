@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from fedhft.datasets.source import read_source
 from fedhft.documents import parse_toml
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.methods import PRESETS, method_of
+from fedhft.job_sections import AdapterSpec
+from fedhft.local.devices import CLASSES, LocalDevice, read_devices
+from fedhft.methods import PRESETS, Allocation, Combine, MaskRule, method_of
 from fedhft.training.tasks import kind_for
 
 CORPUS_ROWS = (240, 120, 60)
@@ -24,6 +27,8 @@ CORPUS_VALIDATION = 180
 
 _RATES = {"full": 1e-4}
 _RATE = 3e-3
+BUILT_IN, NO_DEVICES = "classes", "none"
+"""Values of `devices` that are not files."""
 _OF_ONE_METHOD = ("method", "wire")
 """Sections whose overrides apply to the main method only, not to those it is compared with."""
 
@@ -46,7 +51,7 @@ class DemoSettings:
     extra_holdout: int = 0
     validation_rows: int = 2000
     tiers: tuple[float, ...] = (1.0, 0.5, 0.25)
-    """Densities; clients take them in turn."""
+    """Densities, or shares of the rank where the method combines unequal ranks; clients take them in turn."""
     rounds: int = 6
     seed: int = 0
     epochs: float = 1.0
@@ -60,6 +65,10 @@ class DemoSettings:
     """Path or hub id; None uses the packaged MiniLM."""
     device: str = "auto"
     """Where agents train, as they take it."""
+    devices: str = BUILT_IN
+    """What agents are held to: `classes` (CLASSES; nothing in a simulation), `none`, or a file (`local.devices`;
+    for a simulation `simulation.devices`).
+    """
     simulate: bool = False
     """Run every method in this process, without sockets; bytes on sockets, memory and CPU are then unknown."""
     tls: bool = False
@@ -116,21 +125,43 @@ def demo_data(settings: DemoSettings) -> FederatedData:
     return hand_out(read_source(settings.data), shares, settings.seed)
 
 
+def demo_devices(settings: DemoSettings, clients: Sequence[str], groups: int) -> Mapping[str, LocalDevice]:
+    """The device of every agent; none in a simulation, and where agents are held to nothing. Raises FedhftError."""
+    if settings.simulate or settings.devices == NO_DEVICES:
+        return {}
+    if settings.devices == BUILT_IN:
+        turns = tier_of_clients(len(clients), len(CLASSES), groups)
+        return {name: CLASSES[turn] for name, turn in zip(clients, turns, strict=True)}
+    return read_devices(Path(settings.devices), clients)
+
+
+def profiles_file(settings: DemoSettings) -> Path | None:
+    """The file of devices by which the time of a simulation passes; None: none does."""
+    is_file = settings.simulate and settings.devices not in (BUILT_IN, NO_DEVICES)
+    return Path(settings.devices) if is_file else None
+
+
 def tier_of_clients(clients: int, tiers: int, groups: int) -> tuple[int, ...]:
     """Tier index of each client: in turn within each hidden group (client i is in group i % groups)."""
     return tuple((number // groups) % tiers for number in range(clients))
 
 
-def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: str) -> JobSpec:
+def demo_job(
+    settings: DemoSettings,
+    method: str,
+    data: FederatedData,
+    model: str,
+    devices: Mapping[str, LocalDevice] | None = None,
+) -> JobSpec:
     """The job of one method over the given data; `model` is what the job calls the base model.
+
+    With devices, a method of tiers plans by capacity: nobody's tier is named, it follows from the memory of its device.
 
     Overrides of `method.*` and `wire.*` apply to the main method only; all others apply to every method, so that the
     comparison stays fair. Raises FedhftError: INVALID_ARGUMENT for an override that is not key=value, INVALID_JOB.
     """
     names = [client.client for client in data.clients]
-    tier_names = [f"density-{density:g}" for density in settings.tiers]
-    groups = max(data.groups) + 1
-    turns = tier_of_clients(len(names), len(tier_names), groups)
+    planned = bool(devices) or profiles_file(settings) is not None
     generated = settings.data is None
     raw: dict[str, Any] = {
         "name": f"demo-{method}",
@@ -143,8 +174,7 @@ def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: st
             "text_pair": "text_pair" if data.has_pairs else None,
         },
         "method": {"preset": method},
-        "tiers": {name: {"density": density} for name, density in zip(tier_names, settings.tiers, strict=True)},
-        "client_tiers": {name: tier_names[turn] for name, turn in zip(names, turns, strict=True)},
+        **(_tiers_by_memory(settings, devices) if devices else _tiers_by_name(settings, data)),
         "training": {
             "learning_rate": settings.learning_rate or _RATES.get(method, _RATE),
             "learning_rate_decay": settings.learning_rate_decay,
@@ -166,7 +196,44 @@ def demo_job(settings: DemoSettings, method: str, data: FederatedData, model: st
         key, value = parse_override(override)
         if method == settings.method or key[0] not in _OF_ONE_METHOD:
             _set(raw, key, value, override)
+    choices = {**PRESETS[method], **raw["method"]}
+    if choices.get("mask") == MaskRule.NONE and choices.get("combine") in [one for one in Combine if one.takes_ranks]:
+        _as_ranks(raw)
+    elif planned and choices.get("allocation", Allocation.TIERS) == Allocation.TIERS:
+        raw["method"]["allocation"] = "capacity"
     return parse_job(raw)
+
+
+def _tiers_by_name(settings: DemoSettings, data: FederatedData) -> dict[str, Any]:
+    names = [f"density-{density:g}" for density in settings.tiers]
+    clients = [client.client for client in data.clients]
+    turns = tier_of_clients(len(clients), len(names), max(data.groups) + 1)
+    return {
+        "tiers": {name: {"density": density} for name, density in zip(names, settings.tiers, strict=True)},
+        "client_tiers": {client: names[turn] for client, turn in zip(clients, turns, strict=True)},
+    }
+
+
+def _tiers_by_memory(settings: DemoSettings, devices: Mapping[str, LocalDevice]) -> dict[str, Any]:
+    """A tier for every density, as far as there are devices of as many memories: the more memory, the denser."""
+    densities = sorted(set(settings.tiers), reverse=True)
+    memories = sorted({device.memory for device in devices.values()}, reverse=True)[: len(densities)]
+    least = [*memories[:-1], 0]  # the last tier takes whatever is left
+    return {
+        "tiers": {
+            f"density-{density:g}": {"density": density, "min_memory": memory}
+            for density, memory in zip(densities, least, strict=False)
+        }
+    }
+
+
+def _as_ranks(raw: dict[str, Any]) -> None:
+    """Give smaller devices fewer columns in place of fewer rows."""
+    most = raw.get("adapter", {}).get("rank", AdapterSpec().rank)
+    for tier in raw["tiers"].values():
+        share = tier.pop("density", 1.0)
+        if share < 1:
+            tier.setdefault("rank", math.ceil(share * most))
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:

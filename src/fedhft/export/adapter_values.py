@@ -153,9 +153,9 @@ def start_of_job(
 
 
 def _check(spec: JobSpec, schema: AdapterSchema, values: AdapterValues) -> None:
-    if not schema.slots or spec.method.combine is Combine.NONE:
+    if not schema.slots or not spec.method.combine.makes_one_model:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, FIELD, values.source, f"method {spec.method.preset} shares no adapter",
+            ErrorCode.INVALID_ARGUMENT, FIELD, values.source, f"method {spec.method.preset} shares no whole adapter",
             "use a method that does, or begin without",
         )  # fmt: skip
     if values.base_digest and values.base_digest != schema.base_digest:

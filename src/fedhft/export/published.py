@@ -36,16 +36,23 @@ class PublishedAdapters:
 def fetch_adapters(client: JobsClient, job: str, version: int = 0) -> PublishedAdapters:
     """Fetch a version of a job, the last for 0.
 
-    Raises FedhftError, JOB_NOT_RUNNING when nothing was published, INVALID_ARGUMENT when the server does not keep it.
+    Raises FedhftError, JOB_NOT_RUNNING when nothing was published, INVALID_ARGUMENT when the server does not keep it,
+    or when what is published is not a whole adapter.
     """
     export = client.export(job, version)
+    spec = load_canonical(export.spec_json)
+    if not spec.method.combine.makes_one_model:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "job", job, f"method {spec.method.preset} shares no whole adapter",
+            "what its clients trained stays with them; choose a job of another method",
+        )  # fmt: skip
     schema = AdapterSchema.from_json(export.schema_json)
     memberships = {row.client: tuple(row.weights) for row in export.memberships.rows}
     clusters = export.memberships.clusters or 1 + max((_cluster(ref.scope) for ref in export.blobs), default=0)
     state = AdapterState(export.version, clusters)
     for ref in export.blobs:
         state = apply_delta(state, decode(client.blob(job, ref), schema, kind=adapter_pb2.BLOB_KIND_SNAPSHOT))
-    return PublishedAdapters(load_canonical(export.spec_json), schema, state, memberships)
+    return PublishedAdapters(spec, schema, state, memberships)
 
 
 @dataclass(frozen=True)

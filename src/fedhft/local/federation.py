@@ -12,13 +12,16 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhft.datasets.federated import ClientFiles
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient, is_over
+from fedhft.local.cpu_share import CpuShares
+from fedhft.local.devices import LocalDevice
+from fedhft.local.link import Links
 from fedhft.local.processes import ServiceProcess, deaf_to_interrupts, stop_all
 from fedhft.local.redis import EmbeddedRedis
 from fedhft.records import JobStatus
@@ -36,6 +39,8 @@ _HURRIED_GRACE_S = 1.0
 """How long an agent may take to stop when its state will not be used again; one importing torch would take longer."""
 _SCRAPE_S = 10.0
 _THREADS = "1"
+_START_UP_CPU_S = 4.0
+"""About what an agent takes to import its libraries. A slow device would take minutes for it, which tell nothing."""
 _HOSTS = ("127.0.0.1",)
 """Where the services of a local federation are reached."""
 
@@ -55,6 +60,8 @@ class FederationLayout:
     """Where agents train."""
     agent_pages: bool = False
     """Whether agents serve metrics and health pages, on free ports."""
+    devices: Mapping[str, LocalDevice] = field(default_factory=dict)
+    """Client -> the device that its agent is held to; agents of others have all of this machine."""
 
 
 class Federation:
@@ -68,6 +75,9 @@ class Federation:
         self._client: JobsClient | None = None
         self._metrics = ""
         self._server = ""
+        self._shares = CpuShares()
+        self._links = Links()
+        self._held_for = 1
         self.certificates: Authority | None = None
         """The authority of this run, where it uses TLS."""
 
@@ -117,10 +127,14 @@ class Federation:
         self._client = JobsClient(str(addresses["admin"]), tls, give_up_after_s=30.0)
 
     def start_agents(self, job: str, files: Sequence[ClientFiles]) -> None:
-        """Start one agent per client, each for this one job."""
+        """Start one agent per client, each for this one job, on its device."""
         for own in files:
+            device = self._layout.devices.get(own.client)
+            server = self._server
+            if device is not None:
+                server = self._links.open(server, device.up, device.down).address
             arguments = [
-                "--server", self._server, "--client", own.client, "--job", job, "--once", "--threads", _THREADS,
+                "--server", server, "--client", own.client, "--job", job, "--once", "--threads", _THREADS,
                 "--data", str(own.train), "--holdout", str(own.holdout), "--shared-validation", str(own.shared),
                 "--state-dir", str(self._layout.folder / "state" / own.client), *self._tls(f"agent/{own.client}"),
             ]  # fmt: skip
@@ -129,7 +143,22 @@ class Federation:
                 arguments += ["--model", str(self._layout.model)]
             if self._layout.agent_pages:
                 arguments += ["--metrics-port", "0"]
-            self._agents.append(self._start(own.client, "fedhft_agent", arguments))
+            if device is not None and device.memory:
+                arguments += ["--memory", str(device.memory)]
+            agent = self._start(own.client, "fedhft_agent", arguments)
+            self._agents.append(agent)
+            if device is not None:
+                self._shares.hold(agent.pid, device.share(1), _START_UP_CPU_S)
+
+    def hold_to_devices(self, round_number: int) -> None:
+        """Hold agents to the shares of a core that their devices have in a round."""
+        if round_number == self._held_for:
+            return
+        self._held_for = round_number
+        for agent in self._agents:
+            device = self._layout.devices.get(agent.name)
+            if device is not None:
+                self._shares.hold(agent.pid, device.share(round_number))
 
     def follow(self, job: str, timeout_s: float, on_change: Callable[[jobs_pb2.Job], None]) -> jobs_pb2.Job:
         """Report every change of a job until it is completed; returns it.
@@ -159,6 +188,8 @@ class Federation:
             if isinstance(change, FedhftError):
                 self._check_processes()
                 raise change
+            if change.open_round:
+                self.hold_to_devices(change.open_round)
             on_change(change)
             if is_over(change):
                 if change.status != JobStatus.COMPLETED:
@@ -181,6 +212,7 @@ class Federation:
         are told to stop at once, and killed a moment later if they have not.
         """
         with deaf_to_interrupts():
+            self._shares.close()  # who is stopped could not end
             if hurry:
                 stop_all(self._agents, 0.0, _HURRIED_GRACE_S)
             else:
@@ -189,6 +221,7 @@ class Federation:
                 self._client.close()
             for process in reversed(self._services):
                 stop_all([process], 0.0, _GRACE_S)
+            self._links.close()
             self._redis.stop()
 
     def _holder(self, path: str) -> Holder | None:

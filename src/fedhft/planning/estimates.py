@@ -67,8 +67,8 @@ class Durations:
 
     forward over forward_layers layer-steps (training, scoring and filling alike), backward over backward_layers; up
     over up_bytes, down over down_bytes; other: everything else from the task to the update. 0 where nothing was done.
-    scoring: batches scored. keeps: whether what leaves the frozen layers was kept (true where none is frozen, and it
-    would be).
+    scoring: batches scored. fill: the part of forward that fills the cache. keeps: whether what leaves the frozen
+    layers was kept (true where none is frozen, and it would be).
     """
 
     forward: float = 0.0
@@ -81,6 +81,7 @@ class Durations:
     down_bytes: int = 0
     other: float = 0.0
     scoring: float = 0.0
+    fill: float = 0.0
     keeps: bool = False
 
     @classmethod
@@ -97,6 +98,7 @@ class Durations:
             down_bytes=message.down_bytes,
             other=message.other_seconds,
             scoring=message.scoring_batches,
+            fill=message.fill_seconds,
             keeps=message.keeps_frozen_layers,
         )
 
@@ -136,7 +138,7 @@ def bounded(durations: Durations, seen: float, sending: float = 0.0) -> Duration
     there = max(seen - sending, _LEAST_SHARE * seen)
     if own > there:
         scale = there / own
-        scaled = {name: getattr(durations, name) * scale for name in ("forward", "backward", "down", "other")}
+        scaled = {name: getattr(durations, name) * scale for name in ("forward", "backward", "down", "other", "fill")}
         return replace(durations, **scaled)
     return replace(durations, other=durations.other + there - own)
 

@@ -1,9 +1,9 @@
 """How much memory a round's fold takes at most: bounded by schema and job, before any update has come.
 
 With J clusters, values per state V = sum over scopes of a scope's values: factors A (once if shared, else J times), B
-and head (J times); products J (out x in) per slot, their largest form; weights J times. R is the rows of those tensors,
-N the values of one client's update, and m the tensors of its size that the server's step carries (momentum 1, adaptive
-steps 2):
+and head (J times); products J (out x in) per slot, their largest form (for svd beside the factors); weights J times. R
+is the rows of those tensors, N the values of one client's update, and m the tensors of its size that the server's step
+carries (momentum 1, adaptive steps 2):
 
     sums        16 (V + R)          two partial sums, float64: the running one and a block's
     held        (8 + 4 m) V         state, residual and what the step carries, of the version before, float32
@@ -13,7 +13,10 @@ steps 2):
     collected   64 MiB              for a trimmed mean alone: values of all clients side by side, in passes over the
                                     updates (`aggregation.trimming`), however many clients there are
 
-    fold_bytes = sums + held + published + coded + update + collected
+    begun       8 F                 where means are of whole factors (padded, svd), the F values of those the round
+                                    began with, float64
+
+    fold_bytes = sums + held + published + coded + update + collected + begun
 
 An upper bound, not an estimate: factors are smaller than products, and masks leave rows out.
 """
@@ -43,9 +46,9 @@ def fold_bytes(spec: JobSpec, schema: AdapterSchema) -> int:
     own = [schema.shape(key) for key in schema.keys if key.part in (Part.HEAD, Part.WEIGHT)]
     for slot in schema.slots:
         a, b = schema.shape(TensorKey(slot.name, Part.A)), schema.shape(TensorKey(slot.name, Part.B))
-        if method.combine is Combine.PRODUCTS:
+        if method.combine in (Combine.PRODUCTS, Combine.SVD):
             own.append((slot.out_features, slot.in_features))
-        else:
+        if method.combine is not Combine.PRODUCTS:
             own.append(b)
             (shared if method.share_a else own).append(a)
     clusters = most_clusters(spec)
@@ -53,8 +56,10 @@ def fold_bytes(spec: JobSpec, schema: AdapterSchema) -> int:
     rows = sum(rows for rows, _ in shared) + clusters * sum(rows for rows, _ in own)
     carried = 8 * method.server.held
     scope = max(_size(shared), _size(own))
+    whole = method.combine in (Combine.PADDED, Combine.SVD)
+    begun = 8 * sum(slot.rank * (slot.in_features + slot.out_features) for slot in schema.slots) if whole else 0
     collected = MEMORY_BYTES if method.combine is Combine.TRIMMED_MEAN else 0
-    return (16 + 8 + 16 + carried) * values + 16 * rows + 16 * scope + 16 * update + collected
+    return (16 + 8 + 16 + carried) * values + 16 * rows + 16 * scope + 16 * update + collected + begun
 
 
 def check_fold_fits(spec: JobSpec, schema: AdapterSchema) -> None:

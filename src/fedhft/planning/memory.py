@@ -16,7 +16,9 @@ PROCESS_BYTES = 256 << 20
 
 def trained_values(plan: AdapterPlan, schema: AdapterSchema) -> int:
     """Float values that have gradients and optimiser state under a plan."""
-    return sum(plan.rows_allowed(key, schema) * schema.shape(key)[1] for key in schema.keys if plan.trains(key, schema))
+    return sum(
+        plan.rows_allowed(key, schema) * plan.shape(key, schema)[1] for key in schema.keys if plan.trains(key, schema)
+    )
 
 
 def streams(weights_bytes: int, memory_bytes: int) -> bool:

@@ -65,14 +65,15 @@ def too_large_for_all(spec: JobSpec, too_large: Sequence[PlanTooLarge]) -> Fedhf
 
 
 def _smaller(spec: JobSpec, name: str, other: str) -> bool:
-    """Whether the plan of one tier takes less than another's: no more layers, no more rows, and fewer of either."""
+    """Whether the plan of one tier takes less than another's: no more layers, rows and columns, and fewer of any."""
     mine, its = _size(spec, name), _size(spec, other)
     return mine != its and all(own <= limit for own, limit in zip(mine, its, strict=True))
 
 
-def _size(spec: JobSpec, name: str) -> tuple[float, float]:
-    """Layers and share of rows."""
-    return depth_of(spec, name) or math.inf, tier_settings(spec, name).density
+def _size(spec: JobSpec, name: str) -> tuple[float, float, float]:
+    """Layers, share of rows, and columns."""
+    tier = tier_settings(spec, name)
+    return depth_of(spec, name) or math.inf, tier.density, tier.rank or math.inf
 
 
 def _first_tier(spec: JobSpec, client: str, memory_bytes: int, requested: str) -> str:
@@ -85,7 +86,10 @@ def _first_tier(spec: JobSpec, client: str, memory_bytes: int, requested: str) -
                 f"choose one of {', '.join(sorted(spec.tiers))}",
             )  # fmt: skip
         return requested
-    ranked = sorted(spec.tiers.items(), key=lambda item: (-item[1].min_memory, -item[1].density, item[0]))
+    ranked = sorted(
+        spec.tiers.items(),
+        key=lambda item: (-item[1].min_memory, -item[1].density, -(item[1].rank or math.inf), item[0]),
+    )
     for name, tier in ranked:
         if memory_bytes >= tier.min_memory or (memory_bytes == 0 and tier.min_memory == 0):
             return name
@@ -124,4 +128,5 @@ def _plan(spec: JobSpec, schema: AdapterSchema, name: str) -> AdapterPlan:
         max_steps=spec.training.max_steps,
         train_a=True,
         train_b=True,
+        rank=tier.rank,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedhft.datasets.federated import FederatedData, label_counts
 from fedhft.job import JobSpec
+from fedhft.local.devices import LocalDevice
 from fedhft.reporting.result import RunResult, clusters_of, measured
-from fedhft.reporting.table import shown, size
-from fedhft.v1 import jobs_pb2
+from fedhft.reporting.table import depths, shown, size
+from fedhft.v1 import jobs_pb2, plans_pb2
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class MethodRun:
     spec: JobSpec
     job: jobs_pb2.Job
     result: RunResult
+    plans: plans_pb2.ExplainPlanResponse | None = None
+    """Where it plans by capacity: who trained what in the end, and why."""
+    devices: Mapping[str, LocalDevice] = field(default_factory=dict)
+    """Client -> what its agent was held to."""
 
 
 def fewest_rows(data: FederatedData) -> frozenset[str]:
@@ -48,9 +53,10 @@ def write_report(runs: Sequence[MethodRun], data: FederatedData, plots: Mapping[
         _least(runs, data),
         "## What it cost",
         _costs(runs),
+        *_device_section(runs),
         *_membership_section(runs, data),
         "## Rounds",
-        *(_rounds(run) for run in runs),
+        *(part for run in runs for part in (_rounds(run), *_time_spent(run))),
         "## Clients",
         _clients(runs, data),
         *([] if not plots else ["## Plots", *(f"![{title}]({path})" for title, path in plots.items())]),
@@ -163,6 +169,47 @@ def _costs(runs: Sequence[MethodRun]) -> str:
     return _table(heads, map(row, runs))
 
 
+def _device_section(runs: Sequence[MethodRun]) -> list[str]:
+    """What agents were held to, and what was planned for each by what it was measured to do."""
+    devices = runs[0].devices
+    parts = ["## Devices and plans"] if devices or any(run.plans for run in runs) else []
+    if devices:
+        heads = ("client", "device", "share of a core", "memory", "up", "down")
+        rows = [
+            [
+                client, device.name or "-", f"{device.cpu:g}", size(device.memory) if device.memory else "all",
+                f"{size(device.up)}/s", f"{size(device.down)}/s",
+            ]
+            for client, device in sorted(devices.items())
+        ]  # fmt: skip
+        parts.append(_table(heads, rows))
+    for run in runs:
+        if run.plans is not None and run.plans.clients:
+            parts += [_plans_line(run, run.plans), _plans(run.plans)]
+    return parts
+
+
+def _plans_line(run: MethodRun, plans: plans_pb2.ExplainPlanResponse) -> str:
+    return (
+        f"**{run.result.method}** was not told what the devices are: plans follow what each was measured to do. Those "
+        f"of the end were made for round {plans.round} ({plans.reason}): rounds of {plans.horizon_seconds:.3g} s, of "
+        f"which clients wait {plans.waiting:.0%}."
+    )
+
+
+def _plans(plans: plans_pb2.ExplainPlanResponse) -> str:
+    heads = ("client", "tier", "layers", "steps", "seconds", "ms per layer, forward + backward", "why not more")
+    rows = [
+        [
+            one.client, one.tier, f"{one.depth} of {plans.layers}" if one.steps else "sits out",
+            f"{one.steps} of {one.epoch_steps}", f"{one.seconds:.3g}",
+            f"{one.capacity.forward_ms:.3g} + {one.capacity.backward_ms:.3g}", one.why,
+        ]
+        for one in plans.clients
+    ]  # fmt: skip
+    return _table(heads, rows)
+
+
 def _membership_section(runs: Sequence[MethodRun], data: FederatedData) -> list[str]:
     clustered = [run for run in runs if run.spec.method.is_clustered and run.job.memberships.rows]
     if not clustered:
@@ -201,6 +248,8 @@ def _rounds(run: MethodRun) -> str:
             size(entry.payload_bytes_up),
             size(entry.payload_bytes_down),
             "+".join(map(str, entry.cluster_sizes)) or "-",
+            depths(entry.work),
+            str(entry.work.steps),
             f"{entry.seconds:.1f}",
             f"{entry.evaluate_seconds_mean:.1f}",
         ]
@@ -215,13 +264,30 @@ def _rounds(run: MethodRun) -> str:
         "up",
         "down",
         "clusters",
+        "layers",
+        "steps",
         "seconds",
         "scoring",
     )
     return (
-        f"**{run.result.method}** (the last line is the final evaluation; scores are those at its start; scoring: "
-        "seconds of a client, mean)\n\n" + _table(heads, rows)
+        f"**{run.result.method}** (the last line is the final evaluation; scores are those at its start; layers: with "
+        "adapters, fewest to most; steps: of all clients; scoring: seconds of a client, mean)\n\n" + _table(heads, rows)
     )
+
+
+def _time_spent(run: MethodRun) -> list[str]:
+    """Where clients' time went, round by round; nothing where no client measured it."""
+    activities = [field.name for field in jobs_pb2.TimeSpent.DESCRIPTOR.fields]
+    rows = [
+        [str(entry.round), *(f"{getattr(entry.work.seconds, name):.2f}" for name in activities)]
+        for entry in run.job.history
+        if entry.work.HasField("seconds")
+    ]
+    if not rows:
+        return []
+    what = f"Where the time of a client went, **{run.result.method}**, seconds, mean over clients (fill: passing rows "
+    what += "through the frozen layers, once; send: of the update before; wait: for the last update of the round)"
+    return [f"{what}\n\n{_table(['round', *activities], rows)}"]
 
 
 def _clients(runs: Sequence[MethodRun], data: FederatedData) -> str:

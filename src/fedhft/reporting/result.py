@@ -14,9 +14,10 @@ from typing import Any
 
 from fedhft.aggregation.mixture import strongest
 from fedhft.job import JobSpec
+from fedhft.local.devices import LocalDevice
 from fedhft.methods import Combine
 from fedhft.reporting.rand_index import adjusted_rand_index
-from fedhft.v1 import clustering_pb2, jobs_pb2
+from fedhft.v1 import clustering_pb2, jobs_pb2, plans_pb2
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,25 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True)
+class DevicePlan:
+    """A client's device, and what it was given to do in the end, by its capacity.
+
+    device: the class that it was held to, cpu: its share of a core; None for agents that were held to nothing. layers,
+    steps: 0 where it sat out; epoch_steps: of a whole pass over its rows. seconds: of its round, as estimated. why:
+    what keeps it from doing more.
+    """
+
+    client: str
+    device: str | None
+    cpu: float | None
+    layers: int
+    steps: int
+    epoch_steps: int
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
 class RunResult:
     """One method on the demo's clients. wall_seconds: from starting the first process to the end of the job."""
 
@@ -108,6 +128,8 @@ class RunResult:
     clusters: Clusters
     history: tuple[HistoryEntry, ...]
     adapters: tuple[str, ...]
+    devices: tuple[DevicePlan, ...] = ()
+    """Where plans went by capacity."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +151,12 @@ def run_result(
     aggregator_cpu_seconds: float | None,
     groups: Mapping[str, int] | None,
     adapters: Sequence[str],
+    plans: plans_pb2.ExplainPlanResponse | None = None,
+    held: Mapping[str, LocalDevice] | None = None,
 ) -> RunResult:
-    """Summarise a completed job. groups: hidden group of each client, None if there are none."""
+    """Summarise a completed job. groups: hidden group of each client, None if there are none. plans: where it planned
+    by capacity. held: client -> the device that its agent was held to.
+    """
     final = job.final
     return RunResult(
         method=spec.method.preset,
@@ -148,6 +174,7 @@ def run_result(
         clusters=_clusters(job.memberships, spec, groups),
         history=_history(job),
         adapters=tuple(adapters),
+        devices=tuple(_device_plan(one, (held or {}).get(one.client)) for one in plans.clients) if plans else (),
     )
 
 
@@ -161,6 +188,19 @@ def measured(
 def clusters_of(memberships: clustering_pb2.Memberships) -> dict[str, int]:
     """Cluster of each client's largest membership, the first among equals."""
     return {row.client: strongest(row.weights) for row in memberships.rows}
+
+
+def _device_plan(plan: plans_pb2.ClientPlan, held: LocalDevice | None) -> DevicePlan:
+    return DevicePlan(
+        client=plan.client,
+        device=None if held is None else held.name,
+        cpu=None if held is None else held.cpu,
+        layers=plan.depth if plan.steps else 0,
+        steps=plan.steps,
+        epoch_steps=plan.epoch_steps,
+        seconds=round(plan.seconds, 3),
+        why=plan.why,
+    )
 
 
 def _spread(final: jobs_pb2.RoundSummary, moment: str) -> Spread:

@@ -19,15 +19,30 @@ from fedhft.reporting.progress import Progress, progress_of
 from fedhft.reporting.result import measured
 from fedhft.v1 import jobs_pb2
 
-_COLUMNS = ("round", "mean", "worst tenth", "after", "shared", "loss", "up", "down", "seconds", "scoring", "clusters")
-_WIDTHS = (5, 5, 5, 5, 6, 5, 9, 9, 7, 7, 8)
+_COLUMNS = (
+    "round",
+    "mean",
+    "worst tenth",
+    "after",
+    "shared",
+    "loss",
+    "up",
+    "down",
+    "seconds",
+    "scoring",
+    "layers",
+    "waiting",
+    "clusters",
+)
+_WIDTHS = (5, 5, 5, 5, 6, 5, 9, 9, 7, 7, 6, 7, 8)
 """Minimum widths: no figure is cut, and a long list of cluster sizes takes several lines."""
-_RANKS = (0, 0, 5, 2, 3, 8, 1, 4, 6, 9, 7)
+_RANKS = (0, 0, 5, 2, 3, 8, 1, 4, 6, 11, 9, 10, 7)
 """Which columns are left out first where a terminal is narrower than that: those with the largest."""
 _CAPTION = (
     "mean and worst tenth: clients' own held-out rows at the start of the round; after: mean after local training; "
     "shared: common validation rows; loss: median over clients of that at the start; up, down: adapters of all clients"
-    "; scoring: seconds of a client, mean"
+    "; scoring: seconds of a client, mean; layers: with adapters, fewest to most; waiting: share of the time to the "
+    "last update, mean"
 )
 
 
@@ -163,8 +178,16 @@ def row_of(run: str, name: str, entry: jobs_pb2.RoundSummary) -> tuple[str, ...]
         size(entry.payload_bytes_down),
         f"{entry.seconds:.1f}",
         f"{entry.evaluate_seconds_mean:.1f}" if entry.evaluate_seconds_mean else "-",
+        depths(entry.work),
+        f"{entry.work.waiting:.0%}" if entry.work.waiting else "-",
         "+".join(map(str, entry.cluster_sizes)) or "-",
     )
+
+
+def depths(work: jobs_pb2.RoundWork) -> str:
+    """Fewest and most layers that were trained, or a dash where that is not known."""
+    least, most = work.depth_least, work.depth_most
+    return f"{least}-{most}" if least != most else str(most or "-")
 
 
 def shown(value: float | None) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedhft.adapter import AdapterSchema, MaskedDelta, Part, TensorKey
+from fedhft.adapter import AdapterSchema, MaskedDelta, TensorKey
 from fedhft.aggregation.direction import NOTHING, Measured
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Combine
-from fedhft.plan import AdapterPlan
+from fedhft.plan import AdapterPlan, sent_parts
 from fedhft.records import JobRecord, Participant, RoundRecord, UpdateRecord
 from fedhft.rounds.reports import check_report, write_report
 from fedhft.v1 import adapter_pb2, federation_pb2
@@ -48,7 +48,7 @@ def allowed(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> Allowed:
     if known is None:
         keys = _expected_keys(spec, schema, plan)
         rows = {tensor: plan.rows_allowed(tensor, schema) for tensor in keys}
-        known = Allowed(rows, sum(count * schema.shape(tensor)[1] for tensor, count in rows.items()))
+        known = Allowed(rows, sum(count * plan.shape(tensor, schema)[1] for tensor, count in rows.items()))
         schema.allowed[key] = known
     return known
 
@@ -59,9 +59,7 @@ def expected_keys(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> tu
 
 
 def _expected_keys(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan) -> tuple[TensorKey, ...]:
-    if spec.method.combine is Combine.NONE:
-        return ()
-    parts = (Part.A, Part.B, Part.HEAD) if spec.method.uses_adapters else (Part.HEAD, Part.WEIGHT)
+    parts = sent_parts(spec.method)
     return tuple(key for key in schema.keys if key.part in parts and plan.trains(key, schema))
 
 
@@ -189,12 +187,13 @@ def check_update(spec: JobSpec, schema: AdapterSchema, plan: AdapterPlan, delta:
                 f"tensor {key.part}:{key.name} is not in this client's plan (depth {plan.depth}, train_a = "
                 f"{plan.train_a}, train_b = {plan.train_b}); send only what the task's plan names",
             )
-        rows, cols = schema.shape(key)
-        if (matrix.rows, matrix.cols) != (rows, cols):
+        rows, cols = plan.shape(key, schema)
+        fewer = spec.training.rank_decay < 1 and 1 <= matrix.cols < cols  # given up by the client itself
+        if matrix.rows != rows or not (matrix.cols == cols or fewer):
             raise FedhftError(
                 ErrorCode.WRONG_SHAPE,
-                f"tensor {key.part}:{key.name} is {matrix.rows} x {matrix.cols}, the job has {rows} x {cols}; "
-                "build the adapter from the job's schema",
+                f"tensor {key.part}:{key.name} is {matrix.rows} x {matrix.cols}, the plan has {rows} x {cols}; "
+                "build the adapter from the job's schema, with the columns of the plan",
             )
         if matrix.kept > expected[key]:
             raise FedhftError(

@@ -29,6 +29,8 @@ class ClientReport:
     signature: tuple[float, ...]
     size: int = 0
     """Bytes of its update; 0 where nothing was sent."""
+    seconds: float | None = None
+    """From the round's opening to when its update was here; None in records of earlier releases."""
 
     @property
     def traffic(self) -> Traffic:
@@ -60,6 +62,7 @@ def report_of(current: RoundRecord, update: UpdateRecord) -> ClientReport:
         measurements=header.measurements,
         signature=tuple(header.signature),
         size=update.size,
+        seconds=update.seconds,
     )
 
 

@@ -16,7 +16,6 @@ from fedhft.datasets.source import read_source
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.export.published import Exported, write_adapters
 from fedhft.job import JobSpec
-from fedhft.methods import Combine
 from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
 from fedhft.simulation.devices import read_profiles
@@ -81,9 +80,9 @@ def run_simulated(
             ErrorCode.INVALID_DATA, "task.labels", list(spec.task.labels), f"the data has {list(data.labels)}",
             "write the labels of the data's meta.json into the job, in that order",
         )  # fmt: skip
-    if export is not None and spec.method.combine is Combine.NONE:
+    if export is not None and not spec.method.combine.makes_one_model:
         raise FedhftError.field(
-            ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no adapter",
+            ErrorCode.INVALID_ARGUMENT, "--export", str(export), f"{spec.method.preset} publishes no whole adapter",
             "leave it out, or choose a method that shares one",
         )  # fmt: skip
     started = time.monotonic()

@@ -303,7 +303,7 @@ async def _adapters(
     memberships: MembershipRecord | None,
 ) -> PublishedAdapters | None:
     schema = await store.schema(job)
-    if version is None or not version.snapshots or schema is None:
+    if version is None or not version.snapshots or schema is None or not spec.method.combine.makes_one_model:
         return None
     read = AdapterSchema.from_json(schema)
     state = (await load_state(store.blobs, job, spec, read, version)).state

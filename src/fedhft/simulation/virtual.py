@@ -30,10 +30,10 @@ _TRIAL = LocalWork(forward=6.0, backward=6.0)
 
 @dataclass
 class _Device:
-    """What one client's device has done so far. filled: the boundaries that its rows were passed to."""
+    """What one client's device has done so far. filled: boundary -> batches of training rows that were passed to it."""
 
     profile: Profile
-    filled: set[int] = field(default_factory=set)
+    filled: dict[int, float] = field(default_factory=dict)
     up_seconds: float = 0.0
     up_bytes: int = 0
 
@@ -126,13 +126,17 @@ class VirtualSimulation(Simulation):
         batch_size = self.spec.training.batch_size
         evaluates = task.evaluate if isinstance(task, federation_pb2.TrainTask) else True
         scoring = worker.rows_scored(evaluates, task.shared) / batch_size
-        boundary = layers - plan.depth
-        fill = 0.0 if boundary in device.filled else worker.samples / batch_size + scoring
-        device.filled.add(boundary)
+        steps, batches, boundary = worker.steps(plan), worker.samples / batch_size, layers - plan.depth
+        # Rows are passed through the frozen layers when they are first drawn; those of a part of an epoch are drawn
+        # anew every round.
+        seen = device.filled.get(boundary)
+        new = min(float(steps), batches) * (1.0 - (seen or 0.0) / batches)
+        fill = new + (scoring if seen is None else 0.0)
+        device.filled[boundary] = (seen or 0.0) + new
         return LocalWork.of(
             layers=layers,
             depth=plan.depth,
-            steps=worker.steps(plan),
+            steps=steps,
             scoring=scoring,
             fill=fill,
             keeps=device.profile.keeps_frozen_layers,

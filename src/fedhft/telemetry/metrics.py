@@ -277,11 +277,14 @@ MAJORITY_SCORE = gauge(
     "fedhft_federation_majority_score", "Score of a constant answer, mean over clients.", ["federation"], by=AGGREGATOR
 )
 PLAN_DEPTH = gauge(
-    "fedhft_federation_plan_depth", "Layers with adapters in the round's plan.", ["federation", "tier"], by=AGGREGATOR
+    "fedhft_federation_plan_depth",
+    "Layers with adapters in the round's plans, mean over the clients of the tier.",
+    ["federation", "tier"],
+    by=AGGREGATOR,
 )
 PLAN_RANK_SUM = gauge(
     "fedhft_federation_plan_ranks",
-    "Ranks of the adapters in the round's plan, added up.",
+    "Ranks of the adapters in a plan of the round, added up; mean over the clients of the tier.",
     ["federation", "tier"],
     by=AGGREGATOR,
 )
@@ -289,6 +292,25 @@ PLAN_DENSITY = gauge(
     "fedhft_federation_plan_density",
     "Share of an adapter's rows that the round's plan trains and sends.",
     ["federation", "tier"],
+    by=AGGREGATOR,
+)
+PLAN_HORIZON_SECONDS = gauge(
+    "fedhft_federation_plan_horizon_seconds",
+    "How long a round takes by the plans in force, where a job plans by capacity.",
+    ["federation"],
+    by=AGGREGATOR,
+)
+ROUND_WAITING = gauge(
+    "fedhft_federation_round_waiting_ratio",
+    "Share of the time to the last update that clients of the last published round waited for it, mean over clients.",
+    ["federation"],
+    by=AGGREGATOR,
+)
+ROUND_CLIENT_SECONDS = gauge(
+    "fedhft_federation_round_client_seconds",
+    "Seconds of a client in the last published round, mean over clients, by activity: fetch, fill (the cache of frozen "
+    "layers), train, score, code, send, wait.",
+    ["federation", "activity"],
     by=AGGREGATOR,
 )
 PEAK_MEMORY_BYTES = gauge(

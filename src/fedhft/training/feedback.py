@@ -2,8 +2,9 @@
 
     sent_t = decode(encode(delta_t + decay * carried_{t-1}));   carried_t = delta_t + decay * carried_{t-1} - sent_t
 
-Sound only where a coordinate means the same in the next round, so not for restart methods, whose A is redrawn. A row
-outside this round's mask keeps its (decayed) error until the row is sent again.
+Sound only where a coordinate means the same in the next round, so not for restart methods, whose A is redrawn, nor
+where factors are decomposed anew (svd). A row outside this round's mask keeps its (decayed) error until the row is sent
+again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Carried = Mapping[TensorKey, Float32]
 def carries_error(spec: JobSpec) -> bool:
     """Whether the job's method and wire settings allow error feedback."""
     method = spec.method
-    return spec.wire.error_feedback and method.start is Start.CONTINUE and method.combine is not Combine.NONE
+    persists = method.start is Start.CONTINUE and method.combine is not Combine.SVD
+    return spec.wire.error_feedback and persists and method.combine is not Combine.NONE
 
 
 def with_carried(delta: MaskedDelta, carried: Carried, decay: float) -> MaskedDelta:
@@ -34,10 +36,21 @@ def with_carried(delta: MaskedDelta, carried: Carried, decay: float) -> MaskedDe
         if error is None:
             tensors[key] = matrix
         else:
+            error = _with_columns(error, matrix.cols)
             rows = error if matrix.index is None else error[matrix.index]
             values = (matrix.values + np.float32(decay) * rows).astype(np.float32)
             tensors[key] = MaskedMatrix(matrix.rows, matrix.cols, matrix.index, values)
     return MaskedDelta(tensors)
+
+
+def _with_columns(error: Float32, cols: int) -> Float32:
+    """An error of the first `cols` columns: a client's rank may have changed since."""
+    if error.shape[1] == cols:
+        return error
+    cut = np.zeros((len(error), cols), np.float32)
+    common = min(error.shape[1], cols)
+    cut[:, :common] = error[:, :common]
+    return cut
 
 
 def carried_after(carried: Carried, wanted: MaskedDelta, sent: MaskedDelta, decay: float) -> dict[TensorKey, Float32]:
@@ -46,7 +59,9 @@ def carried_after(carried: Carried, wanted: MaskedDelta, sent: MaskedDelta, deca
     for key, matrix in wanted:
         error = matrix.values - sent.tensors[key].values
         whole = after.get(key)
-        if whole is None:
+        if whole is not None:
+            whole = _with_columns(whole, matrix.cols)
+        else:
             if not error.any():
                 continue
             whole = np.zeros((matrix.rows, matrix.cols), np.float32)

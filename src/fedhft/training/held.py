@@ -52,11 +52,17 @@ def complete_at(state: WorkerState, view: pb.ViewSource, weights: Sequence[float
 
 
 def start_of(state: WorkerState, combine: Combine, memberships: Sequence[float]) -> Mapping[TensorKey, Float32]:
-    """Where a round begins, as differences from the job's start: the client's mixture, or its own adapter if nothing
-    is shared.
+    """Where a round begins, as differences from the job's start: the client's mixture, with what stays with the client
+    in place of what is shared.
     """
     if combine is Combine.NONE:
         return state.own
+    if combine is Combine.ONLY_A:
+        return {**_mixture(state, memberships), **state.own}
+    return _mixture(state, memberships)
+
+
+def _mixture(state: WorkerState, memberships: Sequence[float]) -> Mapping[TensorKey, Float32]:
     weights = tuple(memberships) or (1.0,)
     if weights == (1.0,) and state.adapters.clusters == 1:
         # One cluster is its own mixture; not mixing saves a copy of a whole model.

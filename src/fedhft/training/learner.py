@@ -21,6 +21,7 @@ from fedhft.training.importance import Importance
 from fedhft.training.lean_imports import without_compiler
 from fedhft.training.network import Network
 from fedhft.training.objective import Objective, objective_of
+from fedhft.training.pruning import TailPenalty
 from fedhft.training.schedule import Proximal, share_of_rate
 
 
@@ -71,6 +72,7 @@ def train(
         at_once = network.device.type == "cuda"
         optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=at_once)
         proximal = Proximal(parameters, settings.proximal)
+        penalty = TailPenalty(network, plan, settings)
         for step, batch in enumerate(training_batches(rows.lengths, settings.batch_size, seed, steps)):
             if should_stop():
                 raise TrainingStopped
@@ -81,6 +83,7 @@ def train(
             if not total:
                 check_gradients(network, plan, parameters)
             proximal.add_gradients()
+            penalty.add_gradients()
             clip(parameters, settings.max_grad_norm)
             optimiser.step()
             if not value - value == 0.0:

@@ -61,6 +61,7 @@ class Network:
         self._restart = spec.method.start is Start.RESTART
         self._round = 0
         self._depth = self.schema.layers
+        self._rank = 0
         self._loaded: Mapping[TensorKey, Float32] = {}
         self.base_values = sum(parameter.numel() for parameter in self.model.parameters())
         """Parameters of the base model and its head, adapters not counted."""
@@ -160,20 +161,21 @@ class Network:
             "transformers": str(transformers.__version__),
         }
         arithmetic = Arithmetic(self._pass, self.device, torch.bfloat16 if self._bf16 else self._base.dtype)
-        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch.forward)
+        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch.fill)
 
     def slots(self) -> tuple[Slot, ...]:
         """Slots inside the depth in use."""
         return tuple(slot for slot in self.schema.slots if slot.layer >= self.schema.layers - self._depth)
 
-    def load(self, tensors: Mapping[TensorKey, Float32], depth: int, round_number: int) -> None:
+    def load(self, tensors: Mapping[TensorKey, Float32], depth: int, round_number: int, rank: int = 0) -> None:
         """Set the model to the job's start plus `tensors` (a mixture, as differences); slots outside `depth` get no
-        adapter.
+        adapter, those inside the first `rank` columns of A and B (0: all).
 
         `round_number` redraws A for restart methods; for others it has no effect.
         """
         self._loaded = tensors
         self._depth = depth
+        self._rank = rank
         self._boundary = self._boundary_of(depth)
         if self._base.streamed is not None:
             self._base.streamed.hold(range(self._boundary, self.schema.layers))
@@ -182,7 +184,9 @@ class Network:
         self.model.requires_grad_(False)
         with torch.no_grad():
             for slot in self.schema.slots:
-                layer_of(self.model, slot).active = slot.name in inside
+                layer = layer_of(self.model, slot)
+                layer.active = slot.name in inside
+                layer.resize(min(self._rank, slot.rank) if self._rank else slot.rank)
                 if self._restart:
                     self._fold(slot, slot.name in inside)
                 if slot.name in inside:
@@ -246,13 +250,13 @@ class Network:
         return tuple(key for key in self.schema.keys if plan.trains(key, self.schema))
 
     def value(self, key: TensorKey) -> Float32:
-        """Current value of A, B, a head or a base parameter, in the orientation in which it travels; may share memory
-        with the model.
+        """Current value of A, B (their columns in use), a head or a base parameter, in the orientation in which it
+        travels; may share memory with the model.
         """
         array = _array(self._tensor(key))
         if key.part is Part.A:
             return np.ascontiguousarray(array.T)
-        return array.reshape(self.schema.shape(key))
+        return array if key.part is Part.B else array.reshape(self.schema.shape(key))
 
     def delta(self, plan: AdapterPlan, rows: Mapping[TensorKey, RowIndex | None]) -> MaskedDelta:
         """What training changed since `load`, on the rows that were trained."""
@@ -332,7 +336,7 @@ class Network:
         Without this, `forward` reads those layers for every batch.
         """
         if self._base.streamed is not None and self._cache is not None and self._boundary:
-            with self.stopwatch.forward.running():
+            with self.stopwatch.forward.running(), self.stopwatch.fill.running():
                 self._cache.fill(parts, self._boundary, self._scoring_parts, should_stop)
 
     def _recomputing(self) -> AbstractContextManager[None]:
@@ -381,13 +385,14 @@ class Network:
     # -- starting values
 
     def _start(self, key: TensorKey) -> Float32:
-        """Value of a tensor when the round began: the job's start plus the loaded difference, float32."""
+        """Value of a tensor (of A, B: its columns in use) as the round began: start plus loaded difference, float32."""
         if key.part is not Part.PRODUCT and key in self._pristine:
             start: Float32 = _array(self._pristine[key]).reshape(self.schema.shape(key))
         else:
             start = self.schema.start_of(self._seed, key, self._round if key.part is Part.A else 0)
         loaded = self._loaded.get(key)
-        return start if loaded is None else start + loaded
+        begun = start if loaded is None else start + loaded
+        return np.ascontiguousarray(begun[:, : self._rank]) if self._rank and key.part in _AXIS else begun
 
     def _copy(self, key: TensorKey) -> None:
         start = self._start(key)

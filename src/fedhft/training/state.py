@@ -61,9 +61,10 @@ class WorkerState:
     round: last acknowledged round, 0 for none; the one before it once the server said that it left the update out.
     adapters, held: the sum of published blobs, and the version up to which each scope is complete. carried: error
     feedback. rows: scores and ages of the rows of each masked tensor.
-    own: the client's own adapter (methods that share nothing).
+    own: what stays with the client (all it trains, or B and the head), as differences from the job's start.
     signature, halves: the anchor signature of the data whose digest is `data_digest`, and those of its two halves.
     outcome_seen: round of the last outcome that the owner was told of, 0 for none.
+    rank: columns of A and B left after the client gave up others (`training.pruning`); 0 for all of its plan's.
     """
 
     round: int = 0
@@ -76,6 +77,7 @@ class WorkerState:
     halves: tuple[float, ...] = ()
     data_digest: str = ""
     outcome_seen: int = 0
+    rank: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +249,7 @@ def _pack_state(state: WorkerState) -> tuple[Arrays, dict[str, Any]]:
         "halves": list(state.halves),
         "data_digest": state.data_digest,
         "outcome_seen": state.outcome_seen,
+        "rank": state.rank,
     }
     return arrays, meta
 
@@ -273,6 +276,7 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
         halves=tuple(float(value) for value in meta.get("halves", ())),  # earlier releases had none
         data_digest=str(meta["data_digest"]),
         outcome_seen=int(meta.get("outcome_seen", 0)),  # earlier releases were told of none
+        rank=int(meta.get("rank", 0)),  # earlier releases gave up none
     )
 
 

@@ -37,14 +37,17 @@ class Stopwatch:
     def __init__(self) -> None:
         self.forward = Passes()
         self.backward = Passes()
+        self.fill = Passes()
+        """Of forward: passing rows through the frozen layers once."""
 
     def take(self, batch_size: int) -> capacity_pb2.Durations:
         """What was counted, as a message; counting begins anew. batch_size: rows of a batch of the job."""
-        forward, backward = self.forward, self.backward
-        self.forward, self.backward = Passes(), Passes()
+        forward, backward, fill = self.forward, self.backward, self.fill
+        self.forward, self.backward, self.fill = Passes(), Passes(), Passes()
         return capacity_pb2.Durations(
             forward_seconds=forward.seconds,
-            forward_layer_steps=forward.layer_rows / batch_size,
+            forward_layer_steps=(forward.layer_rows + fill.layer_rows) / batch_size,
             backward_seconds=backward.seconds,
             backward_layer_steps=backward.layer_rows / batch_size,
+            fill_seconds=fill.seconds,
         )

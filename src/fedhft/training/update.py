@@ -14,10 +14,11 @@ from fedhft.wire.codec import decode, encode
 
 
 def code_update(
-    spec: JobSpec, schema: AdapterSchema, delta: MaskedDelta, carried: Carried, task: pb.TrainTask
+    spec: JobSpec, schema: AdapterSchema, delta: MaskedDelta, carried: Carried, task: pb.TrainTask, rank: int
 ) -> tuple[bytes, Carried]:
     """(serialised AdapterBlob, error carried from now on); no bytes if the method shares nothing.
 
+    rank: most columns of A and B that the delta has; 0: all.
     Raises FedhftError(UPDATE_TOO_LARGE) when the server would refuse the update for its size.
     """
     if spec.method.combine is Combine.NONE:
@@ -34,6 +35,7 @@ def code_update(
             group=spec.wire.group,
             levels=spec.wire.levels,
             version=int(task.view.version),
+            rank=rank,
             rounding_seed=int(task.seed) if spec.method.start is Start.RESTART else None,  # where no error is carried
         )
     if 0 < task.max_update_bytes < len(blob):

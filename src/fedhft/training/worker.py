@@ -18,8 +18,8 @@ from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.methods import Allocation, Combine, MaskRule
-from fedhft.plan import AdapterPlan, steps_of
+from fedhft.methods import MaskRule
+from fedhft.plan import AdapterPlan, sent_parts, steps_of
 from fedhft.planning.peak import Unfit
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
@@ -32,6 +32,7 @@ from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
 from fedhft.training.memory.arrangements import Arrangements
 from fedhft.training.network import Network
+from fedhft.training.pruning import first_columns, kept_columns, tail_norm
 from fedhft.training.scores import score
 from fedhft.training.state import Draft, StateFolder, WorkerState, spec_digest
 from fedhft.training.update import code_update
@@ -130,7 +131,8 @@ class ClientWorker:
         return durations
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
-        """A task's plan as this client would train it: depth 0 means all layers.
+        """A task's plan as this client would train it: depth 0 means all layers, and columns
+        that it gave up are not trained again.
 
         Raises FedhftError(INVALID_ARGUMENT) for a plan that cannot be trained.
         """
@@ -141,7 +143,8 @@ class ClientWorker:
                 f"plan: depth {plan.depth} of {layers} layers, density {plan.density}, epochs {plan.epochs} "
                 f"cannot be trained; the server must send a depth within the model, and at most {MOST_EPOCHS} epochs",
             )
-        return replace(AdapterPlan.of(plan), depth=plan.depth or layers)
+        ranks = [rank for rank in (plan.rank, self._state.rank) if rank]
+        return replace(AdapterPlan.of(plan), depth=plan.depth or layers, rank=min(ranks, default=0))
 
     def fit(self, plan: AdapterPlan) -> Unfit | None:
         """Find out how to carry out a plan within the memory there is; None, or what it lacks."""
@@ -183,18 +186,20 @@ class ClientWorker:
         Raises TrainingStopped when `should_stop` returns true, FedhftError(NON_FINITE) when training diverges,
         (UPDATE_TOO_LARGE) when the server would refuse the update for its size.
         """
+        if task.round <= self._state.round:
+            self._start_over(task.view)
         plan = self.plan(task.plan)
         self.fit(plan)
         begun = time.perf_counter()
         self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
-        if task.round <= self._state.round:
-            self._start_over(task.view)
         self._stand_at(task.view, task.view.memberships)
         forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
         self._network.prepare(self._rows.of_task(task.evaluate, task.shared, whole=False), should_stop)
         scores = self._scores(pb.Score.MOMENT_BEFORE, task.evaluate, task.shared, whole=False)
+        kept = kept_columns(self.spec.training, self.schema, plan)
+        tail = tail_norm(self._network, kept) if kept else 0.0
         before_seconds = time.perf_counter() - started
         report, rows, importance = self._train_locally(task, plan, should_stop)
         started = time.perf_counter()
@@ -207,10 +212,12 @@ class ClientWorker:
                 "lower the learning rate",
             )  # fmt: skip
         after = self._after_training(int(task.round), delta, rows, importance)
-        blob, carried = code_update(self.spec, self.schema, delta, self._state.carried, task)
-        figures = self._measured(report, evaluate_seconds, delta.values if blob else 0)
-        if self.spec.method.allocation is Allocation.CAPACITY:
-            figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
+        if kept and tail_norm(self._network, kept) < tail:
+            plan, delta, after = replace(plan, rank=kept), first_columns(delta, kept), replace(after, rank=kept)
+        sent = MaskedDelta({key: matrix for key, matrix in delta if key.part in sent_parts(self.spec.method)})
+        blob, carried = code_update(self.spec, self.schema, sent, self._state.carried, task, plan.rank)
+        figures = self._measured(report, evaluate_seconds, sent.values)
+        figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
         draft = Draft(
             round=int(task.round),
@@ -241,8 +248,8 @@ class ClientWorker:
         forget_peak(self._network.device)
         started = time.perf_counter()
         scores: list[pb.Score] = []
-        shares = self.spec.method.combine is not Combine.NONE  # without sharing there is no mass-weighted mixture
-        if shares and task.shared_mass_weighted.count and mass:
+        whole = self.spec.method.combine.makes_one_model  # without one there is no mass-weighted mixture
+        if whole and task.shared_mass_weighted.count and mass:
             self._load(mass, plan, task.round)
             self._network.prepare([self._rows.shard(task.shared_mass_weighted)], should_stop)
             scores += self._scores(
@@ -331,7 +338,7 @@ class ClientWorker:
 
     def _load(self, memberships: Sequence[float], plan: AdapterPlan, round_number: int) -> None:
         start = start_of(self._state, self.spec.method.combine, memberships)
-        self._network.load(start, plan.depth, int(round_number))
+        self._network.load(start, plan.depth, int(round_number), plan.rank)
 
     def _train_locally(
         self, task: pb.TrainTask | pb.EvaluateTask, plan: AdapterPlan, should_stop: Callable[[], bool]
@@ -361,8 +368,8 @@ class ClientWorker:
         seen = masks.importances(importance, delta, state.rows, self._network, spec)
         known = masks.remembered(state.rows, seen, rows, spec.mask.smoothing, number)
         own = dict(state.own)
-        if spec.method.combine is Combine.NONE:
-            for key, matrix in delta:
+        for key, matrix in delta:
+            if key.part not in sent_parts(spec.method):
                 own[key] = own[key] + matrix.dense() if key in own else matrix.dense().copy()
         return replace(state, round=number, rows=known, own=own)
 

@@ -165,6 +165,7 @@ class AdapterPlan(_message.Message):
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     TRAIN_A_FIELD_NUMBER: _builtins.int
     TRAIN_B_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     """Device class; a metric label."""
     depth: _builtins.int
@@ -179,6 +180,8 @@ class AdapterPlan(_message.Message):
     """Whether A has gradients."""
     train_b: _builtins.bool
     """Whether B has gradients."""
+    rank: _builtins.int
+    """Most columns of A and B held, trained and sent: the first ones; 0 means all that the schema has."""
     def __init__(
         self,
         *,
@@ -189,10 +192,11 @@ class AdapterPlan(_message.Message):
         max_steps: _builtins.int = ...,
         train_a: _builtins.bool = ...,
         train_b: _builtins.bool = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["density", b"density", "depth", b"depth", "epochs", b"epochs", "max_steps", b"max_steps", "tier", b"tier", "train_a", b"train_a", "train_b", b"train_b"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["density", b"density", "depth", b"depth", "epochs", b"epochs", "max_steps", b"max_steps", "rank", b"rank", "tier", b"tier", "train_a", b"train_a", "train_b", b"train_b"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

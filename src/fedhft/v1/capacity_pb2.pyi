@@ -36,6 +36,7 @@ class Durations(_message.Message):
     DOWN_BYTES_FIELD_NUMBER: _builtins.int
     OTHER_SECONDS_FIELD_NUMBER: _builtins.int
     SCORING_BATCHES_FIELD_NUMBER: _builtins.int
+    FILL_SECONDS_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
     forward_seconds: _builtins.float
     """Forward passes: training, scoring, filling the cache of frozen layers."""
@@ -52,6 +53,8 @@ class Durations(_message.Message):
     """Everything else from the task to the update: reading, optimiser, coding."""
     scoring_batches: _builtins.float
     """Batches of the job that a round with scores scores, training rows not counted."""
+    fill_seconds: _builtins.float
+    """Of forward_seconds: passing rows through the frozen layers once."""
     keeps_frozen_layers: _builtins.bool
     """Whether what leaves the frozen layers was kept, so that they were run once per row."""
     def __init__(
@@ -67,11 +70,12 @@ class Durations(_message.Message):
         down_bytes: _builtins.int = ...,
         other_seconds: _builtins.float = ...,
         scoring_batches: _builtins.float = ...,
+        fill_seconds: _builtins.float = ...,
         keeps_frozen_layers: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_layer_steps", b"backward_layer_steps", "backward_seconds", b"backward_seconds", "down_bytes", b"down_bytes", "down_seconds", b"down_seconds", "forward_layer_steps", b"forward_layer_steps", "forward_seconds", b"forward_seconds", "keeps_frozen_layers", b"keeps_frozen_layers", "other_seconds", b"other_seconds", "scoring_batches", b"scoring_batches", "up_bytes", b"up_bytes", "up_seconds", b"up_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_layer_steps", b"backward_layer_steps", "backward_seconds", b"backward_seconds", "down_bytes", b"down_bytes", "down_seconds", b"down_seconds", "fill_seconds", b"fill_seconds", "forward_layer_steps", b"forward_layer_steps", "forward_seconds", b"forward_seconds", "keeps_frozen_layers", b"keeps_frozen_layers", "other_seconds", b"other_seconds", "scoring_batches", b"scoring_batches", "up_bytes", b"up_bytes", "up_seconds", b"up_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -717,6 +717,7 @@ class RoundSummary(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     EVALUATE_SECONDS_MEAN_FIELD_NUMBER: _builtins.int
     BEST_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     seconds: _builtins.float
     """Wall time from opening to publishing, seconds."""
@@ -805,6 +806,10 @@ class RoundSummary(_message.Message):
     def best(self) -> Global___BestVersion:
         """The best version as far as this round tells; unset before one was scored."""
 
+    @_builtins.property
+    def work(self) -> Global___RoundWork:
+        """What its clients were given to do, and where their time went."""
+
     def __init__(
         self,
         *,
@@ -853,10 +858,11 @@ class RoundSummary(_message.Message):
         metrics: _abc.Iterable[Global___MetricFigures] | None = ...,
         evaluate_seconds_mean: _builtins.float = ...,
         best: Global___BestVersion | None = ...,
+        work: Global___RoundWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "best", b"best", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "best", b"best", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "best", b"best", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "evaluate_seconds_mean", b"evaluate_seconds_mean", "membership_version", b"membership_version", "metrics", b"metrics", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean", "_personal_after_worst", b"_personal_after_worst", "_personal_after_worst_tenth", b"_personal_after_worst_tenth", "_personal_before_mean", b"_personal_before_mean", "_personal_before_worst", b"_personal_before_worst", "_personal_before_worst_tenth", b"_personal_before_worst_tenth", "_personal_loss_after_median", b"_personal_loss_after_median", "_personal_loss_before_median", b"_personal_loss_before_median", "_personal_majority_mean", b"_personal_majority_mean", "_shared_after", b"_shared_after", "_shared_before", b"_shared_before", "_shared_loss_after", b"_shared_loss_after", "_shared_loss_before", b"_shared_loss_before", "_shared_loss_mass_weighted", b"_shared_loss_mass_weighted", "_shared_mass_weighted", b"_shared_mass_weighted", "accepted", b"accepted", "asked", b"asked", "best", b"best", "capped", b"capped", "capped_count", b"capped_count", "clipped", b"clipped", "clipped_count", b"clipped_count", "cluster_sizes", b"cluster_sizes", "dropped_mass", b"dropped_mass", "evaluate_seconds_mean", b"evaluate_seconds_mean", "membership_version", b"membership_version", "metrics", b"metrics", "opposed", b"opposed", "opposed_count", b"opposed_count", "payload_bytes_down", b"payload_bytes_down", "payload_bytes_up", b"payload_bytes_up", "peak_rss_bytes_max", b"peak_rss_bytes_max", "peak_rss_bytes_mean", b"peak_rss_bytes_mean", "personal_after_mean", b"personal_after_mean", "personal_after_worst", b"personal_after_worst", "personal_after_worst_tenth", b"personal_after_worst_tenth", "personal_before_mean", b"personal_before_mean", "personal_before_worst", b"personal_before_worst", "personal_before_worst_tenth", b"personal_before_worst_tenth", "personal_loss_after_median", b"personal_loss_after_median", "personal_loss_before_median", b"personal_loss_before_median", "personal_majority_mean", b"personal_majority_mean", "published_norm", b"published_norm", "residual_norm", b"residual_norm", "round", b"round", "seconds", b"seconds", "set_aside", b"set_aside", "set_aside_count", b"set_aside_count", "shared_after", b"shared_after", "shared_before", b"shared_before", "shared_loss_after", b"shared_loss_after", "shared_loss_before", b"shared_loss_before", "shared_loss_mass_weighted", b"shared_loss_mass_weighted", "shared_mass_weighted", b"shared_mass_weighted", "socket_bytes_down", b"socket_bytes_down", "socket_bytes_up", b"socket_bytes_up", "tiers", b"tiers", "train_seconds_mean", b"train_seconds_mean", "update_bytes", b"update_bytes", "update_raw_bytes", b"update_raw_bytes", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__personal_after_mean: _TypeAlias = _typing.Literal["personal_after_mean"]  # noqa: Y015
     _WhichOneofArgType__personal_after_mean: _TypeAlias = _typing.Literal["_personal_after_mean", b"_personal_after_mean"]  # noqa: Y015
@@ -920,6 +926,92 @@ class RoundSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_mass_weighted) -> _WhichOneofReturnType__shared_mass_weighted | None: ...
 
 Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class RoundWork(_message.Message):
+    """Work of a round, over the clients whose updates were accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPTH_MEAN_FIELD_NUMBER: _builtins.int
+    DEPTH_LEAST_FIELD_NUMBER: _builtins.int
+    DEPTH_MOST_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    depth_mean: _builtins.float
+    """Layers with adapters that were trained."""
+    depth_least: _builtins.int
+    depth_most: _builtins.int
+    steps: _builtins.int
+    """Optimiser steps, of all clients together."""
+    waiting: _builtins.float
+    """Mean share of the time from the opening to the last update that clients were done and waited, 0..1."""
+    @_builtins.property
+    def seconds(self) -> Global___TimeSpent:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        depth_mean: _builtins.float = ...,
+        depth_least: _builtins.int = ...,
+        depth_most: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        waiting: _builtins.float = ...,
+        seconds: Global___TimeSpent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth_least", b"depth_least", "depth_mean", b"depth_mean", "depth_most", b"depth_most", "seconds", b"seconds", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundWork: _TypeAlias = RoundWork  # noqa: Y015
+
+@_typing.final
+class TimeSpent(_message.Message):
+    """Wall seconds of a round by what they were spent on, mean over the clients that measured them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FETCH_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    SEND_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    fetch: _builtins.float
+    """Fetching what the round began from."""
+    fill: _builtins.float
+    """Passing rows through the frozen layers, once per row."""
+    train: _builtins.float
+    score: _builtins.float
+    code: _builtins.float
+    """Everything else from the task to the update: loading, coding."""
+    send: _builtins.float
+    """Sending the update before this one: that of a round is over only after its report was made."""
+    wait: _builtins.float
+    """From its update to the last one of the round, as the server saw it."""
+    def __init__(
+        self,
+        *,
+        fetch: _builtins.float = ...,
+        fill: _builtins.float = ...,
+        train: _builtins.float = ...,
+        score: _builtins.float = ...,
+        code: _builtins.float = ...,
+        send: _builtins.float = ...,
+        wait: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "fetch", b"fetch", "fill", b"fill", "score", b"score", "send", b"send", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeSpent: _TypeAlias = TimeSpent  # noqa: Y015
 
 @_typing.final
 class BestVersion(_message.Message):

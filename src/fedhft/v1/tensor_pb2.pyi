@@ -192,7 +192,8 @@ Global___Stream: _TypeAlias = Stream  # noqa: Y015
 
 @_typing.final
 class TensorBlock(_message.Message):
-    """Several masked matrices coded together. Shapes are in the job's schema; only the ranks of product factors travel.
+    """Several masked matrices coded together. Shapes are in the job's schema; only the ranks of product factors, and the
+    most columns of A and B where a plan has fewer than the schema, travel.
     The values of all matrices follow one another: matrices in schema order, kept rows ascending, row-major.
     """
 
@@ -207,10 +208,13 @@ class TensorBlock(_message.Message):
     CODES_FIELD_NUMBER: _builtins.int
     SCALES_FIELD_NUMBER: _builtins.int
     SCALE_BASE_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     encoding: Global___ValueEncoding.ValueType
     group: _builtins.int
     """Values per scale (int8), counted along the kept values of one matrix; a matrix starts a new group."""
     scale_base: _builtins.int
+    rank: _builtins.int
+    """Updates: A and B are here with their first columns, so many at most; 0: with all that the schema has."""
     @_builtins.property
     def tensors(self) -> Global___Subset:
         """Which tensors of the schema (AdapterSchema.keys) are here."""
@@ -251,10 +255,11 @@ class TensorBlock(_message.Message):
         codes: _abc.Iterable[Global___Stream] | None = ...,
         scales: _abc.Iterable[Global___Stream] | None = ...,
         scale_base: _builtins.int = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["masked", b"masked", "rows", b"rows", "tensors", b"tensors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "cols", b"cols", "encoding", b"encoding", "group", b"group", "masked", b"masked", "rows", b"rows", "scale_base", b"scale_base", "scales", b"scales", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "cols", b"cols", "encoding", b"encoding", "group", b"group", "masked", b"masked", "rank", b"rank", "rows", b"rows", "scale_base", b"scale_base", "scales", b"scales", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

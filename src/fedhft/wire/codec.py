@@ -63,12 +63,14 @@ def encode(
     version: int = 0,
     rounding_seed: int | None = None,
     row_seed: int | None = None,
+    rank: int = 0,
 ) -> bytes:
     """Serialise a delta as an AdapterBlob. Equal input gives equal bytes, whatever the order of `delta.tensors`.
 
     encoding: fp32, fp16, bf16 or int8. group: values per int8 scale. levels: of int8 codes on either side of zero.
     rounding_seed: stochastic rounding of int8 from this stream; None rounds to nearest.
     row_seed: if every masked tensor's rows are those of rows.seeded_rows(row_seed, ...), only the seed travels.
+    rank: A and B have their first columns, so many at most (0: all); updates alone can.
     Raises FedhftError: WRONG_SHAPE when a tensor does not fit the schema, NON_FINITE, INVALID_ARGUMENT.
     """
     if encoding not in ENCODINGS:
@@ -85,9 +87,10 @@ def encode(
         )
     keys = ordered_keys(delta, schema)
     matrices = [delta.tensors[key] for key in keys]
-    _check_shapes(keys, [(matrix.rows, matrix.cols) for matrix in matrices], schema)
+    _check_rank(rank, kind)
+    _check_shapes(keys, [(matrix.rows, matrix.cols) for matrix in matrices], schema, rank)
     number = ENCODINGS[encoding]
-    block = pb.TensorBlock(encoding=pb.ValueEncoding.ValueType(number))
+    block = pb.TensorBlock(encoding=pb.ValueEncoding.ValueType(number), rank=rank)
     tensors = np.array([schema.index_of[key] for key in keys], np.int64)
     block.tensors.CopyFrom(rows.encode_subset(tensors, len(schema.keys)))
     block.cols.extend(matrix.cols for key, matrix in zip(keys, matrices, strict=True) if _is_factor(key))
@@ -134,6 +137,7 @@ def decode(data: bytes, schema: AdapterSchema, *, kind: int, max_values: int = 0
         raise _malformed(f"kind = {blob.kind}, expected {kind}")
     if len(blob.scope) > _LONGEST_SCOPE:
         raise _malformed(f"scope of {len(blob.scope)} characters")
+    _check_rank(blob.tensors.rank, kind)
     delta = _decode_block(blob.tensors, schema, max_values or _most_values(schema))
     return Blob(int(blob.kind), blob.scope, blob.version, delta)
 
@@ -169,7 +173,7 @@ def _is_seeded(seed: int, key: TensorKey, matrix: MaskedMatrix) -> bool:
 def _decode_block(block: pb.TensorBlock, schema: AdapterSchema, max_values: int) -> MaskedDelta:
     width = value_bytes(block.encoding)
     keys = [schema.keys[number] for number in rows.decode_subset(block.tensors, len(schema.keys)).tolist()]
-    shapes = _decode_shapes(keys, block.cols, schema)
+    shapes = _decode_shapes(keys, block, schema)
     # The rows of all listed tensors bound the memory of masks; the schema bounds them.
     indices = _decode_rows(block, keys, [shape[0] for shape in shapes])
     kept = [shape[0] if index is None else len(index) for shape, index in zip(shapes, indices, strict=True)]
@@ -210,13 +214,26 @@ def _unpack(block: pb.TensorBlock, sizes: Sequence[int], width: int) -> Streams:
     )
 
 
-def _decode_shapes(keys: Sequence[TensorKey], cols: Sequence[int], schema: AdapterSchema) -> list[tuple[int, int]]:
-    if len(cols) != sum(_is_factor(key) for key in keys):
-        raise _malformed(f"{len(cols)} ranks of product factors for {sum(_is_factor(key) for key in keys)} factors")
-    ranks = iter(cols)
-    shapes = [(schema.shape(key)[0], next(ranks) if _is_factor(key) else schema.shape(key)[1]) for key in keys]
-    _check_shapes(keys, shapes, schema)
+def _decode_shapes(keys: Sequence[TensorKey], block: pb.TensorBlock, schema: AdapterSchema) -> list[tuple[int, int]]:
+    factors = sum(_is_factor(key) for key in keys)
+    if len(block.cols) != factors:
+        raise _malformed(f"{len(block.cols)} ranks of product factors for {factors} factors")
+    ranks = iter(block.cols)
+    shapes = [
+        (schema.shape(key)[0], next(ranks) if _is_factor(key) else _columns(key, schema, block.rank)) for key in keys
+    ]
+    _check_shapes(keys, shapes, schema, block.rank)
     return shapes
+
+
+def _columns(key: TensorKey, schema: AdapterSchema, rank: int) -> int:
+    cols = schema.shape(key)[1]
+    return min(cols, rank) if rank and key.part in (Part.A, Part.B) else cols
+
+
+def _check_rank(rank: int, kind: int) -> None:
+    if rank and kind != adapter_pb2.BLOB_KIND_UPDATE:
+        raise _malformed(f"rank = {rank} in a blob of kind {kind}: updates alone have fewer columns than the schema")
 
 
 def _decode_rows(block: pb.TensorBlock, keys: Sequence[TensorKey], counts: Sequence[int]) -> list[RowIndex | None]:
@@ -246,10 +263,12 @@ def _decode_rows(block: pb.TensorBlock, keys: Sequence[TensorKey], counts: Seque
     return indices
 
 
-def _check_shapes(keys: Sequence[TensorKey], shapes: Sequence[tuple[int, int]], schema: AdapterSchema) -> None:
+def _check_shapes(
+    keys: Sequence[TensorKey], shapes: Sequence[tuple[int, int]], schema: AdapterSchema, rank: int
+) -> None:
     ranks: dict[str, dict[Part, int]] = {}
     for key, (count, cols) in zip(keys, shapes, strict=True):
-        expected_rows, expected_cols = schema.shape(key)
+        expected_rows, expected_cols = schema.shape(key)[0], _columns(key, schema, rank)
         if _is_factor(key):
             ranks.setdefault(key.name, {})[key.part] = cols
             if not 1 <= cols <= MOST_COLUMNS:

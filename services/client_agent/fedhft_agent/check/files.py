@@ -282,9 +282,9 @@ def _state_bytes(scene: Scene) -> int:
     for spec in scene.specs:
         schema = scene.schemas.get(spec.name)
         if schema is not None:
-            # The first of any tiers will do: at full density and depth all have the same plan.
+            # The first of any tiers will do: at full density, depth and rank all have the same plan.
             plan = plans(spec, schema, {"": next(iter(spec.tiers))})[""]
-            whole = replace(plan, density=1.0, depth=schema.layers)
+            whole = replace(plan, density=1.0, depth=schema.layers, rank=0)
             largest = max(largest, VALUE_BYTES * STATE_COPIES * trained_values(whole, schema))
     return max(largest, LEAST_STATE_BYTES)
 

@@ -13,6 +13,7 @@ class LoraLayer(torch.nn.Module):
     freezes it. Factors are float32, on `device` or else the base's: A is `lora_A.weight` (rank x in), B is
     `lora_B.weight` (out x rank), PEFT's names and orientation. Both begin at zero. dropout: probability with which an
     input of A is dropped in training mode, in [0, 1).
+    After `resize` A and B have other ranks; the scale stays alpha / rank, that of the rank the layer was made with.
     While `active` is false the layer is its base.
     """
 
@@ -31,11 +32,23 @@ class LoraLayer(torch.nn.Module):
         self.lora_A = torch.nn.Linear(in_features, rank, bias=False, device=device, dtype=torch.float32)
         self.lora_B = torch.nn.Linear(rank, out_features, bias=False, device=device, dtype=torch.float32)
         self.dropout = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
+        self.rank = rank
         self.scaling = alpha / rank
         self.active = True
         with torch.no_grad():
             self.lora_A.weight.zero_()
             self.lora_B.weight.zero_()
+
+    def resize(self, rank: int) -> None:
+        """Give A and B this rank. Their values are undefined where it was another."""
+        if rank == self.rank:
+            return
+        for factor, shape in ((self.lora_A, (rank, -1)), (self.lora_B, (-1, rank))):
+            before = factor.weight
+            rows, cols = (old if new < 0 else new for old, new in zip(before.shape, shape, strict=True))
+            factor.weight = torch.nn.Parameter(before.new_empty((rows, cols)), requires_grad=False)
+            factor.out_features, factor.in_features = rows, cols
+        self.rank = rank
 
     @property
     def weight(self) -> torch.Tensor:

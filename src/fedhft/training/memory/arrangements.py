@@ -17,14 +17,14 @@ class Arrangements:
         self._network = network
         self._rows = rows
         self._batch_size = batch_size
-        self._found: dict[tuple[int, float, bool, bool], Arrangement | Unfit] = {}
+        self._found: dict[tuple[int, float, int, bool, bool], Arrangement | Unfit] = {}
 
     def fit(self, plan: AdapterPlan) -> Unfit | None:
         """Find out how to carry out a plan, and have the network do so; None, or what it lacks.
 
-        Found once for each depth and density; in what takes little, even for one that does not fit.
+        Found once for each depth, density and rank; in what takes little, even for one that does not fit.
         """
-        shape = (plan.depth, plan.density, plan.train_a, plan.train_b)
+        shape = (plan.depth, plan.density, plan.rank, plan.train_a, plan.train_b)
         if shape not in self._found:
             rows = self._rows
             self._found[shape] = fitted(

@@ -41,7 +41,7 @@ def fitted(
     least = residence().anonymous + network.unread(plan.depth) + weights.mapped + SPARE_BYTES
     if least > memory:
         return Unfit(least, memory)
-    network.load({}, plan.depth, 0)
+    network.load({}, plan.depth, 0, plan.rank)
     longest = int(rows.lengths.argmax())
     costs = costs_of(network, trials(rows, longest), plan)
     trained = trained_values(plan, network.schema)

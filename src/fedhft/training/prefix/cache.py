@@ -76,7 +76,7 @@ class Arithmetic:
 
 class PrefixCache:
     """The prefix of one network. identity: everything besides boundary and dtype that its values depend on. passes:
-    where rows that are passed through frozen layers are counted; whoever calls takes the time.
+    where passes of rows through frozen layers are counted; those of `fill` whoever calls times.
 
     Not safe for concurrent use.
     """
@@ -219,8 +219,9 @@ class PrefixCache:
         """Compute the rows at the places `absent` of the batch, put them in `out`, and keep them if there is room."""
         chosen = index[np.array(absent)]
         inputs = self._to_device(rows.inputs(chosen))
-        computed, start = self._computed(rows, chosen, inputs, boundary)
-        values = _as_array(computed, self._kept_as)
+        with self._passes().running():
+            computed, start = self._computed(rows, chosen, inputs, boundary)
+            values = _as_array(computed, self._kept_as)
         self._passes().layer_rows += len(absent) * (boundary - start)
         for row, place, own in zip(values, absent, _spans(inputs["attention_mask"]), strict=True):
             found = np.ascontiguousarray(row[own])

@@ -8,6 +8,11 @@ const SERIES = 6;
 
 const column = (name) => (round) => round[name];
 const perClient = (name) => (round) => format.ratio(round[name], round.accepted);
+const spent = (...names) => (round) => {
+  const seconds = round.work && round.work.seconds;
+  return seconds ? names.reduce((sum, name) => sum + seconds[name], 0) : undefined;
+};
+const depth = (name) => (round) => (round.work ? round.work[name] : undefined);
 const tierOf = (round, tier) => (round.tiers || []).find((one) => one.tier === tier);
 
 // Each chart: what it is called, how its values read, and the lines that a job's rounds make.
@@ -95,6 +100,33 @@ const CHARTS = [
       { name: "round", value: column("seconds"), color: 1 },
       { name: "training", value: column("train_seconds_mean"), color: 2, dash: "dashed" },
       { name: "scoring", value: column("evaluate_seconds_mean"), color: 3, dash: "dotted" },
+    ],
+  },
+  {
+    id: "time",
+    title: () => "Where a client's time goes",
+    note: "seconds of a round, mean over clients; frozen layers: passing rows through them, once",
+    show: format.seconds,
+    stacked: true,
+    lines: () => [
+      { name: "training", value: spent("train"), color: 1, dash: "block" },
+      { name: "scoring", value: spent("score"), color: 2, dash: "block" },
+      { name: "frozen layers", value: spent("fill"), color: 3, dash: "block" },
+      { name: "coding and the rest", value: spent("code"), color: 4, dash: "block" },
+      { name: "moving bytes", value: spent("fetch", "send"), color: 5, dash: "block" },
+      { name: "waiting for others", value: spent("wait"), color: 6, dash: "block" },
+    ],
+  },
+  {
+    id: "depth",
+    title: () => "Layers trained",
+    note: "with adapters, counted from the output",
+    show: format.mean,
+    zero: true,
+    lines: () => [
+      { name: "mean over clients", value: depth("depth_mean"), color: 1 },
+      { name: "fewest", value: depth("depth_least"), color: 2, dash: "dashed" },
+      { name: "most", value: depth("depth_most"), color: 3, dash: "dotted" },
     ],
   },
 ];

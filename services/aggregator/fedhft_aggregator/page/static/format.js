@@ -8,6 +8,9 @@ export const score = (value) => (known(value) ? value.toFixed(3) : NONE);
 
 export const count = (value) => (known(value) ? value.toLocaleString("en") : NONE);
 
+// A number of things that may be a mean.
+export const mean = (value) => (known(value) ? value.toFixed(Number.isInteger(value) ? 0 : 1) : NONE);
+
 export const factor = (value) => (known(value) ? `${value.toFixed(value < 10 ? 1 : 0)}×` : NONE);
 
 export function bytes(value) {

@@ -26,7 +26,8 @@ export function clients(told) {
 function planOf(plan) {
   if (!plan) return format.NONE;
   const factors = [plan.train_a && "A", plan.train_b && "B"].filter(Boolean).join(", ");
-  return `${format.plural(plan.depth, "layer")}, ${Math.round(plan.density * 100)} % of rows${factors ? `, ${factors}` : ""}`;
+  const rank = plan.rank ? `, rank ${plan.rank}` : "";
+  return `${format.plural(plan.depth, "layer")}${rank}, ${Math.round(plan.density * 100)} % of rows${factors ? `, ${factors}` : ""}`;
 }
 
 function mixOf(memberships) {
