@@ -95,7 +95,7 @@ def test_what_a_simulation_cannot_write_is_refused_before_it_trains(tmp_path: Pa
         "--export", str(tmp_path / "out"),
     )  # fmt: skip
     assert done.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
-    assert "local publishes no adapter; leave it out" in done.stderr
+    assert "local publishes no whole adapter; leave it out" in done.stderr
     assert "round 1" not in done.stdout
 
 
