@@ -106,6 +106,9 @@ def test_devices_of_one_memory_have_one_tier_and_those_of_none_the_last(tmp_path
 def test_a_simulation_holds_nobody_and_takes_a_file_of_profiles(tmp_path: Path) -> None:
     assert demo_devices(DemoSettings(out=OUT, simulate=True), CLIENTS, 1) == {}
     assert demo_devices(DemoSettings(out=OUT, devices="none"), CLIENTS, 1) == {}
+    assert demo_devices(DemoSettings(out=OUT, compare=("fedit",)), CLIENTS, 1) == {}
+    compared = DemoSettings(out=OUT, compare=("fedit",), devices="classes")
+    assert demo_devices(compared, CLIENTS, 1)[CLIENTS[0]] is STRONG
     assert profiles_file(DemoSettings(out=OUT, simulate=True)) is None
     assert profiles_file(DemoSettings(out=OUT, devices="some.toml")) is None
     simulated = DemoSettings(out=OUT, simulate=True, devices="some.toml")

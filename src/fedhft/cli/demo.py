@@ -121,10 +121,10 @@ def demo(
             help="What agents are held to: classes (three: a share of a core, memory and a link each), none, or a TOML "
             "file (see docs/operations.md). Plans then follow from what is measured. With --simulate: a file of "
             "profiles by which time passes.",
-            show_default="classes; with --simulate none",
+            show_default="classes; with --compare or --simulate none",
             rich_help_panel=_TRAINING,
         ),
-    ] = "classes",
+    ] = "",
     simulate: Annotated[
         bool,
         typer.Option(

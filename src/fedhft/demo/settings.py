@@ -65,9 +65,9 @@ class DemoSettings:
     """Path or hub id; None uses the packaged MiniLM."""
     device: str = "auto"
     """Where agents train, as they take it."""
-    devices: str = BUILT_IN
-    """What agents are held to: `classes` (CLASSES; nothing in a simulation), `none`, or a file (`local.devices`;
-    for a simulation `simulation.devices`).
+    devices: str = ""
+    """What agents are held to: `classes` (CLASSES), `none`, or a file (`local.devices`; for a simulation
+    `simulation.devices`). Empty: classes, unless methods are compared or simulated, which has to give the same twice.
     """
     simulate: bool = False
     """Run every method in this process, without sockets; bytes on sockets, memory and CPU are then unknown."""
@@ -127,17 +127,18 @@ def demo_data(settings: DemoSettings) -> FederatedData:
 
 def demo_devices(settings: DemoSettings, clients: Sequence[str], groups: int) -> Mapping[str, LocalDevice]:
     """The device of every agent; none in a simulation, and where agents are held to nothing. Raises FedhftError."""
-    if settings.simulate or settings.devices == NO_DEVICES:
+    wanted = settings.devices or (NO_DEVICES if settings.compare else BUILT_IN)
+    if settings.simulate or wanted == NO_DEVICES:
         return {}
-    if settings.devices == BUILT_IN:
+    if wanted == BUILT_IN:
         turns = tier_of_clients(len(clients), len(CLASSES), groups)
         return {name: CLASSES[turn] for name, turn in zip(clients, turns, strict=True)}
-    return read_devices(Path(settings.devices), clients)
+    return read_devices(Path(wanted), clients)
 
 
 def profiles_file(settings: DemoSettings) -> Path | None:
     """The file of devices by which the time of a simulation passes; None: none does."""
-    is_file = settings.simulate and settings.devices not in (BUILT_IN, NO_DEVICES)
+    is_file = settings.simulate and settings.devices not in ("", BUILT_IN, NO_DEVICES)
     return Path(settings.devices) if is_file else None
 
 

@@ -29,9 +29,9 @@ class LocalDevice(DeviceKind):
         return min(1.0, self.cpu / self.slowness(number))
 
 
-STRONG = LocalDevice(name="strong", cpu=0.55, memory=1200 << 20, up=20e6 / 8, down=50e6 / 8)
-MIDDLING = LocalDevice(name="middling", cpu=0.3, memory=700 << 20, up=5e6 / 8, down=20e6 / 8)
-WEAK = LocalDevice(name="weak", cpu=0.15, memory=400 << 20, up=1e6 / 8, down=5e6 / 8)
+STRONG = LocalDevice(name="strong", cpu=0.7, memory=1200 << 20, up=20e6 / 8, down=50e6 / 8)
+MIDDLING = LocalDevice(name="middling", cpu=0.35, memory=700 << 20, up=5e6 / 8, down=20e6 / 8)
+WEAK = LocalDevice(name="weak", cpu=0.18, memory=400 << 20, up=1e6 / 8, down=5e6 / 8)
 CLASSES = (STRONG, MIDDLING, WEAK)
 """What a demo's clients are unless a file says otherwise."""
 
