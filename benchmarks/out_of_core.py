@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from fedhft.process.allocator import bound_arenas
+
 LIMIT = int(1.2 * (1 << 30))
 LAYERS, HIDDEN, INNER, HEADS, WORDS = 18, 2048, 5504, 16, 32000
 ROWS, TOKENS, DEPTH = 24, 24, 2
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.run:
+        bound_arenas()  # as an agent's process does
         print(json.dumps(client(options.model) if options.run == "client" else plain(options.model)))
         return
     print("| files | what | peak RSS, MB | anonymous after, MB | CPU s | layers read, MB | loss |")
