@@ -157,7 +157,7 @@ def test_a_demo_of_unequal_devices_plans_by_what_they_were_measured_to_do(tmp_pa
     }
     report = (tmp_path / "out" / "report.md").read_text()
     assert "## Devices and plans" in report
-    assert "was not told what the devices are" in report
+    assert "was not told what agents were held to" in report
     assert "Where the time of a client went" in report
     assert none_left(tmp_path)
 

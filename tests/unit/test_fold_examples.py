@@ -65,7 +65,7 @@ def test_a_method_that_shares_nothing_publishes_nothing() -> None:
     assert published.state.state.version == 1
     assert not published.state.state.scopes
     with pytest.raises(FedhftError) as refusal:
-        fold(spec, SCHEMA, initial_state(spec, 1), [update(spec, SCHEMA, "a", 1)])
+        fold(spec, SCHEMA, initial_state(spec, 1), [update(job("fedit", 1), SCHEMA, "a", 1)])
     assert refusal.value.code is ErrorCode.OUTSIDE_PLAN
 
 

@@ -47,7 +47,10 @@ def test_what_cannot_be_supposed_is_refused_by_its_key(tmp_path: Path, text: str
     assert said in refused.value.message
 
 
-def test_every_part_of_a_rounds_seconds_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_part_of_a_rounds_seconds_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a pipe has room for all columns
     busy = plans_pb2.ClientPlan(
         client="ash", depth=2, steps=5, epoch_steps=20, scores=True, seconds=31.5, planned_seconds=30.8,
         training_seconds=16.25, scoring_seconds=8.5, fill_seconds=4.125, link_seconds=2.0625, fixed_seconds=0.5625,
