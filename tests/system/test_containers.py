@@ -152,7 +152,8 @@ def supply_rows() -> None:
     podman("volume", "create", "fedhft-agent-data")
     mount = Path(inspect("fedhft-agent-data", "volume")["Mountpoint"])
     for number, client in enumerate(CLIENTS):
-        lines = "".join(json.dumps(row) + "\n" for row in rows(ROWS, 50 * number))
+        # Unequal ones, so that updates of a round do not come at once: a test kills between them.
+        lines = "".join(json.dumps(row) + "\n" for row in rows(ROWS * (1 + 2 * number), 300 * number))
         (mount / f"{client}.jsonl").write_text(lines, encoding="utf-8")
     shutil.copytree(packaged_minilm(), mount / "model")
 
