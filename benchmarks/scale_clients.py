@@ -94,8 +94,10 @@ class Client:
                         self._progress.tasks += 1
                         if self._crowd.deliver:
                             await self._push(answer.train)
+                        else:
+                            await asyncio.sleep(INTERVAL_S)  # an agent trains for so long before it looks again
                     case "train":
-                        await asyncio.sleep(INTERVAL_S)  # it trains, and looks now and then whether the round goes on
+                        await asyncio.sleep(INTERVAL_S)
 
     async def _join(self) -> None:
         enrolled = await self._stub.Enroll(
