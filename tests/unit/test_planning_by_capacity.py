@@ -19,6 +19,7 @@ from fedhft.planning.horizon import (
     least_plan,
     rounds_to_target,
     schedule,
+    while_filling,
 )
 
 LAYERS = 6
@@ -32,11 +33,13 @@ devices = st.builds(
     backward=speeds,
     fixed=st.floats(0.0, 5.0),
     scoring=st.integers(0, 30).map(float),
-    fill=st.integers(0, 60).map(float),
+    scored=st.integers(0, 30).map(float),
     up=st.floats(1e4, 1e7),
     down=st.floats(1e4, 1e7),
     deepest=st.integers(1, LAYERS + 2),
     keeps=st.booleans(),
+    kept=st.lists(st.floats(0.0, 1.0), max_size=LAYERS).map(tuple),
+    scored_at=st.sets(st.integers(1, LAYERS)).map(lambda found: tuple(sorted(found))),
 )
 fleets = st.lists(devices, min_size=1, max_size=12).map(lambda found: {f"c{i:02}": one for i, one in enumerate(found)})
 works = st.builds(
@@ -51,14 +54,23 @@ works = st.builds(
     st.floats(0.0, 1e5),
     st.integers(1, 50),
 )
-FAST = Device(100.0, 20, 0.01, 0.01, 0.5, 8.0, 20.0, 1e6, 1e6, LAYERS)
+FAST = Device(100.0, 20, 0.01, 0.01, 0.5, 8.0, 4.0, 1e6, 1e6, LAYERS)
 WORK = Work(0.8 ** np.arange(LAYERS - 1, -1, -1.0), np.arange(1.0, 7.0) * 2e4, np.arange(1.0, 7.0) * 2e4, 10)
 
 
-def seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -> float:
-    """Equation of `planning.devices`, written out for one plan."""
+def filling(device: Device, work: Work, depth: int, steps: float, scores: bool) -> float:
+    """Seconds for rows that have not passed the frozen layers, of so many steps and of scoring."""
+    batches = steps * (1 - device.kept_at(depth)) + (device.scored if scores and depth not in device.scored_at else 0.0)
+    return batches * (work.layers - depth) * device.forward if device.keeps else 0.0
+
+
+def seconds(device: Device, work: Work, depth: int, steps: int, scores: bool, *, now: bool = False) -> float:
+    """Equations of `planning.devices`, written out for one plan; now: of a round itself."""
     run = depth if device.keeps else work.layers
-    fill = device.fill * (work.layers - depth) * device.forward / work.rounds if device.keeps else 0.0
+    if now:
+        fill = filling(device, work, depth, steps, scores)
+    else:
+        fill = filling(device, work, depth, device.steps, True) / work.rounds
     link = work.up_bytes[depth - 1] / device.up + work.down_bytes[depth - 1] / device.down
     scored = device.scoring * run * device.forward if scores else 0.0
     return float(device.fixed + fill + link + scored + steps * (run * device.forward + depth * device.backward))
@@ -68,8 +80,11 @@ def seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) ->
 def test_costs_are_those_of_the_equation(device: Device, work: Work) -> None:
     found = costs([device], work)
     for depth in range(1, LAYERS + 1):
-        got = found.once[0, depth - 1] + found.scoring[0, depth - 1] + 7 * found.step[0, depth - 1]
-        assert got == pytest.approx(seconds(device, work, depth, 7, True))
+        column = (0, depth - 1)
+        always = found.once[column] + found.scoring[column] + 7 * found.step[column]
+        assert always + found.filling[column] == pytest.approx(seconds(device, work, depth, 7, True))
+        first = found.first_scores[column] + 7 * found.first_step[column]
+        assert always + first == pytest.approx(seconds(device, work, depth, 7, True, now=True))
 
 
 @given(fleets, works)
@@ -83,8 +98,42 @@ def test_every_plan_fits_its_device_and_the_horizon(fleet: dict[str, Device], wo
             continue
         assert 1 <= plan.depth <= min(device.deepest, LAYERS)
         assert plan.steps <= device.steps
-        assert plan.seconds == pytest.approx(seconds(device, work, plan.depth, plan.steps, plan.scores))
+        assert plan.seconds == pytest.approx(
+            seconds(device, replace(work, rounds=made.over), plan.depth, plan.steps, plan.scores)
+        )
         assert plan.seconds <= made.horizon * (1 + 1e-6)
+
+
+@given(devices, works, st.floats(0.1, 2.0))
+def test_while_rows_pass_the_frozen_layers_a_device_does_what_fits(device: Device, work: Work, part: float) -> None:
+    made = schedule({"c": device}, work)
+    plan, horizon = made.plans["c"], made.horizon * part
+    now = while_filling(device, plan, horizon, work)
+    took = seconds(device, work, now.depth, now.steps, now.scores, now=True)
+    assert now.depth == plan.depth
+    assert 1 <= now.steps <= plan.steps
+    assert now.scores <= plan.scores
+    if now == plan:
+        return
+    assert now.bound is Bound.FILLING
+    assert now.seconds == pytest.approx(took)
+    assert took <= horizon * (1 + 1e-6) or (now.steps, now.scores) == (1, False)
+    more = seconds(device, work, now.depth, now.steps + 1, now.scores, now=True)
+    assert more > horizon * (1 - 1e-6) or now.steps == plan.steps
+
+
+def test_once_all_rows_have_passed_a_device_does_what_was_planned() -> None:
+    done = replace(FAST, kept=(1.0,) * LAYERS, scored_at=tuple(range(1, LAYERS + 1)))
+    made = schedule({"c": done, "d": replace(done, forward=0.1, backward=0.1)}, WORK)
+    assert while_filling(done, made.plans["c"], made.horizon, WORK) is made.plans["c"]
+
+
+def test_a_device_that_has_kept_rows_of_a_depth_is_faster_there_alone() -> None:
+    kept = replace(FAST, kept=(0.0, 1.0), scored_at=(2,))
+    fresh, known = costs([FAST], WORK), costs([kept], WORK)
+    assert known.filling[0, 1] == 0.0
+    assert known.first_step[0, 1] == known.first_scores[0, 1] == 0.0
+    assert list(known.filling[0, [0, 2, 3]]) == list(fresh.filling[0, [0, 2, 3]])
 
 
 @given(fleets, works)

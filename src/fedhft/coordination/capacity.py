@@ -16,6 +16,7 @@ from fedhft.plan import steps_of
 from fedhft.planning.allocation import Allocated, allocate
 from fedhft.planning.estimates import Capacity, Durations, bounded, estimated, was_reset
 from fedhft.planning.horizon import Planned
+from fedhft.planning.kept_rows import with_kept_rows
 from fedhft.records import ClientRecord, UpdateRecord
 from fedhft.rounds.opening import candidates
 from fedhft.rounds.summary import ClientReport
@@ -41,7 +42,7 @@ async def plan_by_capacity(
         return {}
     previous = await driven.store.allocated(driven.job)
     if evaluation:
-        return _of(previous, asked)
+        return {client: plan for client, plan in (previous.plans if previous else {}).items() if client in set(asked)}
     known = await driven.store.capacities(driven.job, asked)
     offered = candidates(spec, schema, clients, asked)
     async with driven.renewed_lease():
@@ -84,6 +85,7 @@ async def learn_capacities(
     """
     if spec.method.allocation is not Allocation.CAPACITY:
         return
+    layers = (await driven.schema()).layers
     before = await driven.store.capacities(driven.job, [report.client for report in reports])
     after: dict[str, Capacity] = {}
     for report in reports:
@@ -98,7 +100,9 @@ async def learn_capacities(
             continue
         seen, known = updates[report.client].seconds, before.get(report.client, Capacity())
         sending = report.size / known.up if known.up else 0.0
-        after[report.client] = estimated(known, told if seen is None else bounded(told, seen, sending))
+        epoch = steps_of(report.samples, spec.training.batch_size, 1.0, 0)
+        now = estimated(known, told if seen is None else bounded(told, seen, sending))
+        after[report.client] = with_kept_rows(now, told, plan.depth, layers, steps, epoch)
     if not after:
         return
     await driven.store.note_capacities(driven.job, after, fence)

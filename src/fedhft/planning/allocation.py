@@ -17,9 +17,9 @@ from fedhft.adapter import AdapterSchema, Float64, Part
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
-from fedhft.planning.devices import Device, Work, costs
+from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, least_steps, schedule
+from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, least_steps, schedule, while_filling
 
 BETTER = 0.9
 """Plans are replaced where new ones take at most this share of their seconds to the target."""
@@ -45,8 +45,9 @@ class Allocated:
     """Plans as they were made, kept in the store from round to round.
 
     made: the round they were made for. reason: why then, for people. horizon: seconds; rounds: to the target. plans:
-    client -> plan. number: the round they were last used for. turns: clients that sit out by `plans` and take part in
-    that round all the same, with what they do. absent: client -> rounds in a row that it has sat out. stale: why the
+    client -> plan. number: the round they were last used for. turns: who does something else in that round, and what:
+    clients that sit out by `plans` and take part all the same, and those whose rows still have to pass the frozen
+    layers. absent: client -> rounds in a row that it has sat out. stale: why the
     plans do not hold any more; empty while they do. gains: per layer, as measured; () before that.
     """
 
@@ -112,6 +113,10 @@ def allocate(
     }
     absent = {name: rounds for name, rounds in out.items() if name not in devices}
     absent |= {name: out.get(name, 0) + 1 for name in idle if name not in turns}
+    for name, device in devices.items():
+        now = while_filling(device, kept.plans[name], kept.horizon, work)
+        if now is not kept.plans[name]:
+            turns[name] = now
     return replace(kept, number=number, turns=turns, absent=absent)
 
 
@@ -148,12 +153,14 @@ def device_of(spec: JobSpec, candidate: Candidate, known: Capacity) -> Device:
         backward=known.backward or 0.0,
         fixed=known.fixed or 0.0,
         scoring=scoring / every if every else 0.0,
-        fill=candidate.steps + scoring,
+        scored=SCORED_ONCE * scoring if every else 0.0,
         up=known.up or np.inf,
         down=known.down or np.inf,
         deepest=min(candidate.plan.depth, known.deepest or candidate.plan.depth),
         keeps=known.keeps,
         sends=candidate.plan.density * (1.0 if both else 0.5),
+        kept=known.kept,
+        scored_at=known.scored_at,
     )
 
 
@@ -216,12 +223,12 @@ def _why_anew(spec: JobSpec, number: int, devices: Mapping[str, Device], previou
 def _is_better(made: Schedule, previous: Allocated, devices: Mapping[str, Device], work: Work) -> bool:
     """Whether new plans get to the target in clearly less time than the old ones would with what is known now."""
     names = sorted(devices)
-    now = costs([devices[name] for name in names], work)
+    now = costs([devices[name] for name in names], work.over(made.rounds))
     seconds = 0.0
     for place, name in enumerate(names):
         plan = previous.plans[name]
         if plan.steps:
             column = plan.depth - 1
-            took = now.once[place, column] + plan.steps * now.step[place, column]
+            took = (now.once + now.filling)[place, column] + plan.steps * now.step[place, column]
             seconds = max(seconds, float(took + (now.scoring[place, column] if plan.scores else 0.0)))
     return made.horizon * made.rounds < BETTER * seconds * previous.rounds

@@ -41,8 +41,9 @@ class Capacity:
 
     forward, backward: seconds per layer-step (one layer, one batch). fixed: seconds of a round outside of them and of
     transfers. scoring: batches scored in a round that scores. up, down: bytes per second. deepest: the greatest depth
-    it has memory for; None: not stated, so any. keeps: whether it keeps frozen layers' outputs.
-    reports: measurements so far.
+    it has memory for; None: not stated, so any. keeps: whether it keeps frozen layers' outputs. kept: for depths 1, 2,
+    .., share of its training rows that have passed the layers below the last so many; scored_at: depths at which the
+    rows that it scores have (see `kept_rows`). reports: measurements so far.
     """
 
     forward: float | None = None
@@ -53,6 +54,8 @@ class Capacity:
     down: float | None = None
     deepest: int | None = None
     keeps: bool = False
+    kept: tuple[float, ...] = ()
+    scored_at: tuple[int, ...] = ()
     reports: int = 0
 
     @property

@@ -42,7 +42,7 @@ def explain(
     allocated: Allocated,
 ) -> list[Explained]:
     """Every candidate's plan, by what is known of devices now; in the order of their names."""
-    work = work_of(spec, schema, allocated.gains, spec.rounds.total - number + 1)
+    work = work_of(spec, schema, allocated.gains, spec.rounds.total - number + 1).over(allocated.rounds)
     found = []
     for client, candidate in sorted(candidates.items()):
         known, own = capacities.get(client), allocated.plan_of(client)
@@ -76,14 +76,14 @@ def _explained(
         planned=own,
         training=own.steps * (run * device.forward + own.depth * device.backward),
         scoring=device.scoring * run * device.forward if own.scores else 0.0,
-        fill=device.fill * (work.layers - own.depth) * device.forward / work.rounds if device.keeps else 0.0,
+        fill=_filling(device, own, work),
         link=float(link),
         fixed=device.fixed,
-        why=_why(device, own, work, allocated),
+        why=_why(client, device, own, work, allocated),
     )
 
 
-def _why(device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
+def _why(client: str, device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
     rounds = f"rounds of {allocated.horizon:.3g} s"
     now = _seconds(device, work, own.depth, own.steps, own.scores)
     match own.bound:
@@ -96,6 +96,14 @@ def _why(device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
                 f"too slow for {rounds}; it has sat out, or only its trial is known, so everybody waits for its least "
                 "plan once"
             )
+        case Bound.FILLING:
+            plan = allocated.plans[client]
+            kept = device.kept_at(own.depth)
+            later = f"{plan.steps} steps" if plan.steps > own.steps else "the same steps, and scores,"
+            return (
+                f"{1 - kept:.0%} of its rows still have to pass the layers that it does not train, once, within "
+                f"{rounds}: {later} after that"
+            )
         case Bound.SCORING:
             would = _seconds(device, work, own.depth, own.steps, scores=True)
             return f"does not score versions: with that it would take {would:.3g} s, more than {rounds}"
@@ -105,6 +113,12 @@ def _why(device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
             )
         case _:
             return f"{_one_more(device, own, work)}, more than {rounds}"
+
+
+def _filling(device: Device, own: Planned, work: Work) -> float:
+    """Seconds in the coming round for rows that have not passed the frozen layers yet."""
+    found, column = costs([device], work), own.depth - 1
+    return float(own.steps * found.first_step[0, column] + own.scores * found.first_scores[0, column])
 
 
 def _one_more(device: Device, own: Planned, work: Work) -> str:
@@ -119,4 +133,4 @@ def _seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -
     found = costs([device], work)
     column = depth - 1
     scoring = found.scoring[0, column] if scores else 0.0
-    return float(found.once[0, column] + scoring + steps * found.step[0, column])
+    return float(found.once[0, column] + found.filling[0, column] + scoring + steps * found.step[0, column])

@@ -13,6 +13,9 @@ always pays best, and never gets to what the others have to learn.
 
 A device that cannot make a quarter of an epoch within T at any depth first stops scoring, then sits the round out; no
 more than a quarter of the federation's mass may do either.
+
+Rows pass the frozen layers when they are first drawn, so that the first rounds at a depth are longer than later ones.
+Plans spread that over the N rounds; in a round itself a device makes as many steps as fit T with it (`while_filling`).
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ class Bound(StrEnum):
     """More work would take longer than the round."""
     MEMORY = "memory"
     """The next layer does not fit."""
+    FILLING = "filling"
+    """Rows still have to pass the frozen layers: fewer steps than later, or no scores, for nobody to wait for that."""
     SCORING = "scoring"
     """Even the least plan fits only without scoring."""
     TURN = "turn"
@@ -80,11 +85,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Plans for all: client -> plan, in the order of the devices. horizon: T, seconds. rounds: N, to the target."""
+    """Plans for all: client -> plan, in the order of the devices. horizon: T, seconds. rounds: N, to the target.
+
+    over: rounds over which seconds have filling spread.
+    """
 
     plans: Mapping[str, Planned]
     horizon: float
     rounds: float
+    over: int = 1
 
     @property
     def waiting(self) -> float:
@@ -102,13 +111,13 @@ def schedule(devices: Mapping[str, Device], work: Work) -> Schedule:
         raise ValueError("devices: none to plan for")
     names = sorted(devices)
     ordered = [devices[name] for name in names]
-    fleet = _Fleet(ordered, work)
-    horizons = fleet.horizons()
-    best = _fewest_seconds(fleet, horizons)
+    fleet, best, rounds = _planned(ordered, work)
+    if rounds < work.rounds:
+        work = work.over(rounds)
+        fleet, best, rounds = _planned(ordered, work)
     plans = dict(zip(names, _never_more_for_worse(ordered, fleet.plans(best), fleet), strict=True))
     took = max((one.seconds for one in plans.values()), default=0.0)
-    rounds = min(float(fleet.rounds(np.array([best]))[0]), _NEVER_ROUNDS)
-    return Schedule({name: plans[name] for name in devices}, took, rounds)
+    return Schedule({name: plans[name] for name in devices}, took, min(rounds, _NEVER_ROUNDS), work.rounds)
 
 
 def least_plan(device: Device, work: Work) -> Planned:
@@ -117,12 +126,43 @@ def least_plan(device: Device, work: Work) -> Planned:
     return replace(fleet.planned(0, 1, least_steps(device.steps), False), bound=Bound.TURN)
 
 
+def while_filling(device: Device, plan: Planned, horizon: float, work: Work) -> Planned:
+    """What a device does of its plan in the coming round, so that it is done within the horizon although rows still
+    have to pass the frozen layers: fewer steps; no scores where that would leave it too few; one step at least.
+
+    The plan itself where it fits, and for a device that sits out.
+    """
+    if not plan.steps:
+        return plan
+    found, column = costs([device], work), plan.depth - 1
+    once, step = float(found.once[0, column]), float((found.step + found.first_step)[0, column])
+    scoring = float((found.scoring + found.first_scores)[0, column])
+    now = once + plan.steps * step + plan.scores * scoring
+    if now <= horizon * (1.0 + _ROUNDING):
+        return plan
+    least = min(plan.steps, least_steps(device.steps))
+    steps = math.floor((horizon - once - plan.scores * scoring) / step + _ROUNDING)
+    scores = plan.scores and steps >= least
+    if not scores:
+        steps = math.floor((horizon - once) / step + _ROUNDING)
+    steps = max(1, min(plan.steps, steps))
+    return Planned(plan.depth, steps, scores, once + steps * step + scores * scoring, Bound.FILLING)
+
+
+def _planned(devices: list[Device], work: Work) -> tuple[_Fleet, float, float]:
+    """The fleet, the best horizon, and its rounds to the target."""
+    fleet = _Fleet(devices, work)
+    best = _fewest_seconds(fleet, fleet.horizons())
+    return fleet, best, float(fleet.rounds(np.array([best]))[0])
+
+
 class _Fleet:
     """All devices' costs as arrays, and what they would do within a horizon."""
 
     def __init__(self, devices: list[Device], work: Work) -> None:
         self.work = work
         self.costs: Costs = costs(devices, work)
+        self.once = self.costs.once + self.costs.filling
         layers = work.layers
         self.full = np.array([float(device.steps) for device in devices])
         self.least = np.array([float(least_steps(device.steps)) for device in devices])
@@ -134,7 +174,7 @@ class _Fleet:
 
     def horizons(self) -> Float64:
         """Candidates for T, ascending: times of each device's least and whole work, with and without scoring."""
-        base = self.costs.once
+        base = self.once
         found = [
             (base + scored * self.costs.scoring + steps[:, None] * self.costs.step)[self.fits]
             for scored in (0.0, 1.0)
@@ -156,7 +196,7 @@ class _Fleet:
         return depth, steps, scores
 
     def _best(self, horizon: float, *, scored: bool) -> tuple[NDArray[np.int64], Float64]:
-        rest = self.costs.once + (self.costs.scoring if scored else 0.0)
+        rest = self.once + (self.costs.scoring if scored else 0.0)
         steps = np.minimum(self.full[:, None], np.floor((horizon - rest) / self.costs.step + _ROUNDING))
         possible = self.fits & (steps >= self.least[:, None])
         value = np.where(possible, steps * self.reach[None, :], -1.0)
@@ -199,7 +239,7 @@ class _Fleet:
         if depth == 0:
             return Planned(0, 0, False, 0.0, Bound.ABSENT)
         column = depth - 1
-        seconds = self.costs.once[place, column] + steps * self.costs.step[place, column]
+        seconds = self.once[place, column] + steps * self.costs.step[place, column]
         seconds += self.costs.scoring[place, column] if scores else 0.0
         if not scores:
             bound = Bound.SCORING
@@ -254,7 +294,8 @@ def _never_more_for_worse(devices: list[Device], plans: list[Planned], fleet: _F
     Whole steps alone could have it otherwise: a slower device may come out one layer deeper because its last step just
     fits. More layers, or more layer-steps, is more work.
     """
-    able = np.array([device.ability for device in devices])
+    able = np.array([device.ability(fleet.work.layers) for device in devices])
+    able = able[:, np.ptp(able, axis=0) > 0.0]  # what is the same for all decides nothing
     alike = np.array([(float(device.steps),) for device in devices])
     # Sorted so that whoever is better comes first, with its final plan by the time it caps others.
     order = np.lexsort((np.arange(len(devices)), *-able.T, -able.sum(axis=1)))

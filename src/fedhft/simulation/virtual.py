@@ -30,10 +30,13 @@ _TRIAL = LocalWork(forward=6.0, backward=6.0)
 
 @dataclass
 class _Device:
-    """What one client's device has done so far. filled: boundary -> batches of training rows that were passed to it."""
+    """What one client's device has done so far. filled: boundary -> batches of training rows that were passed to it;
+    scored: boundaries that rows to score were passed to.
+    """
 
     profile: Profile
     filled: dict[int, float] = field(default_factory=dict)
+    scored: set[int] = field(default_factory=set)
     up_seconds: float = 0.0
     up_bytes: int = 0
 
@@ -126,13 +129,16 @@ class VirtualSimulation(Simulation):
         batch_size = self.spec.training.batch_size
         evaluates = task.evaluate if isinstance(task, federation_pb2.TrainTask) else True
         scoring = worker.rows_scored(evaluates, task.shared) / batch_size
+        once = worker.rows_scored(evaluates, task.shared, once=True) / batch_size
         steps, batches, boundary = worker.steps(plan), worker.samples / batch_size, layers - plan.depth
         # Rows are passed through the frozen layers when they are first drawn; those of a part of an epoch are drawn
         # anew every round.
-        seen = device.filled.get(boundary)
-        new = min(float(steps), batches) * (1.0 - (seen or 0.0) / batches)
-        fill = new + (scoring if seen is None else 0.0)
-        device.filled[boundary] = (seen or 0.0) + new
+        seen = device.filled.get(boundary, 0.0)
+        new = min(float(steps), batches) * (1.0 - seen / batches)
+        fill = new + (0.0 if boundary in device.scored else once)
+        device.filled[boundary] = seen + new
+        if scoring:
+            device.scored.add(boundary)
         return LocalWork.of(
             layers=layers,
             depth=plan.depth,

@@ -41,10 +41,12 @@ class ClientRows:
         """Most rows that are scored at a time."""
         return max(len(self.holdout), len(self._data.shared or ()))
 
-    def scored(self, evaluate: bool, shard: pb.Shard) -> int:
-        """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
+    def scored(self, evaluate: bool, shard: pb.Shard, *, once: bool = False) -> int:
+        """Rows that a training task scores: the holdout before and after (once: each row once), and a shard of the
+        common split.
+        """
         shared = len(self.shard(shard, whole=False)) if shard.count else 0
-        return (2 * len(self.sample) if evaluate else 0) + shared
+        return ((1 if once else 2) * len(self.sample) if evaluate else 0) + shared
 
     def of_task(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
         """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""

@@ -160,9 +160,11 @@ class ClientWorker:
         """Resident set that the plan in use will come to, bytes; 0 where there is no budget, or it does not fit."""
         return self._network.arrangement.resident
 
-    def rows_scored(self, evaluate: bool, shard: pb.Shard) -> int:
-        """Rows that a training task scores: the holdout before and after, and a shard of the common split."""
-        return self._rows.scored(evaluate, shard)
+    def rows_scored(self, evaluate: bool, shard: pb.Shard, *, once: bool = False) -> int:
+        """Rows that a training task scores: the holdout before and after (once: each row once), and a shard of the
+        common split.
+        """
+        return self._rows.scored(evaluate, shard, once=once)
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
