@@ -150,6 +150,7 @@ class Session:
             tier = tier_of(spec, worker.client, worker.memory, self._enlistment.tier, self._declined_plans())
             if self._fits(tier):
                 break
+        log.info("joining", extra={"job": spec.name, "tier": tier})
         answer = self._ask_to_join()
         while answer.tier in spec.tiers and answer.tier != tier and not self._fits(answer.tier):
             tier, answer = answer.tier, self._ask_to_join()  # a server of another release decides otherwise

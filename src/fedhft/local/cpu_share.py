@@ -32,6 +32,7 @@ class _Held:
     share: float
     used: float
     free: float
+    until: Callable[[], bool]
     budget: float = 0.0
     stopped: bool = False
 
@@ -46,10 +47,11 @@ class CpuShares:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cpu-shares", daemon=True)
 
-    def hold(self, pid: int, share: float, free: float = 0.0) -> None:
+    def hold(self, pid: int, share: float, free: float = 0.0, until: Callable[[], bool] = lambda: False) -> None:
         """Hold a process to a share of one core, or to another than so far; one that has ended is left alone.
 
-        free: CPU seconds that it may use before that, as to import its libraries.
+        free: CPU seconds that it may use before that, as to import its libraries; until: says that it is through with
+        what was free, asked whenever budgets are looked at.
         """
         with self._lock:
             known = self._held.get(pid)
@@ -57,7 +59,7 @@ class CpuShares:
                 known.share = share
                 return
             with contextlib.suppress(OSError):
-                self._held[pid] = _Held(share, cpu_seconds(pid), free)
+                self._held[pid] = _Held(share, cpu_seconds(pid), free, until)
             if self._held and not self._thread.is_alive() and not self._ended.is_set():
                 self._thread.start()
 
@@ -90,6 +92,8 @@ def _look(pid: int, held: _Held, passed: float) -> bool:
         return False
     spent = used - held.used
     held.used = used
+    if held.free and held.until():
+        held.free = 0.0
     held.free, spent = max(0.0, held.free - spent), max(0.0, spent - held.free)
     held.budget = min(held.budget + held.share * passed, held.share * _BURST_S) - spent
     if held.stopped != (held.budget < 0.0):

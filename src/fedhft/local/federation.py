@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,10 @@ _HURRIED_GRACE_S = 1.0
 """How long an agent may take to stop when its state will not be used again; one importing torch would take longer."""
 _SCRAPE_S = 10.0
 _THREADS = "1"
-_START_UP_CPU_S = 4.0
-"""About what an agent takes to import its libraries. A slow device would take minutes for it, which tell nothing."""
+_START_UP_CPU_S = 6.0
+"""Most that an agent takes to import its libraries. A slow device would take minutes for it, which tell nothing."""
+_HAS_STARTED = '"joining"'
+"""What an agent logs when it has loaded its model, before it works anything out with it."""
 _HOSTS = ("127.0.0.1",)
 """Where the services of a local federation are reached."""
 
@@ -148,7 +151,7 @@ class Federation:
             agent = self._start(own.client, "fedhft_agent", arguments)
             self._agents.append(agent)
             if device is not None:
-                self._shares.hold(agent.pid, device.share(1), _START_UP_CPU_S)
+                self._shares.hold(agent.pid, device.share(1), _START_UP_CPU_S, partial(_has_started, agent.log))
 
     def hold_to_devices(self, round_number: int) -> None:
         """Hold agents to the shares of a core that their devices have in a round."""
@@ -264,3 +267,11 @@ class Federation:
     def _ended(self, job: str, how: str) -> FedhftError:
         log = next(process for process in self._services if process.name == "aggregator").describe_log()
         return FedhftError(ErrorCode.JOB_FAILED, f"job {job} {how}\n{log}")
+
+
+def _has_started(log: Path) -> bool:
+    """Whether an agent is through with its start-up."""
+    try:
+        return _HAS_STARTED in log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
