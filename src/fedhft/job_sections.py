@@ -171,6 +171,16 @@ class PlanningSpec(Section):
     sits_out: int = Field(
         3, ge=1, le=1000, description="Most rounds in a row that a device too slow for the others sits out."
     )
+    depth: bool = Field(
+        True, description="Whether depths are planned; without that everybody trains all layers it has memory for."
+    )
+    steps: bool = Field(True, description="Whether local steps are planned; without that everybody makes all of them.")
+    gain_decay: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="What is to be gained in a layer, as a factor on the one above. Less than 1 favours shallow plans.",
+    )
 
 
 class MaskSpec(Section):

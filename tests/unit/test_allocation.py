@@ -169,13 +169,31 @@ def test_nobody_sits_out_the_final_evaluation() -> None:
 
 
 def test_an_update_grows_with_depth_and_a_version_does_not() -> None:
-    work = work_of(spec(wire={"up": "fp32", "down": "bf16"}), SCHEMA, (), 5)
+    work = work_of(spec(wire={"up": "fp32", "down": "bf16"}), SCHEMA, 5)
     layer, head = 4 * 2 * (8 + 12), 4 * (2 * 8 + 2)
     assert work.up_bytes.tolist() == [head + layer * depth for depth in (1, 2, 3, 4)]
     assert set(work.down_bytes.tolist()) == {(head + 4 * layer) / 2}
     assert work.gains.tolist() == pytest.approx([0.512, 0.64, 0.8, 1.0])
-    assert work_of(spec(), SCHEMA, (1.0, 2.0, 3.0, 4.0), 5).gains.tolist() == [1.0, 2.0, 3.0, 4.0]
-    assert work_of(spec(), SCHEMA, (1.0, 2.0, 3.0, 4.0), 5, deepest=2).gains.tolist() == [0.0, 0.0, 3.0, 4.0]
+    halved = work_of(spec(planning={"gain_decay": 0.5}), SCHEMA, 5, deepest=2)
+    assert halved.gains.tolist() == [0.0, 0.0, 0.5, 1.0]
+
+
+def test_what_is_not_planned_is_the_same_for_all() -> None:
+    slow = replace(FAST, forward=0.2, backward=0.2)
+    both = made(1, None, h=slow).plans["h"]
+    assert both.depth < 4
+    depth = allocate(
+        spec(planning={"steps": False}), SCHEMA, 1, CANDIDATES, {**dict.fromkeys(NAMES, FAST), "h": slow}, None
+    )
+    assert depth is not None
+    assert {plan.steps for plan in depth.plans.values() if plan.steps} == {12}
+    memory = {**dict.fromkeys(NAMES, FAST), "h": slow, "g": replace(FAST, deepest=2)}
+    steps = allocate(spec(planning={"depth": False}), SCHEMA, 1, CANDIDATES, memory, None)
+    assert steps is not None
+    assert {name: plan.depth for name, plan in steps.plans.items() if plan.steps} == {
+        name: 2 if name == "g" else 4 for name, plan in steps.plans.items() if plan.steps
+    }
+    assert steps.plans["h"].steps < 12
 
 
 @pytest.mark.parametrize(

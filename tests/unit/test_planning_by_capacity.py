@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhft.planning.devices import Device, Work, costs
+from fedhft.planning.devices import LEAST_STEPS, Device, Work, costs
 from fedhft.planning.horizon import (
     LEAST_MASS,
-    LEAST_STEPS,
     TARGET,
     Bound,
     Schedule,

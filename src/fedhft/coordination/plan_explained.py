@@ -11,7 +11,7 @@ from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
 from fedhft.methods import Allocation
-from fedhft.planning.allocation import Allocated, Candidate, allocate
+from fedhft.planning.allocation import Allocated, Candidate, allocate, work_of
 from fedhft.planning.estimates import FASTEST_LAYER_S, FASTEST_LINK, SLOWEST_LINK, SLOWEST_S, Capacity
 from fedhft.planning.explanation import Explained, explain
 from fedhft.rounds.opening import candidates
@@ -130,7 +130,7 @@ def _told(
         horizon_seconds=allocated.horizon,
         rounds=allocated.rounds,
         waiting=allocated.waiting,
-        gains=allocated.gains,
+        gains=work_of(spec, schema, 1).gains,
         layers=schema.layers,
         clients=[
             _client(one, known.get(one.client, Capacity()))

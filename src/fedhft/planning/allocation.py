@@ -8,6 +8,7 @@ or one has sat out as long as it may.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,14 +18,12 @@ from fedhft.adapter import AdapterSchema, Float64, Part
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
-from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs
+from fedhft.planning.devices import LEAST_STEPS, SCORED_ONCE, Device, Work, costs
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, least_steps, schedule, while_filling
+from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, schedule, while_filling
 
 BETTER = 0.9
 """Plans are replaced where new ones take at most this share of their seconds to the target."""
-PRIOR_DECAY = 0.8
-"""Gain of a layer against the one above it, before any was measured."""
 HOLDOUT_SHARE = 0.5
 """Batches scored per training batch, before a client has told: a fifth held out, scored before and after, and a share
 of a common split."""
@@ -48,7 +47,7 @@ class Allocated:
     client -> plan. number: the round they were last used for. turns: who does something else in that round, and what:
     clients that sit out by `plans` and take part all the same, and those whose rows still have to pass the frozen
     layers. absent: client -> rounds in a row that it has sat out. stale: why the
-    plans do not hold any more; empty while they do. gains: per layer, as measured; () before that.
+    plans do not hold any more; empty while they do.
     """
 
     made: int
@@ -60,7 +59,6 @@ class Allocated:
     turns: Mapping[str, Planned] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
     stale: str = ""
-    gains: tuple[float, ...] = ()
 
     @property
     def waiting(self) -> float:
@@ -91,8 +89,7 @@ def allocate(
     if previous is not None and previous.number == number and known.keys() <= previous.plans.keys():
         return previous
     devices = {name: device_of(spec, one, capacities[name]) for name, one in known.items()}
-    gains = previous.gains if previous else ()
-    work = work_of(spec, schema, gains, spec.rounds.total - number + 1, max(one.deepest for one in devices.values()))
+    work = work_of(spec, schema, spec.rounds.total - number + 1, max(one.deepest for one in devices.values()))
     reason = _why_anew(spec, number, devices, previous)
     if previous is not None and not reason:
         kept = previous
@@ -100,7 +97,7 @@ def allocate(
         made = schedule(devices, work)
         # Those who are not asked this time keep what they had.
         plans = {**(previous.plans if previous else {}), **made.plans}
-        kept = Allocated(number, reason, made.horizon, made.rounds, plans, gains=gains)
+        kept = Allocated(number, reason, made.horizon, made.rounds, plans)
         if previous is not None and reason == _EVERY and not _is_better(made, previous, devices, work):
             kept = replace(previous, made=number)
     out = dict(previous.absent) if previous else {}
@@ -129,7 +126,7 @@ def within(spec: JobSpec, candidate: Candidate, own: Planned | None, evaluation:
     if own is None:
         return candidate.plan
     if evaluation:
-        steps = own.steps or least_steps(candidate.steps)
+        steps = own.steps or max(1, math.ceil(LEAST_STEPS * candidate.steps))
         return replace(candidate.plan, max_steps=_cap(spec, candidate, steps))
     if not own.steps:
         return None
@@ -164,16 +161,17 @@ def device_of(spec: JobSpec, candidate: Candidate, known: Capacity) -> Device:
     )
 
 
-def work_of(
-    spec: JobSpec, schema: AdapterSchema, gains: tuple[float, ...], rounds: int, deepest: int | None = None
-) -> Work:
-    """What is to be planned. gains: per layer as measured; () before that. deepest: the most layers that any device can
-    train (None: all): what lies below is out of reach, so that there is nothing to gain.
+def work_of(spec: JobSpec, schema: AdapterSchema, rounds: int, deepest: int | None = None) -> Work:
+    """What is to be planned. deepest: the most layers that any device can train (None: all): what lies below is out of
+    reach, so that there is nothing to gain.
+
+    Gains of layers are a rule, not a measurement: gradients times updates, and squared gradients, are alike in all
+    layers once training is under way, while training few layers gains nearly as much as training all.
 
     A version is fetched whole, so what comes down does not depend on the depth.
     """
     layers = schema.layers
-    learnt: Float64 = np.array(gains) if any(gains) else PRIOR_DECAY ** np.arange(layers - 1, -1, -1.0)
+    learnt: Float64 = spec.planning.gain_decay ** np.arange(layers - 1, -1, -1.0)
     learnt = np.where(np.arange(layers) >= layers - (deepest or layers), learnt, 0.0)
     values = np.zeros(layers)
     head = 0
@@ -185,7 +183,14 @@ def work_of(
             head += size
     from_the_output = np.cumsum(values[::-1]) + head
     up, down = bytes_per_value(spec, spec.wire.up), bytes_per_value(spec, spec.wire.down)
-    return Work(learnt, up * from_the_output, down * np.full(layers, from_the_output[-1]), max(1, rounds))
+    return Work(
+        gains=learnt,
+        up_bytes=up * from_the_output,
+        down_bytes=down * np.full(layers, from_the_output[-1]),
+        rounds=max(1, rounds),
+        least=LEAST_STEPS if spec.planning.steps else 1.0,
+        whole=not spec.planning.depth,
+    )
 
 
 def bytes_per_value(spec: JobSpec, encoding: str) -> float:

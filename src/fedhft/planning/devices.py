@@ -31,8 +31,13 @@ import numpy as np
 
 from fedhft.adapter import Float64
 
+_ROUNDING = 1e-9
 SCORED_ONCE = 0.5
 """Batches of different rows per batch scored: held-out rows are scored before and after."""
+
+
+LEAST_STEPS = 0.25
+"""Least share of an epoch's steps in a plan: fewer would give a device's data almost no say."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +87,29 @@ class Work:
 
     gains: what each layer still has to learn, >= 0, in any unit. up_bytes, down_bytes: of an update and of a version
     with adapters on the last 1, 2, .. L layers. rounds: that are left, or over which
-    filling is spread, >= 1.
+    filling is spread, >= 1. least: least share of its steps that a device makes. whole: whether all train as many
+    layers as they have memory for.
     """
 
     gains: Float64
     up_bytes: Float64
     down_bytes: Float64
     rounds: int
+    least: float = LEAST_STEPS
+    whole: bool = False
 
     @property
     def layers(self) -> int:
         """Layers L of the model."""
         return len(self.gains)
+
+    def least_steps(self, steps: int) -> int:
+        """Fewest steps of a plan for a device with so many: its least share, at least one."""
+        return max(1, math.ceil(self.least * steps - _ROUNDING))
+
+    def shallowest(self, device: Device) -> int:
+        """Fewest layers that a device can be asked for."""
+        return min(device.deepest, self.layers) if self.whole else 1
 
     def over(self, rounds: float) -> Work:
         """The same where the target is reached after so many rounds: filling is spread over no more of them."""

@@ -10,7 +10,7 @@ from fedhft.job import JobSpec
 from fedhft.planning.allocation import Allocated, Candidate, device_of, work_of
 from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import Bound, Planned, least_steps
+from fedhft.planning.horizon import Bound, Planned
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def explain(
     allocated: Allocated,
 ) -> list[Explained]:
     """Every candidate's plan, by what is known of devices now; in the order of their names."""
-    work = work_of(spec, schema, allocated.gains, spec.rounds.total - number + 1).over(allocated.rounds)
+    work = work_of(spec, schema, spec.rounds.total - number + 1).over(allocated.rounds)
     found = []
     for client, candidate in sorted(candidates.items()):
         known, own = capacities.get(client), allocated.plan_of(client)
@@ -60,11 +60,13 @@ def explain(
 def _explained(
     client: str, candidate: Candidate, device: Device, own: Planned, work: Work, allocated: Allocated, sits_out: int
 ) -> Explained:
-    least = least_steps(device.steps)
+    least = work.least_steps(device.steps)
     if not own.steps:
-        would = _seconds(device, work, 1, least, scores=False)
+        depth = work.shallowest(device)
+        layers = "one layer" if depth == 1 else f"{depth} layers"
+        would = _seconds(device, work, depth, least, scores=False)
         why = (
-            f"too slow for rounds of {allocated.horizon:.3g} s: one layer and {least} of {device.steps} steps would "
+            f"too slow for rounds of {allocated.horizon:.3g} s: {layers} and {least} of {device.steps} steps would "
             f"take {would:.3g} s; sits out, round {allocated.absent.get(client, 1)} of at most {sits_out} in a row"
         )
         return Explained(client, candidate, own, 0.0, 0.0, 0.0, 0.0, 0.0, why)

@@ -31,8 +31,6 @@ from numpy.typing import NDArray
 from fedhft.adapter import Float64
 from fedhft.planning.devices import Costs, Device, Work, costs
 
-LEAST_STEPS = 0.25
-"""Least share of an epoch's steps in a plan: fewer would give a device's data almost no say."""
 LEAST_MASS = 0.75
 """Least share of the mass that takes part in a round, and that scores in it."""
 TARGET = 0.8
@@ -121,18 +119,19 @@ def schedule(devices: Mapping[str, Device], work: Work) -> Schedule:
 
 
 def least_plan(device: Device, work: Work) -> Planned:
-    """The least that a device can be asked for, however long it takes: one layer, the fewest steps, no scores."""
+    """The least that a device can be asked for, however long it takes: as few layers and steps as can be, no scores."""
     fleet = _Fleet([device], work)
-    return replace(fleet.planned(0, 1, least_steps(device.steps), False), bound=Bound.TURN)
+    least = fleet.planned(0, work.shallowest(device), work.least_steps(device.steps), False)
+    return replace(least, bound=Bound.TURN)
 
 
 def while_filling(device: Device, plan: Planned, horizon: float, work: Work) -> Planned:
     """What a device does of its plan in the coming round, so that it is done within the horizon although rows still
     have to pass the frozen layers: fewer steps; no scores where that would leave it too few; one step at least.
 
-    The plan itself where it fits, and for a device that sits out.
+    The plan itself where it fits, where steps are not planned, and for a device that sits out.
     """
-    if not plan.steps:
+    if not plan.steps or work.least >= 1.0:
         return plan
     found, column = costs([device], work), plan.depth - 1
     once, step = float(found.once[0, column]), float((found.step + found.first_step)[0, column])
@@ -140,7 +139,7 @@ def while_filling(device: Device, plan: Planned, horizon: float, work: Work) -> 
     now = once + plan.steps * step + plan.scores * scoring
     if now <= horizon * (1.0 + _ROUNDING):
         return plan
-    least = min(plan.steps, least_steps(device.steps))
+    least = min(plan.steps, work.least_steps(device.steps))
     steps = math.floor((horizon - once - plan.scores * scoring) / step + _ROUNDING)
     scores = plan.scores and steps >= least
     if not scores:
@@ -165,9 +164,11 @@ class _Fleet:
         self.once = self.costs.once + self.costs.filling
         layers = work.layers
         self.full = np.array([float(device.steps) for device in devices])
-        self.least = np.array([float(least_steps(device.steps)) for device in devices])
+        self.least = np.array([float(work.least_steps(device.steps)) for device in devices])
         self.deepest = np.array([min(device.deepest, layers) for device in devices])
-        self.fits = np.arange(1, layers + 1)[None, :] <= self.deepest[:, None]
+        depths = np.arange(1, layers + 1)[None, :]
+        shallowest = np.array([work.shallowest(device) for device in devices])
+        self.fits = (depths <= self.deepest[:, None]) & (depths >= shallowest[:, None])
         mass = np.array([device.mass for device in devices])
         self.share = mass / mass.sum()
         self.reach = np.cumsum(work.gains[::-1])
@@ -250,11 +251,6 @@ class _Fleet:
         else:
             bound = Bound.MEMORY if depth == self.deepest[place] else Bound.HORIZON
         return Planned(depth, steps, scores, float(seconds), bound)
-
-
-def least_steps(steps: int) -> int:
-    """Fewest steps of a plan for a device whose epochs have so many: a quarter of them, at least one."""
-    return max(1, math.ceil(LEAST_STEPS * steps - _ROUNDING))
 
 
 def rounds_to_target(gains: Float64, rates: Float64) -> Float64:
