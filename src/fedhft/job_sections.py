@@ -174,7 +174,12 @@ class PlanningSpec(Section):
     depth: bool = Field(
         True, description="Whether depths are planned; without that everybody trains all layers it has memory for."
     )
-    steps: bool = Field(True, description="Whether local steps are planned; without that everybody makes all of them.")
+    least_steps: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="Least share of the steps of training.epochs that a plan has; 1 means that steps are not planned.",
+    )
     gain_decay: float = Field(
         0.8,
         gt=0,

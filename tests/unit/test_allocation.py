@@ -18,7 +18,7 @@ from tests.unit.test_rounds_opening import SCHEMA
 FAST = Capacity(forward=0.02, backward=0.02, fixed=0.5, scoring=4.0, up=1e6, down=1e6, keeps=True, reports=2)
 TIER = AdapterPlan("standard", 4, 1.0, 1.0, 0, True, True)
 NAMES = tuple("abcdefgh")
-CANDIDATES = {name: Candidate(100.0, 12, TIER) for name in NAMES}
+CANDIDATES = {name: Candidate(100.0, 12, 12, TIER) for name in NAMES}
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -129,7 +129,7 @@ def test_nobody_sits_out_the_first_round_for_what_a_trial_said() -> None:
 
 
 def test_with_few_layers_in_reach_there_is_a_plan_all_the_same() -> None:
-    shallow = {name: Candidate(100.0, 12, replace(TIER, depth=1)) for name in NAMES}
+    shallow = {name: Candidate(100.0, 12, 12, replace(TIER, depth=1)) for name in NAMES}
     slow = {name: replace(FAST, forward=0.01 * (1 + place)) for place, name in enumerate(NAMES)}
     found = allocate(spec(), SCHEMA, 1, shallow, slow, None)
     assert found is not None
@@ -147,7 +147,7 @@ def test_a_sampled_fleet_keeps_its_plans() -> None:
 
 
 def test_a_plan_keeps_to_its_tier() -> None:
-    shallow = {**CANDIDATES, "a": Candidate(100.0, 12, replace(TIER, depth=2, density=0.25))}
+    shallow = {**CANDIDATES, "a": Candidate(100.0, 12, 12, replace(TIER, depth=2, density=0.25))}
     found = allocate(spec(), SCHEMA, 1, shallow, dict.fromkeys(NAMES, replace(FAST, forward=1e-5, backward=1e-5)), None)
     assert found is not None
     plan = within(spec(), shallow["a"], found.plans["a"])
@@ -183,7 +183,7 @@ def test_what_is_not_planned_is_the_same_for_all() -> None:
     both = made(1, None, h=slow).plans["h"]
     assert both.depth < 4
     depth = allocate(
-        spec(planning={"steps": False}), SCHEMA, 1, CANDIDATES, {**dict.fromkeys(NAMES, FAST), "h": slow}, None
+        spec(planning={"least_steps": 1}), SCHEMA, 1, CANDIDATES, {**dict.fromkeys(NAMES, FAST), "h": slow}, None
     )
     assert depth is not None
     assert {plan.steps for plan in depth.plans.values() if plan.steps} == {12}

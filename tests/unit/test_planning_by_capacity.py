@@ -28,6 +28,7 @@ devices = st.builds(
     Device,
     mass=st.floats(1.0, 1000.0),
     steps=st.integers(1, 60),
+    batches=st.integers(1, 60),
     forward=speeds,
     backward=speeds,
     fixed=st.floats(0.0, 5.0),
@@ -53,7 +54,7 @@ works = st.builds(
     st.floats(0.0, 1e5),
     st.integers(1, 50),
 )
-FAST = Device(100.0, 20, 0.01, 0.01, 0.5, 8.0, 4.0, 1e6, 1e6, LAYERS)
+FAST = Device(100.0, 20, 20, 0.01, 0.01, 0.5, 8.0, 4.0, 1e6, 1e6, LAYERS)
 WORK = Work(0.8 ** np.arange(LAYERS - 1, -1, -1.0), np.arange(1.0, 7.0) * 2e4, np.arange(1.0, 7.0) * 2e4, 10)
 
 
@@ -69,7 +70,7 @@ def seconds(device: Device, work: Work, depth: int, steps: int, scores: bool, *,
     if now:
         fill = filling(device, work, depth, steps, scores)
     else:
-        fill = filling(device, work, depth, device.steps, True) / work.rounds
+        fill = filling(device, work, depth, device.batches, True) / work.rounds
     link = work.up_bytes[depth - 1] / device.up + work.down_bytes[depth - 1] / device.down
     scored = device.scoring * run * device.forward if scores else 0.0
     return float(device.fixed + fill + link + scored + steps * (run * device.forward + depth * device.backward))

@@ -18,7 +18,7 @@ from fedhft.adapter import AdapterSchema, Float64, Part
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
-from fedhft.planning.devices import LEAST_STEPS, SCORED_ONCE, Device, Work, costs
+from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, schedule, while_filling
 
@@ -31,10 +31,11 @@ of a common split."""
 
 @dataclass(frozen=True)
 class Candidate:
-    """A client whose plan is wanted. steps: optimiser steps of its epochs, or the job's cap."""
+    """A client whose plan is wanted. steps: optimiser steps of its epochs, or the job's cap. batches: of its rows."""
 
     mass: float
     steps: int
+    batches: int
     plan: AdapterPlan
     """What its tier gives it."""
 
@@ -126,7 +127,7 @@ def within(spec: JobSpec, candidate: Candidate, own: Planned | None, evaluation:
     if own is None:
         return candidate.plan
     if evaluation:
-        steps = own.steps or max(1, math.ceil(LEAST_STEPS * candidate.steps))
+        steps = own.steps or max(1, math.ceil(spec.planning.least_steps * candidate.steps))
         return replace(candidate.plan, max_steps=_cap(spec, candidate, steps))
     if not own.steps:
         return None
@@ -146,6 +147,7 @@ def device_of(spec: JobSpec, candidate: Candidate, known: Capacity) -> Device:
     return Device(
         mass=candidate.mass,
         steps=candidate.steps,
+        batches=candidate.batches,
         forward=known.forward or 0.0,
         backward=known.backward or 0.0,
         fixed=known.fixed or 0.0,
@@ -188,7 +190,7 @@ def work_of(spec: JobSpec, schema: AdapterSchema, rounds: int, deepest: int | No
         up_bytes=up * from_the_output,
         down_bytes=down * np.full(layers, from_the_output[-1]),
         rounds=max(1, rounds),
-        least=LEAST_STEPS if spec.planning.steps else 1.0,
+        least=spec.planning.least_steps,
         whole=not spec.planning.depth,
     )
 

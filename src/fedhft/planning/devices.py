@@ -11,7 +11,7 @@ bytes of an update and of a version at that depth; u_i, v_i bytes per second.
 
 F_i(k) are the batches that still have to pass the frozen layers once: with c_i(k) the share of rows that have,
 
-    F_i(k) = S_i (1 - c_i(k)) + d_i(k)        S_i: an epoch's steps; d_i(k): batches of rows to score that have not
+    F_i(k) = B_i (1 - c_i(k)) + d_i(k)        B_i: batches of all its rows; d_i(k): of rows to score that have not
 
 and n the rounds over which that is spread. In a round itself a row passes them when it is first drawn:
 
@@ -44,16 +44,18 @@ LEAST_STEPS = 0.25
 class Device:
     """One client as the planner sees it.
 
-    mass: its weight q_i > 0 in averages. steps: optimiser steps of one epoch, or the job's cap if that is less, >= 1.
-    forward, backward: seconds per layer-step. fixed: seconds of a round that no plan changes. scoring: batches scored
-    in a round that scores. scored: batches of the rows among them, each once. up, down: bytes per second. deepest: the
-    greatest depth that it has memory for, >= 1. keeps: whether frozen layers are run once and kept. sends: share of a
-    layer's values that its updates carry. kept: for depths 1, 2, .., share of training rows that have passed the frozen
-    layers; those that are not listed: 0. scored_at: depths at which the rows to score have.
+    mass: its weight q_i > 0 in averages. steps: most optimiser steps of a round, those of the job's epochs, or its cap
+    if that is less, >= 1. batches: of all its training rows, >= 1. forward, backward: seconds per layer-step. fixed:
+    seconds of a round that no plan changes. scoring: batches scored in a round that scores. scored: batches of the rows
+    among them, each once. up, down: bytes per second. deepest: the greatest depth that it has memory for, >= 1. keeps:
+    whether frozen layers are run once and kept. sends: share of a layer's values that its updates carry. kept: for
+    depths 1, 2, .., share of training rows that have passed the frozen layers; those that are not listed: 0. scored_at:
+    depths at which the rows to score have.
     """
 
     mass: float
     steps: int
+    batches: int
     forward: float
     backward: float
     fixed: float
@@ -137,7 +139,7 @@ def costs(devices: Sequence[Device], work: Work) -> Costs:
     """Seconds of every depth for every device, (n x L) each."""
     layers = work.layers
     depth = np.arange(1, layers + 1, dtype=np.float64)[None, :]
-    names = ("steps", "forward", "backward", "fixed", "scoring", "scored", "up", "down", "keeps", "sends")
+    names = ("batches", "forward", "backward", "fixed", "scoring", "scored", "up", "down", "keeps", "sends")
     column = {name: np.array([float(getattr(device, name)) for device in devices])[:, None] for name in names}
     run = np.where(column["keeps"] > 0, depth, layers)
     kept = np.array([[device.kept_at(k) for k in range(1, layers + 1)] for device in devices])
@@ -149,7 +151,7 @@ def costs(devices: Sequence[Device], work: Work) -> Costs:
         once=column["fixed"] + wire,
         scoring=column["scoring"] * run * column["forward"],
         step=run * column["forward"] + depth * column["backward"],
-        filling=(column["steps"] * first_step + first_scores) / work.rounds,
+        filling=(column["batches"] * first_step + first_scores) / work.rounds,
         first_scores=first_scores,
         first_step=first_step,
     )

@@ -1,18 +1,18 @@
 """Depth and local steps per device, by fewest seconds to a target: planning by capacity (our reconstruction of LEGEND).
 
 A round takes as long as its slowest device, T. Given T, a device that holds the last k layers makes as many steps as
-fit, s = min(S, floor((T - rest) / step)), and takes the k for which steps x gains in depth is largest. Layer l is then
-trained per round as often as
+fit, s = min(S, floor((T - rest) / step)), S being those of the job's epochs, and takes the k for which steps x gains in
+depth is largest. With B batches of its rows, layer l is then trained per round as often as
 
-    E_l = sum_i q_i (s_i / S_i) [l in the last k_i layers] / sum_i q_i                 epochs of the whole federation
+    E_l = sum_i q_i (s_i / B_i) [l in the last k_i layers] / sum_i q_i                 epochs of the whole federation
     N   = least n with  sum_l g_l (1 - exp(-a E_l n)) >= theta sum_l g_l               rounds to the target
 
 and T is chosen for the fewest seconds T N, of all T at which some device gets one more depth, or its fewest or
 all steps. Largest progress per second would not do: it gives every one of equal devices depth 1, since the first layer
 always pays best, and never gets to what the others have to learn.
 
-A device that cannot make a quarter of an epoch within T at any depth first stops scoring, then sits the round out; no
-more than a quarter of the federation's mass may do either.
+A device that cannot make its least share of steps within T at any depth first stops scoring, then sits the round out;
+no more than a quarter of the federation's mass may do either.
 
 Rows pass the frozen layers when they are first drawn, so that the first rounds at a depth are longer than later ones.
 Plans spread that over the N rounds; in a round itself a device makes as many steps as fit T with it (`while_filling`).
@@ -164,6 +164,7 @@ class _Fleet:
         self.once = self.costs.once + self.costs.filling
         layers = work.layers
         self.full = np.array([float(device.steps) for device in devices])
+        self.batches = np.array([float(device.batches) for device in devices])
         self.least = np.array([float(work.least_steps(device.steps)) for device in devices])
         self.deepest = np.array([min(device.deepest, layers) for device in devices])
         depths = np.arange(1, layers + 1)[None, :]
@@ -211,7 +212,7 @@ class _Fleet:
         depth, steps, scores = self.within(horizon)
         if self.share[scores].sum() < LEAST_MASS - _ROUNDING:
             return None
-        done = self.share * steps / self.full
+        done = self.share * steps / self.batches
         by_depth = np.bincount(depth, done, self.work.layers + 1)
         # Layer l (0-based) is in depth k where k >= L - l: the sum of all deeper ones.
         deeper = np.cumsum(by_depth[::-1])[: self.work.layers]
@@ -292,7 +293,7 @@ def _never_more_for_worse(devices: list[Device], plans: list[Planned], fleet: _F
     """
     able = np.array([device.ability(fleet.work.layers) for device in devices])
     able = able[:, np.ptp(able, axis=0) > 0.0]  # what is the same for all decides nothing
-    alike = np.array([(float(device.steps),) for device in devices])
+    alike = np.array([(float(device.steps), float(device.batches)) for device in devices])
     # Sorted so that whoever is better comes first, with its final plan by the time it caps others.
     order = np.lexsort((np.arange(len(devices)), *-able.T, -able.sum(axis=1)))
     able, alike = np.ascontiguousarray(able[order].T), alike[order].T

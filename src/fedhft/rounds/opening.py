@@ -105,6 +105,7 @@ def candidates(
         client: Candidate(
             mass=weights[client],
             steps=steps_of(clients[client].samples, rules.batch_size, rules.epochs, rules.max_steps),
+            batches=steps_of(clients[client].samples, rules.batch_size, 1.0, 0),
             plan=plan,
         )
         for client, plan in by_tier.items()
