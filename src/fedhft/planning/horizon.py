@@ -292,7 +292,7 @@ def _never_more_for_worse(devices: list[Device], plans: list[Planned], fleet: _F
     fits. More layers, or more layer-steps, is more work.
     """
     able = np.array([device.ability(fleet.work.layers) for device in devices])
-    able = able[:, np.ptp(able, axis=0) > 0.0]  # what is the same for all decides nothing
+    able = able[:, (able != able[0]).any(axis=0)]  # what is the same for all decides nothing
     alike = np.array([(float(device.steps), float(device.batches)) for device in devices])
     # Sorted so that whoever is better comes first, with its final plan by the time it caps others.
     order = np.lexsort((np.arange(len(devices)), *-able.T, -able.sum(axis=1)))
