@@ -18,11 +18,11 @@ from fedhft.records import (
     Participant,
     Phase,
     RoundRecord,
-    StoredBlob,
     UpdateRecord,
     VersionRecord,
 )
 from fedhft.store.interface import Store
+from fedhft.stored_blob import StoredBlob
 
 JOB = JobId("tickets")
 ALICE, BOB, CAROL = ClientId("alice"), ClientId("bob"), ClientId("carol")
