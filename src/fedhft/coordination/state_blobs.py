@@ -12,6 +12,7 @@ from fedhft.aggregation.versions import ServerState, initial_state, snapshot
 from fedhft.bands import Band
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
+from fedhft.planning.tiers import bands_of
 from fedhft.records import VersionRecord
 from fedhft.store.blobs import BlobStore
 from fedhft.store.whole_blob import read_whole
@@ -107,12 +108,7 @@ async def _save_bands(
     """
     if not bands:
         return None
-    stored_deltas: dict[str, dict[int, StoredBlob]] = {}
-    for scope, data in deltas.items():
-        parts = await asyncio.to_thread(cut, data, schema, [partial(band.has, schema=schema) for band in bands])
-        stored_deltas[scope] = {
-            band.depth: await _put(blobs, job, part) for band, part in zip(bands, parts, strict=True) if part
-        }
+    stored_deltas = {scope: await _cut(blobs, job, schema, data, bands) for scope, data in deltas.items()}
     stored_snapshots: dict[str, dict[int, StoredBlob]] = {}
     for scope in adapter.scope_names:
         if adapter.scope(scope):
@@ -121,6 +117,14 @@ async def _save_bands(
                 for band in bands
             }
     return BandBlobs(depths=tuple(band.depth for band in bands), deltas=stored_deltas, snapshots=stored_snapshots)
+
+
+async def _cut(
+    blobs: BlobStore, job: JobId, schema: AdapterSchema, data: bytes, bands: Sequence[Band]
+) -> dict[int, StoredBlob]:
+    """Store a blob's bands that have anything, by where they end."""
+    parts = await asyncio.to_thread(cut, data, schema, [partial(band.has, schema=schema) for band in bands])
+    return {band.depth: await _put(blobs, job, part) for band, part in zip(bands, parts, strict=True) if part}
 
 
 def _snapshot(schema: AdapterSchema, adapter: AdapterState, scope: str, band: Band | None = None) -> bytes:
@@ -136,12 +140,18 @@ def _snapshot(schema: AdapterSchema, adapter: AdapterState, scope: str, band: Ba
     )
 
 
-async def save_start(blobs: BlobStore, job: JobId, snapshots: Mapping[str, bytes]) -> VersionRecord | None:
+async def save_start(
+    blobs: BlobStore, job: JobId, spec: JobSpec, schema_json: str, snapshots: Mapping[str, bytes]
+) -> VersionRecord | None:
     """Store what a job begins with, by scope, and return the record of version 0; None for nothing. Idempotent."""
     if not snapshots:
         return None
+    schema = AdapterSchema.from_json(schema_json)
+    bands = bands_of(spec, schema)
     stored = {scope: await _put(blobs, job, data) for scope, data in sorted(snapshots.items())}
-    return VersionRecord(version=0, round=0, clusters=1, snapshots=stored)
+    in_bands = {scope: await _cut(blobs, job, schema, data, bands) for scope, data in sorted(snapshots.items())}
+    begun = BandBlobs(depths=tuple(band.depth for band in bands), snapshots=in_bands) if bands else None
+    return VersionRecord(version=0, round=0, clusters=1, snapshots=stored, bands=begun)
 
 
 async def _load(blobs: BlobStore, job: JobId, schema: AdapterSchema, blob: StoredBlob, kind: int) -> Tensors:

@@ -128,8 +128,9 @@ class Simulation:
             snapshots, left_out = start_of_job(spec, schema, self.start, str(self.base.path))
             if left_out:
                 log.warning("%s: %s", self.start.source, left_out)
-            version = await save_start(store.blobs, job, checked_start(spec, schema.to_json(), snapshots))
-            await store.create_job(job, spec.canonical(), schema_json=schema.to_json(), start=version)
+            text = schema.to_json()
+            version = await save_start(store.blobs, job, spec, text, checked_start(spec, text, snapshots))
+            await store.create_job(job, spec.canonical(), schema_json=text, start=version)
         await self._join(store, job, spec, self.clients)
         cache = JobCache(store)
         published: list[RoundHistory] = []
