@@ -20,6 +20,7 @@ from fedhft.plan import AdapterPlan
 from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, least_steps, schedule
+from fedhft.planning.tiers import bands_of
 
 BETTER = 0.9
 """Plans are replaced where new ones take at most this share of their seconds to the target."""
@@ -163,7 +164,7 @@ def work_of(
     """What is to be planned. gains: per layer as measured; () before that. deepest: the most layers that any device can
     train (None: all): what lies below is out of reach, so that there is nothing to gain.
 
-    A version is fetched whole, so what comes down does not depend on the depth.
+    What comes down are the bands that reach to the depth, or whole versions where there are none.
     """
     layers = schema.layers
     learnt: Float64 = np.array(gains) if any(gains) else PRIOR_DECAY ** np.arange(layers - 1, -1, -1.0)
@@ -178,7 +179,9 @@ def work_of(
             head += size
     from_the_output = np.cumsum(values[::-1]) + head
     up, down = bytes_per_value(spec, spec.wire.up), bytes_per_value(spec, spec.wire.down)
-    return Work(learnt, up * from_the_output, down * np.full(layers, from_the_output[-1]), max(1, rounds))
+    ends = [band.depth for band in bands_of(spec, schema)]
+    reached = [min((end for end in ends if end >= depth), default=layers) for depth in range(1, layers + 1)]
+    return Work(learnt, up * from_the_output, down * from_the_output[np.array(reached) - 1], max(1, rounds))
 
 
 def bytes_per_value(spec: JobSpec, encoding: str) -> float:
