@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -68,7 +69,8 @@ def within(tensors: Mapping[TensorKey, T], schema: AdapterSchema, depth: int) ->
     return {key: value for key, value in tensors.items() if layer_of(key, schema) <= depth}
 
 
-def between(depths: Iterable[int]) -> tuple[Band, ...]:
+@lru_cache(maxsize=256)
+def between(depths: tuple[int, ...]) -> tuple[Band, ...]:
     """The bands that end at these depths, which ascend."""
     return tuple(Band(beyond, depth) for beyond, depth in pairwise((0, *depths)))
 
