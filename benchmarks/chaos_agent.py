@@ -107,7 +107,7 @@ class LightAgent:
             raise FedhftError(ErrorCode.INTERNAL, f"holds {dict(state.held)}, the server is at {view.version}")
         for ref in view.blobs:
             state = with_blob(state, self._schema, ref, pull_blob(self._connection, spec.name, ref, PayloadCount()))
-        return complete_at(state, view, view.memberships)
+        return complete_at(state, view, view.memberships, self._schema, needed=0)
 
     def _trained(self, spec: JobSpec, state: WorkerState, task: pb.TrainTask) -> Draft:
         held = hashlib.sha256()
@@ -153,7 +153,7 @@ class LightAgent:
         push_update(self._connection, header, draft.blob, PayloadCount(), resume=resume)
         os.write(self._acknowledged, f"{spec.name} {draft.round} {draft.digest}\n".encode())
         os.fsync(self._acknowledged)
-        after = replace(draft.after, adapters=state.adapters, held=state.held)
+        after = draft.after.standing_where(state)
         files.write_state(after)
         files.drop_draft()
         return after

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
 from fedhft.cluster_choice import ClusterChoice
 from fedhft.ids import ClientId
 from fedhft.plan import AdapterPlan
+from fedhft.stored_blob import BandBlobs, StoredBlob
 
 
 def _written(plan: AdapterPlan) -> dict[str, Any]:
@@ -376,13 +377,6 @@ class Outcome(_Record):
     """What the update was multiplied by; 0 where it was left out."""
 
 
-class StoredBlob(_Record):
-    """Reference to a blob."""
-
-    digest: str
-    size: int
-
-
 class VersionRecord(_Record):
     """A published version. Version 0 is the start and has no blobs."""
 
@@ -397,6 +391,8 @@ class VersionRecord(_Record):
     """"residual/<scope>", "momentum/<scope>", "squares/<scope>": private to the server."""
     renewed: tuple[str, ...] = ()
     """Scopes that begin anew here, because the number of clusters changed: only their snapshot is complete."""
+    bands: BandBlobs | None = None
+    """The same by bands of layers; None where all clients fetch all of it, and in records of earlier releases."""
 
 
 class MembershipRecord(_Record):

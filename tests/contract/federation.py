@@ -18,11 +18,11 @@ from fedhft.records import (
     Participant,
     Phase,
     RoundRecord,
-    StoredBlob,
     UpdateRecord,
     VersionRecord,
 )
 from fedhft.store.interface import Store
+from fedhft.stored_blob import BandBlobs, StoredBlob
 
 JOB = JobId("tickets")
 ALICE, BOB, CAROL = ClientId("alice"), ClientId("bob"), ClientId("carol")
@@ -84,6 +84,9 @@ def version_record(version: int = 1) -> VersionRecord:
         round=version,
         clusters=2,
         deltas={"shared": StoredBlob(digest=digest_of(b"delta %d" % version), size=7)},
+        bands=BandBlobs(depths=(1, 4), deltas={"shared": {4: StoredBlob(digest=digest_of(b"band"), size=4)}})
+        if version == 2
+        else None,
     )
 
 

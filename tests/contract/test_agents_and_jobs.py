@@ -6,9 +6,10 @@ import asyncio
 
 from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
-from fedhft.records import JobStatus, Revocation, StoredBlob, Topic, VersionRecord
+from fedhft.records import JobStatus, Revocation, Topic, VersionRecord
 from fedhft.store.interface import Store
 from fedhft.store.keys import KEPT_MEMBERSHIPS, SEEN_EVERY_MS
+from fedhft.stored_blob import StoredBlob
 from tests.contract.federation import (
     ALICE,
     ALIVE,

@@ -325,7 +325,7 @@ def test_a_client_starts_from_its_mixture(spec: JobSpec, base: LoadedBase) -> No
     key = TensorKey(worker.schema.slots[0].name, Part.B)
     first, second = (worker._state.adapters.scope(f"cluster-{j}")[key] for j in (0, 1))
     worker._state = worker._state.__class__(adapters=worker._state.adapters, held={}, signature=worker._state.signature)
-    worker._stand_at(pb.ViewSource(version=2, memberships=(0.25, 0.75)), (0.25, 0.75))
+    worker._stand_at(pb.ViewSource(version=2, memberships=(0.25, 0.75)), (0.25, 0.75), worker.plan(plan()))
     worker._load((0.25, 0.75), worker.plan(plan()), 3)
     np.testing.assert_allclose(worker._network.value(key), 0.25 * first + 0.75 * second, atol=1e-6)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedhft.errors import FedhftError
@@ -168,11 +169,11 @@ def test_nobody_sits_out_the_final_evaluation() -> None:
     assert within(spec(), CANDIDATES["a"], absent, evaluation=True) == replace(TIER, max_steps=3)
 
 
-def test_an_update_grows_with_depth_and_a_version_does_not() -> None:
+def test_updates_and_what_is_fetched_grow_with_depth() -> None:
     work = work_of(spec(wire={"up": "fp32", "down": "bf16"}), SCHEMA, 5)
     layer, head = 4 * 2 * (8 + 12), 4 * (2 * 8 + 2)
     assert work.up_bytes.tolist() == [head + layer * depth for depth in (1, 2, 3, 4)]
-    assert set(work.down_bytes.tolist()) == {(head + 4 * layer) / 2}
+    assert work.down_bytes.tolist() == [(head + layer * depth) / 2 for depth in (1, 2, 3, 4)]
     assert work.gains.tolist() == pytest.approx([0.512, 0.64, 0.8, 1.0])
     halved = work_of(spec(planning={"gain_decay": 0.5}), SCHEMA, 5, deepest=2)
     assert halved.gains.tolist() == [0.0, 0.0, 0.5, 1.0]
@@ -194,6 +195,18 @@ def test_what_is_not_planned_is_the_same_for_all() -> None:
         name: 2 if name == "g" else 4 for name, plan in steps.plans.items() if plan.steps
     }
     assert steps.plans["h"].steps < 12
+
+
+def test_of_many_layers_what_is_fetched_grows_band_by_band() -> None:
+    slots = tuple(replace(SCHEMA.slots[0], name=f"layer.{layer}", layer=layer) for layer in range(12))
+    work = work_of(spec(), replace(SCHEMA, layers=12, slots=slots), 5)
+    assert len(set(work.up_bytes.tolist())) == 12
+    assert np.diff(work.down_bytes).nonzero()[0].tolist() == [1, 3, 5, 7, 9]  # after depths 2, 4, .. 10
+
+
+def test_products_are_fetched_whole_whatever_the_depth() -> None:
+    work = work_of(spec(method={"preset": "flora", "allocation": "capacity"}), SCHEMA, 5)
+    assert len(set(work.down_bytes.tolist())) == 1
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ LAYERS = (
         "plan",
         "methods",
         "adapter",
+        "bands",
+        "stored_blob",
         "job",
         "job_sections",
         "job_task",

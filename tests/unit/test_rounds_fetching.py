@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from fedhft.adapter import SHARED
-from fedhft.records import StoredBlob, VersionRecord
-from fedhft.rounds.fetching import Fetch, fetches, scopes_needed
+from fedhft.records import VersionRecord
+from fedhft.rounds.fetching import Fetch, Held, scopes_needed
+from fedhft.rounds.fetching import fetches as fetches_of
+from fedhft.stored_blob import StoredBlob
 
 
 def version(number: int, delta: int, snapshot: int, scopes: tuple[str, ...] = ("shared", "cluster-0")) -> VersionRecord:
@@ -15,6 +19,15 @@ def version(number: int, delta: int, snapshot: int, scopes: tuple[str, ...] = ("
         deltas={scope: StoredBlob(digest=f"d{number}{scope}", size=delta) for scope in scopes},
         snapshots={scope: StoredBlob(digest=f"s{number}{scope}", size=snapshot) for scope in scopes},
     )
+
+
+def fetches(
+    versions: Mapping[int, VersionRecord], target: int, scopes: Sequence[str], held: Mapping[str, int], **options: bool
+) -> tuple[Fetch, ...]:
+    """What an agent fetches that takes whole scopes alone."""
+    found = fetches_of(versions, target, scopes, Held(held), 1, **options)
+    assert found.depth == 0
+    return found.blobs
 
 
 VERSIONS = {n: version(n, delta=10, snapshot=25) for n in range(1, 6)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedhft.records import StoredBlob, UpdateRecord, VersionRecord
+from fedhft.records import UpdateRecord, VersionRecord
 from fedhft.rounds.retention import KEPT_SNAPSHOTS, KEPT_VERSIONS, oldest_kept, retention
+from fedhft.stored_blob import BandBlobs, StoredBlob
 
 
 def blob(name: str) -> StoredBlob:
@@ -19,6 +20,22 @@ def version(number: int, **changes: dict[str, StoredBlob]) -> VersionRecord:
         "server_state": {"residual/shared": blob(f"residual-{number}")},
     }
     return VersionRecord(version=number, round=number, clusters=1, **{**blobs, **changes})  # type: ignore[arg-type]
+
+
+def test_deltas_of_bands_stay_as_deltas_do_and_snapshots_of_bands_with_the_last_two_versions() -> None:
+    def banded(number: int) -> VersionRecord:
+        bands = BandBlobs(
+            depths=(1, 4),
+            deltas={"shared": {1: blob(f"delta-{number}-1")}},
+            snapshots={"shared": {depth: blob(f"snapshot-{number}-{depth}") for depth in (1, 4)}},
+        )
+        return version(number).model_copy(update={"bands": bands})
+
+    found = retention(5, [banded(number) for number in (2, 3, 4, 5)], [banded(1)], [], best=2)
+    assert {f"delta-{number}-1" for number in (2, 3, 4, 5)} <= found.kept
+    assert {f"snapshot-{number}-{depth}" for number in (4, 5) for depth in (1, 4)} <= found.kept
+    assert {"delta-1-1", "snapshot-1-1", "snapshot-2-4", "snapshot-3-1"} <= found.dropped
+    assert "snapshot-2" in found.kept
 
 
 def update(digest: str) -> UpdateRecord:

@@ -14,10 +14,11 @@ from fedhft.records import (
     JobStatus,
     MembershipRecord,
     Phase,
-    StoredBlob,
     VersionRecord,
 )
+from fedhft.rounds.fetching import Held
 from fedhft.rounds.opening import open_round
+from fedhft.stored_blob import StoredBlob
 from fedhft.v1 import adapter_pb2, federation_pb2
 from tests.light import light_job, light_schema
 
@@ -58,15 +59,15 @@ def cached(number: int = 2, *, final: bool = False, phase: Phase = Phase.COLLECT
 
 
 def train(view: CachedJob, client: str, held: dict[str, int] | None = None) -> federation_pb2.TrainTask:
-    answer = next_task(view, client, held or {})
+    answer = next_task(view, client, Held(held or {}))
     assert answer is not None
     return answer.train
 
 
 def test_nobody_has_a_task_in_a_round_that_is_not_collecting_or_that_it_was_not_asked_in() -> None:
-    assert next_task(cached(phase=Phase.FOLDING), "a", {}) is None
-    assert next_task(cached(phase=Phase.PUBLISHED), "a", {}) is None
-    assert next_task(cached(), "stranger", {}) is None
+    assert next_task(cached(phase=Phase.FOLDING), "a", Held()) is None
+    assert next_task(cached(phase=Phase.PUBLISHED), "a", Held()) is None
+    assert next_task(cached(), "stranger", Held()) is None
 
 
 def test_a_task_carries_the_pinned_plan_the_base_version_and_the_rounds_learning_rate() -> None:
@@ -126,7 +127,7 @@ def test_the_mass_weighted_mixture_weighs_clients_by_their_rows() -> None:
 
 def test_the_final_evaluation_scores_the_own_and_the_mass_weighted_mixture() -> None:
     view = cached(final=True)
-    tasks = {client: next_task(view, client, {}) for client in ("a", "b", "c")}
+    tasks = {client: next_task(view, client, Held()) for client in ("a", "b", "c")}
     whole = tasks["c"].evaluate  # type: ignore[union-attr]
     assert (whole.shared.index, whole.shared.count) == (0, 1)  # final_shared = "full": every client scores all rows
     assert (whole.shared_mass_weighted.index, whole.shared_mass_weighted.count) == (1, 3)
@@ -137,7 +138,7 @@ def test_the_final_evaluation_scores_the_own_and_the_mass_weighted_mixture() -> 
 
 
 def test_a_sharded_final_evaluation_deals_the_rows_out() -> None:
-    answer = next_task(cached(final=True, evaluation={"final_shared": "sharded"}), "e", {})
+    answer = next_task(cached(final=True, evaluation={"final_shared": "sharded"}), "e", Held())
     assert answer is not None
     assert (answer.evaluate.shared.index, answer.evaluate.shared.count) == (2, 3)
 

@@ -162,7 +162,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self, request: federation_pb2.NextTaskRequest, caller: Caller, job: JobId
     ) -> tuple[federation_pb2.NextTaskResponse, CachedJob, ClientId]:
         """The answer, the reading of the job that it comes from, and the client."""
-        held = requests.held_scopes(request.held)
+        held = requests.held_of(request)
         clock = asyncio.get_running_loop()
         begun = clock.time()
         while True:

@@ -72,7 +72,7 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
         await self._check_room(job)
         pinned = pinned_schema(spec, request.schema_json)
         snapshots = checked_start(spec, pinned, request.start)
-        start = await save_start(self._store.blobs, job, snapshots)
+        start = await save_start(self._store.blobs, job, spec, pinned, snapshots)
         if await self._store.create_job(job, spec.canonical(), caller.operator, pinned, start):
             log.info("job submitted", extra={"job": job, "by": caller.name, "peer": caller.peer})
         self._loops.start(job)

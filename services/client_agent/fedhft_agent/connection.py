@@ -135,9 +135,16 @@ class Connection:
         return self._unary(lambda: self._stub.Join.future, request, CALL_S)
 
     def next_task(
-        self, job: str, held: Sequence[tuple[str, int]], wait_ms: int | None = None, outcome_seen: int = 0
+        self,
+        job: str,
+        held: Sequence[tuple[str, int]],
+        wait_ms: int | None = None,
+        outcome_seen: int = 0,
+        held_bands: Sequence[federation_pb2.HeldBand] | None = None,
     ) -> federation_pb2.NextTaskResponse:
-        """Wait for work for as long as the server allows. outcome_seen: round of the last outcome known here."""
+        """Wait for work for as long as the server allows. outcome_seen: round of the last outcome known here.
+        held_bands: of scopes held in parts; None for a caller that adds whole scopes only.
+        """
         wait = self.max_wait_ms if wait_ms is None else wait_ms
         request = federation_pb2.NextTaskRequest(
             client=self._peer.client,
@@ -145,6 +152,8 @@ class Connection:
             wait_ms=wait,
             held=[federation_pb2.HeldScope(scope=scope, version=version) for scope, version in held],
             outcome_seen=outcome_seen,
+            held_bands=held_bands or (),
+            takes_bands=held_bands is not None,
         )
         return self._unary(lambda: self._stub.NextTask.future, request, wait / 1000 + POLL_MARGIN_S)
 

@@ -224,7 +224,10 @@ class Session:
     def _next_task(self) -> federation_pb2.NextTaskResponse:
         try:
             answer = self._connection.next_task(
-                self._spec.name, self._worker.held(), outcome_seen=self._worker.outcome_seen
+                self._spec.name,
+                self._worker.held(),
+                outcome_seen=self._worker.outcome_seen,
+                held_bands=self._worker.held_bands(),
             )
         except FedhftError as error:
             if error.code is ErrorCode.NOT_JOINED:

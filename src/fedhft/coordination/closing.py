@@ -17,6 +17,7 @@ from fedhft.coordination.tidying import tidy
 from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
 from fedhft.methods import Combine, SignatureKind
+from fedhft.planning.tiers import bands_of
 from fedhft.records import JobStatus, Phase, RoundHead, RoundRecord, Traffic, UpdateRecord, VersionRecord
 from fedhft.rounds.best import best_after
 from fedhft.rounds.decision import Extend, Fail, after_setting_aside
@@ -184,7 +185,9 @@ async def _version(
         fields = {"job": driven.job, "round": number, "origins": origins}
         log.info("number of clusters changed", extra=fields)
     schema = await driven.schema()
-    version = await save_state(driven.store.blobs, driven.job, schema, state, folded.published.blobs, number, origins)
+    version = await save_state(
+        driven.store.blobs, driven.job, schema, state, folded.published.blobs, number, origins, bands_of(spec, schema)
+    )
     return version, fold_figures(folded.published.report)
 
 

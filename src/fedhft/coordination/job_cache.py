@@ -14,6 +14,7 @@ from fedhft.records import JobRecord, Outcome, RoundRecord, Topic, VersionRecord
 from fedhft.rounds.retention import oldest_kept
 from fedhft.rounds.shares import cluster_masses
 from fedhft.store.interface import Store
+from fedhft.stored_blob import BandBlobs
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,18 @@ class CachedJob:
     def served_digests(self) -> frozenset[str]:
         """Blobs that clients may pull: published deltas and snapshots, nothing else."""
         deltas = {blob.digest for version in self.versions.values() for blob in version.deltas.values()}
-        return self.snapshot_digests | deltas
+        in_bands = {blob.digest for bands in self._bands for blob in bands.delta_blobs()}
+        return self.snapshot_digests | deltas | in_bands
 
     @cached_property
     def snapshot_digests(self) -> frozenset[str]:
-        """Those of them that are whole scopes."""
-        return frozenset(blob.digest for version in self.versions.values() for blob in version.snapshots.values())
+        """Those of them that are whole scopes, or whole bands of scopes."""
+        whole = {blob.digest for version in self.versions.values() for blob in version.snapshots.values()}
+        return frozenset(whole | {blob.digest for bands in self._bands for blob in bands.snapshot_blobs()})
+
+    @property
+    def _bands(self) -> list[BandBlobs]:
+        return [version.bands for version in self.versions.values() if version.bands is not None]
 
 
 class JobCache:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from fedhft.adapter import AdapterSchema, AdapterState, Float32, MaskedDelta, MaskedMatrix, TensorKey
 from fedhft.aggregation.regrouping import Origins, renewed
 from fedhft.aggregation.versions import ServerState, initial_state, snapshot
+from fedhft.bands import Band
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
-from fedhft.records import StoredBlob, VersionRecord
+from fedhft.planning.tiers import bands_of
+from fedhft.records import VersionRecord
 from fedhft.store.blobs import BlobStore
 from fedhft.store.whole_blob import read_whole
+from fedhft.stored_blob import BandBlobs, StoredBlob
 from fedhft.v1 import adapter_pb2
 from fedhft.wire.codec import decode, encode
+from fedhft.wire.cut import cut
 
 Tensors = Mapping[TensorKey, Float32]
 
@@ -48,10 +54,12 @@ async def save_state(
     deltas: Mapping[str, bytes],
     round_: int,
     origins: Origins = (),
+    bands: Sequence[Band] = (),
 ) -> VersionRecord:
     """Store every blob of a version and return its record. Idempotent: blobs are named by their content.
 
     origins: where the number of clusters changed in this version, what the state was regrouped by after the deltas.
+    bands: in which deltas and snapshots are stored beside whole.
     """
     adapter = state.state
     anew = renewed(origins)
@@ -60,15 +68,7 @@ async def save_state(
     snapshots: dict[str, StoredBlob] = {}
     for scope in adapter.scope_names:
         if adapter.scope(scope):
-            data = encode(
-                snapshot(adapter, scope),
-                schema,
-                kind=adapter_pb2.BLOB_KIND_SNAPSHOT,
-                encoding="fp32",
-                scope=scope,
-                version=adapter.version,
-            )
-            snapshots[scope] = await _put(blobs, job, data)
+            snapshots[scope] = await _put(blobs, job, _snapshot(schema, adapter, scope))
     private: dict[str, StoredBlob] = {}
     carried = (("residual", state.residual), ("momentum", state.momentum), ("squares", state.squares))
     for kind, per_scope in carried:
@@ -91,15 +91,67 @@ async def save_state(
         snapshots=snapshots,
         server_state=private,
         renewed=anew,
+        bands=await _save_bands(blobs, job, schema, adapter, {scope: deltas[scope] for scope in told}, bands),
     )
 
 
-async def save_start(blobs: BlobStore, job: JobId, snapshots: Mapping[str, bytes]) -> VersionRecord | None:
+async def _save_bands(
+    blobs: BlobStore,
+    job: JobId,
+    schema: AdapterSchema,
+    adapter: AdapterState,
+    deltas: Mapping[str, bytes],
+    bands: Sequence[Band],
+) -> BandBlobs | None:
+    """Cut deltas and snapshots into bands. What nobody trained yet is a snapshot, too, so that it replaces what a
+    client has of a cluster that was there before.
+    """
+    if not bands:
+        return None
+    stored_deltas = {scope: await _cut(blobs, job, schema, data, bands) for scope, data in deltas.items()}
+    stored_snapshots: dict[str, dict[int, StoredBlob]] = {}
+    for scope in adapter.scope_names:
+        if adapter.scope(scope):
+            stored_snapshots[scope] = {
+                band.depth: await _put(blobs, job, await asyncio.to_thread(_snapshot, schema, adapter, scope, band))
+                for band in bands
+            }
+    return BandBlobs(depths=tuple(band.depth for band in bands), deltas=stored_deltas, snapshots=stored_snapshots)
+
+
+async def _cut(
+    blobs: BlobStore, job: JobId, schema: AdapterSchema, data: bytes, bands: Sequence[Band]
+) -> dict[int, StoredBlob]:
+    """Store a blob's bands that have anything, by where they end."""
+    parts = await asyncio.to_thread(cut, data, schema, [partial(band.has, schema=schema) for band in bands])
+    return {band.depth: await _put(blobs, job, part) for band, part in zip(bands, parts, strict=True) if part}
+
+
+def _snapshot(schema: AdapterSchema, adapter: AdapterState, scope: str, band: Band | None = None) -> bytes:
+    """A scope, or a band of it, as a blob that restores it bit for bit."""
+    whole = snapshot(adapter, scope)
+    return encode(
+        whole if band is None else band.of(whole, schema),
+        schema,
+        kind=adapter_pb2.BLOB_KIND_SNAPSHOT,
+        encoding="fp32",
+        scope=scope,
+        version=adapter.version,
+    )
+
+
+async def save_start(
+    blobs: BlobStore, job: JobId, spec: JobSpec, schema_json: str, snapshots: Mapping[str, bytes]
+) -> VersionRecord | None:
     """Store what a job begins with, by scope, and return the record of version 0; None for nothing. Idempotent."""
     if not snapshots:
         return None
+    schema = AdapterSchema.from_json(schema_json)
+    bands = bands_of(spec, schema)
     stored = {scope: await _put(blobs, job, data) for scope, data in sorted(snapshots.items())}
-    return VersionRecord(version=0, round=0, clusters=1, snapshots=stored)
+    in_bands = {scope: await _cut(blobs, job, schema, data, bands) for scope, data in sorted(snapshots.items())}
+    begun = BandBlobs(depths=tuple(band.depth for band in bands), snapshots=in_bands) if bands else None
+    return VersionRecord(version=0, round=0, clusters=1, snapshots=stored, bands=begun)
 
 
 async def _load(blobs: BlobStore, job: JobId, schema: AdapterSchema, blob: StoredBlob, kind: int) -> Tensors:

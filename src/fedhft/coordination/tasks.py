@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from fedhft import seeds
 from fedhft.aggregation.mixture import served
@@ -12,7 +12,7 @@ from fedhft.methods import Combine
 from fedhft.records import Outcome, OutcomeKind, Phase, RoundRecord
 from fedhft.rounds.acceptance import largest_update
 from fedhft.rounds.attendance import least_of
-from fedhft.rounds.fetching import fetches, scopes_needed
+from fedhft.rounds.fetching import Fetches, Held, fetches, scopes_needed
 from fedhft.rounds.shares import largest_share
 from fedhft.v1 import adapter_pb2, federation_pb2
 
@@ -35,7 +35,7 @@ def with_outcome(
     return answer
 
 
-def next_task(cached: CachedJob, client: str, held: Mapping[str, int]) -> federation_pb2.NextTaskResponse | None:
+def next_task(cached: CachedJob, client: str, held: Held) -> federation_pb2.NextTaskResponse | None:
     """The client's task in the open round; None when there is nothing for it (yet)."""
     current = cached.round
     if current is None or current.phase is not Phase.COLLECTING or client not in current.participants:
@@ -83,9 +83,7 @@ def _trim(spec: JobSpec) -> float:
     return spec.server.trim if spec.method.combine is Combine.TRIMMED_MEAN else 0.0
 
 
-def _view_source(
-    cached: CachedJob, current: RoundRecord, client: str, held: Mapping[str, int]
-) -> federation_pb2.ViewSource:
+def _view_source(cached: CachedJob, current: RoundRecord, client: str, held: Held) -> federation_pb2.ViewSource:
     weights = served(current.participants[client].memberships, cached.spec.clustering.serve_above)
     warm = bool(cached.spec.adapter.origin)
     if warm and current.base_version == 0:
@@ -95,6 +93,16 @@ def _view_source(
     if current.evaluation:
         mass = cached.mass_memberships
         needed = scopes_needed(mass)
+    # Scored or trained, a client uses the layers of its plan and no others.
+    depth = current.participants[client].plan.depth
+    found = fetches(cached.versions, current.base_version, needed, held, depth, warm=warm)
+    return view_of(current.base_version, found, weights, mass)
+
+
+def view_of(
+    version: int, found: Fetches, weights: Sequence[float], mass: Sequence[float] = ()
+) -> federation_pb2.ViewSource:
+    """What a client starts from, as a message. weights, mass: memberships, its own and of all."""
     blobs = [
         adapter_pb2.BlobRef(
             digest=bytes.fromhex(fetch.blob.digest),
@@ -102,14 +110,16 @@ def _view_source(
             kind=adapter_pb2.BLOB_KIND_SNAPSHOT if fetch.snapshot else adapter_pb2.BLOB_KIND_DELTA,
             scope=fetch.scope,
             version=fetch.version,
+            band=fetch.band.message() if fetch.band is not None else None,
         )
-        for fetch in fetches(cached.versions, current.base_version, needed, held, warm=warm)
+        for fetch in found.blobs
     ]
     return federation_pb2.ViewSource(
-        version=current.base_version,
+        version=version,
         memberships=weights,
         blobs=blobs,
         mass_memberships=mass,
+        depth=found.depth,
     )
 
 

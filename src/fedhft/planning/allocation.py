@@ -21,6 +21,7 @@ from fedhft.plan import AdapterPlan
 from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, schedule, while_filling
+from fedhft.planning.tiers import bands_of
 
 BETTER = 0.9
 """Plans are replaced where new ones take at most this share of their seconds to the target."""
@@ -170,7 +171,7 @@ def work_of(spec: JobSpec, schema: AdapterSchema, rounds: int, deepest: int | No
     Gains of layers are a rule, not a measurement: gradients times updates, and squared gradients, are alike in all
     layers once training is under way, while training few layers gains nearly as much as training all.
 
-    A version is fetched whole, so what comes down does not depend on the depth.
+    What comes down are the bands that reach to the depth, or whole versions where there are none.
     """
     layers = schema.layers
     learnt: Float64 = spec.planning.gain_decay ** np.arange(layers - 1, -1, -1.0)
@@ -185,10 +186,12 @@ def work_of(spec: JobSpec, schema: AdapterSchema, rounds: int, deepest: int | No
             head += size
     from_the_output = np.cumsum(values[::-1]) + head
     up, down = bytes_per_value(spec, spec.wire.up), bytes_per_value(spec, spec.wire.down)
+    ends = [band.depth for band in bands_of(spec, schema)]
+    reached = [min((end for end in ends if end >= depth), default=layers) for depth in range(1, layers + 1)]
     return Work(
         gains=learnt,
         up_bytes=up * from_the_output,
-        down_bytes=down * np.full(layers, from_the_output[-1]),
+        down_bytes=down * from_the_output[np.array(reached) - 1],
         rounds=max(1, rounds),
         least=spec.planning.least_steps,
         whole=not spec.planning.depth,

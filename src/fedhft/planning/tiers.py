@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from fedhft.adapter import AdapterSchema
+from fedhft.bands import Band, between, thinned
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.job_sections import Tier
-from fedhft.methods import Allocation
+from fedhft.methods import Allocation, Combine, Start
 from fedhft.plan import AdapterPlan
 from fedhft.records import PlanTooLarge
 
@@ -116,6 +117,21 @@ def plans(spec: JobSpec, schema: AdapterSchema, clients: Mapping[str, str]) -> d
     which of them a round trains is decided when it opens (`rounds.opening`).
     """
     return {client: _plan(spec, schema, tier) for client, tier in clients.items()}
+
+
+def bands_of(spec: JobSpec, schema: AdapterSchema) -> tuple[Band, ...]:
+    """The bands in which versions are published beside whole: one per depth that plans can have, thinned out where
+    those are many. () where all plans are as deep, or versions are not factors of single layers.
+
+    Fixed by job and schema: blobs of one version add to those of the last.
+    """
+    method = spec.method
+    if not method.uses_adapters or method.start is Start.RESTART or method.combine is Combine.NONE:
+        return ()
+    depths = {plan.depth for plan in plans(spec, schema, {name: name for name in spec.tiers}).values()}
+    if method.allocation is Allocation.CAPACITY:
+        depths = set(range(1, max(depths) + 1))
+    return between(thinned(depths)) if len(depths) > 1 else ()
 
 
 def _plan(spec: JobSpec, schema: AdapterSchema, name: str) -> AdapterPlan:

@@ -5,12 +5,14 @@ Ids are in `fedhft.ids`; applications in `joining`; updates and figures in `acce
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from itertools import islice
 
 from fedhft.aggregation.versions import SCOPE
+from fedhft.bands import Band
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.records import PlanTooLarge
+from fedhft.rounds.fetching import Held
 from fedhft.v1 import adapter_pb2, federation_pb2
 
 LARGEST_NUMBER = 1 << 53
@@ -19,6 +21,7 @@ MOST_REASON = 500
 """Most characters of a reason that people give."""
 _MOST_SCOPES = 66
 _MOST_TIERS = 1024
+_MOST_LAYERS = 4096
 
 
 def number(field: str, value: int) -> int:
@@ -43,21 +46,35 @@ def blob_digest(value: bytes) -> str:
     return value.hex()
 
 
-def held_scopes(held: Iterable[federation_pb2.HeldScope]) -> dict[str, int]:
-    """Scope -> version that an agent holds completely. Raises INVALID_ARGUMENT."""
-    found: dict[str, int] = {}
-    for scope in held:
-        if not SCOPE.fullmatch(scope.scope):
-            raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, "held.scope", scope.scope, "is not a scope", "send those of pulled blobs"
-            )
-        found[scope.scope] = number("held.version", scope.version)
-        if len(found) > _MOST_SCOPES:
-            raise FedhftError.field(
-                ErrorCode.INVALID_ARGUMENT, "held", f"more than {_MOST_SCOPES} scopes", "no job has as many",
-                "send those of this job",
-            )  # fmt: skip
-    return found
+def held_of(request: federation_pb2.NextTaskRequest) -> Held:
+    """What an agent says it holds. Raises INVALID_ARGUMENT."""
+    whole: dict[str, int] = {}
+    parts: dict[str, dict[Band, int]] = {}
+    for scope in request.held:
+        whole[_scope("held.scope", scope.scope)] = number("held.version", scope.version)
+        _check_count("held", whole, _MOST_SCOPES, "scopes")
+    for part in request.held_bands:
+        bands = parts.setdefault(_scope("held_bands.scope", part.scope), {})
+        _check_count("held_bands", parts, _MOST_SCOPES, "scopes")
+        bands[Band(part.band.beyond, part.band.depth)] = number("held_bands.version", part.version)
+        _check_count("held_bands", bands, _MOST_LAYERS, "bands of a scope")
+    return Held(whole, parts, request.takes_bands)
+
+
+def _scope(field: str, value: str) -> str:
+    if not SCOPE.fullmatch(value):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, field, value, "is not a scope", "send those of pulled blobs"
+        )
+    return value
+
+
+def _check_count(field: str, found: Sized, most: int, of_what: str) -> None:
+    if len(found) > most:
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, field, f"more than {most} {of_what}", "no job has as many",
+            "send those of this job",
+        )  # fmt: skip
 
 
 def plans_too_large(told: Iterable[adapter_pb2.PlanTooLarge]) -> tuple[PlanTooLarge, ...]:

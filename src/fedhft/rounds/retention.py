@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedhft.records import StoredBlob, UpdateRecord, VersionRecord
+from fedhft.records import UpdateRecord, VersionRecord
+from fedhft.stored_blob import StoredBlob
 
 KEPT_VERSIONS = 8
 """Versions whose deltas are kept; a client further behind takes a snapshot."""
@@ -44,21 +45,30 @@ def retention(
     kept: set[str] = set()
     dropped = {update.digest for update in updates if update.digest}
     for version in forgotten:
-        dropped |= _digests(version.deltas) | _whole(version)
+        dropped |= _deltas(version) | _whole(version)
     for version in versions:
-        kept |= _digests(version.deltas)
+        kept |= _deltas(version)
         if version.version > latest - KEPT_SNAPSHOTS:
             kept |= _whole(version)
         elif version.version == best:
             kept |= _digests(version.snapshots)
-            dropped |= _digests(version.server_state)
+            dropped |= _digests(version.server_state) | _band_snapshots(version)
         else:
             dropped |= _whole(version)
     return Retention(frozenset(kept), frozenset(dropped - kept))
 
 
+def _deltas(version: VersionRecord) -> set[str]:
+    bands = version.bands
+    return _digests(version.deltas) | ({blob.digest for blob in bands.delta_blobs()} if bands else set())
+
+
 def _whole(version: VersionRecord) -> set[str]:
-    return _digests(version.snapshots) | _digests(version.server_state)
+    return _digests(version.snapshots) | _digests(version.server_state) | _band_snapshots(version)
+
+
+def _band_snapshots(version: VersionRecord) -> set[str]:
+    return {blob.digest for blob in version.bands.snapshot_blobs()} if version.bands else set()
 
 
 def _digests(blobs: dict[str, StoredBlob]) -> set[str]:

@@ -36,7 +36,9 @@ from fedhft.planning.estimates import Durations
 from fedhft.process.device_name import CPU
 from fedhft.records import JobStatus, MembershipRecord, Phase, RoundRecord, VersionRecord
 from fedhft.rounds.acceptance import check_blob, check_evaluation, check_header, evaluation_record, update_record
+from fedhft.rounds.fetching import Held
 from fedhft.rounds.joining import Application, capacity_of, check_application, check_same_schema, client_record
+from fedhft.rounds.requests import held_of
 from fedhft.rounds.starting import checked_start
 from fedhft.simulation.clusterer import LocalClusterer
 from fedhft.store.in_memory import InMemoryStore
@@ -126,8 +128,9 @@ class Simulation:
             snapshots, left_out = start_of_job(spec, schema, self.start, str(self.base.path))
             if left_out:
                 log.warning("%s: %s", self.start.source, left_out)
-            version = await save_start(store.blobs, job, checked_start(spec, schema.to_json(), snapshots))
-            await store.create_job(job, spec.canonical(), schema_json=schema.to_json(), start=version)
+            text = schema.to_json()
+            version = await save_start(store.blobs, job, spec, text, checked_start(spec, text, snapshots))
+            await store.create_job(job, spec.canonical(), schema_json=text, start=version)
         await self._join(store, job, spec, self.clients)
         cache = JobCache(store)
         published: list[RoundHistory] = []
@@ -232,7 +235,7 @@ class Simulation:
     ) -> federation_pb2.TrainTask | federation_pb2.EvaluateTask | None:
         """A client's task, with what it starts from fetched; None when there is nothing for it."""
         worker = self._workers[name]
-        response = next_task(cached, name, dict(worker.held()))
+        response = next_task(cached, name, _held(worker))
         if response is None:
             return None
         task = response.train if response.WhichOneof("task") == "train" else response.evaluate
@@ -293,6 +296,12 @@ class Simulation:
         measurements.payload_bytes_sent = self._traffic[name].up
         measurements.payload_bytes_received = self._traffic[name].down
         measurements.peak_rss_bytes = 0
+
+
+def _held(worker: ClientWorker) -> Held:
+    """What a worker holds, as its agent would tell."""
+    held = [federation_pb2.HeldScope(scope=scope, version=version) for scope, version in worker.held()]
+    return held_of(federation_pb2.NextTaskRequest(held=held, held_bands=worker.held_bands(), takes_bands=True))
 
 
 async def _adapters(

@@ -39,7 +39,7 @@ class RedisJobs:
             spec_json,
             submitted_by,
             schema_json,
-            "" if start is None else start.model_dump_json(),
+            "" if start is None else start.model_dump_json(exclude_none=True),
         )
         if outcome == b"job_exists":
             raise refusals.job_exists(job)

@@ -268,7 +268,7 @@ class RedisRounds:
             fence,
             number,
             version.version,
-            version.model_dump_json(),
+            version.model_dump_json(exclude_none=True),
             summary,
             0 if kept is None else kept,
             *(text for client, moved in (traffic or {}).items() for text in (client, json.dumps(moved))),

@@ -59,8 +59,10 @@ class WorkerState:
     """Everything a worker must not lose.
 
     round: last acknowledged round, 0 for none; the one before it once the server said that it left the update out.
-    adapters, held: the sum of published blobs, and the version up to which each scope is complete. carried: error
-    feedback. rows: scores and ages of the rows of each masked tensor.
+    adapters, held: the sum of published blobs, and the version up to which each scope is complete. parts: of scopes
+    whose layers are not all at the same version, which are not in `held`, the version of each layer, from the output to
+    the input; -1 where it is not held. carried: error feedback. rows: scores and ages of the rows of each masked
+    tensor.
     own: what stays with the client (all it trains, or B and the head), as differences from the job's start.
     signature, halves: the anchor signature of the data whose digest is `data_digest`, and those of its two halves.
     outcome_seen: round of the last outcome that the owner was told of, 0 for none.
@@ -70,6 +72,7 @@ class WorkerState:
     round: int = 0
     adapters: AdapterState = field(default_factory=lambda: AdapterState(0, 1))
     held: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     carried: Mapping[TensorKey, Float32] = field(default_factory=dict)
     rows: Mapping[TensorKey, RowState] = field(default_factory=dict)
     own: Mapping[TensorKey, Float32] = field(default_factory=dict)
@@ -78,6 +81,10 @@ class WorkerState:
     data_digest: str = ""
     outcome_seen: int = 0
     rank: int = 0
+
+    def standing_where(self, other: WorkerState) -> WorkerState:
+        """This state with the adapters of another."""
+        return replace(self, adapters=other.adapters, held=other.held, parts=other.parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +151,7 @@ class StateFolder:
 
         Adapters are not written with it: they are in the state, or fetched again.
         """
-        arrays, meta = _pack_state(replace(draft.after, adapters=AdapterState(0, 1), held={}))
+        arrays, meta = _pack_state(replace(draft.after, adapters=AdapterState(0, 1), held={}, parts={}))
         report = pb.ReportEvaluationRequest(
             round=draft.round, version=draft.base_version, scores=draft.scores, measurements=draft.measurements
         )
@@ -237,14 +244,17 @@ def _pack_state(state: WorkerState) -> tuple[Arrays, dict[str, Any]]:
         arrays[_name("score", key)] = rows.score
         arrays[_name("sent", key)] = rows.last_sent
     for scope, tensors in state.adapters.scopes.items():
+        # Of their own group: an earlier release passes over it, where it would take a part for the whole.
+        group = "part" if scope in state.parts else "state"
         for key, tensor in tensors.items():
-            arrays[_name(f"state/{scope}", key)] = tensor
+            arrays[_name(f"{group}/{scope}", key)] = tensor
     meta = {
         "round": state.round,
         "version": state.adapters.version,
         "clusters": state.adapters.clusters,
         "scopes": sorted(state.adapters.scopes),
         "held": dict(state.held),
+        "parts": {scope: list(versions) for scope, versions in state.parts.items()},
         "signature": list(state.signature),
         "halves": list(state.halves),
         "data_digest": state.data_digest,
@@ -259,7 +269,7 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
     groups: dict[str, dict[TensorKey, NDArray[Any]]] = {"carried": {}, "own": {}, "score": {}, "sent": {}}
     for name, array in arrays.items():
         group, _, rest = name.partition("/")
-        if group == "state":
+        if group in ("state", "part"):
             scope, part, key_name = rest.split("/", 2)
             scopes[scope][TensorKey(key_name, Part(part))] = array
         elif group in groups:
@@ -269,6 +279,9 @@ def _unpack_state(arrays: Arrays, meta: dict[str, Any]) -> WorkerState:
         round=int(meta["round"]),
         adapters=AdapterState(int(meta["version"]), int(meta["clusters"]), scopes),
         held={str(scope): int(version) for scope, version in meta["held"].items()},
+        parts={  # earlier releases held whole scopes only
+            str(scope): tuple(int(version) for version in versions) for scope, versions in meta.get("parts", {}).items()
+        },
         carried=groups["carried"],
         rows={key: RowState(score, groups["sent"][key]) for key, score in groups["score"].items()},
         own=groups["own"],
@@ -293,5 +306,5 @@ def _unpack_draft(arrays: Arrays, meta: dict[str, Any], state: WorkerState) -> D
         scores=list(report.scores),
         measurements=report.measurements,
         signature=tuple(float(value) for value in meta["draft"]["signature"]),
-        after=replace(_unpack_state(arrays, meta), adapters=state.adapters, held=state.held),
+        after=_unpack_state(arrays, meta).standing_where(state),
     )

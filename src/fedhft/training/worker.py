@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from fedhft.adapter import AdapterSchema, MaskedDelta, RowIndex, TensorKey
+from fedhft.bands import within
 from fedhft.datasets.client_data import ClientData
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
@@ -27,7 +28,7 @@ from fedhft.training.base import LoadedBase
 from fedhft.training.batches import EncodedRows
 from fedhft.training.client_rows import ClientRows
 from fedhft.training.device.state import forget_peak, peak_bytes
-from fedhft.training.held import complete_at, is_ahead, start_of, with_blob
+from fedhft.training.held import complete_at, held_bands, is_ahead, start_of, with_blob
 from fedhft.training.importance import Importance
 from fedhft.training.learner import TrainingReport, probe, train
 from fedhft.training.memory.arrangements import Arrangements
@@ -68,9 +69,8 @@ class ClientWorker:
     ) -> None:
         self.spec = spec
         self.client = client
-        self._network = Network.on(base, spec)
+        self._network = network = Network.on(base, spec)
         self._data = data
-        network = self._network
         self._rows = ClientRows(spec, data, network.encode(data.train, training=True), network.encode)
         self._train, self._holdout = self._rows.train, self._rows.holdout
         batch_size = min(spec.training.batch_size, len(self._train))
@@ -107,8 +107,8 @@ class ClientWorker:
         if self._state.data_digest != self._data.digest or not self._state.halves:
             self.fit(signatures.anchor_plan(self._network.schema))
             found = signatures.anchor_signature(self._network, self._train, self.spec)
-            now = replace(self._state, signature=found.whole, halves=found.halves, data_digest=self._data.digest)
-            self._state = now
+            digest = self._data.digest
+            self._state = replace(self._state, signature=found.whole, halves=found.halves, data_digest=digest)
             self._folder.write_state(self._state)
         return signatures.AnchorSignature(self._state.signature, self._state.halves)
 
@@ -161,9 +161,7 @@ class ClientWorker:
         return self._network.arrangement.resident
 
     def rows_scored(self, evaluate: bool, shard: pb.Shard, *, once: bool = False) -> int:
-        """Rows that a training task scores: the holdout before and after (once: each row once), and a shard of the
-        common split.
-        """
+        """See ClientRows.scored."""
         return self._rows.scored(evaluate, shard, once=once)
 
     def steps(self, plan: AdapterPlan) -> int:
@@ -175,6 +173,10 @@ class ClientWorker:
     def held(self) -> list[tuple[str, int]]:
         """(scope, version) up to which each scope is complete here."""
         return sorted(self._state.held.items())
+
+    def held_bands(self) -> list[pb.HeldBand]:
+        """What is held here of scopes whose layers are not all at the same version."""
+        return held_bands(self._state)
 
     def apply(self, ref: adapter_pb2.BlobRef, data: bytes) -> None:
         """Add one fetched blob to the adapters held. Raises what `with_blob` raises, and then nothing has changed."""
@@ -194,7 +196,7 @@ class ClientWorker:
         self.fit(plan)
         begun = time.perf_counter()
         self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
-        self._stand_at(task.view, task.view.memberships)
+        self._stand_at(task.view, task.view.memberships, plan)
         forget_peak(self._network.device)
         started = time.perf_counter()
         self._load(task.view.memberships, plan, task.round)
@@ -246,7 +248,7 @@ class ClientWorker:
         plan = self.plan(task.plan)
         self.fit(plan)
         own, mass = task.view.memberships, task.view.mass_memberships
-        self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)])
+        self._stand_at(task.view, [a or b for a, b in zip_longest(own, mass, fillvalue=0.0)], plan)
         forget_peak(self._network.device)
         started = time.perf_counter()
         scores: list[pb.Score] = []
@@ -276,8 +278,7 @@ class ClientWorker:
         """The server has the update: the state after it becomes this worker's state. Idempotent."""
         kept = True
         if draft.round > self._state.round:
-            now = self._state
-            self._state = replace(draft.after, adapters=now.adapters, held=now.held, outcome_seen=now.outcome_seen)
+            self._state = replace(draft.after.standing_where(self._state), outcome_seen=self.outcome_seen)
             kept = self._folder.write_state(self._state)
         if kept:
             self._forget_draft(draft)
@@ -318,10 +319,10 @@ class ClientWorker:
 
     # -- steps of a round
 
-    def _stand_at(self, view: pb.ViewSource, weights: Sequence[float]) -> None:
+    def _stand_at(self, view: pb.ViewSource, weights: Sequence[float], plan: AdapterPlan) -> None:
         if is_ahead(self._state, int(view.version), weights):
             self._start_over(view)
-        self._state = complete_at(self._state, view, weights)
+        self._state = complete_at(self._state, view, weights, self.schema, plan.depth)
 
     def _start_over(self, view: pb.ViewSource) -> None:
         """Forget everything but the signatures: the server is behind this state, so it runs a new job of the same name.
@@ -339,7 +340,7 @@ class ClientWorker:
             )
 
     def _load(self, memberships: Sequence[float], plan: AdapterPlan, round_number: int) -> None:
-        start = start_of(self._state, self.spec.method.combine, memberships)
+        start = within(start_of(self._state, self.spec.method.combine, memberships), self.schema, plan.depth)
         self._network.load(start, plan.depth, int(round_number), plan.rank)
 
     def _train_locally(
@@ -379,8 +380,7 @@ class ClientWorker:
         """Where the seconds of a round went, bytes on the wire not yet counted."""
         batch_size = self.spec.training.batch_size
         durations = self._network.stopwatch.take(batch_size)
-        passes = durations.forward_seconds + durations.backward_seconds
-        durations.other_seconds = max(0.0, elapsed - passes)
+        durations.other_seconds = max(0.0, elapsed - (durations.forward_seconds + durations.backward_seconds))
         durations.keeps_frozen_layers = self._network.keeps_frozen_layers
         durations.scoring_batches = sum(score.rows for score in scores) / batch_size
         return durations

@@ -90,6 +90,30 @@ class AdapterBlob(_message.Message):
 Global___AdapterBlob: _TypeAlias = AdapterBlob  # noqa: Y015
 
 @_typing.final
+class Band(_message.Message):
+    """Layers, counted from the output: `beyond` + 1 to `depth`, with the head where `beyond` is 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEYOND_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    beyond: _builtins.int
+    depth: _builtins.int
+    def __init__(
+        self,
+        *,
+        beyond: _builtins.int = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beyond", b"beyond", "depth", b"depth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Band: _TypeAlias = Band  # noqa: Y015
+
+@_typing.final
 class BlobRef(_message.Message):
     """Where to get a blob."""
 
@@ -100,6 +124,7 @@ class BlobRef(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
     """SHA-256 of the bytes, 32 bytes."""
     size: _builtins.int
@@ -107,6 +132,10 @@ class BlobRef(_message.Message):
     kind: Global___BlobKind.ValueType
     scope: _builtins.str
     version: _builtins.int
+    @_builtins.property
+    def band(self) -> Global___Band:
+        """The layers of its scope that it is about, all others left out; unset: all. Only for agents that take bands."""
+
     def __init__(
         self,
         *,
@@ -115,10 +144,11 @@ class BlobRef(_message.Message):
         kind: Global___BlobKind.ValueType = ...,
         scope: _builtins.str = ...,
         version: _builtins.int = ...,
+        band: Global___Band | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["band", b"band"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "kind", b"kind", "scope", b"scope", "size", b"size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "digest", b"digest", "kind", b"kind", "scope", b"scope", "size", b"size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -321,6 +321,8 @@ class NextTaskRequest(_message.Message):
     WAIT_MS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     OUTCOME_SEEN_FIELD_NUMBER: _builtins.int
+    HELD_BANDS_FIELD_NUMBER: _builtins.int
+    TAKES_BANDS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -328,9 +330,17 @@ class NextTaskRequest(_message.Message):
     """Longest wait, milliseconds; the server caps it, and may answer earlier."""
     outcome_seen: _builtins.int
     """Round of the last Outcome that the agent knows of; 0 for none."""
+    takes_bands: _builtins.bool
+    """Whether the agent adds blobs of some layers (BlobRef.band)."""
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldScope]:
         """What the agent already holds, so that only the difference is listed."""
+
+    @_builtins.property
+    def held_bands(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBand]:
+        """What it holds of scopes whose layers are not all at the same version, which are not in `held`. Bands of a scope do
+        not overlap, and neighbours have different versions.
+        """
 
     def __init__(
         self,
@@ -341,10 +351,12 @@ class NextTaskRequest(_message.Message):
         wait_ms: _builtins.int = ...,
         held: _abc.Iterable[Global___HeldScope] | None = ...,
         outcome_seen: _builtins.int = ...,
+        held_bands: _abc.Iterable[Global___HeldBand] | None = ...,
+        takes_bands: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "held", b"held", "job", b"job", "lease_token", b"lease_token", "outcome_seen", b"outcome_seen", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "held", b"held", "held_bands", b"held_bands", "job", b"job", "lease_token", b"lease_token", "outcome_seen", b"outcome_seen", "takes_bands", b"takes_bands", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,6 +385,34 @@ class HeldScope(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeldScope: _TypeAlias = HeldScope  # noqa: Y015
+
+@_typing.final
+class HeldBand(_message.Message):
+    """Version of some layers of one scope that an agent holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    version: _builtins.int
+    @_builtins.property
+    def band(self) -> _adapter_pb2.Band: ...
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        version: _builtins.int = ...,
+        band: _adapter_pb2.Band | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["band", b"band"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "scope", b"scope", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBand: _TypeAlias = HeldBand  # noqa: Y015
 
 @_typing.final
 class NextTaskResponse(_message.Message):
@@ -525,15 +565,20 @@ class ViewSource(_message.Message):
     MEMBERSHIPS_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
     MASS_MEMBERSHIPS_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Published version."""
+    depth: _builtins.int
+    """Layers, counted from the output, that are complete at this version once the blobs are added; 0: all."""
     @_builtins.property
     def memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Served memberships over clusters, summing to 1; entries below the job's floor are zero."""
 
     @_builtins.property
     def blobs(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.BlobRef]:
-        """Blobs to fetch and add, in order, on top of what the agent holds. A snapshot replaces its scope."""
+        """Blobs to fetch and add, in order, on top of what the agent holds. A snapshot replaces its scope, or its band of it.
+        A delta of a scope, or of a band, that the agent does not hold at one version begins it anew.
+        """
 
     @_builtins.property
     def mass_memberships(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -546,10 +591,11 @@ class ViewSource(_message.Message):
         memberships: _abc.Iterable[_builtins.float] | None = ...,
         blobs: _abc.Iterable[_adapter_pb2.BlobRef] | None = ...,
         mass_memberships: _abc.Iterable[_builtins.float] | None = ...,
+        depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "mass_memberships", b"mass_memberships", "memberships", b"memberships", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "depth", b"depth", "mass_memberships", b"mass_memberships", "memberships", b"memberships", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

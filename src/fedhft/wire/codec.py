@@ -91,10 +91,7 @@ def encode(
     _check_shapes(keys, [(matrix.rows, matrix.cols) for matrix in matrices], schema, rank)
     number = ENCODINGS[encoding]
     block = pb.TensorBlock(encoding=pb.ValueEncoding.ValueType(number), rank=rank)
-    tensors = np.array([schema.index_of[key] for key in keys], np.int64)
-    block.tensors.CopyFrom(rows.encode_subset(tensors, len(schema.keys)))
-    block.cols.extend(matrix.cols for key, matrix in zip(keys, matrices, strict=True) if _is_factor(key))
-    _encode_rows(block, keys, matrices, row_seed)
+    write_layout(block, schema, keys, matrices, row_seed)
     values = [matrix.values.reshape(-1) for matrix in matrices]
     sizes = [len(piece) for piece in values]
     joined = np.concatenate(values) if values else np.zeros(0, np.float32)
@@ -149,6 +146,20 @@ def ordered_keys(delta: MaskedDelta, schema: AdapterSchema) -> list[TensorKey]:
     return sorted(delta.tensors, key=schema.index_of.__getitem__)
 
 
+def write_layout(
+    block: pb.TensorBlock,
+    schema: AdapterSchema,
+    keys: Sequence[TensorKey],
+    matrices: Sequence[MaskedMatrix],
+    row_seed: int | None = None,
+) -> None:
+    """Write which tensors, in schema order, and which of their rows a block has. row_seed: see `encode`."""
+    tensors = np.array([schema.index_of[key] for key in keys], np.int64)
+    block.tensors.CopyFrom(rows.encode_subset(tensors, len(schema.keys)))
+    block.cols.extend(matrix.cols for key, matrix in zip(keys, matrices, strict=True) if _is_factor(key))
+    _encode_rows(block, keys, matrices, row_seed)
+
+
 def _encode_rows(
     block: pb.TensorBlock, keys: Sequence[TensorKey], matrices: Sequence[MaskedMatrix], row_seed: int | None
 ) -> None:
@@ -171,7 +182,6 @@ def _is_seeded(seed: int, key: TensorKey, matrix: MaskedMatrix) -> bool:
 
 
 def _decode_block(block: pb.TensorBlock, schema: AdapterSchema, max_values: int) -> MaskedDelta:
-    width = value_bytes(block.encoding)
     keys = [schema.keys[number] for number in rows.decode_subset(block.tensors, len(schema.keys)).tolist()]
     shapes = _decode_shapes(keys, block, schema)
     # The rows of all listed tensors bound the memory of masks; the schema bounds them.
@@ -184,7 +194,7 @@ def _decode_block(block: pb.TensorBlock, schema: AdapterSchema, max_values: int)
             ErrorCode.UPDATE_TOO_LARGE,
             f"the blob carries {total} values, at most {max_values} are allowed; send what the plan asks for",
         )
-    values = decode_values(_unpack(block, sizes, width), sizes, block.encoding, block.group)
+    values = decode_values(streams_of(block, sizes), sizes, block.encoding, block.group)
     tensors: dict[TensorKey, MaskedMatrix] = {}
     start = 0
     for key, (count, cols), index, present, size in zip(keys, shapes, indices, kept, sizes, strict=True):
@@ -194,7 +204,12 @@ def _decode_block(block: pb.TensorBlock, schema: AdapterSchema, max_values: int)
     return MaskedDelta(tensors)
 
 
-def _unpack(block: pb.TensorBlock, sizes: Sequence[int], width: int) -> Streams:
+def streams_of(block: pb.TensorBlock, sizes: Sequence[int]) -> Streams:
+    """A block's coded values without the entropy stage. sizes: values of each of its matrices.
+
+    Raises FedhftError(MALFORMED_UPDATE).
+    """
+    width = value_bytes(block.encoding)
     if len(block.codes) != width:
         raise _malformed(f"{len(block.codes)} streams of codes, expected {width}")
     total = sum(sizes)
