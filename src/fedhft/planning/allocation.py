@@ -20,7 +20,7 @@ from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
 from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import LEAST_MASS, Planned, Schedule, least_plan, schedule, while_filling
+from fedhft.planning.horizon import LEAST_MASS, Bound, Planned, Schedule, least_plan, schedule, while_filling
 from fedhft.planning.tiers import bands_of
 
 BETTER = 0.9
@@ -106,7 +106,9 @@ def allocate(
     idle = [name for name in devices if not kept.plans[name].steps]
     new = devices.keys() - (previous.plans.keys() if previous else set())
     turns = {
-        name: least_plan(devices[name], work)
+        name: replace(
+            while_filling(devices[name], least_plan(devices[name], work), kept.horizon, work), bound=Bound.TURN
+        )
         for name in idle
         if out.get(name, 0) >= spec.planning.sits_out or (name in new and capacities[name].reports < _TRIAL_AND_ROUND)
     }

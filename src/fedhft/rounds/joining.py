@@ -189,7 +189,8 @@ def capacity_of(application: Application, known: Capacity | None) -> Capacity:
     now = replace(known or Capacity(), keeps=keeps, deepest=deepest)
     trial = application.trial
     if known is None and trial is not None and not trial.problem():
-        now = replace(estimated(now, trial), fixed=None, scoring=None)
+        scoring = min(trial.scoring, float(application.samples)) or None
+        now = replace(estimated(now, trial), fixed=None, scoring=scoring)
     return now
 
 

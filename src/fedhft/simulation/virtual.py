@@ -68,7 +68,9 @@ class VirtualSimulation(Simulation):
 
     def trial_of(self, name: str, worker: ClientWorker) -> capacity_pb2.Durations:
         """As the device would measure it."""
-        return self.profiles[name].durations(0, _TRIAL)
+        told = self.profiles[name].durations(0, _TRIAL)
+        told.scoring_batches = worker.scoring_batches
+        return told
 
     def keeps_frozen_layers(self, name: str, worker: ClientWorker) -> bool:
         """As the profile says."""

@@ -48,6 +48,13 @@ class ClientRows:
         shared = len(self.shard(shard, whole=False)) if shard.count else 0
         return ((1 if once else 2) * len(self.sample) if evaluate else 0) + shared
 
+    def scored_about(self) -> float:
+        """Rows of `scored` before any task has told the shard, where as many clients take part as a job begins with."""
+        if not self._spec.evaluation.every:
+            return 0.0
+        shared = len(self._data.shared or ()) / self._spec.rounds.min_clients
+        return 2 * len(self.sample) + min(shared, self._spec.evaluation.rows or shared)
+
     def of_task(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
         """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""
         found = [self.train, self.holdout if whole else self.sample] if personal else [self.train]

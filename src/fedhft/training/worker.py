@@ -128,6 +128,7 @@ class ClientWorker:
             probe(network, self._train, plan, rules, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
         durations = network.stopwatch.take(rules.batch_size)
         durations.keeps_frozen_layers = network.keeps_frozen_layers
+        durations.scoring_batches = self.scoring_batches
         return durations
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
@@ -159,6 +160,11 @@ class ClientWorker:
     def predicted_peak(self) -> int:
         """Resident set that the plan in use will come to, bytes; 0 where there is no budget, or it does not fit."""
         return self._network.arrangement.resident
+
+    @property
+    def scoring_batches(self) -> float:
+        """Batches that a task scores, about."""
+        return self._rows.scored_about() / self.spec.training.batch_size
 
     def rows_scored(self, evaluate: bool, shard: pb.Shard, *, once: bool = False) -> int:
         """See ClientRows.scored."""
