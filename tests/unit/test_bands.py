@@ -233,13 +233,16 @@ def test_a_shallow_client_fetches_less_and_then_only_what_it_lacks() -> None:
 @pytest.mark.parametrize(
     ("part", "field"),
     [
-        (pb.HeldBand(scope="other", version=1, band=adapter_pb2.Band(beyond=0, depth=1)), "held_bands.scope"),
-        (pb.HeldBand(scope=SHARED, version=1 << 60, band=adapter_pb2.Band(beyond=0, depth=1)), "held_bands.version"),
-        (pb.HeldBand(scope=SHARED, version=1, band=adapter_pb2.Band(beyond=3, depth=1)), "band"),
-        (pb.HeldBand(scope=SHARED, version=1), "band"),
+        (adapter_pb2.HeldBand(scope="other", version=1, band=adapter_pb2.Band(beyond=0, depth=1)), "held_bands.scope"),
+        (
+            adapter_pb2.HeldBand(scope=SHARED, version=1 << 60, band=adapter_pb2.Band(beyond=0, depth=1)),
+            "held_bands.version",
+        ),
+        (adapter_pb2.HeldBand(scope=SHARED, version=1, band=adapter_pb2.Band(beyond=3, depth=1)), "band"),
+        (adapter_pb2.HeldBand(scope=SHARED, version=1), "band"),
     ],
 )
-def test_what_an_agent_says_it_holds_is_checked(part: pb.HeldBand, field: str) -> None:
+def test_what_an_agent_says_it_holds_is_checked(part: adapter_pb2.HeldBand, field: str) -> None:
     with pytest.raises(FedhftError, match=field) as caught:
         held_of(pb.NextTaskRequest(held_bands=[part], takes_bands=True))
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
@@ -247,7 +250,7 @@ def test_what_an_agent_says_it_holds_is_checked(part: pb.HeldBand, field: str) -
 
 def test_an_agent_cannot_tell_of_bands_without_end() -> None:
     parts = [
-        pb.HeldBand(scope=SHARED, version=1, band=adapter_pb2.Band(beyond=depth, depth=depth + 1))
+        adapter_pb2.HeldBand(scope=SHARED, version=1, band=adapter_pb2.Band(beyond=depth, depth=depth + 1))
         for depth in range(5000)
     ]
     with pytest.raises(FedhftError, match="more than 4096 bands of a scope"):

@@ -33,7 +33,7 @@ from fedhft.rpc.sockets import SocketMeter
 from fedhft.rpc.status import error_from_rpc
 from fedhft.rpc.tls import TlsSettings
 from fedhft.telemetry import metrics
-from fedhft.v1 import federation_pb2, federation_pb2_grpc
+from fedhft.v1 import adapter_pb2, federation_pb2, federation_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Connection:
         held: Sequence[tuple[str, int]],
         wait_ms: int | None = None,
         outcome_seen: int = 0,
-        held_bands: Sequence[federation_pb2.HeldBand] | None = None,
+        held_bands: Sequence[adapter_pb2.HeldBand] | None = None,
     ) -> federation_pb2.NextTaskResponse:
         """Wait for work for as long as the server allows. outcome_seen: round of the last outcome known here.
         held_bands: of scopes held in parts; None for a caller that adds whole scopes only.

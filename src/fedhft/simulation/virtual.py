@@ -69,7 +69,7 @@ class VirtualSimulation(Simulation):
     def trial_of(self, name: str, worker: ClientWorker) -> capacity_pb2.Durations:
         """As the device would measure it."""
         told = self.profiles[name].durations(0, _TRIAL)
-        told.scoring_batches = worker.scoring_batches
+        told.scoring_batches = worker.rows.scored_about() / self.spec.training.batch_size
         return told
 
     def keeps_frozen_layers(self, name: str, worker: ClientWorker) -> bool:
@@ -130,8 +130,8 @@ class VirtualSimulation(Simulation):
         worker, layers = self._workers[name], self._workers[name].schema.layers
         batch_size = self.spec.training.batch_size
         evaluates = task.evaluate if isinstance(task, federation_pb2.TrainTask) else True
-        scoring = worker.rows_scored(evaluates, task.shared) / batch_size
-        once = worker.rows_scored(evaluates, task.shared, once=True) / batch_size
+        scoring = worker.rows.scored(evaluates, task.shared) / batch_size
+        once = worker.rows.scored(evaluates, task.shared, once=True) / batch_size
         steps, batches, boundary = worker.steps(plan), worker.samples / batch_size, layers - plan.depth
         # Rows are passed through the frozen layers when they are first drawn; those of a part of an epoch are drawn
         # anew every round.

@@ -65,7 +65,7 @@ def with_blob(state: WorkerState, schema: AdapterSchema, ref: adapter_pb2.BlobRe
     return _holding(replace(state, adapters=adapters), scope, after)
 
 
-def held_bands(state: WorkerState) -> list[pb.HeldBand]:
+def held_bands(state: WorkerState) -> list[adapter_pb2.HeldBand]:
     """What is held of scopes whose layers are not all at the same version."""
     found = []
     for scope, versions in sorted(state.parts.items()):
@@ -74,7 +74,7 @@ def held_bands(state: WorkerState) -> list[pb.HeldBand]:
             band = Band(depth, depth + len(list(layers)))
             depth = band.depth
             if version != _NOTHING:
-                found.append(pb.HeldBand(scope=scope, version=version, band=band.message()))
+                found.append(adapter_pb2.HeldBand(scope=scope, version=version, band=band.message()))
     return found
 
 

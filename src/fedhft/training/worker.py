@@ -118,9 +118,7 @@ class ClientWorker:
         return self._network.keeps_frozen_layers
 
     def trial(self) -> capacity_pb2.Durations:
-        """How long passes take on this device, before any round: of the anchor signature where one was computed just
-        now, else of a few batches through the last layers. Changes nothing.
-        """
+        """How long passes take here: of the anchor signature where one was computed just now, else of a few batches."""
         rules, network = self.spec.training, self._network
         if not network.stopwatch.backward.layer_rows:
             network.load({}, min(TRIAL_DEPTH, self.schema.layers), 0)
@@ -128,7 +126,7 @@ class ClientWorker:
             probe(network, self._train, plan, rules, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
         durations = network.stopwatch.take(rules.batch_size)
         durations.keeps_frozen_layers = network.keeps_frozen_layers
-        durations.scoring_batches = self.scoring_batches
+        durations.scoring_batches = self._rows.scored_about() / rules.batch_size
         return durations
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
@@ -162,13 +160,9 @@ class ClientWorker:
         return self._network.arrangement.resident
 
     @property
-    def scoring_batches(self) -> float:
-        """Batches that a task scores, about."""
-        return self._rows.scored_about() / self.spec.training.batch_size
-
-    def rows_scored(self, evaluate: bool, shard: pb.Shard, *, once: bool = False) -> int:
-        """See ClientRows.scored."""
-        return self._rows.scored(evaluate, shard, once=once)
+    def rows(self) -> ClientRows:
+        """This client's rows, as tasks use them."""
+        return self._rows
 
     def steps(self, plan: AdapterPlan) -> int:
         """Optimiser steps that a plan makes on this client's rows."""
@@ -180,7 +174,7 @@ class ClientWorker:
         """(scope, version) up to which each scope is complete here."""
         return sorted(self._state.held.items())
 
-    def held_bands(self) -> list[pb.HeldBand]:
+    def held_bands(self) -> list[adapter_pb2.HeldBand]:
         """What is held here of scopes whose layers are not all at the same version."""
         return held_bands(self._state)
 

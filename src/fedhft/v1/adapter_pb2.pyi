@@ -231,3 +231,31 @@ class AdapterPlan(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdapterPlan: _TypeAlias = AdapterPlan  # noqa: Y015
+
+@_typing.final
+class HeldBand(_message.Message):
+    """Version of some layers of one scope that an agent holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    version: _builtins.int
+    @_builtins.property
+    def band(self) -> Global___Band: ...
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        version: _builtins.int = ...,
+        band: Global___Band | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["band", b"band"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "scope", b"scope", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBand: _TypeAlias = HeldBand  # noqa: Y015

@@ -337,7 +337,7 @@ class NextTaskRequest(_message.Message):
         """What the agent already holds, so that only the difference is listed."""
 
     @_builtins.property
-    def held_bands(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBand]:
+    def held_bands(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.HeldBand]:
         """What it holds of scopes whose layers are not all at the same version, which are not in `held`. Bands of a scope do
         not overlap, and neighbours have different versions.
         """
@@ -351,7 +351,7 @@ class NextTaskRequest(_message.Message):
         wait_ms: _builtins.int = ...,
         held: _abc.Iterable[Global___HeldScope] | None = ...,
         outcome_seen: _builtins.int = ...,
-        held_bands: _abc.Iterable[Global___HeldBand] | None = ...,
+        held_bands: _abc.Iterable[_adapter_pb2.HeldBand] | None = ...,
         takes_bands: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -385,34 +385,6 @@ class HeldScope(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeldScope: _TypeAlias = HeldScope  # noqa: Y015
-
-@_typing.final
-class HeldBand(_message.Message):
-    """Version of some layers of one scope that an agent holds."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SCOPE_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    BAND_FIELD_NUMBER: _builtins.int
-    scope: _builtins.str
-    version: _builtins.int
-    @_builtins.property
-    def band(self) -> _adapter_pb2.Band: ...
-    def __init__(
-        self,
-        *,
-        scope: _builtins.str = ...,
-        version: _builtins.int = ...,
-        band: _adapter_pb2.Band | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["band", b"band"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "scope", b"scope", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___HeldBand: _TypeAlias = HeldBand  # noqa: Y015
 
 @_typing.final
 class NextTaskResponse(_message.Message):
