@@ -110,6 +110,9 @@ def test_while_rows_pass_the_frozen_layers_a_device_does_what_fits(device: Devic
     made = schedule({"c": device}, work)
     plan, horizon = made.plans["c"], made.horizon * part
     now = while_filling(device, plan, horizon, work)
+    filled = replace(device, kept=(1.0,) * LAYERS, scored_at=tuple(range(1, LAYERS + 1)))
+    assert while_filling(filled, plan, horizon, work) is plan
+    horizon = max(horizon, seconds(filled, work, plan.depth, plan.steps, plan.scores, now=True))
     took = seconds(device, work, now.depth, now.steps, now.scores, now=True)
     assert now.depth == plan.depth
     assert now.scores <= plan.scores

@@ -132,7 +132,7 @@ def least_plan(device: Device, work: Work) -> Planned:
 def while_filling(device: Device, plan: Planned, horizon: float, work: Work) -> Planned:
     """What a device does in the coming round in place of its plan, so that it is done within the horizon although rows
     still have to pass the frozen layers: fewer steps, one at least; no scores where that would leave it too few, and
-    then as many steps as fit.
+    then as many steps as fit. Where the plan by itself takes longer than the horizon by now, that is how long it may.
 
     The plan itself where it fits, where steps are not planned, and for a device that sits out.
     """
@@ -142,6 +142,8 @@ def while_filling(device: Device, plan: Planned, horizon: float, work: Work) -> 
     once, step = float(found.once[0, column]), float((found.step + found.first_step)[0, column])
     scoring = float((found.scoring + found.first_scores)[0, column])
     now = once + plan.steps * step + plan.scores * scoring
+    by_itself = once + plan.steps * float(found.step[0, column]) + plan.scores * float(found.scoring[0, column])
+    horizon = max(horizon, by_itself)
     if now <= horizon * (1.0 + _ROUNDING):
         return plan
     least = min(plan.steps, work.least_steps(device.steps))
