@@ -48,14 +48,16 @@ class Arm:
     """Depths of the fast, middle and slow third; () for all alike."""
     ranks: tuple[int, ...] = ()
     """Ranks of the fast, middle and slow third; () for all alike."""
-    rate: float = 3e-3
+    rate: float = 1e-2
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 _FP32 = {"up": "fp32", "down": "fp32", "error_feedback": False}
 _INT8 = {"up": "int8", "down": "int8"}
+_OURS = {"preset": "fedhft", "allocation": "capacity", "clusters": 1, "mask": "none"}
 ARMS = (
-    Arm("fedhft (capacity)", {"preset": "fedhft", "allocation": "capacity", "clusters": 1, "mask": "none"}),
-    Arm("legend", {"preset": "legend"}),
+    Arm("fedhft (capacity)", _OURS),
+    Arm("legend", {"preset": "legend"}, {"adapter": {"rank": 5}}),  # the largest rank is that of the others
     Arm("fedit, fp32", {"preset": "fedit"}, {"wire": _FP32}, keeps=False),
     Arm("fedit, int8", {"preset": "fedit"}, {"wire": _INT8}, keeps=False),
     Arm("tiers 6/3/1, cache, int8", {"preset": "fedit", "allocation": "tiers"}, {"wire": _INT8}, thirds=(6, 3, 1)),
@@ -66,7 +68,14 @@ ARMS = (
     Arm("flexlora 8/4/2", {"preset": "flexlora"}, keeps=False, ranks=(8, 4, 2)),
     Arm("flora 8/4/2", {"preset": "flora"}, keeps=False, ranks=(8, 4, 2)),
     Arm("fedsa-lora", {"preset": "fedsa-lora"}, keeps=False),
+    Arm("without cache", _OURS, keeps=False),
+    Arm("without steps", _OURS, {"planning": {"least_steps": 1.0}}),
+    Arm("without depth", _OURS, {"planning": {"depth": False}}),
+    Arm("without coding", _OURS, {"wire": _FP32}),
+    Arm("with ranks", _OURS, {"adapter": {"rank": 8, "ranks": "progression"}}),
+    Arm("legend, rank 8", {"preset": "legend"}),
 )
+"""Lines "without" and "with" are the first one with one part left out or added."""
 
 
 class _ReachedError(Exception):
@@ -102,8 +111,10 @@ def fleet(count: int, seed: int, forward: float, backward: float, layers: int) -
     return found
 
 
-def job(arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Sequence[str]) -> JobSpec:
-    """The job of an arm; depth or rank per third of devices where the arm has them."""
+def job(
+    arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Sequence[str], scored: int = 0
+) -> JobSpec:
+    """The job of an arm; depth or rank per third of devices where the arm has them. scored: rows per round; 0: all."""
     raw: dict[str, Any] = {
         "name": "fleet",
         "seed": seed,
@@ -111,9 +122,9 @@ def job(arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Se
         "task": {"labels": list(LABELS)},
         "adapter": {"rank": 8},
         "method": dict(arm.method),
-        "training": {"learning_rate": arm.rate},
+        "training": {"learning_rate": arm.rate, **arm.training},
         "rounds": {"total": rounds, "deadline": "10d", "min_clients": len(devices)},
-        "evaluation": {"final": False},
+        "evaluation": {"final": False, "rows": scored},
         **arm.changes,
     }
     if thirds := arm.thirds or arm.ranks:
@@ -124,17 +135,27 @@ def job(arm: Arm, seed: int, rounds: int, devices: Sequence[str], slow_first: Se
     return parse_job(raw)
 
 
+def clients_rows(
+    options: argparse.Namespace, spec: JobSpec, devices: Sequence[str], seed: int
+) -> dict[str, ClientData]:
+    """Rows of every device, as many of them as drawn between --rows; a fifth of them held out."""
+    least, most = options.rows
+    data = hand_out(read_source(options.data, spec.task), Shares(Partition.IID, len(devices), most, 1.0, 1), seed)
+    common = data.shared[0][: options.validation]
+    draw = np.random.default_rng([seed, 1])
+    found = {}
+    for device, own in zip(devices, data.clients, strict=True):
+        share = draw.integers(least, most, endpoint=True) / most
+        train, holdout = (part[: round(share * len(part))] for part in (own.train, own.holdout))
+        found[device] = ClientData.of(train, holdout, common)
+    return found
+
+
 def run(arm: Arm, options: argparse.Namespace, seed: int, profiles: Mapping[str, Any]) -> dict[str, Any]:
     """One arm on one seed, until the target is reached or the rounds are over."""
     slow_first = sorted(profiles, key=lambda name: -profiles[name]["forward"])
-    spec = job(arm, seed, options.rounds, list(profiles), slow_first)
-    shares = Shares(Partition.IID, len(profiles), options.per_client, 1.0, 1)
-    data = hand_out(read_source(options.data, spec.task), shares, seed)
-    common = data.shared[0][: options.validation]
-    rows = {
-        device: ClientData.of(own.train, own.holdout, common)
-        for device, own in zip(profiles, data.clients, strict=True)
-    }
+    spec = job(arm, seed, options.most_rounds, list(profiles), slow_first, options.scored)
+    rows = clients_rows(options, spec, list(profiles), seed)
     # What the whole model needs in memory is not the question here for methods that do not choose a depth.
     kept = {name: Profile.model_validate({**one, "keeps_frozen_layers": arm.keeps}) for name, one in profiles.items()}
     curve: list[dict[str, float]] = []
@@ -179,16 +200,22 @@ def run(arm: Arm, options: argparse.Namespace, seed: int, profiles: Mapping[str,
     return result
 
 
+def _range(text: str) -> tuple[int, int]:
+    least, most = map(int, text.split(","))
+    return least, most
+
+
 def main() -> int:
     """Run the arms that are asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with SST-2")
     parser.add_argument("--devices", type=int, default=40)
-    parser.add_argument("--per-client", type=int, default=160, help="rows, a fifth of them held out")
+    parser.add_argument("--rows", type=_range, default=(100, 500), metavar="LEAST,MOST", help="of a device")
+    parser.add_argument("--scored", type=int, default=32, help="rows that a client scores in a round, of each split")
     parser.add_argument("--validation", type=int, default=400, help="rows of the common split")
     parser.add_argument("--target", type=float, default=0.77)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--slower", type=float, default=2.0, help="the fastest device against this machine")
+    parser.add_argument("--most-rounds", type=int, default=40, help="rounds after which a method is given up")
+    parser.add_argument("--slower", type=float, default=8.0, help="the fastest device against this machine")
     parser.add_argument(
         "--step", default="", metavar="MS,MS", help="forward, backward as another process of the same run measured them"
     )
@@ -202,9 +229,7 @@ def main() -> int:
         forward, backward = (float(part) / 1e3 for part in options.step.split(","))
     else:
         probe = job(ARMS[2], 0, 1, ["a", "b"], [])
-        shares = Shares(Partition.IID, 2, options.per_client, 1.0, 1)
-        own = hand_out(read_source(options.data, probe.task), shares, 0).clients[0]
-        forward, backward = measured(probe, ClientData.of(own.train, own.holdout, ()))
+        forward, backward = measured(probe, clients_rows(options, probe, ["a", "b"], 0)["a"])
     print(f"measured: {1e3 * forward:.2f} ms forward, {1e3 * backward:.2f} ms backward per layer and batch of 16")
     results = []
     for seed in map(int, options.seeds.split(",")):

@@ -181,7 +181,7 @@ class PlanningSpec(Section):
         description="Least share of the steps of training.epochs that a plan has; 1 means that steps are not planned.",
     )
     gain_decay: float = Field(
-        0.5,
+        0.3,
         gt=0,
         le=1,
         description="What is to be gained in a layer, as a factor on the one above. Less than 1 favours shallow plans.",

@@ -96,7 +96,7 @@ def test_a_job_by_capacity_ends_bit_for_bit_as_with_whole_versions(
 ) -> None:
     spec = job_for(
         model, method="legend", rounds={"total": 3, "min_clients": 4, "deadline": "30m"}, training={"batch_size": 4},
-        evaluation={"every": 1, "final": True},
+        evaluation={"every": 1, "final": True}, planning={"gain_decay": 1.0},
     )  # fmt: skip
     fast = {"forward": 0.05, "backward": 0.05, "fixed": 0.2, "up": 1e9, "down": 1e12}
     small = {**fast, "deepest": 1}

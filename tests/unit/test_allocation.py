@@ -16,7 +16,10 @@ from fedhft.planning.estimates import Capacity
 from fedhft.planning.horizon import Bound, Planned
 from tests.unit.test_rounds_opening import SCHEMA
 
-FAST = Capacity(forward=0.02, backward=0.02, fixed=0.5, scoring=4.0, up=1e6, down=1e6, keeps=True, reports=2)
+FAST = Capacity(
+    forward=0.02, backward=0.02, fixed=0.5, scoring=4.0, up=1e6, down=1e6, keeps=True, reports=2,
+    kept=(1.0, 1.0, 1.0, 1.0), scored_at=(1, 2, 3, 4),
+)  # fmt: skip
 TIER = AdapterPlan("standard", 4, 1.0, 1.0, 0, True, True)
 NAMES = tuple("abcdefgh")
 CANDIDATES = {name: Candidate(100.0, 12, 12, TIER) for name in NAMES}
@@ -103,12 +106,24 @@ def test_who_sits_out_is_counted_and_then_has_its_turn_while_others_do_what_they
     assert (third.absent, set(third.turns)) == ({}, {"h"})
     turn = third.plan_of("h")
     assert turn is not None
-    # The least plan has 3 steps; while rows have to pass the frozen layers, as few of them as can be.
-    assert (turn.depth, turn.steps, turn.bound) == (1, 1, Bound.TURN)
+    assert (turn.depth, turn.steps, turn.bound) == (1, 3, Bound.TURN)
     assert third.plans == first.plans
     assert third.horizon == first.horizon
     fourth = made(4, third, h=hopeless)
     assert (fourth.turns, fourth.absent) == ({}, {"h": 1})
+
+
+def test_while_rows_pass_the_frozen_layers_rounds_are_no_longer_than_planned() -> None:
+    slow = replace(FAST, forward=0.03, backward=0.03, deepest=1, kept=(), scored_at=())
+    first = made(1, None, h=slow)
+    turn, plan = first.turns["h"], first.plans["h"]
+    assert set(first.turns) == {"h"}
+    assert (turn.bound, turn.depth) == (Bound.FILLING, plan.depth)
+    assert turn.steps < plan.steps
+    assert turn.seconds <= first.horizon
+    kept = (1.0,) * plan.depth
+    later = made(2, first, h=replace(slow, kept=kept, scored_at=(plan.depth,)))
+    assert later.turns == {}
 
 
 def test_who_is_not_asked_neither_sits_out_nor_takes_part() -> None:
@@ -175,7 +190,7 @@ def test_updates_and_what_is_fetched_grow_with_depth() -> None:
     layer, head = 4 * 2 * (8 + 12), 4 * (2 * 8 + 2)
     assert work.up_bytes.tolist() == [head + layer * depth for depth in (1, 2, 3, 4)]
     assert work.down_bytes.tolist() == [(head + layer * depth) / 2 for depth in (1, 2, 3, 4)]
-    assert work.gains.tolist() == pytest.approx([0.125, 0.25, 0.5, 1.0])
+    assert work.gains.tolist() == pytest.approx([0.027, 0.09, 0.3, 1.0])
     halved = work_of(spec(planning={"gain_decay": 0.8}), SCHEMA, 5, deepest=2)
     assert halved.gains.tolist() == [0.0, 0.0, 0.8, 1.0]
 

@@ -7,8 +7,8 @@ depth is largest. With B batches of its rows, layer l is then trained per round 
     E_l = sum_i q_i (s_i / B_i)^p [l in the last k_i layers] / sum_i q_i               epochs of the whole federation
     N   = least n with  sum_l g_l (1 - exp(-a E_l n)) >= theta sum_l g_l               rounds to the target
 
-and T is chosen for the fewest seconds T N, of all T at which some device gets one more depth, or its fewest or
-all steps. Largest progress per second would not do: it gives every one of equal devices depth 1, since the first layer
+and T is chosen for the fewest seconds T (N + 1), since what N rounds reach is scored in the round after them, of all T
+at which some device gets one more depth, or its fewest or all steps. Largest progress per second would not do: it gives every one of equal devices depth 1, since the first layer
 always pays best, and never gets to what the others have to learn.
 
 A device that cannot make its least share of steps within T at any depth first stops scoring, then sits the round out;
@@ -287,8 +287,10 @@ def rounds_to_target(gains: Float64, rates: Float64) -> Float64:
 
 
 def _fewest_seconds(fleet: _Fleet, horizons: Float64) -> float:
-    """The horizon with least T N; where no horizon reaches the target, the one that all can hold with most work."""
-    seconds = horizons * fleet.rounds(horizons)
+    """The horizon with least T (N + 1), as what N rounds reach is scored in the round after them; where no horizon
+    reaches the target, the one that all can hold with most work.
+    """
+    seconds = horizons * (fleet.rounds(horizons) + 1.0)
     return float(horizons[int(seconds.argmin()) if np.isfinite(seconds).any() else -1])
 
 
