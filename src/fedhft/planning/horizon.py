@@ -8,8 +8,9 @@ depth is largest. With B batches of its rows, layer l is then trained per round 
     N   = least n with  sum_l g_l (1 - exp(-a E_l n)) >= theta sum_l g_l               rounds to the target
 
 and T is chosen for the fewest seconds T (N + 1), since what N rounds reach is scored in the round after them, of all T
-at which some device gets one more depth, or its fewest or all steps. Largest progress per second would not do: it gives every one of equal devices depth 1, since the first layer
-always pays best, and never gets to what the others have to learn.
+at which some device gets one more depth, or its fewest or all steps. Largest progress per second would not do: it gives
+every one of equal devices depth 1, since the first layer always pays best, and never gets to what the others have to
+learn.
 
 A device that cannot make its least share of steps within T at any depth first stops scoring, then sits the round out;
 no more than a quarter of the federation's mass may do either.
