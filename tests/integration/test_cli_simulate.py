@@ -173,3 +173,31 @@ def test_devices_on_a_virtual_clock_decide_how_long_rounds_take(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     rounds = json.loads(done.stdout)["runs"][0]["history"]
     assert all(one["seconds"] > 10 for one in rounds)
+
+
+def test_without_training_rounds_take_as_long_and_nothing_is_learnt(tmp_path: Path) -> None:
+    job, devices = tmp_path / "job.toml", tmp_path / "devices.toml"
+    write_job(job, tiny_model(tmp_path / "model"))
+    job.write_text(job.read_text().replace('preset = "fedhft"', 'preset = "fedhft"\nallocation = "capacity"'))
+    devices.write_text("[devices.box]\ncount = 3\nforward = 2.0\nbackward = 2.0\nfixed = 5.0\n", encoding="utf-8")
+    common = [
+        "simulate", str(job), "--data", str(write_data(tmp_path / "data")), "--clients", "3", "--per-client", "20",
+        "--alpha", "5", "--devices", str(devices), "--format", "json",
+    ]  # fmt: skip
+    runs = []
+    for options in ([], ["--no-training"]):
+        done = run_cli(*common, *options)
+        assert done.returncode == 0, done.stderr
+        runs.append(json.loads(done.stdout)["runs"][0])
+    trained, untrained = runs
+    seconds = [[entry["seconds"] for entry in run["history"]] for run in runs]
+    assert seconds[0][0] == pytest.approx(seconds[1][0], rel=0.01)
+    assert trained["personal"]["after"]["mean"] is not None
+    assert untrained["personal"]["after"]["mean"] is None
+
+
+def test_without_devices_there_is_nothing_to_study(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.toml", tiny_model(tmp_path / "model"))
+    done = run_cli("simulate", job, "--no-training")
+    assert done.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
+    assert "give --devices, and no --export" in done.stderr

@@ -44,6 +44,13 @@ def simulate_job(
             show_default="no time passes",
         ),
     ] = None,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training/--no-training",
+            help="Whether clients train; without that they only take the time for it, to study plans of many devices.",
+        ),
+    ] = True,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -85,7 +92,14 @@ def simulate_job(
     machine = Machine(device, cache, size)
     with RoundTable(console) as table:
         run = run_simulated(
-            spec, rows, found, lambda job: table.show(spec.method.preset, job), machine, devices, export
+            spec,
+            rows,
+            found,
+            lambda job: table.show(spec.method.preset, job),
+            machine,
+            devices,
+            export,
+            trains=training,
         )
     result = DemoResult((run.result,))
     if output is Report.JSON:

@@ -20,8 +20,10 @@ from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
 from fedhft.simulation.devices import read_profiles
 from fedhft.simulation.run import ON_THE_CPU, Machine, simulate
+from fedhft.simulation.untrained import UntrainedWorker
 from fedhft.simulation.virtual import VirtualSimulation
 from fedhft.training.tasks import task_of
+from fedhft.training.worker import ClientWorker
 from fedhft.v1 import jobs_pb2
 
 _CLIENTS = 8
@@ -68,13 +70,20 @@ def run_simulated(
     machine: Machine = ON_THE_CPU,
     devices: Path | None = None,
     export: Path | None = None,
+    *,
+    trains: bool = True,
 ) -> MethodRun:
     """Run a job over `data` in this process; `observe` sees the job after every round.
 
     devices: file of profiles (`simulation.devices`), by which time passes; None: no time does. export: folder for its
-    adapters, written as `fedhft job export` does.
+    adapters, written as `fedhft job export` does. trains: whether clients train, or only take the time for it.
     Raises FedhftError: INVALID_DATA when the job's labels are not the data's, and what `simulate` raises.
     """
+    if not trains and (devices is None or export is not None):
+        raise FedhftError.field(
+            ErrorCode.INVALID_ARGUMENT, "--no-training", "true", "is for studies of how long rounds of devices take",
+            "give --devices, and no --export: nothing is learnt",
+        )  # fmt: skip
     if task_of(spec.task).split_by_class and spec.task.labels != data.labels:
         raise FedhftError.field(
             ErrorCode.INVALID_DATA, "task.labels", list(spec.task.labels), f"the data has {list(data.labels)}",
@@ -90,7 +99,10 @@ def run_simulated(
         own.client: ClientData.of(own.train, own.holdout, data.shared[own.group if len(data.shared) > 1 else 0])
         for own in data.clients
     }
-    one_run = None if devices is None else partial(VirtualSimulation, profiles=read_profiles(devices, list(held)))
+    one_run = None
+    if devices is not None:
+        worker = ClientWorker if trains else UntrainedWorker
+        one_run = partial(VirtualSimulation, profiles=read_profiles(devices, list(held)), worker_of=worker)
     ended = simulate(spec, held, model=model, machine=machine, observe=observe, one_run=one_run)
     adapters: list[Exported] = []
     if export is not None and ended.adapters is not None:
