@@ -160,6 +160,14 @@ class JobSpec(Section):
                 'task.packing = true with method.allocation = "capacity": how many sequences packed rows make is not '
                 'known before they are planned for; set packing = false, or allocation = "tiers"'
             )
+        if self.clustering.by == "data+resources" and not (
+            self.method.clusters_by_anchors and self.method.allocation is Allocation.CAPACITY
+        ):
+            raise ValueError(
+                'clustering.by = "data+resources": clients tell what their devices can do, and their signatures when '
+                'they join, only with method.allocation = "capacity", method.signature = "anchor" and method.clusters '
+                'other than 1; set these, or by = "data"'
+            )
         if problem := self._problem_of_ranks():
             raise ValueError(problem)
         if problem := self.task.training_problem(self.training) or self.task.stopping_problem(self.stopping):

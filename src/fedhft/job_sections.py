@@ -204,6 +204,9 @@ class MaskSpec(Section):
 class ClusteringSpec(Section):
     """Gaussian mixture over client signatures (FedHFT, Ilhan et al. 2025, arXiv 2510.14054)."""
 
+    by: Literal["data", "data+resources"] = Field(
+        "data", description="What clients are clustered by: their data, or their data and how fast device and link are."
+    )
     maximum: int = Field(4, ge=2, le=64, description='Largest J that clusters = "auto" may choose.')
     warmup_rounds: int = Field(
         1, ge=1, le=100000, description="Uniform rounds before clustering, for signature = update."

@@ -5,6 +5,7 @@ Reading order, each file with the equation and the source it begins with:
     signature          sum of signed, hashed values: feature hashing (Weinberger et al. 2009, arXiv 0902.2206)
     subspace           the first J - 1 principal components of the signatures
     fitting            r_ik ~ pi_k N(x_i; mu_k, S_k): expectation maximisation, started by Ward and k-means++
+    resources          devices as a further coordinate, where the job wants them
     prediction         how many clusters, asked of unseen halves: do the others of mine predict my other half better?
     choice             J follows that answer as data change: one step at a time, asked twice
     selection          without halves, evidence(J) = log L_J - log L_1 - penalty: BIC (Schwarz 1978), with a margin

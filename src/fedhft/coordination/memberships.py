@@ -20,9 +20,11 @@ from fedhft.adapter import Float32, Float64
 from fedhft.cluster_choice import ClusterChoice
 from fedhft.clustering import gaussian_mixture
 from fedhft.clustering.choice import choose
+from fedhft.clustering.resources import halves_with_resources, profiles_of, with_resources
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import ClientId, JobId
 from fedhft.job import load_canonical
+from fedhft.planning.estimates import Capacity
 from fedhft.records import ClientRecord, MembershipRecord
 from fedhft.rounds.influence import masses
 from fedhft.rounds.reclustering import wanted_clusters
@@ -80,6 +82,10 @@ async def publish_memberships(
     rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in clients}
     by_halves = wanted_clusters(spec) == 0 and spec.method.clusters_by_anchors
     halves = checked_halves(await store.signature_halves(job), signatures) if by_halves else {}
+    if spec.clustering.by == "data+resources":
+        known = await store.capacities(job, sorted(signatures))
+        profiles = profiles_of({name: _figures(known.get(name, Capacity())) for name in signatures})
+        signatures, halves = with_resources(signatures, profiles), halves_with_resources(halves, profiles)
     data = {name: _data_of(clients[name], halves.get(name)) for name in signatures if name in clients}
     changed = {name for name, has in (latest.data if latest else {}).items() if data.get(name, has) != has}
     weights = masses({name: record.samples for name, record in clients.items()}, spec.limits.sample_cap)
@@ -165,6 +171,12 @@ def checked_halves(
 def _data_of(client: ClientRecord, halves: Float32 | None) -> str:
     """What tells a client's data from other data, and a client that votes from one that does not."""
     return client.data_digest[:_DIGITS] + ("" if halves is None else "+")
+
+
+def _figures(known: Capacity) -> tuple[float | None, ...]:
+    """What devices are told apart by: seconds per layer-step, and bytes per second up and down."""
+    step = None if known.forward is None or known.backward is None else known.forward + known.backward
+    return step, known.up, known.down
 
 
 def model_of(record: MembershipRecord) -> gaussian_mixture.MixtureModel | None:

@@ -1,0 +1,92 @@
+"""Clusters by data and devices (fedhft.clustering.resources)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from signing import halves
+
+from fedhft.adapter import Float32
+from fedhft.clustering.choice import choose
+from fedhft.clustering.resources import halves_with_resources, profiles_of, with_resources
+from fedhft.errors import FedhftError
+from fedhft.job import parse_job
+
+figures = st.lists(st.tuples(*[st.none() | st.floats(1e-6, 1e9) for _ in range(3)]), min_size=1, max_size=12).map(
+    lambda rows: {f"c{i:02}": row for i, row in enumerate(rows)}
+)
+
+
+def signed(labels: Sequence[int]) -> dict[str, Float32]:
+    both = np.hstack(halves(labels, 0)).astype(np.float32)
+    return {f"c{i:02d}": row for i, row in enumerate(both)}
+
+
+def clusters_of(voting: dict[str, Float32]) -> int:
+    return choose(voting, dict.fromkeys(voting, "a+"), None, 4, 0)[0]
+
+
+@given(figures)
+def test_profiles_are_centred_of_bounded_length_and_zero_where_nothing_is_told(
+    told: dict[str, tuple[float | None, ...]],
+) -> None:
+    found = np.array(list(profiles_of(told).values()))
+    assert np.isfinite(found).all()
+    assert np.abs(found.sum(axis=0)).max() == pytest.approx(0.0, abs=1e-6)
+    assert float((found**2).sum(axis=1).mean()) <= 1.0 + 1e-9
+    for own, row in zip(told.values(), found, strict=True):
+        assert all(value == 0.0 for value, given in zip(row, own, strict=True) if given is None)
+
+
+@given(figures, st.floats(0.1, 10.0))
+def test_units_change_nothing(told: dict[str, tuple[float | None, ...]], unit: float) -> None:
+    scaled = {name: tuple(None if one is None else unit * one for one in row) for name, row in told.items()}
+    for name, profile in profiles_of(told).items():
+        assert profiles_of(scaled)[name] == pytest.approx(profile, abs=1e-6)
+
+
+def test_alike_devices_leave_clusters_by_data_as_they_are() -> None:
+    voting = signed([0, 1] * 6)
+    alike = profiles_of(dict.fromkeys(voting, (0.1, 1000000.0, 1000000.0)))
+    assert clusters_of(halves_with_resources(voting, alike)) == clusters_of(voting) == 2
+
+
+def test_two_kinds_of_device_are_two_clusters_where_data_are_alike() -> None:
+    voting = signed([0] * 12)
+    kinds = profiles_of({name: ((0.01, 1e7, 1e7), (0.2, 1e5, 1e5))[i % 2] for i, name in enumerate(voting)})
+    assert clusters_of(voting) == 1
+    assert clusters_of(halves_with_resources(voting, kinds)) == 2
+
+
+def test_a_half_that_says_nothing_still_says_nothing() -> None:
+    voting = {"a": np.concatenate([np.ones(4), np.zeros(4)]).astype(np.float32)}
+    joined = halves_with_resources(voting, {"a": np.array([1.0, 0.0])})["a"]
+    assert joined.shape == (12,)
+    assert not joined[6:].any()
+    assert not joined[4:6].any()
+
+
+def test_signatures_grow_by_the_figures_and_have_unit_length() -> None:
+    found = with_resources({"a": np.array([3.0, 4.0], np.float32), "b": np.array([1.0, 0.0], np.float32)}, {
+        "a": np.array([0.5, 0.5]), "b": np.array([-0.5, -0.5]),
+    })  # fmt: skip
+    assert {name: one.shape for name, one in found.items()} == {"a": (4,), "b": (4,)}
+    assert [float(np.linalg.norm(one)) for one in found.values()] == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"preset": "fedhft"}, {"preset": "legend"}, {"preset": "fedhft", "allocation": "capacity", "clusters": 1}],
+)
+def test_a_job_whose_clients_tell_no_devices_cannot_cluster_by_them(method: dict[str, Any]) -> None:
+    raw = {"name": "j", "model": {"name": "m"}, "task": {"labels": ["a", "b"]}, "clustering": {"by": "data+resources"}}
+    with pytest.raises(FedhftError, match='set these, or by = "data"'):
+        parse_job({**raw, "method": method})
+    assert (
+        parse_job({**raw, "method": {"preset": "fedhft", "allocation": "capacity"}}).clustering.by == "data+resources"
+    )
