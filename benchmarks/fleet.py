@@ -223,7 +223,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names of arms that begin with one of these, separated by commas")
     parser.add_argument("--out", type=Path, help="file for the results, JSON")
     options = parser.parse_args()
-    wanted = [name.strip() for name in options.only.split(",") if name.strip()]
+    wanted = [name for name in options.only.split(",") if name.strip()]
     arms = [arm for arm in ARMS if not wanted or any(arm.name.startswith(name) for name in wanted)]
     if options.step:
         forward, backward = (float(part) / 1e3 for part in options.step.split(","))

@@ -53,7 +53,7 @@ def devices(names: list[str], slower: Mapping[str, Change]) -> dict[str, LocalDe
 def run(arm: Arm, options: argparse.Namespace, data: FederatedData, held: Mapping[str, LocalDevice]) -> dict[str, Any]:
     """One arm, until the target is reached or the rounds are over."""
     slow_first = sorted(held, key=lambda name: held[name].cpu)
-    spec = job(arm, options.seed, options.rounds, list(held), slow_first)
+    spec = job(arm, options.seed, options.rounds, list(held), slow_first, options.scored)
     curve: list[dict[str, Any]] = []
     told: set[int] = set()
 
@@ -122,8 +122,9 @@ def main() -> int:
     """Run the arms that are asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with SST-2")
-    parser.add_argument("--per-client", type=int, default=160, help="rows, a fifth of them held out")
+    parser.add_argument("--per-client", type=int, default=400, help="rows, a fifth of them held out")
     parser.add_argument("--validation", type=int, default=400, help="rows of the common split")
+    parser.add_argument("--scored", type=int, default=32, help="rows that a client scores in a round, of each split")
     parser.add_argument("--target", type=float, default=0.77)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
