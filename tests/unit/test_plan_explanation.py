@@ -51,6 +51,18 @@ def test_one_that_sits_out_is_told_for_how_long() -> None:
     assert "everybody waits for its least plan once" in turn.why
 
 
+def test_rows_that_still_have_to_pass_are_told_with_what_comes_after() -> None:
+    fresh = replace(FAST, forward=0.03, backward=0.03, deepest=1, kept=(), scored_at=())
+    allocated = made(h=fresh)
+    now, plan = allocated.turns["h"], allocated.plans["h"]
+    one = explained(allocated, h=fresh)["h"]
+    assert one.why == (
+        "100% of its rows still have to pass the layers that it does not train, once, within rounds of "
+        f"{allocated.horizon:.3g} s: {now.steps} steps in this one, then {plan.steps} of 12 steps and scores"
+    )
+    assert one.seconds == pytest.approx(now.seconds)
+
+
 def test_one_without_a_plan_is_told_why() -> None:
     planned = made()
     without = replace(planned, plans={name: one for name, one in planned.plans.items() if name != "b"})

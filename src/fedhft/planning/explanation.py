@@ -99,13 +99,7 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
                 "plan once"
             )
         case Bound.FILLING:
-            plan = allocated.plans[client]
-            kept = device.kept_at(own.depth)
-            later = f"{plan.steps} steps" if plan.steps > own.steps else "the same steps, and scores,"
-            return (
-                f"{1 - kept:.0%} of its rows still have to pass the layers that it does not train, once, within "
-                f"{rounds}: {later} after that"
-            )
+            return _while_filling(device, own, allocated.plans[client], rounds)
         case Bound.SCORING:
             would = _seconds(device, work, own.depth, own.steps, scores=True)
             return f"does not score versions: with that it would take {would:.3g} s, more than {rounds}"
@@ -115,6 +109,17 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
             )
         case _:
             return f"{_one_more(device, own, work)}, more than {rounds}"
+
+
+def _while_filling(device: Device, own: Planned, plan: Planned, rounds: str) -> str:
+    kept = device.kept_at(own.depth)
+    rows = f"{1 - kept:.0%} of its rows" if kept < 1.0 else "the rows that it scores"
+    now = f"{own.steps} steps" + (", no scores" if plan.scores and not own.scores else "")
+    later = f"{plan.steps} of {device.steps} steps" + (" and scores" if plan.scores else "")
+    return (
+        f"{rows} still have to pass the layers that it does not train, once, within {rounds}: {now} in this one, then "
+        f"{later}"
+    )
 
 
 def _filling(device: Device, own: Planned, work: Work) -> float:
