@@ -73,5 +73,5 @@ def test_one_without_a_plan_is_told_why() -> None:
 
 
 def test_memory_that_ends_a_plan_is_named_with_its_layers() -> None:
-    small = replace(FAST, deepest=2)
-    assert explained(made(a=small), a=small)["a"].why == "has memory for 2 layers"
+    small = replace(FAST, deepest=1)
+    assert explained(made(a=small), a=small)["a"].why == "has memory for 1 layer"

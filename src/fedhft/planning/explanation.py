@@ -92,7 +92,7 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
         case Bound.NOTHING:
             return "trains all layers and makes all steps of an epoch"
         case Bound.MEMORY:
-            return f"has memory for {device.deepest} layers"
+            return f"has memory for {device.deepest} layer{'s' if device.deepest > 1 else ''}"
         case Bound.TURN:
             return (
                 f"too slow for {rounds}; it has sat out, or only its trial is known, so everybody waits for its least "
