@@ -149,7 +149,7 @@ def commands_of(command: Any) -> dict[str, Any]:
 
 def check_fedhft(words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for number, word in enumerate(words):
         if word == "...":
             return
@@ -158,7 +158,7 @@ def check_fedhft(words: list[str]) -> None:
         elif commands_of(command):
             assert word in commands_of(command), f"{' '.join(words)}: no command {word}"
             command = commands_of(command)[word]
-            known = {option for parameter in command.params for option in parameter.opts}
+            known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             if number == 0 and word in ("aggregator", "clusterer", "agent"):
                 known = service_options(word)
                 if words[1:2] == ["check"]:

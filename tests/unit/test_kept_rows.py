@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedhft.planning.devices import SCORED_ONCE
 from fedhft.planning.estimates import Capacity, Durations
 from fedhft.planning.kept_rows import with_kept_rows
 
@@ -23,7 +24,7 @@ def told(passed: float, depth: int, scoring: float = 0.0, *, keeps: bool = True)
 
 
 def test_a_whole_epoch_passes_all_rows() -> None:
-    found = with_kept_rows(Capacity(), told(12.0, 2, 4.0), 2, LAYERS, 10, 10)
+    found = with_kept_rows(Capacity(), told(10.0 + SCORED_ONCE * 4.0, 2, 4.0), 2, LAYERS, 10, 10)
     assert found.kept == (0.0, pytest.approx(1.0))
     assert found.scored_at == (2,)
 
@@ -44,7 +45,7 @@ def test_what_was_kept_at_other_depths_stays() -> None:
 
 def test_rows_that_pass_again_were_lost() -> None:
     known = Capacity(kept=(1.0,), scored_at=(1,))
-    found = with_kept_rows(known, told(7.0, 1, 4.0), 1, LAYERS, 5, 10)
+    found = with_kept_rows(known, told(5.0 + SCORED_ONCE * 4.0, 1, 4.0), 1, LAYERS, 5, 10)
     assert found.kept == (pytest.approx(0.5),)
 
 

@@ -20,9 +20,9 @@ from fedhft.reporting.report import MethodRun
 from fedhft.reporting.result import run_result
 from fedhft.simulation.devices import read_profiles
 from fedhft.simulation.run import ON_THE_CPU, Machine, simulate
-from fedhft.simulation.untrained import UntrainedWorker
 from fedhft.simulation.virtual import VirtualSimulation
 from fedhft.training.tasks import task_of
+from fedhft.training.untrained import UntrainedWorker
 from fedhft.training.worker import ClientWorker
 from fedhft.v1 import jobs_pb2
 
