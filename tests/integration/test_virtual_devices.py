@@ -127,14 +127,15 @@ def test_without_planning_nothing_differs_from_a_simulation_without_a_clock(mode
     assert timed.version.deltas == plain.version.deltas
 
 
-def test_equal_devices_without_hurry_train_what_federated_lora_trains(model: Path) -> None:
-    """k = L, all steps, equal ranks: plain federated LoRA, bit for bit."""
+def test_all_layers_all_steps_and_equal_ranks_are_plain_federated_lora(model: Path) -> None:
+    """k = L, all steps, equal ranks: bit for bit."""
     fast = {name: Profile.model_validate({**FAST, "forward": 1e-6, "backward": 1e-6, "fixed": 50.0}) for name in NAMES}
-    planned = run(job(model, rounds={"total": 1}), fast)
+    whole = {"depth": False, "least_steps": 1.0}
+    planned = run(job(model, rounds={"total": 1}, planning=whole), fast)
     assert {(one.depth, one.bound.value) for one in plans_of(planned).values()} == {(LAYERS, "nothing")}
     wire = {"up": "fp32", "down": "fp32", "error_feedback": False}
     alike = {"rank": 4, "ranks": "uniform"}
-    capacity = run(job(model, rounds={"total": 2}, wire=wire, adapter=alike), fast)
+    capacity = run(job(model, rounds={"total": 2}, wire=wire, adapter=alike, planning=whole), fast)
     uniform = run(job(model, "fedit", rounds={"total": 2}, wire=wire), fast)
     assert capacity.version is not None
     assert uniform.version is not None
