@@ -107,7 +107,7 @@ def work(task: federation_pb2.TrainTask) -> int:
 
 
 async def test_a_slow_device_is_planned_less_from_its_trial_on(aggregator: Aggregator) -> None:
-    devices = await fleet(aggregator, job("trial"), oak={"step": 0.01}, fir={"deepest": 1})
+    devices = await fleet(aggregator, job("trial"), oak={"step": 0.01}, fir={"deepest": 1, "step": 1e-4})
     tasks = await round_of(devices)
     assert work(tasks["oak"]) < work(tasks["ash"])
     assert tasks["ash"].plan == tasks["birch"].plan
