@@ -58,12 +58,12 @@ _OURS = {"preset": "fedhft", "allocation": "capacity", "clusters": 1, "mask": "n
 ARMS = (
     Arm("fedhft (capacity)", _OURS),
     Arm("legend", {"preset": "legend"}, {"adapter": {"rank": 5}}),  # the largest rank is that of the others
-    Arm("fedit, fp32", {"preset": "fedit"}, {"wire": _FP32}, keeps=False),
-    Arm("fedit, int8", {"preset": "fedit"}, {"wire": _INT8}, keeps=False),
-    Arm("tiers 6/3/1, cache, int8", {"preset": "fedit", "allocation": "tiers"}, {"wire": _INT8}, thirds=(6, 3, 1)),
-    Arm("tiers 3/2/1, cache, int8", {"preset": "fedit", "allocation": "tiers"}, {"wire": _INT8}, thirds=(3, 2, 1)),
-    Arm("depth 1, cache, int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 1}}),
-    Arm("depth 2, cache, int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 2}}),
+    Arm("fedit fp32", {"preset": "fedit"}, {"wire": _FP32}, keeps=False),
+    Arm("fedit int8", {"preset": "fedit"}, {"wire": _INT8}, keeps=False),
+    Arm("tiers 6/3/1 with cache and int8", {"preset": "fedit", "allocation": "tiers"}, {"wire": _INT8}, thirds=(6, 3, 1)),
+    Arm("tiers 3/2/1 with cache and int8", {"preset": "fedit", "allocation": "tiers"}, {"wire": _INT8}, thirds=(3, 2, 1)),
+    Arm("depth 1 with cache and int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 1}}),
+    Arm("depth 2 with cache and int8", {"preset": "fedit"}, {"wire": _INT8, "adapter": {"depth": 2}}),
     Arm("hetlora 8/4/2", {"preset": "hetlora"}, keeps=False, ranks=(8, 4, 2)),
     Arm("flexlora 8/4/2", {"preset": "flexlora"}, keeps=False, ranks=(8, 4, 2)),
     Arm("flora 8/4/2", {"preset": "flora"}, keeps=False, ranks=(8, 4, 2)),
@@ -73,7 +73,7 @@ ARMS = (
     Arm("without depth", _OURS, {"planning": {"depth": False}}),
     Arm("without coding", _OURS, {"wire": _FP32}),
     Arm("with ranks", _OURS, {"adapter": {"rank": 8, "ranks": "progression"}}),
-    Arm("legend, rank 8", {"preset": "legend"}),
+    Arm("legend of rank 8", {"preset": "legend"}),
 )
 """Lines "without" and "with" are the first one with one part left out or added."""
 
@@ -223,7 +223,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names of arms that begin with one of these, separated by commas")
     parser.add_argument("--out", type=Path, help="file for the results, JSON")
     options = parser.parse_args()
-    wanted = [name for name in options.only.split(",") if name.strip()]
+    wanted = [name.strip() for name in options.only.split(",") if name.strip()]
     arms = [arm for arm in ARMS if not wanted or any(arm.name.startswith(name) for name in wanted)]
     if options.step:
         forward, backward = (float(part) / 1e3 for part in options.step.split(","))
@@ -235,7 +235,7 @@ def main() -> int:
     for seed in map(int, options.seeds.split(",")):
         profiles = fleet(options.devices, seed, options.slower * forward, options.slower * backward, 6)
         results += [run(arm, options, seed, profiles) for arm in arms]
-    base = {one["seed"]: one for one in results if one["arm"] == "fedit, fp32"}
+    base = {one["seed"]: one for one in results if one["arm"] == "fedit fp32"}
     print(
         "| method | seed | reached | s | MB | rounds | waiting | s without waiting | s without bytes | times faster |"
     )

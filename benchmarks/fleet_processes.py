@@ -148,7 +148,7 @@ def main() -> int:
         began = time.monotonic()
         results.append(run(arm, options, data, held))
         print(f"{arm.name}: {time.monotonic() - began:.0f} s with start and end", file=sys.stderr, flush=True)
-    base = next((one["seconds"] for one in results if one["arm"] == "fedit, fp32"), None)
+    base = next((one["seconds"] for one in results if one["arm"] == "fedit fp32"), None)
     print("| method | reached | s | MB | rounds | waiting | times faster |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for one in results:
