@@ -37,6 +37,20 @@ def test_part_of_an_epoch_passes_the_rows_that_were_drawn() -> None:
     assert second.kept == (pytest.approx(0.64),)
 
 
+def test_rows_that_others_have_passed_before_are_kept_when_they_are_drawn() -> None:
+    """An earlier job on the same model, or a deeper plan: nothing passes, or fewer layers do."""
+    found = Capacity()
+    for share in (0.5, 0.75, 0.875):
+        found = with_kept_rows(found, told(0.0, 1, 4.0), 1, LAYERS, 5, 10)
+        assert found.kept == (pytest.approx(share),)
+    assert found.scored_at == (1,)
+
+
+def test_a_client_that_passes_all_rows_at_once_has_them_all() -> None:
+    found = with_kept_rows(Capacity(), told(20.0 + SCORED_ONCE * 4.0, 1, 4.0), 1, LAYERS, 5, 20)
+    assert found.kept == (pytest.approx(1.0),)
+
+
 def test_what_was_kept_at_other_depths_stays() -> None:
     first = with_kept_rows(Capacity(), told(10.0, 3), 3, LAYERS, 10, 10)
     second = with_kept_rows(first, told(10.0, 1), 1, LAYERS, 10, 10)
@@ -44,9 +58,10 @@ def test_what_was_kept_at_other_depths_stays() -> None:
 
 
 def test_rows_that_pass_again_were_lost() -> None:
-    known = Capacity(kept=(1.0,), scored_at=(1,))
+    known = Capacity(kept=(1.0, 1.0, 1.0), scored_at=(1, 3))
     found = with_kept_rows(known, told(5.0 + SCORED_ONCE * 4.0, 1, 4.0), 1, LAYERS, 5, 10)
     assert found.kept == (pytest.approx(0.5),)
+    assert found.scored_at == (1,)
 
 
 def test_a_client_that_keeps_nothing_has_nothing_kept() -> None:

@@ -61,7 +61,8 @@ WORK = Work(0.8 ** np.arange(LAYERS - 1, -1, -1.0), np.arange(1.0, 7.0) * 2e4, n
 
 def filling(device: Device, work: Work, depth: int, steps: float, scores: bool) -> float:
     """Seconds for rows that have not passed the frozen layers, of so many steps and of scoring."""
-    batches = steps * (1 - device.kept_at(depth)) + (device.scored if scores and depth not in device.scored_at else 0.0)
+    batches = min(steps, device.batches) * (1 - device.kept_at(depth))
+    batches += device.scored if scores and depth not in device.scored_at else 0.0
     return batches * (work.layers - depth) * device.forward if device.keeps else 0.0
 
 
@@ -71,7 +72,7 @@ def seconds(device: Device, work: Work, depth: int, steps: int, scores: bool, *,
     if now:
         fill = filling(device, work, depth, steps, scores)
     else:
-        fill = filling(device, work, depth, device.batches, True) / work.rounds
+        fill = filling(device, work, depth, device.batches, scores) / work.rounds
     link = work.up_bytes[depth - 1] / device.up + work.down_bytes[depth - 1] / device.down
     scored = device.scoring * run * device.forward if scores else 0.0
     return float(device.fixed + fill + link + scored + steps * (run * device.forward + depth * device.backward))
@@ -83,8 +84,9 @@ def test_costs_are_those_of_the_equation(device: Device, work: Work) -> None:
     for depth in range(1, LAYERS + 1):
         column = (0, depth - 1)
         always = found.once[column] + found.scoring[column] + 7 * found.step[column]
-        assert always + found.filling[column] == pytest.approx(seconds(device, work, depth, 7, True))
-        first = found.first_scores[column] + 7 * found.first_step[column]
+        spread = found.filling[column] + found.filling_scored[column]
+        assert always + spread == pytest.approx(seconds(device, work, depth, 7, True))
+        first = found.first_scores[column] + min(7, device.batches) * found.first_step[column]
         assert always + first == pytest.approx(seconds(device, work, depth, 7, True, now=True))
 
 
@@ -121,7 +123,8 @@ def test_while_rows_pass_the_frozen_layers_a_device_does_what_fits(device: Devic
         return
     assert now.bound is Bound.FILLING
     assert now.seconds == pytest.approx(took)
-    assert took <= horizon * (1 + 1e-6) or (now.steps, now.scores) == (1, False)
+    once = now.scores and device.kept_at(plan.depth) >= 1.0  # it scores for the first time
+    assert took <= horizon * (1 + 1e-6) or (now.steps == 1 and (once or not now.scores))
     more = seconds(device, work, now.depth, now.steps + 1, now.scores, now=True)
     assert more > horizon * (1 - 1e-6) or now.steps in (plan.steps, device.steps)
 
@@ -236,7 +239,7 @@ def test_layers_out_of_reach_do_not_keep_the_target_from_being_reached() -> None
     reachable = replace(WORK, gains=np.where(np.arange(LAYERS) >= LAYERS - 1, WORK.gains, 0.0))
     slow = {f"c{i}": replace(FAST, deepest=1, forward=0.01 * (1 + i), backward=0.01) for i in range(8)}
     assert schedule(slow, reachable).rounds < 1e6
-    assert schedule(slow, reachable).horizon < schedule(slow, WORK).horizon
+    assert schedule(slow, WORK).rounds >= 1e6
 
 
 def test_what_keeps_a_device_from_more_is_named() -> None:

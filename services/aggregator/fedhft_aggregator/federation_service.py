@@ -143,7 +143,8 @@ class Federation(federation_pb2_grpc.FederationServicer):
                 metrics.PLANS_TOO_LARGE.labels(federation=job, tier=tier).inc()
         if spec.method.allocation is Allocation.CAPACITY:
             before = (await self._store.capacities(job, [client])).get(client)
-            capacity = capacity_of(application, before)
+            same_data = known is None or known.data_digest == application.data_digest
+            capacity = capacity_of(application, before, same_data=same_data)
             if capacity != before:
                 await self._store.note_capacity(job, client, capacity)
         return federation_pb2.JoinResponse(tier=joined.tier)

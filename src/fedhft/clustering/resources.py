@@ -1,8 +1,10 @@
 """Devices as a further coordinate of clustering, where a job wants it (`clustering.by = "data+resources"`).
 
-    z_i   logarithms of seconds per layer-step, bytes per second up and down, each standardised over the clients that
-          told it; 0 where one did not
+    z_i   logarithms of seconds per layer-step, bytes per second up and down, each less its median over the clients that
+          told it, within FARTHEST of it, over the root of their mean square; 0 where one did not tell
     r_i   z_i / sqrt(K), of K figures: its mean square length over all clients is 1 where all are told and differ
+
+A false figure moves the median hardly, and what it stretches the spread by is bounded.
     s_i   <- unit(s_i, w r_i)          w = RESOURCES; the halves u_i, v_i likewise, each with the whole of r_i
 
 so that alike devices come together as far as alike data do. All that a device is is in both of its halves: groups of
@@ -20,6 +22,8 @@ from fedhft.adapter import Float32, Float64
 
 RESOURCES = 1.0
 """w: weight of a device's part against that of its data."""
+FARTHEST = math.log(30.0)
+"""A device that is 30 times as fast as the median counts as any that is faster still."""
 _ALIKE = 1e-9
 """Spread, in logarithms, below which devices are alike."""
 
@@ -30,10 +34,12 @@ def profiles_of(told: Mapping[str, Sequence[float | None]]) -> dict[str, Float64
         return {}
     logs = np.array([[math.log(value) if value else np.nan for value in row] for row in told.values()], np.float64)
     known = np.isfinite(logs)
-    count = known.sum(axis=0)
-    mean = np.where(known, logs, 0.0).sum(axis=0) / np.maximum(count, 1)
-    apart = np.where(known, logs - mean, 0.0)
-    spread = np.sqrt((apart**2).sum(axis=0) / np.maximum(count, 1))
+    count = np.maximum(known.sum(axis=0), 1)
+    middle = np.array(
+        [np.median(column[told]) if told.any() else 0.0 for column, told in zip(logs.T, known.T, strict=True)]
+    )
+    apart = np.clip(np.where(known, logs - middle, 0.0), -FARTHEST, FARTHEST)
+    spread = np.sqrt((apart**2).sum(axis=0) / count)
     scaled = np.where(spread > _ALIKE, apart / np.maximum(spread, _ALIKE), 0.0)
     return dict(zip(told, scaled / math.sqrt(scaled.shape[1]), strict=True))
 

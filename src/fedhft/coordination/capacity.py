@@ -42,7 +42,8 @@ async def plan_by_capacity(
         return {}
     previous = await driven.store.allocated(driven.job)
     if evaluation:
-        return {client: plan for client, plan in (previous.plans if previous else {}).items() if client in set(asked)}
+        wanted = set(asked)
+        return {client: plan for client, plan in (previous.plans if previous else {}).items() if client in wanted}
     known = await driven.store.capacities(driven.job, asked)
     offered = candidates(spec, schema, clients, asked)
     async with driven.renewed_lease():

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,11 +82,13 @@ async def publish_memberships(
     rows = {name: row for name, row in (latest.rows if latest else {}).items() if name in clients}
     by_halves = wanted_clusters(spec) == 0 and spec.method.clusters_by_anchors
     halves = checked_halves(await store.signature_halves(job), signatures) if by_halves else {}
+    data = {name: _data_of(clients[name], halves.get(name)) for name in signatures if name in clients}
     if spec.clustering.by == "data+resources":
         known = await store.capacities(job, sorted(signatures))
-        profiles = profiles_of({name: _figures(known.get(name, Capacity())) for name in signatures})
-        signatures, halves = with_resources(signatures, profiles), halves_with_resources(halves, profiles)
-    data = {name: _data_of(clients[name], halves.get(name)) for name in signatures if name in clients}
+        told = {name: _figures(known.get(name, Capacity())) for name in signatures}
+        signatures = with_resources(signatures, profiles_of(told))
+        halves = halves_with_resources(halves, profiles_of(told))
+        data = {name: has + _device_of(told[name]) for name, has in data.items()}
     changed = {name for name, has in (latest.data if latest else {}).items() if data.get(name, has) != has}
     weights = masses({name: record.samples for name, record in clients.items()}, spec.limits.sample_cap)
     started = time.perf_counter()
@@ -177,6 +179,11 @@ def _figures(known: Capacity) -> tuple[float | None, ...]:
     """What devices are told apart by: seconds per layer-step, and bytes per second up and down."""
     step = None if known.forward is None or known.backward is None else known.forward + known.backward
     return step, known.up, known.down
+
+
+def _device_of(figures: Sequence[float | None]) -> str:
+    """What tells a device from another: its figures by factors of eight, so that noise seldom changes it."""
+    return "".join(f"/{round(math.log(value, 8))}" if value else "/" for value in figures)
 
 
 def model_of(record: MembershipRecord) -> gaussian_mixture.MixtureModel | None:

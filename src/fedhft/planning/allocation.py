@@ -8,7 +8,6 @@ or one has sat out as long as it may.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +17,7 @@ from fedhft.adapter import AdapterSchema, Float64, Part
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
-from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs
+from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs, least_steps
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.horizon import LEAST_MASS, Bound, Planned, Schedule, least_plan, schedule, while_filling
 from fedhft.planning.tiers import bands_of
@@ -130,7 +129,7 @@ def within(spec: JobSpec, candidate: Candidate, own: Planned | None, evaluation:
     if own is None:
         return candidate.plan
     if evaluation:
-        steps = own.steps or max(1, math.ceil(spec.planning.least_steps * candidate.steps))
+        steps = own.steps or least_steps(spec.planning.least_steps, candidate.steps)
         return replace(candidate.plan, max_steps=_cap(spec, candidate, steps))
     if not own.steps:
         return None
@@ -144,7 +143,7 @@ def _cap(spec: JobSpec, candidate: Candidate, steps: int) -> int:
 
 def device_of(spec: JobSpec, candidate: Candidate, known: Capacity) -> Device:
     """A client's device as the planner sees it. known: measured. Links that were not measured cost nothing."""
-    scoring = known.scoring if known.scoring is not None else HOLDOUT_SHARE * candidate.steps
+    scoring = known.scoring if known.scoring is not None else HOLDOUT_SHARE * candidate.batches
     every = spec.evaluation.every
     both = spec.method.trained in (Trained.BOTH, Trained.INTERLEAVED)
     return Device(
@@ -242,5 +241,7 @@ def _is_better(made: Schedule, previous: Allocated, devices: Mapping[str, Device
         if plan.steps:
             column = plan.depth - 1
             took = (now.once + now.filling)[place, column] + plan.steps * now.step[place, column]
-            seconds = max(seconds, float(took + (now.scoring[place, column] if plan.scores else 0.0)))
-    return made.horizon * made.rounds < BETTER * seconds * previous.rounds
+            seconds = max(
+                seconds, float(took + ((now.scoring + now.filling_scored)[place, column] if plan.scores else 0.0))
+            )
+    return made.horizon * (made.rounds + 1.0) < BETTER * seconds * (previous.rounds + 1.0)

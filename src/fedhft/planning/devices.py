@@ -15,7 +15,7 @@ F_i(k) are the batches that still have to pass the frozen layers once: with c_i(
 
 and n the rounds over which that is spread. In a round itself a row passes them when it is first drawn:
 
-    t_i(k, s) = o_i + e_i r f_i + d_i(k) (L - k) f_i + s (r f_i + k m_i + (1 - c_i(k)) (L - k) f_i) + ..
+    t_i(k, s) = o_i + e_i r f_i + d_i(k) (L - k) f_i + s (r f_i + k m_i) + min(s, B_i) (1 - c_i(k)) (L - k) f_i + ..
 
 Liu et al. 2024 (LEGEND, arXiv 2412.20004) choose depth and ranks per device from capacities it measures; only the
 abstract's account of how was at hand, so this is our reconstruction.
@@ -88,9 +88,8 @@ class Work:
     """What is to be planned, the same for all devices; arrays have one place per layer, the lowest first.
 
     gains: what each layer still has to learn, >= 0, in any unit. up_bytes, down_bytes: of an update and of a version
-    with adapters on the last 1, 2, .. L layers. rounds: that are left, or over which
-    filling is spread, >= 1. least: least share of its steps that a device makes. whole: whether all train as many
-    layers as they have memory for.
+    with adapters on the last 1, 2, .. L layers. rounds: that are left, or over which filling is spread, >= 1. least:
+    least share of its steps that a device makes. whole: whether all train as many layers as they have memory for.
     """
 
     gains: Float64
@@ -107,7 +106,7 @@ class Work:
 
     def least_steps(self, steps: int) -> int:
         """Fewest steps of a plan for a device with so many: its least share, at least one."""
-        return max(1, math.ceil(self.least * steps - _ROUNDING))
+        return least_steps(self.least, steps)
 
     def shallowest(self, device: Device) -> int:
         """Fewest layers that a device can be asked for."""
@@ -118,19 +117,26 @@ class Work:
         return replace(self, rounds=max(1, math.ceil(rounds))) if rounds < self.rounds else self
 
 
+def least_steps(share: float, steps: int) -> int:
+    """So large a share of steps, in whole ones, at least one."""
+    return max(1, math.ceil(share * steps - _ROUNDING))
+
+
 @dataclass(frozen=True, eq=False)
 class Costs:
     """Seconds of plans: of device i (row) at depth k (column k - 1).
 
     once: of a round without steps, scoring and filling. scoring: of scoring once. step: of one optimiser step. filling:
-    a round's share of what still has to pass the frozen layers. first_scores, first_step: what scoring and a step take
-    besides in the coming round, because their rows have not.
+    a round's share of the training rows that still have to pass the frozen layers; filling_scored: of those to score.
+    first_scores, first_step: what scoring and a step, each of an epoch, take besides in the coming round, because their
+    rows have not.
     """
 
     once: Float64
     scoring: Float64
     step: Float64
     filling: Float64
+    filling_scored: Float64
     first_scores: Float64
     first_step: Float64
 
@@ -151,7 +157,8 @@ def costs(devices: Sequence[Device], work: Work) -> Costs:
         once=column["fixed"] + wire,
         scoring=column["scoring"] * run * column["forward"],
         step=run * column["forward"] + depth * column["backward"],
-        filling=(column["batches"] * first_step + first_scores) / work.rounds,
+        filling=column["batches"] * first_step / work.rounds,
+        filling_scored=first_scores / work.rounds,
         first_scores=first_scores,
         first_step=first_step,
     )

@@ -125,7 +125,8 @@ def _while_filling(device: Device, own: Planned, plan: Planned, rounds: str) -> 
 def _filling(device: Device, own: Planned, work: Work) -> float:
     """Seconds in the coming round for rows that have not passed the frozen layers yet."""
     found, column = costs([device], work), own.depth - 1
-    return float(own.steps * found.first_step[0, column] + own.scores * found.first_scores[0, column])
+    steps = min(own.steps, device.batches)
+    return float(steps * found.first_step[0, column] + own.scores * found.first_scores[0, column])
 
 
 def _one_more(device: Device, own: Planned, work: Work) -> str:
@@ -139,5 +140,5 @@ def _one_more(device: Device, own: Planned, work: Work) -> str:
 def _seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -> float:
     found = costs([device], work)
     column = depth - 1
-    scoring = found.scoring[0, column] if scores else 0.0
+    scoring = (found.scoring + found.filling_scored)[0, column] if scores else 0.0
     return float(found.once[0, column] + found.filling[0, column] + scoring + steps * found.step[0, column])

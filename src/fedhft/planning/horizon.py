@@ -133,27 +133,55 @@ def least_plan(device: Device, work: Work) -> Planned:
 def while_filling(device: Device, plan: Planned, horizon: float, work: Work) -> Planned:
     """What a device does in the coming round in place of its plan, so that it is done within the horizon although rows
     still have to pass the frozen layers: fewer steps, one at least; no scores where that would leave it too few, and
-    then as many steps as fit. Where the plan by itself takes longer than the horizon by now, that is how long it may.
+    then as many steps as fit. Once all its training rows have passed it scores, with one step if need be, and if that
+    round is longer for it: it is the only one.
 
-    The plan itself where it fits, where steps are not planned, and for a device that sits out.
+    Where the plan by itself takes longer than the horizon by now, that is how long it may. The plan itself where it
+    fits, where steps are not planned, and for a device that sits out.
     """
     if not plan.steps or work.least >= 1.0:
         return plan
-    found, column = costs([device], work), plan.depth - 1
-    once, step = float(found.once[0, column]), float((found.step + found.first_step)[0, column])
-    scoring = float((found.scoring + found.first_scores)[0, column])
-    now = once + plan.steps * step + plan.scores * scoring
-    by_itself = once + plan.steps * float(found.step[0, column]) + plan.scores * float(found.scoring[0, column])
-    horizon = max(horizon, by_itself)
-    if now <= horizon * (1.0 + _ROUNDING):
+    once = _Round(device, plan.depth, work)
+    horizon = max(horizon, once.by_itself(plan.steps, scores=plan.scores))
+    if once.seconds(plan.steps, scores=plan.scores) <= horizon * (1.0 + _ROUNDING):
         return plan
     least = min(plan.steps, work.least_steps(device.steps))
-    steps = math.floor((horizon - once - plan.scores * scoring) / step + _ROUNDING)
-    scores = plan.scores and steps >= least
-    if not scores:
-        steps = math.floor((horizon - once) / step + _ROUNDING)
-    steps = max(1, min(device.steps if plan.scores > scores else plan.steps, steps))
-    return Planned(plan.depth, steps, scores, once + steps * step + scores * scoring, Bound.FILLING)
+    steps = min(plan.steps, once.steps_within(horizon, scores=plan.scores))
+    scores = plan.scores and (steps >= least or device.kept_at(plan.depth) >= 1.0)
+    if plan.scores and not scores:
+        steps = min(device.steps, once.steps_within(horizon, scores=False))
+    steps = max(1, steps)
+    return Planned(plan.depth, steps, scores, once.seconds(steps, scores=scores), Bound.FILLING)
+
+
+class _Round:
+    """Seconds of the coming round of one device at a depth, with the rows that pass the frozen layers in it."""
+
+    def __init__(self, device: Device, depth: int, work: Work) -> None:
+        found, column = costs([device], work), depth - 1
+        self._once, self._step = float(found.once[0, column]), float(found.step[0, column])
+        self._scoring, self._first_scores = float(found.scoring[0, column]), float(found.first_scores[0, column])
+        self._first_step, self._epoch = float(found.first_step[0, column]), device.batches
+
+    def by_itself(self, steps: int, *, scores: bool) -> float:
+        """As if all rows had passed."""
+        return self._once + scores * self._scoring + steps * self._step
+
+    def filling(self, steps: int, *, scores: bool) -> float:
+        """Of the rows that have not."""
+        return min(steps, self._epoch) * self._first_step + scores * self._first_scores
+
+    def seconds(self, steps: int, *, scores: bool) -> float:
+        """Of all."""
+        return self.by_itself(steps, scores=scores) + self.filling(steps, scores=scores)
+
+    def steps_within(self, horizon: float, *, scores: bool) -> int:
+        """Most steps that are done by then, 0 or fewer for none."""
+        rest = horizon - self.seconds(0, scores=scores)
+        steps = math.floor(rest / (self._step + self._first_step) + _ROUNDING)
+        if steps <= self._epoch:
+            return steps
+        return math.floor((rest - self._epoch * self._first_step) / self._step + _ROUNDING)
 
 
 def _planned(devices: list[Device], work: Work) -> tuple[_Fleet, float, float]:
@@ -170,6 +198,7 @@ class _Fleet:
         self.work = work
         self.costs: Costs = costs(devices, work)
         self.once = self.costs.once + self.costs.filling
+        self.scoring = self.costs.scoring + self.costs.filling_scored
         layers = work.layers
         self.full = np.array([float(device.steps) for device in devices])
         self.batches = np.array([float(device.batches) for device in devices])
@@ -186,7 +215,7 @@ class _Fleet:
         """Candidates for T, ascending: times of each device's least and whole work, with and without scoring."""
         base = self.once
         found = [
-            (base + scored * self.costs.scoring + steps[:, None] * self.costs.step)[self.fits]
+            (base + scored * self.scoring + steps[:, None] * self.costs.step)[self.fits]
             for scored in (0.0, 1.0)
             for steps in (self.least, self.full)
         ]
@@ -206,7 +235,7 @@ class _Fleet:
         return depth, steps, scores
 
     def _best(self, horizon: float, *, scored: bool) -> tuple[NDArray[np.int64], Float64]:
-        rest = self.once + (self.costs.scoring if scored else 0.0)
+        rest = self.once + (self.scoring if scored else 0.0)
         steps = np.minimum(self.full[:, None], np.floor((horizon - rest) / self.costs.step + _ROUNDING))
         possible = self.fits & (steps >= self.least[:, None])
         value = np.where(possible, np.maximum(steps, 0.0) ** RETURNS * self.reach[None, :], -1.0)
@@ -250,7 +279,7 @@ class _Fleet:
             return Planned(0, 0, False, 0.0, Bound.ABSENT)
         column = depth - 1
         seconds = self.once[place, column] + steps * self.costs.step[place, column]
-        seconds += self.costs.scoring[place, column] if scores else 0.0
+        seconds += self.scoring[place, column] if scores else 0.0
         if not scores:
             bound = Bound.SCORING
         elif steps < self.full[place]:

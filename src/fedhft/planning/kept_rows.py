@@ -1,12 +1,13 @@
 """How many of a client's rows have passed the frozen layers, as far as the server can tell from reports.
 
-A row passes the layers below depth k when it is first drawn or scored. A round that drew s of S batches, of which a
-share c had passed before, therefore passes
+A row passes the layers below depth k when it is first drawn or scored, so after a round that drew s of S batches, of
+which a share c had passed before, all that were drawn are kept, whoever passed them (an earlier job, a deeper plan):
 
-    f = min(s, S) (1 - c) + d        batches; d: those of rows that are scored there for the first time
+    c <- c + min(s, S) (1 - c) / S
 
-and what a report says it passed is believed up to that. A report of more than twice as many says that what was kept is
-gone (a full disk, another data set, a new volume): then only what it passed now is kept.
+A report of more than twice as many batches passed than that, with those scored for the first time, says that what was
+kept is gone (a full disk, another data set, a new volume), at all depths, and what it passed now is kept instead. A
+client that passes all rows at once, however few are drawn, looks like that, and has them all.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ def with_kept_rows(known: Capacity, told: Durations, depth: int, layers: int, st
     before = known.kept[depth - 1] if depth <= len(known.kept) else 0.0
     scored = 0.0 if depth in known.scored_at else SCORED_ONCE * told.scoring
     passed, drawn = _passed(told) / (layers - depth), min(steps, epoch) * (1.0 - before)
+    shares, scored_at, share = list(known.kept), set(known.scored_at), before + drawn / epoch
     if passed > _GONE * (drawn + scored) + _ROUNDING_BATCHES:
-        before, drawn, scored = 0.0, float(min(steps, epoch)), SCORED_ONCE * told.scoring
-    share = min(1.0, before + min(drawn, max(0.0, passed - scored)) / epoch)
-    shares = [*known.kept, *[0.0] * (depth - len(known.kept))]
-    shares[depth - 1] = share
-    scored_at = tuple(sorted({*known.scored_at, depth})) if told.scoring else known.scored_at
-    return replace(known, kept=tuple(shares), scored_at=scored_at)
+        shares, scored_at, share = [], set(), (passed - SCORED_ONCE * told.scoring) / epoch
+    shares += [0.0] * (depth - len(shares))
+    shares[depth - 1] = min(1.0, max(share, 0.0))
+    if told.scoring:
+        scored_at.add(depth)
+    return replace(known, kept=tuple(shares), scored_at=tuple(sorted(scored_at)))
 
 
 def _passed(told: Durations) -> float:

@@ -180,13 +180,15 @@ def check_same_schema(stored: AdapterSchema, presented: AdapterSchema) -> None:
         )
 
 
-def capacity_of(application: Application, known: Capacity | None) -> Capacity:
-    """What is known of a client's device once it joins, in jobs that plan by capacity.
+def capacity_of(application: Application, known: Capacity | None, *, same_data: bool = True) -> Capacity:
+    """What is known of a client's device once it joins, in jobs that plan by capacity. same_data: as when it was known.
 
     A trial is believed until the first round tells more; one that cannot have been measured is not.
     """
     keeps, deepest = application.keeps_frozen_layers, application.deepest or None
     now = replace(known or Capacity(), keeps=keeps, deepest=deepest)
+    if not same_data:
+        now = replace(now, kept=(), scored_at=(), scoring=None)
     trial = application.trial
     if known is None and trial is not None and not trial.problem():
         scoring = min(trial.scoring, float(application.samples)) or None

@@ -223,7 +223,8 @@ class Simulation:
             await store.join(job, client_record(spec, application, known, await store.now_ms()))
             if spec.method.allocation is Allocation.CAPACITY:
                 before = (await store.capacities(job, [name])).get(name)
-                await store.note_capacity(job, ClientId(name), capacity_of(application, before))
+                same_data = known is None or known.data_digest == application.data_digest
+                await store.note_capacity(job, ClientId(name), capacity_of(application, before, same_data=same_data))
 
     def _trial(self, spec: JobSpec, name: str, worker: ClientWorker) -> Durations | None:
         if spec.method.allocation is not Allocation.CAPACITY:
