@@ -49,7 +49,6 @@ class Arm:
     ranks: tuple[int, ...] = ()
     """Ranks of the fast, middle and slow third; () for all alike."""
     rate: float = 1e-2
-    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 _FP32 = {"up": "fp32", "down": "fp32", "error_feedback": False}
@@ -122,7 +121,7 @@ def job(
         "task": {"labels": list(LABELS)},
         "adapter": {"rank": 8},
         "method": dict(arm.method),
-        "training": {"learning_rate": arm.rate, **arm.training},
+        "training": {"learning_rate": arm.rate},
         "rounds": {"total": rounds, "deadline": "10d", "min_clients": len(devices)},
         "evaluation": {"final": False, "rows": scored},
         **arm.changes,
