@@ -56,7 +56,7 @@ keeps_frozen_layers = false
 def capacity_targets(folder: Path, spec: JobSpec, schema: AdapterSchema) -> list[Target]:
     """Durations, `job plan --what-if`, `simulate --devices`. spec: of a job that plans by capacity."""
     plan = AdapterPlan("", schema.layers, 1.0, 1.0, 0, train_a=True, train_b=True)
-    offered = {name: Candidate(10.0, 12, plan) for name in NAMES}
+    offered = {name: Candidate(10.0, 12, 12, plan) for name in NAMES}
     path = folder / "devices.toml"
 
     def planned(known: Mapping[str, Capacity]) -> None:
