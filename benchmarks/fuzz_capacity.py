@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import DecodeError
 from pydantic import TypeAdapter
 
@@ -19,6 +20,7 @@ from fedhft.plan import AdapterPlan
 from fedhft.planning.allocation import Candidate, allocate
 from fedhft.planning.estimates import Capacity, Durations, bounded, estimated
 from fedhft.planning.explanation import explain
+from fedhft.planning.kept_rows import with_kept_rows
 from fedhft.simulation.devices import LocalWork, read_profiles
 from fedhft.v1 import capacity_pb2
 
@@ -74,8 +76,8 @@ def capacity_targets(folder: Path, spec: JobSpec, schema: AdapterSchema) -> list
         if told.problem(1, 2):
             return
         for before, seen in ((Capacity(), 0.0), (KNOWN, 5.0)):
-            found = estimated(before, bounded(told, seen, 1.0))
-            values = [getattr(found, one.name) for one in fields(found)]
+            found = with_kept_rows(estimated(before, bounded(told, seen, 1.0)), told, 1, schema.layers, 2, 12)
+            values = [value for one in fields(found) for value in np.ravel(getattr(found, one.name)).tolist()]
             if not all(value is None or math.isfinite(value) for value in values):
                 raise AssertionError(f"an estimate is not finite: {found}")
             if _CAPACITY.validate_json(_CAPACITY.dump_json(found)) != found:
