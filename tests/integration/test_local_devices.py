@@ -85,6 +85,18 @@ def test_what_is_free_is_used_before_a_process_is_held(
     assert used_in(process.pid, 1.0) < 0.08
 
 
+def test_what_is_free_ends_when_a_process_is_through_with_it(
+    start: Callable[[str], subprocess.Popen[bytes]], shares: CpuShares
+) -> None:
+    process, through = start(BUSY), threading.Event()
+    shares.hold(process.pid, 0.05, free=1000.0, until=through.is_set)
+    time.sleep(0.5)
+    assert state_of(process.pid) != "T"
+    through.set()
+    time.sleep(0.5)
+    assert used_in(process.pid, 1.0) < 0.08
+
+
 def test_all_threads_of_a_process_share_its_budget(
     start: Callable[[str], subprocess.Popen[bytes]], shares: CpuShares
 ) -> None:

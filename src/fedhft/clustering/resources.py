@@ -3,12 +3,11 @@
     z_i   logarithms of seconds per layer-step, bytes per second up and down, each less its median over the clients that
           told it, within FARTHEST of it, over the root of their mean square; 0 where one did not tell
     r_i   z_i / sqrt(K), of K figures: its mean square length over all clients is 1 where all are told and differ
-
-A false figure moves the median hardly, and what it stretches the spread by is bounded.
     s_i   <- unit(s_i, w r_i)          w = RESOURCES; the halves u_i, v_i likewise, each with the whole of r_i
 
 so that alike devices come together as far as alike data do. All that a device is is in both of its halves: groups of
-devices that are clearly apart are found even where data say nothing.
+devices that are clearly apart are found even where data say nothing. A false figure hardly moves the median, and what
+it stretches the spread by is bounded.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def profiles_of(told: Mapping[str, Sequence[float | None]]) -> dict[str, Float64
     known = np.isfinite(logs)
     count = np.maximum(known.sum(axis=0), 1)
     middle = np.array(
-        [np.median(column[told]) if told.any() else 0.0 for column, told in zip(logs.T, known.T, strict=True)]
+        [np.median(column[has]) if has.any() else 0.0 for column, has in zip(logs.T, known.T, strict=True)]
     )
     apart = np.clip(np.where(known, logs - middle, 0.0), -FARTHEST, FARTHEST)
     spread = np.sqrt((apart**2).sum(axis=0) / count)

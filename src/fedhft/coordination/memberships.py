@@ -86,8 +86,8 @@ async def publish_memberships(
     if spec.clustering.by == "data+resources":
         known = await store.capacities(job, sorted(signatures))
         told = {name: _figures(known.get(name, Capacity())) for name in signatures}
-        signatures = with_resources(signatures, profiles_of(told))
-        halves = halves_with_resources(halves, profiles_of(told))
+        profiles = profiles_of(told)
+        signatures, halves = with_resources(signatures, profiles), halves_with_resources(halves, profiles)
         data = {name: has + _device_of(told[name]) for name, has in data.items()}
     changed = {name for name, has in (latest.data if latest else {}).items() if data.get(name, has) != has}
     weights = masses({name: record.samples for name, record in clients.items()}, spec.limits.sample_cap)

@@ -47,8 +47,8 @@ class Allocated:
     made: the round they were made for. reason: why then, for people. horizon: seconds; rounds: to the target. plans:
     client -> plan. number: the round they were last used for. turns: who does something else in that round, and what:
     clients that sit out by `plans` and take part all the same, and those whose rows still have to pass the frozen
-    layers. absent: client -> rounds in a row that it has sat out. stale: why the
-    plans do not hold any more; empty while they do.
+    layers. absent: client -> rounds in a row that it has sat out. stale: why the plans do not hold any more; empty
+    while they do.
     """
 
     made: int
