@@ -14,8 +14,13 @@ from signing import halves
 from fedhft.adapter import Float32
 from fedhft.clustering.choice import choose
 from fedhft.clustering.resources import halves_with_resources, profiles_of, with_resources
+from fedhft.coordination.memberships import publish_memberships
 from fedhft.errors import FedhftError
+from fedhft.ids import ClientId, JobId
 from fedhft.job import parse_job
+from fedhft.planning.estimates import Capacity
+from fedhft.records import ClientRecord
+from fedhft.store.in_memory import InMemoryStore
 
 figures = st.lists(st.tuples(*[st.none() | st.floats(1e-6, 1e9) for _ in range(3)]), min_size=1, max_size=12).map(
     lambda rows: {f"c{i:02}": row for i, row in enumerate(rows)}
@@ -98,3 +103,24 @@ def test_a_job_whose_clients_tell_no_devices_cannot_cluster_by_them(method: dict
     assert (
         parse_job({**raw, "method": {"preset": "fedhft", "allocation": "capacity"}}).clustering.by == "data+resources"
     )
+
+
+@pytest.mark.parametrize(("by", "clusters"), [("data", 1), ("data+resources", 2)])
+async def test_memberships_follow_what_a_job_clusters_by(by: str, clusters: int) -> None:
+    method = {"preset": "fedhft", "allocation": "capacity"}
+    raw = {"name": "j", "model": {"name": "m"}, "task": {"labels": ["a", "b"]}, "clustering": {"by": by}}
+    store, job = InMemoryStore(), JobId("j")
+    await store.create_job(job, parse_job({**raw, "method": method}).canonical())
+    for place, (name, both) in enumerate(signed([0] * 12).items()):
+        first, second = np.split(both.astype(np.float64), 2)
+        whole = (first + second) / np.linalg.norm(first + second)
+        record = ClientRecord(
+            client=name, tier="standard", samples=50, data_digest="0" * 64, joined_ms=1,
+            signature=tuple(whole.tolist()), halves=tuple(both.tolist()),
+        )  # fmt: skip
+        await store.enroll(ClientId(name), 0, "test")
+        await store.join(job, record)
+        step = 0.01 if place % 2 else 0.2
+        await store.note_capacity(job, ClientId(name), Capacity(forward=step, backward=step, up=1e5 / step, down=1e5))
+    published = await publish_memberships(store, job, 0, 0)
+    assert published.clusters == clusters
