@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
@@ -129,15 +130,21 @@ class LightClient:
         await self.join(**changes)
 
     async def next_task(self, wait_ms: int = 10_000) -> federation_pb2.NextTaskResponse:
-        request = federation_pb2.NextTaskRequest(
-            client=self.name, lease_token=self.token, job=self.spec.name, wait_ms=wait_ms
-        )
-        request.held.extend(federation_pb2.HeldScope(scope=s, version=v) for s, v in self.held.items())
-        request.outcome_seen = self.told[-1].round if self.told else 0
-        response = await self.stub.NextTask(request, timeout=wait_ms / 1000 + 10)
-        if response.HasField("outcome"):
-            self.told.append(response.outcome)
-        return response
+        """The answer to a long poll, asked again until the time is over: one call may wait for less than it asks."""
+        clock = asyncio.get_running_loop()
+        until = clock.time() + wait_ms / 1000
+        while True:
+            left_ms = max(0, round(1000 * (until - clock.time())))
+            request = federation_pb2.NextTaskRequest(
+                client=self.name, lease_token=self.token, job=self.spec.name, wait_ms=left_ms
+            )
+            request.held.extend(federation_pb2.HeldScope(scope=s, version=v) for s, v in self.held.items())
+            request.outcome_seen = self.told[-1].round if self.told else 0
+            response = await self.stub.NextTask(request, timeout=left_ms / 1000 + 10)
+            if response.HasField("outcome"):
+                self.told.append(response.outcome)
+            if response.WhichOneof("task") != "wait" or clock.time() >= until:
+                return response
 
     async def train_task(self) -> federation_pb2.TrainTask:
         """The next training task. Fails if the job ends first."""

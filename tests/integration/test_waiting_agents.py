@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from fedhft_aggregator.waiting import Waiting
+
+from fedhft.coordination.job_cache import JobCache
+from fedhft.ids import ClientId, JobId
+from fedhft.records import JobStatus, Topic
+from fedhft.store.open import open_store
 from fedhft.v1 import jobs_pb2
 from tests.aggregator import serving
 from tests.light import light_job
@@ -26,3 +32,21 @@ async def test_a_pause_hands_out_no_task_that_is_delivered_already(fresh_redis_u
         assert (await waiting).WhichOneof("task") == "wait"
         await bob.deliver(first)
         assert (await alice.train_task()).round == 2
+
+
+async def test_nobody_is_woken_when_a_job_begins_to_run_before_its_first_round(fresh_redis_url: str) -> None:
+    spec = light_job("running")
+    store = open_store(fresh_redis_url, "redis")
+    try:
+        job = JobId(spec.name)
+        await store.create_job(job, spec.canonical())
+        waiting = Waiting(store, JobCache(store))
+        clock = asyncio.get_running_loop()
+        begun = clock.time()
+        call = asyncio.create_task(waiting.wait(job, ClientId("alice"), await store.changes(job, Topic.TASKS), 1.0))
+        await asyncio.sleep(0.2)
+        assert await store.set_status(job, JobStatus.RUNNING, "", [JobStatus.WAITING])
+        assert await call is None
+        assert clock.time() - begun >= 0.99, "woken for nothing: ten thousand of them would ask the store at once"
+    finally:
+        await store.close()

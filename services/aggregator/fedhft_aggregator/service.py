@@ -13,7 +13,6 @@ from fedhft.coordination.decoded import DecodedUpdates
 from fedhft.coordination.deny_list import DenyList
 from fedhft.coordination.job_cache import JobCache
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.process.garbage import collect_rarely
 from fedhft.process.running import Admin, Service, run_service
 from fedhft.rounds.starting import MOST_START_BYTES
 from fedhft.rpc.channel import ChannelSettings
@@ -32,7 +31,6 @@ from fedhft_aggregator.settings import AggregatorSettings
 
 def run(settings: AggregatorSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises FedhftError for settings that cannot work."""
-    collect_rarely()
     asyncio.run(serve(settings))
     return 0
 

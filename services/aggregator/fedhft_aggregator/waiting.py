@@ -113,9 +113,9 @@ class _Room:
     def _tell(self, cached: CachedJob) -> None:
         """Wake those whom the change concerns."""
         current = cached.round
-        if cached.record.status.over or current is None:
+        if cached.record.status.over:
             self._wake(list(self._waiting), None)
-        elif current.phase is Phase.COLLECTING:
+        elif current is not None and current.phase is Phase.COLLECTING:
             self._wake([client for client in self._waiting if client in current.participants], cached)
 
     def _wake(self, clients: Iterable[ClientId], news: CachedJob | None) -> None:
