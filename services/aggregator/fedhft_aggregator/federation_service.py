@@ -40,7 +40,7 @@ from fedhft.v1 import federation_pb2, federation_pb2_grpc
 from fedhft_aggregator.job_offers import JobOffers
 from fedhft_aggregator.published_blobs import PublishedBlobs, piece_size
 from fedhft_aggregator.transfer_places import TransferPlaces
-from fedhft_aggregator.turns import turn_of
+from fedhft_aggregator.turns import Turns
 from fedhft_aggregator.uploads import MAX_CHUNK_BYTES, MAX_INLINE_BYTES, Upload, Uploads, observe_client
 from fedhft_aggregator.waiting import Waiting
 
@@ -66,6 +66,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
         self._offers = JobOffers(store)
         self._uploads = Uploads(store, reached, decoded)
         self._waiting = Waiting(store, cache)
+        self._turns = Turns(MAX_WAIT_MS / 1000)
         self._published = PublishedBlobs(store.blobs)
         # Blobs in memory are bounded by the streams that send at once, not by the number of clients.
         self._pulls = TransferPlaces(PULLS_AT_ONCE, "down")
@@ -185,7 +186,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
                     return task, cached, client
             # A client that waits is alive, and must ask again before it would count as silent.
             wait_s = min(request.wait_ms / 1000, MAX_WAIT_MS / 1000, cached.spec.rounds.client_timeout / 2)
-            until = turn_of(client, wait_s, begun)
+            until = self._turns.end(client, wait_s, begun)
             woken_by = None
             if (left := until - clock.time()) > 0:
                 woken_by = await self._waiting.wait(job, client, poll.tasks, left)

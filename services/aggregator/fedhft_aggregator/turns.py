@@ -1,18 +1,26 @@
-"""When a call that waits in vain ends: at a turn of its client, so that those who came together ask apart."""
+"""When a call that waits in vain ends, so that agents that came together do not ask again together."""
 
 from __future__ import annotations
 
 import zlib
 
 
-def turn_of(client: str, every_s: float, begun_s: float) -> float:
-    """The client's first turn after `begun_s`, at most `every_s` seconds later; both on one monotonic clock.
+class Turns:
+    """Ends of waits, on one monotonic clock.
 
-    Thousands of agents start waiting at the same moment: after a restart of the server, after a round. If each waited
-    equally long they would ask again at the same moment, too, for as long as they wait. So a client's turns come every
-    `every_s` seconds, shifted by a share of it that its name decides: its first wait is shorter, all others whole.
+    After a restart thousands of agents come back at the same moment. If each waited equally long they would ask again
+    at the same moment, too, for as long as they wait. So waits that begin in the first `spread_s` seconds, counted from
+    the first of all, end after a share of the time asked for that the client's name decides; all others are whole.
     """
-    if every_s <= 0:
-        return begun_s
-    shift = every_s * zlib.crc32(client.encode()) / 2**32
-    return begun_s + every_s - (begun_s - shift) % every_s
+
+    def __init__(self, spread_s: float) -> None:
+        self._spread_s = spread_s
+        self._first: float | None = None
+
+    def end(self, client: str, wait_s: float, begun_s: float) -> float:
+        """When a wait of at most `wait_s` seconds that began at `begun_s` ends."""
+        if self._first is None:
+            self._first = begun_s
+        if begun_s - self._first >= self._spread_s:
+            return begun_s + wait_s
+        return begun_s + wait_s * (zlib.crc32(client.encode()) + 1) / 2**32
