@@ -9,7 +9,8 @@ generator, version or vector width can change a bit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +26,14 @@ def seed_of(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def keyed(*parts: str | int) -> Callable[[str | int], int]:
-    """seed_of(*parts, last) as a function of the last part, for many of them: what they share is hashed once."""
-    shared = hashlib.sha256("".join(f"{_written(part)}\x1f" for part in parts).encode())
+def keyed(names: Sequence[str], *parts: str | int) -> NDArray[np.uint64]:
+    """One number for every name, the same whatever the other names are: for draws among many.
 
-    def seed(last: str | int) -> int:
-        whole = shared.copy()
-        whole.update(_written(last).encode())
-        return int.from_bytes(whole.digest()[:8], "little")
-
-    return seed
+    SplitMix64 of the key of the parts and a checksum of the name: two names in 2^32 draw the same.
+    """
+    sums = np.fromiter((zlib.crc32(name.encode()) for name in names), np.uint64, len(names))
+    with np.errstate(over="ignore"):
+        return _mixed(np.uint64(seed_of(*parts)) + (sums + np.uint64(1)) * _GOLDEN)
 
 
 def _written(part: str | int) -> str:
@@ -44,10 +43,13 @@ def _written(part: str | int) -> str:
 def integers(seed: int, count: int) -> NDArray[np.uint64]:
     """`count` uint64 values of the stream `seed`: SplitMix64 of seed + (i + 1) * golden ratio."""
     with np.errstate(over="ignore"):
-        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * _MIX1
-        z = (z ^ (z >> np.uint64(27))) * _MIX2
-        return z ^ (z >> np.uint64(31))
+        return _mixed(np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+
+
+def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * _MIX1
+    z = (z ^ (z >> np.uint64(27))) * _MIX2
+    return z ^ (z >> np.uint64(31))
 
 
 def uniform(seed: int, shape: tuple[int, ...], bound: float) -> NDArray[np.float32]:

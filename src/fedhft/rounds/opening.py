@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from fedhft import seeds
 from fedhft.adapter import AdapterSchema
@@ -30,7 +31,9 @@ def sampled(spec: JobSpec, live: Sequence[str], number: int) -> tuple[str, ...]:
     if not live:
         return ()
     count = max(1, math.ceil(spec.rounds.sample * len(live) - 1e-9))
-    return tuple(sorted(heapq.nsmallest(count, live, key=seeds.keyed("sample", spec.seed, number))))
+    names = sorted(live)
+    first = np.argsort(seeds.keyed(names, "sample", spec.seed, number), kind="stable")[:count]
+    return tuple(names[place] for place in sorted(first))
 
 
 def membership_row(memberships: MembershipRecord | None, client: str) -> tuple[float, ...]:

@@ -183,7 +183,7 @@ class RedisJobs:
     async def live(self, job: JobId, within_ms: int) -> list[ClientId]:
         """See Store.live."""
         (found,) = await self._redis.run("live", (JobKeys(job).seen,), within_ms)
-        return sorted(ClientId(name) for name in found.decode().split("\n") if name)
+        return sorted(map(ClientId, filter(None, found.decode().split("\n"))))
 
     async def last_seen(self, job: JobId, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
         """See Store.last_seen."""
