@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 from fedhft_aggregator.waiting import Waiting
 
@@ -10,7 +11,7 @@ from fedhft.coordination.job_cache import JobCache
 from fedhft.ids import ClientId, JobId
 from fedhft.records import JobStatus, Topic
 from fedhft.store.open import open_store
-from fedhft.v1 import jobs_pb2
+from fedhft.v1 import federation_pb2, jobs_pb2
 from tests.aggregator import serving
 from tests.light import light_job
 
@@ -50,3 +51,15 @@ async def test_nobody_is_woken_when_a_job_begins_to_run_before_its_first_round(f
         assert clock.time() - begun >= 0.99, "woken for nothing: ten thousand of them would ask the store at once"
     finally:
         await store.close()
+
+
+async def test_after_a_start_a_wait_ends_early_so_that_agents_do_not_ask_again_together(fresh_redis_url: str) -> None:
+    spec = light_job("spread", rounds={"total": 1, "min_clients": 2})
+    async with serving(fresh_redis_url) as aggregator:
+        await aggregator.submit(spec)
+        name = min((f"client-{number}" for number in range(100)), key=lambda name: zlib.crc32(name.encode()))
+        client = aggregator.client(name, spec)
+        await client.enter()
+        request = federation_pb2.NextTaskRequest(client=name, lease_token=client.token, job="spread", wait_ms=20_000)
+        answer = await client.stub.NextTask(request, timeout=10)  # a hundredth of what it asks for, or so
+        assert answer.WhichOneof("task") == "wait"
