@@ -58,8 +58,8 @@ LATER_FIELDS = (
     ("adapter", "targets"), ("task", "metrics"), ("task", "target_mean"), ("task", "target_std"), ("task", "format"),
     ("task", "prompt"), ("task", "completion"), ("task", "messages"), ("task", "packing"), ("task", "head"),
     ("planning", "every"), ("planning", "sits_out"), ("planning", "depth"), ("planning", "least_steps"),
-    ("planning", "gain_decay"), ("clustering", "by"), ("adapter", "ranks"), ("adapter", "scaling"),
-    ("adapter", "origin"), ("training", "rank_decay"), ("training", "rank_penalty"),
+    ("planning", "gain_decay"), ("planning", "most_steps"), ("clustering", "by"), ("adapter", "ranks"),
+    ("adapter", "scaling"), ("adapter", "origin"), ("training", "rank_decay"), ("training", "rank_penalty"),
 )  # fmt: skip
 """Fields that the first release did not have. Their defaults are not written: so a job of then has the same text, and
 the same digest in its agents' state, and agents of then can read a job that does not use them."""

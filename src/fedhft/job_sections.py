@@ -180,6 +180,12 @@ class PlanningSpec(Section):
         le=1,
         description="Least share of the steps of training.epochs that a plan has; 1 means that steps are not planned.",
     )
+    most_steps: float = Field(
+        2.0,
+        ge=1,
+        le=100,
+        description="Most steps of a device that would wait otherwise, as a multiple of those of training.epochs.",
+    )
     gain_decay: float = Field(
         0.3,
         gt=0,

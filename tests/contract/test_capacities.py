@@ -6,7 +6,7 @@ from fedhft.errors import ErrorCode
 from fedhft.ids import JobId
 from fedhft.planning.allocation import Allocated
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import Bound, Planned
+from fedhft.planning.planned import Bound, Planned
 from fedhft.records import JobStatus
 from fedhft.store.interface import Store
 from tests.contract.federation import ALICE, BOB, CAROL, JOB, SPEC, open_first_round, refused

@@ -17,12 +17,14 @@ import pytest
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.ids import JobId
 from fedhft.job import JobSpec
+from fedhft.plan import steps_of
 from fedhft.v1 import capacity_pb2, federation_pb2, plans_pb2
 from tests.aggregator import Aggregator, refused, serving
 from tests.cli_runner import run_cli
 from tests.light import LightClient, light_job
 
 LAYERS = 6
+EPOCH = 20
 NAMES = ("ash", "birch", "cedar", "fir", "oak")
 DAY = 86400.0
 
@@ -103,7 +105,11 @@ async def told(aggregator: Aggregator, name: str, *what_if: plans_pb2.WhatIf) ->
 
 
 def work(task: federation_pb2.TrainTask) -> int:
-    return task.plan.depth * (task.plan.max_steps or 20)
+    return task.plan.depth * steps(task)
+
+
+def steps(task: federation_pb2.TrainTask) -> int:
+    return steps_of(EPOCH, 1, task.plan.epochs, task.plan.max_steps)
 
 
 async def test_a_slow_device_is_planned_less_from_its_trial_on(aggregator: Aggregator) -> None:
@@ -114,8 +120,17 @@ async def test_a_slow_device_is_planned_less_from_its_trial_on(aggregator: Aggre
     assert tasks["fir"].plan.depth == 1
     plans = {one.client: one for one in (await told(aggregator, "trial")).clients}
     assert plans["oak"].capacity.forward_ms == pytest.approx(10.0)
-    assert plans["fir"].why == "has memory for 1 layer"
+    assert plans["fir"].why == "has memory for 1 layer; makes 20 steps more than an epoch has, rather than wait"
+    assert steps(tasks["fir"]) == 2 * EPOCH
     assert plans["fir"].bound == "memory"
+
+
+async def test_an_owner_may_allow_fewer_steps_than_it_has_time_for(aggregator: Aggregator) -> None:
+    small = {"deepest": 1, "step": 1e-4}
+    devices = await fleet(aggregator, job("own"), oak={**small, "most_steps": 12}, fir={**small, "most_steps": 25})
+    tasks = await round_of(devices)
+    assert (steps(tasks["oak"]), steps(tasks["fir"])) == (12, 25)
+    assert steps(tasks["ash"]) <= EPOCH
 
 
 async def test_a_report_changes_what_is_known_and_the_next_plans(aggregator: Aggregator) -> None:

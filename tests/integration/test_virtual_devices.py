@@ -12,7 +12,7 @@ import pytest
 from benchmarks.families import example_rows, write_family
 from fedhft.datasets.client_data import ClientData
 from fedhft.job import JobSpec, parse_job
-from fedhft.planning.horizon import Planned
+from fedhft.planning.planned import Planned
 from fedhft.simulation.devices import Profile
 from fedhft.simulation.run import Simulated, Simulation
 from fedhft.simulation.virtual import VirtualSimulation

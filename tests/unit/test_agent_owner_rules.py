@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_offer, check_task, least_updates
+from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_offer, check_task, least_updates, most_steps
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
-from fedhft.plan import AdapterPlan
+from fedhft.plan import AdapterPlan, steps_of
 from tests.light import light_job
 
 PLAN = AdapterPlan("t", depth=2, density=1.0, epochs=1.0, max_steps=0, train_a=True, train_b=True)
@@ -127,3 +129,27 @@ def test_the_fewest_updates_are_the_quorum_of_the_sample_of_the_fewest_clients()
     assert least_updates(job()) == 4
     assert least_updates(job(rounds={"min_clients": 9, "sample": 0.5, "quorum": 0.5})) == 3
     assert least_updates(job(rounds={"min_clients": 1, "sample": 0.1, "quorum": 0.1})) == 1
+
+
+@given(
+    st.none() | st.integers(1, 60),
+    st.none() | st.floats(0.1, 5.0),
+    st.floats(0.1, 3.0),
+    st.integers(1, 30),
+    st.integers(1, 90),
+)
+def test_more_steps_than_an_epoch_has_stay_within_what_the_owner_allows(
+    own: int | None, passes: float | None, epochs: float, batches: int, wanted: int
+) -> None:
+    rules = OwnerRules(most_steps=own, most_epochs=passes)
+    most = most_steps(rules, epochs, batches)
+    assert (most == 0) == (own is None and passes is None)
+    of_the_job = steps_of(batches, 1, epochs, 0)
+    if passes is not None and epochs > passes:
+        return  # the job itself is declined
+    planned = min(wanted, most or wanted)
+    if planned <= of_the_job:
+        plan = replace(PLAN, epochs=epochs, max_steps=planned)
+    else:
+        plan = replace(PLAN, epochs=planned / batches)
+    check_task(rules, job(), replace(TASK, plan=plan, steps=planned))

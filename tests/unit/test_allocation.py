@@ -11,9 +11,9 @@ import pytest
 from fedhft.errors import FedhftError
 from fedhft.job import JobSpec, parse_job
 from fedhft.plan import AdapterPlan
-from fedhft.planning.allocation import Allocated, Candidate, allocate, bytes_per_value, within, work_of
+from fedhft.planning.allocation import Allocated, Candidate, allocate, bytes_per_value, for_evaluation, within, work_of
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import Bound, Planned
+from fedhft.planning.planned import Bound, Planned
 from tests.unit.test_rounds_opening import SCHEMA
 
 FAST = Capacity(
@@ -123,7 +123,10 @@ def test_while_rows_pass_the_frozen_layers_rounds_are_no_longer_than_planned() -
     assert turn.seconds <= first.horizon
     kept = (1.0,) * plan.depth
     later = made(2, first, h=replace(slow, kept=kept, scored_at=(plan.depth,)))
-    assert later.turns == {}
+    assert later.turns["h"].steps > plan.steps
+    assert later.turns["h"].seconds <= first.horizon
+    not_more = replace(slow, kept=kept, scored_at=(plan.depth,), most_steps=plan.steps)
+    assert made(2, first, h=not_more).turns == {}
 
 
 def test_who_is_not_asked_neither_sits_out_nor_takes_part() -> None:
@@ -175,6 +178,8 @@ def test_steps_become_a_cap_only_where_they_are_fewer() -> None:
     candidate = CANDIDATES["a"]
     fewer = within(spec(), candidate, Planned(3, 5, True, 1.0, Bound.HORIZON))
     whole = within(spec(), candidate, Planned(3, 12, True, 1.0, Bound.HORIZON))
+    more = within(spec(), candidate, Planned(3, 18, True, 1.0, Bound.NOTHING))
+    assert more == replace(TIER, depth=3, epochs=1.5)
     assert fewer == replace(TIER, depth=3, max_steps=5)
     assert whole == replace(TIER, depth=3)
 
@@ -182,7 +187,11 @@ def test_steps_become_a_cap_only_where_they_are_fewer() -> None:
 def test_nobody_sits_out_the_final_evaluation() -> None:
     absent = Planned(0, 0, False, 0.0, Bound.ABSENT)
     assert within(spec(), CANDIDATES["a"], absent) is None
-    assert within(spec(), CANDIDATES["a"], absent, evaluation=True) == replace(TIER, max_steps=3)
+    capacities = {"a": replace(FAST, deepest=2), "b": FAST}
+    planned = replace(made(1), plans={"a": absent, "b": Planned(1, 5, True, 1.0, Bound.HORIZON)})
+    found = for_evaluation({name: CANDIDATES[name] for name in "abc"}, capacities, planned)
+    plans = {name: within(spec(), CANDIDATES[name], one, evaluation=True) for name, one in found.items()}
+    assert plans == {"a": replace(TIER, depth=2, max_steps=3), "b": replace(TIER, max_steps=5), "c": TIER}
 
 
 def test_updates_and_what_is_fetched_grow_with_depth() -> None:

@@ -9,7 +9,7 @@ import pytest
 from fedhft.planning.allocation import Allocated
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.explanation import Explained, explain
-from fedhft.planning.horizon import Bound
+from fedhft.planning.planned import Bound
 from tests.unit.test_allocation import CANDIDATES, FAST, NAMES, made, spec
 from tests.unit.test_rounds_opening import SCHEMA
 
@@ -74,4 +74,10 @@ def test_one_without_a_plan_is_told_why() -> None:
 
 def test_memory_that_ends_a_plan_is_named_with_its_layers() -> None:
     small = replace(FAST, deepest=1)
-    assert explained(made(a=small), a=small)["a"].why == "has memory for 1 layer"
+    allocated = made(a=small)
+    more = allocated.turns["a"].steps - CANDIDATES["a"].steps
+    assert explained(allocated, a=small)["a"].why == (
+        f"has memory for 1 layer; makes {more} steps more than an epoch has, rather than wait"
+    )
+    without = replace(allocated, turns={})
+    assert explained(without, a=small)["a"].why == "has memory for 1 layer"

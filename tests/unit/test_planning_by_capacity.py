@@ -9,18 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedhft.planning.coming_round import in_coming_round
 from fedhft.planning.devices import LEAST_STEPS, Device, Work, costs
-from fedhft.planning.horizon import (
-    LEARNING,
-    LEAST_MASS,
-    TARGET,
-    Bound,
-    Schedule,
-    least_plan,
-    rounds_to_target,
-    schedule,
-    while_filling,
-)
+from fedhft.planning.horizon import LEARNING, LEAST_MASS, TARGET, Schedule, least_plan, rounds_to_target, schedule
+from fedhft.planning.planned import Bound
 
 LAYERS = 6
 
@@ -41,6 +33,7 @@ devices = st.builds(
     keeps=st.booleans(),
     kept=st.lists(st.floats(0.0, 1.0), max_size=LAYERS).map(tuple),
     scored_at=st.sets(st.integers(1, LAYERS)).map(lambda found: tuple(sorted(found))),
+    extra=st.integers(0, 60),
 )
 fleets = st.lists(devices, min_size=1, max_size=12).map(lambda found: {f"c{i:02}": one for i, one in enumerate(found)})
 works = st.builds(
@@ -78,6 +71,20 @@ def seconds(device: Device, work: Work, depth: int, steps: int, scores: bool, *,
     return float(device.fixed + fill + link + scored + steps * (run * device.forward + depth * device.backward))
 
 
+def worse_than(device: Device, data: st.DataObject) -> Device:
+    """A device that is as able or less in every way."""
+    slower = st.floats(1.0, 20.0)
+    return replace(
+        device,
+        forward=device.forward * data.draw(slower),
+        backward=device.backward * data.draw(slower),
+        fixed=device.fixed * data.draw(slower),
+        up=device.up / data.draw(slower),
+        down=device.down / data.draw(slower),
+        deepest=data.draw(st.integers(1, device.deepest)),
+    )
+
+
 @given(devices, works)
 def test_costs_are_those_of_the_equation(device: Device, work: Work) -> None:
     found = costs([device], work)
@@ -108,31 +115,83 @@ def test_every_plan_fits_its_device_and_the_horizon(fleet: dict[str, Device], wo
 
 
 @given(devices, works, st.floats(0.1, 2.0))
-def test_while_rows_pass_the_frozen_layers_a_device_does_what_fits(device: Device, work: Work, part: float) -> None:
+def test_in_the_coming_round_a_device_does_what_fits(device: Device, work: Work, part: float) -> None:
     made = schedule({"c": device}, work)
     plan, horizon = made.plans["c"], made.horizon * part
-    now = while_filling(device, plan, horizon, work)
-    filled = replace(device, kept=(1.0,) * LAYERS, scored_at=tuple(range(1, LAYERS + 1)))
-    assert while_filling(filled, plan, horizon, work) is plan
-    horizon = max(horizon, seconds(filled, work, plan.depth, plan.steps, plan.scores, now=True))
+    [now] = in_coming_round([device], [plan], horizon, work)
+    passed = replace(device, kept=(1.0,) * LAYERS, scored_at=tuple(range(1, LAYERS + 1)))
+    length = max(horizon, seconds(passed, work, plan.depth, plan.steps, plan.scores, now=True))
     took = seconds(device, work, now.depth, now.steps, now.scores, now=True)
     assert now.depth == plan.depth
-    assert now.scores <= plan.scores
-    assert 1 <= now.steps <= (device.steps if plan.scores > now.scores else plan.steps)
-    if now == plan:
-        return
-    assert now.bound is Bound.FILLING
-    assert now.seconds == pytest.approx(took)
+    assert 1 <= now.steps <= device.steps + device.extra
     once = now.scores and device.kept_at(plan.depth) >= 1.0  # it scores for the first time
-    assert took <= horizon * (1 + 1e-6) or (now.steps == 1 and (once or not now.scores))
+    assert took <= length * (1 + 1e-6) or (now.steps == 1 and (once or not now.scores))
     more = seconds(device, work, now.depth, now.steps + 1, now.scores, now=True)
-    assert more > horizon * (1 - 1e-6) or now.steps in (plan.steps, device.steps)
+    assert more > length * (1 - 1e-6) or now.steps == device.steps + device.extra
+    if (now.steps, now.scores) == (plan.steps, plan.scores):
+        assert now is plan
+        return
+    assert now.seconds == pytest.approx(took)
+    assert (now.bound is Bound.FILLING) == (now.steps < plan.steps or now.scores < plan.scores)
 
 
-def test_once_all_rows_have_passed_a_device_does_what_was_planned() -> None:
+@given(devices, works)
+def test_where_nothing_is_left_to_pass_and_nobody_is_slower_a_device_does_what_was_planned(
+    device: Device, work: Work
+) -> None:
+    done = replace(device, kept=(1.0,) * LAYERS, scored_at=tuple(range(1, LAYERS + 1)))
+    made = schedule({"c": done}, work)
+    assert in_coming_round([done], [made.plans["c"]], made.horizon, work) == [made.plans["c"]]
+    assert in_coming_round([done] * 3, [made.plans["c"]] * 3, 0.0, work) == [made.plans["c"]] * 3
+
+
+def test_whoever_is_done_early_makes_more_steps_than_an_epoch_has_but_no_more_than_it_may() -> None:
+    quick = replace(FAST, forward=1e-3, backward=1e-3, deepest=2, kept=(1.0,) * LAYERS, scored_at=(1, 2))
+    fleet = {"quick": replace(quick, extra=15), **{f"c{i}": replace(FAST, forward=0.05) for i in range(6)}}
+    made = schedule(fleet, WORK)
+    assert made.plans["quick"].steps == quick.steps
+    coming = dict(
+        zip(fleet, in_coming_round(list(fleet.values()), list(made.plans.values()), made.horizon, WORK), strict=True)
+    )
+    assert (coming["quick"].steps, coming["quick"].bound) == (quick.steps + 15, Bound.MEMORY)
+    fleet["quick"] = quick
+    [own, *_] = in_coming_round(list(fleet.values()), list(made.plans.values()), made.horizon, WORK)
+    assert own is made.plans["quick"]
+
+
+def test_all_wait_for_no_more_than_the_slowest_plan_by_what_is_known_now() -> None:
+    done = replace(FAST, kept=(1.0,) * LAYERS, scored_at=tuple(range(1, LAYERS + 1)), extra=FAST.steps)
+    slower = replace(done, forward=0.015, backward=0.015)
+    plan = schedule({"c": done}, WORK).plans["c"]
+    late, early = in_coming_round([slower, done], [plan, plan], plan.seconds, WORK)
+    assert late is plan
+    took = seconds(slower, WORK, plan.depth, plan.steps, True, now=True)
+    assert early.steps > plan.steps
+    assert early.seconds <= took < early.seconds + plan.depth * (done.forward + done.backward)
+
+
+def test_one_that_was_planned_not_to_score_does_where_it_fits() -> None:
     done = replace(FAST, kept=(1.0,) * LAYERS, scored_at=tuple(range(1, LAYERS + 1)))
-    made = schedule({"c": done, "d": replace(done, forward=0.1, backward=0.1)}, WORK)
-    assert while_filling(done, made.plans["c"], made.horizon, WORK) is made.plans["c"]
+    plan = replace(schedule({"c": done}, WORK).plans["c"], scores=False, bound=Bound.SCORING)
+    [scores] = in_coming_round([done], [plan], 2 * plan.seconds, WORK)
+    [does_not] = in_coming_round([done], [plan], 0.0, WORK)
+    assert scores.scores
+    assert does_not is plan
+
+
+@given(fleets, works, devices, st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_worse_device_never_gets_more_work_in_a_round_either(
+    fleet: dict[str, Device], work: Work, device: Device, data: st.DataObject
+) -> None:
+    fleet = {**fleet, "a": worse_than(device, data), "z": device}
+    plans = schedule(fleet, work).plans
+    busy = [name for name, plan in plans.items() if plan.steps]
+    found = in_coming_round([fleet[name] for name in busy], [plans[name] for name in busy], 0.0, work)
+    coming = dict(zip(busy, found, strict=True))
+    if "a" in coming:
+        less, more = coming["a"], coming["z"]
+        assert less.depth * less.steps <= more.depth * more.steps
 
 
 def test_a_device_that_has_kept_rows_of_a_depth_is_faster_there_alone() -> None:
@@ -174,17 +233,7 @@ def test_equal_devices_get_equal_plans(device: Device, count: int, work: Work) -
 def test_a_worse_device_never_gets_more_work(
     fleet: dict[str, Device], work: Work, device: Device, data: st.DataObject
 ) -> None:
-    slower = st.floats(1.0, 20.0)
-    worse = replace(
-        device,
-        forward=device.forward * data.draw(slower),
-        backward=device.backward * data.draw(slower),
-        fixed=device.fixed * data.draw(slower),
-        up=device.up / data.draw(slower),
-        down=device.down / data.draw(slower),
-        deepest=data.draw(st.integers(1, device.deepest)),
-    )
-    made = schedule({**fleet, "a": worse, "z": device}, work)
+    made = schedule({**fleet, "a": worse_than(device, data), "z": device}, work)
     less, more = made.plans["a"], made.plans["z"]
     assert less.depth <= more.depth
     assert less.depth * less.steps <= more.depth * more.steps

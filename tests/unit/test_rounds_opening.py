@@ -10,7 +10,7 @@ import pytest
 from fedhft.adapter import AdapterSchema, MaskedDelta, MaskedMatrix, Parameter, Part, Slot, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec, parse_job
-from fedhft.planning.horizon import Bound, Planned
+from fedhft.planning.planned import Bound, Planned
 from fedhft.records import ClientRecord, MembershipRecord
 from fedhft.rounds.acceptance import check_update, expected_keys, largest_update
 from fedhft.rounds.opening import asked_of, open_round, sampled

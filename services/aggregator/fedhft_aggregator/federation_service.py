@@ -131,6 +131,7 @@ class Federation(federation_pb2_grpc.FederationServicer):
             trial=Durations.of(request.durations) if request.HasField("durations") else None,
             keeps_frozen_layers=request.keeps_frozen_layers,
             deepest=request.deepest,
+            most_steps=request.most_steps,
             too_large=requests.plans_too_large(request.too_large),
         )
         check_application(spec, application)

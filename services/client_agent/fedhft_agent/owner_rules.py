@@ -76,6 +76,14 @@ def check_task(rules: OwnerRules, spec: JobSpec, asked: Asked) -> None:
     _decline(spec.name, [*_about_work(rules, spec, asked), *_about_company(rules, spec, asked)])
 
 
+def most_steps(rules: OwnerRules, epochs: float, batches: int) -> int:
+    """The most steps of a round that the owner allows in a job of so many epochs of so many batches; 0: any."""
+    limits = [] if rules.most_steps is None else [rules.most_steps]
+    if rules.most_epochs is not None:
+        limits.append(max(math.floor(rules.most_epochs * batches), round(epochs * batches)))
+    return max(1, min(limits)) if limits else 0
+
+
 def _decline(job: str, objections: list[str]) -> None:
     if objections:
         raise FedhftError(

@@ -16,6 +16,7 @@ from typing import TypeVar
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation
+from fedhft.plan import steps_of
 from fedhft.planning.peak import Unfit
 from fedhft.planning.tiers import tier_of, too_large_for_all
 from fedhft.process.signals import StopSignal
@@ -32,7 +33,7 @@ from fedhft_agent.after_refusal import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVE
 from fedhft_agent.connection import Connection, one_line
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
 from fedhft_agent.links import Links
-from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_task
+from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_task, most_steps
 from fedhft_agent.tier_fit import tier_fit
 from fedhft_agent.transfers import PayloadCount, pull_blob, push_update
 
@@ -218,8 +219,16 @@ class Session:
         )
         if self._spec.method.allocation is Allocation.CAPACITY:
             request.durations.CopyFrom(self._worker.trial())
-            request.deepest = self._deepest if self._worker.memory else 0
+            request.deepest = self._greatest_depth()
+            training = self._spec.training
+            batches = steps_of(self._worker.samples, training.batch_size, 1.0, 0)
+            request.most_steps = most_steps(self._rules, training.epochs, batches)
         return self._connection.join(request)
+
+    def _greatest_depth(self) -> int:
+        """Most layers that fit the memory and that the owner allows; 0: any."""
+        limits = ([self._deepest] if self._worker.memory else []) + [self._rules.most_depth or 0]
+        return min((limit for limit in limits if limit), default=0)
 
     def _next_task(self) -> federation_pb2.NextTaskResponse:
         try:

@@ -13,10 +13,10 @@ from fedhft.coordination.gauges import show_horizon
 from fedhft.job import JobSpec
 from fedhft.methods import Allocation
 from fedhft.plan import steps_of
-from fedhft.planning.allocation import Allocated, allocate
+from fedhft.planning.allocation import Allocated, allocate, for_evaluation
 from fedhft.planning.estimates import Capacity, Durations, bounded, estimated, was_reset
-from fedhft.planning.horizon import Planned
 from fedhft.planning.kept_rows import with_kept_rows
+from fedhft.planning.planned import Planned
 from fedhft.records import ClientRecord, UpdateRecord
 from fedhft.rounds.opening import candidates
 from fedhft.rounds.summary import ClientReport
@@ -36,16 +36,15 @@ async def plan_by_capacity(
 ) -> Mapping[str, Planned]:
     """What capacity gives the clients asked for round `number`, kept in the store; nothing for other jobs.
 
-    The final evaluation goes by the plans in force.
+    The final evaluation goes by the plans in force, and scores as many layers as each device has memory for.
     """
     if spec.method.allocation is not Allocation.CAPACITY:
         return {}
     previous = await driven.store.allocated(driven.job)
-    if evaluation:
-        wanted = set(asked)
-        return {client: plan for client, plan in (previous.plans if previous else {}).items() if client in wanted}
     known = await driven.store.capacities(driven.job, asked)
     offered = candidates(spec, schema, clients, asked)
+    if evaluation:
+        return for_evaluation(offered, known, previous)
     async with driven.renewed_lease():
         made = await asyncio.to_thread(allocate, spec, schema, number, offered, known, previous)
     if made is None:

@@ -17,9 +17,11 @@ from fedhft.adapter import AdapterSchema, Float64, Part
 from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan
+from fedhft.planning.coming_round import in_coming_round
 from fedhft.planning.devices import SCORED_ONCE, Device, Work, costs, least_steps
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import LEAST_MASS, Bound, Planned, Schedule, least_plan, schedule, while_filling
+from fedhft.planning.horizon import LEAST_MASS, Schedule, least_plan, schedule
+from fedhft.planning.planned import Bound, Planned
 from fedhft.planning.tiers import bands_of
 
 BETTER = 0.9
@@ -46,9 +48,9 @@ class Allocated:
 
     made: the round they were made for. reason: why then, for people. horizon: seconds; rounds: to the target. plans:
     client -> plan. number: the round they were last used for. turns: who does something else in that round, and what:
-    clients that sit out by `plans` and take part all the same, and those whose rows still have to pass the frozen
-    layers. absent: client -> rounds in a row that it has sat out. stale: why the plans do not hold any more; empty
-    while they do.
+    clients that sit out by `plans` and take part all the same, and those that have time for fewer or more steps, by the
+    rows that still have to pass the frozen layers. absent: client -> rounds in a row that it has sat out. stale: why
+    the plans do not hold any more; empty while they do.
     """
 
     made: int
@@ -105,34 +107,54 @@ def allocate(
     idle = [name for name in devices if not kept.plans[name].steps]
     new = devices.keys() - (previous.plans.keys() if previous else set())
     turns = {
-        name: replace(
-            while_filling(devices[name], least_plan(devices[name], work), kept.horizon, work), bound=Bound.TURN
-        )
+        name: _turn(devices[name], kept.horizon, work)
         for name in idle
         if out.get(name, 0) >= spec.planning.sits_out or (name in new and capacities[name].reports < _TRIAL_AND_ROUND)
     }
     absent = {name: rounds for name, rounds in out.items() if name not in devices}
     absent |= {name: out.get(name, 0) + 1 for name in idle if name not in turns}
-    for name, device in devices.items():
-        now = while_filling(device, kept.plans[name], kept.horizon, work)
-        if now is not kept.plans[name]:
-            turns[name] = now
+    busy = [name for name in devices if kept.plans[name].steps]
+    coming = in_coming_round([devices[name] for name in busy], [kept.plans[name] for name in busy], kept.horizon, work)
+    turns |= {name: now for name, now in zip(busy, coming, strict=True) if now is not kept.plans[name]}
     return replace(kept, number=number, turns=turns, absent=absent)
+
+
+def for_evaluation(
+    candidates: Mapping[str, Candidate], capacities: Mapping[str, Capacity], previous: Allocated | None
+) -> Mapping[str, Planned]:
+    """What everybody does in the final evaluation: the steps of its plan, and as many layers as it has memory for,
+    because all layers are what is exported.
+    """
+    plans = previous.plans if previous is not None else {}
+    found = {}
+    for client, one in candidates.items():
+        known = capacities.get(client, Capacity())
+        own = plans.get(client, Planned(one.plan.depth, one.steps, True, 0.0, Bound.NOTHING))
+        found[client] = replace(own, depth=min(one.plan.depth, known.deepest or one.plan.depth))
+    return found
+
+
+def _turn(device: Device, horizon: float, work: Work) -> Planned:
+    """The least that one that sits out is asked for, or more if that fits the horizon."""
+    [now] = in_coming_round([device], [least_plan(device, work)], horizon, work)
+    return replace(now, bound=Bound.TURN)
 
 
 def within(spec: JobSpec, candidate: Candidate, own: Planned | None, evaluation: bool = False) -> AdapterPlan | None:
     """A client's plan: as allocated, as its tier says where nothing was (None), or None for one that sits out.
 
-    In the final evaluation nobody sits out, and everybody scores at the greatest depth it can, because that is what is
-    exported; as many steps as were allocated, and the fewest for one that would have sat out.
+    In the final evaluation (`for_evaluation`) nobody sits out: as many steps as were allocated, and the fewest for one
+    that would have sat out.
     """
     if own is None:
         return candidate.plan
     if evaluation:
         steps = own.steps or least_steps(spec.planning.least_steps, candidate.steps)
-        return replace(candidate.plan, max_steps=_cap(spec, candidate, steps))
+        return replace(candidate.plan, depth=own.depth, max_steps=_cap(spec, candidate, steps))
     if not own.steps:
         return None
+    if own.steps > candidate.steps:
+        return replace(candidate.plan, depth=own.depth, epochs=own.steps / candidate.batches)
     return replace(candidate.plan, depth=own.depth, max_steps=_cap(spec, candidate, own.steps))
 
 
@@ -146,9 +168,12 @@ def device_of(spec: JobSpec, candidate: Candidate, known: Capacity) -> Device:
     scoring = known.scoring if known.scoring is not None else HOLDOUT_SHARE * candidate.batches
     every = spec.evaluation.every
     both = spec.method.trained in (Trained.BOTH, Trained.INTERLEAVED)
+    steps = min(candidate.steps, known.most_steps or candidate.steps)
+    most = min(int(candidate.steps * spec.planning.most_steps + _ROUNDING), *_caps(spec, known))
     return Device(
         mass=candidate.mass,
-        steps=candidate.steps,
+        steps=steps,
+        extra=max(0, most - steps),
         batches=candidate.batches,
         forward=known.forward or 0.0,
         backward=known.backward or 0.0,
@@ -163,6 +188,11 @@ def device_of(spec: JobSpec, candidate: Candidate, known: Capacity) -> Device:
         kept=known.kept,
         scored_at=known.scored_at,
     )
+
+
+def _caps(spec: JobSpec, known: Capacity) -> tuple[int, int]:
+    """Most steps of a round that the job and the device's owner allow."""
+    return spec.training.max_steps or _ANY_STEPS, known.most_steps or _ANY_STEPS
 
 
 def work_of(spec: JobSpec, schema: AdapterSchema, rounds: int, deepest: int | None = None) -> Work:
@@ -207,6 +237,8 @@ def bytes_per_value(spec: JobSpec, encoding: str) -> float:
 
 
 _TRIAL_AND_ROUND = 2
+_ANY_STEPS = 2**31 - 1
+_ROUNDING = 1e-9
 _EVERY = "planning.every rounds have passed"
 
 

@@ -45,12 +45,12 @@ class Device:
     """One client as the planner sees it.
 
     mass: its weight q_i > 0 in averages. steps: most optimiser steps of a round, those of the job's epochs, or its cap
-    if that is less, >= 1. batches: of all its training rows, >= 1. forward, backward: seconds per layer-step. fixed:
-    seconds of a round that no plan changes. scoring: batches scored in a round that scores. scored: batches of the rows
-    among them, each once. up, down: bytes per second. deepest: the greatest depth that it has memory for, >= 1. keeps:
-    whether frozen layers are run once and kept. sends: share of a layer's values that its updates carry. kept: for
-    depths 1, 2, .., share of training rows that have passed the frozen layers; those that are not listed: 0. scored_at:
-    depths at which the rows to score have.
+    if that is less, >= 1. extra: steps besides these, >= 0, that it makes rather than wait. batches: of all its
+    training rows, >= 1. forward, backward: seconds per layer-step. fixed: seconds of a round that no plan changes.
+    scoring: batches scored in a round that scores. scored: batches of the rows among them, each once. up, down: bytes
+    per second. deepest: the greatest depth that it has memory for, >= 1. keeps: whether frozen layers are run once and
+    kept. sends: share of a layer's values that its updates carry. kept: for depths 1, 2, .., share of training rows
+    that have passed the frozen layers; those that are not listed: 0. scored_at: depths at which the rows to score have.
     """
 
     mass: float
@@ -68,6 +68,7 @@ class Device:
     sends: float = 1.0
     kept: tuple[float, ...] = ()
     scored_at: tuple[int, ...] = ()
+    extra: int = 0
 
     def kept_at(self, depth: int) -> float:
         """Share of training rows that have passed the layers below the last `depth`."""

@@ -41,9 +41,10 @@ class Capacity:
 
     forward, backward: seconds per layer-step (one layer, one batch). fixed: seconds of a round outside of them and of
     transfers. scoring: batches scored in a round that scores. up, down: bytes per second. deepest: the greatest depth
-    it has memory for; None: not stated, so any. keeps: whether it keeps frozen layers' outputs. kept: for depths 1, 2,
-    .., share of its training rows that have passed the layers below the last so many; scored_at: depths at which the
-    rows that it scores have (see `kept_rows`). reports: measurements so far.
+    it has memory for; None: not stated, so any. most_steps: of a round, as its owner allows; None: any. keeps: whether
+    it keeps frozen layers' outputs. kept: for depths 1, 2, .., share of its training rows that have passed the layers
+    below the last so many; scored_at: depths at which the rows that it scores have (see `kept_rows`). reports:
+    measurements so far.
     """
 
     forward: float | None = None
@@ -53,6 +54,7 @@ class Capacity:
     up: float | None = None
     down: float | None = None
     deepest: int | None = None
+    most_steps: int | None = None
     keeps: bool = False
     kept: tuple[float, ...] = ()
     scored_at: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from fedhft.job import JobSpec
 from fedhft.planning.allocation import Allocated, Candidate, device_of, work_of
 from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.estimates import Capacity
-from fedhft.planning.horizon import Bound, Planned
+from fedhft.planning.planned import Bound, Planned
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def explain(
     """Every candidate's plan, by what is known of devices now; in the order of their names."""
     work = work_of(spec, schema, spec.rounds.total - number + 1).over(allocated.rounds)
     found = []
+    length = _length(spec, candidates, capacities, allocated, work)
     for client, candidate in sorted(candidates.items()):
         known, own = capacities.get(client), allocated.plan_of(client)
         measured = known is not None and known.is_measured
@@ -53,18 +54,42 @@ def explain(
             found.append(Explained(client, candidate, None, 0.0, 0.0, 0.0, 0.0, 0.0, why))
             continue
         device = device_of(spec, candidate, known)
-        found.append(_explained(client, candidate, device, own, work, allocated, spec.planning.sits_out))
+        found.append(_explained(client, candidate, device, own, work, allocated, length, spec.planning.sits_out))
     return found
 
 
+def _length(
+    spec: JobSpec,
+    candidates: Mapping[str, Candidate],
+    capacities: Mapping[str, Capacity],
+    allocated: Allocated,
+    work: Work,
+) -> float:
+    """Seconds of the coming round: the horizon, or what the slowest plan takes by what is known now."""
+    length = allocated.horizon
+    for client in candidates.keys() & allocated.plans.keys() & capacities.keys():
+        plan, known = allocated.plans[client], capacities[client]
+        if plan.steps and known.is_measured:
+            device = device_of(spec, candidates[client], known)
+            length = max(length, _Seconds(device, work, plan.depth).by_itself(plan.steps, plan.scores))
+    return length
+
+
 def _explained(
-    client: str, candidate: Candidate, device: Device, own: Planned, work: Work, allocated: Allocated, sits_out: int
+    client: str,
+    candidate: Candidate,
+    device: Device,
+    own: Planned,
+    work: Work,
+    allocated: Allocated,
+    length: float,
+    sits_out: int,
 ) -> Explained:
     least = work.least_steps(device.steps)
     if not own.steps:
         depth = work.shallowest(device)
         layers = "one layer" if depth == 1 else f"{depth} layers"
-        would = _seconds(device, work, depth, least, scores=False)
+        would = _Seconds(device, work, depth).of_plan(least, False)
         why = (
             f"too slow for rounds of {allocated.horizon:.3g} s: {layers} and {least} of {device.steps} steps would "
             f"take {would:.3g} s; sits out, round {allocated.absent.get(client, 1)} of at most {sits_out} in a row"
@@ -78,16 +103,16 @@ def _explained(
         planned=own,
         training=own.steps * (run * device.forward + own.depth * device.backward),
         scoring=device.scoring * run * device.forward if own.scores else 0.0,
-        fill=_filling(device, own, work),
+        fill=_Seconds(device, work, own.depth).filling(own.steps, own.scores),
         link=float(link),
         fixed=device.fixed,
-        why=_why(client, device, own, work, allocated),
+        why=_why(client, device, own, work, allocated, length) + _besides(device, own),
     )
 
 
-def _why(client: str, device: Device, own: Planned, work: Work, allocated: Allocated) -> str:
+def _why(client: str, device: Device, own: Planned, work: Work, allocated: Allocated, length: float) -> str:
     rounds = f"rounds of {allocated.horizon:.3g} s"
-    now = _seconds(device, work, own.depth, own.steps, own.scores)
+    took = _Seconds(device, work, own.depth)
     match own.bound:
         case Bound.NOTHING:
             return "trains all layers and makes all steps of an epoch"
@@ -101,14 +126,26 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
         case Bound.FILLING:
             return _while_filling(device, own, allocated.plans[client], rounds)
         case Bound.SCORING:
-            would = _seconds(device, work, own.depth, own.steps, scores=True)
+            would = took.of_plan(own.steps, True)
             return f"does not score versions: with that it would take {would:.3g} s, more than {rounds}"
-        case _ if now > allocated.horizon:
+        case _ if own.steps >= device.steps:
+            would = _Seconds(device, work, min(own.depth + 1, work.layers)).of_plan(device.steps, own.scores)
+            return f"with one more layer it would take {would:.3g} s, more than {rounds}"
+        case _ if client in allocated.turns:
+            would = took.of_coming_round(own.steps + 1, own.scores)
+            return f"with one more step it would take {would:.3g} s, and this round takes {length:.3g} s"
+        case _ if (now := took.of_plan(own.steps, own.scores)) > allocated.horizon:
             return (
                 f"fills {rounds}, by what was known when they were planned; by what is known now it takes {now:.3g} s"
             )
         case _:
-            return f"{_one_more(device, own, work)}, more than {rounds}"
+            would = took.of_plan(own.steps + 1, own.scores)
+            return f"with one more step it would take {would:.3g} s, more than {rounds}"
+
+
+def _besides(device: Device, own: Planned) -> str:
+    more = own.steps - device.steps
+    return f"; makes {more} step{'s' if more > 1 else ''} more than an epoch has, rather than wait" if more > 0 else ""
 
 
 def _while_filling(device: Device, own: Planned, plan: Planned, rounds: str) -> str:
@@ -122,23 +159,27 @@ def _while_filling(device: Device, own: Planned, plan: Planned, rounds: str) -> 
     )
 
 
-def _filling(device: Device, own: Planned, work: Work) -> float:
-    """Seconds in the coming round for rows that have not passed the frozen layers yet."""
-    found, column = costs([device], work), own.depth - 1
-    steps = min(own.steps, device.batches)
-    return float(steps * found.first_step[0, column] + own.scores * found.first_scores[0, column])
+class _Seconds:
+    """What a device takes at a depth for so many steps, scoring or not."""
 
+    def __init__(self, device: Device, work: Work, depth: int) -> None:
+        self._costs, self._at, self._epoch = costs([device], work), (0, depth - 1), device.batches
 
-def _one_more(device: Device, own: Planned, work: Work) -> str:
-    if own.steps < device.steps:
-        would = _seconds(device, work, own.depth, own.steps + 1, own.scores)
-        return f"with one more step it would take {would:.3g} s"
-    would = _seconds(device, work, min(own.depth + 1, work.layers), own.steps, own.scores)
-    return f"with one more layer it would take {would:.3g} s"
+    def by_itself(self, steps: int, scores: bool) -> float:
+        """As if all rows had passed the frozen layers."""
+        found, at = self._costs, self._at
+        return float(found.once[at] + scores * found.scoring[at] + steps * found.step[at])
 
+    def filling(self, steps: int, scores: bool) -> float:
+        """In the coming round for rows that have not passed them yet."""
+        found, at = self._costs, self._at
+        return float(min(steps, self._epoch) * found.first_step[at] + scores * found.first_scores[at])
 
-def _seconds(device: Device, work: Work, depth: int, steps: int, scores: bool) -> float:
-    found = costs([device], work)
-    column = depth - 1
-    scoring = (found.scoring + found.filling_scored)[0, column] if scores else 0.0
-    return float(found.once[0, column] + found.filling[0, column] + scoring + steps * found.step[0, column])
+    def of_coming_round(self, steps: int, scores: bool) -> float:
+        """Of the coming round."""
+        return self.by_itself(steps, scores) + self.filling(steps, scores)
+
+    def of_plan(self, steps: int, scores: bool) -> float:
+        """Of a round as planned: filling is spread over those to the target."""
+        found, at = self._costs, self._at
+        return self.by_itself(steps, scores) + float(found.filling[at] + scores * found.filling_scored[at])

@@ -16,21 +16,22 @@ A device that cannot make its least share of steps within T at any depth first s
 no more than a quarter of the federation's mass may do either.
 
 Rows pass the frozen layers when they are first drawn, so that the first rounds at a depth are longer than later ones.
-Plans spread that over the N rounds; in a round itself a device makes as many steps as fit T with it (`while_filling`).
+Plans spread that over the N rounds; in a round itself a device makes as many steps as fit T with what is left to pass
+(`coming_round`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhft.adapter import Float64
 from fedhft.planning.devices import Costs, Device, Work, costs
+from fedhft.planning.monotone import never_more_for_worse
+from fedhft.planning.planned import Bound, Planned
 
 LEAST_MASS = 0.75
 """Least share of the mass that takes part in a round, and that scores in it."""
@@ -51,39 +52,6 @@ _NEVER_ROUNDS = 1e9
 _ROUNDING = 1e-9
 _NEVER = 1e-6
 """Epochs per round below which a layer is not trained."""
-
-
-class Bound(StrEnum):
-    """What keeps a device from doing more."""
-
-    NOTHING = "nothing"
-    """All layers, all steps."""
-    HORIZON = "horizon"
-    """More work would take longer than the round."""
-    MEMORY = "memory"
-    """The next layer does not fit."""
-    FILLING = "filling"
-    """Rows still have to pass the frozen layers: fewer steps than later, or no scores, for nobody to wait for that."""
-    SCORING = "scoring"
-    """Even the least plan fits only without scoring."""
-    TURN = "turn"
-    """Not even the least plan fits, and it has sat out long enough: it trains that all the same."""
-    ABSENT = "absent"
-    """Not even the least plan fits: it sits out."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What one device is to do in a round; depth = steps = 0: it sits out.
-
-    seconds: how long that will take it. bound: what keeps it from doing more.
-    """
-
-    depth: int
-    steps: int
-    scores: bool
-    seconds: float
-    bound: Bound
 
 
 @dataclass(frozen=True)
@@ -118,7 +86,7 @@ def schedule(devices: Mapping[str, Device], work: Work) -> Schedule:
     if rounds < work.rounds:
         work = work.over(rounds)
         fleet, best, rounds = _planned(ordered, work)
-    plans = dict(zip(names, _never_more_for_worse(ordered, fleet.plans(best), fleet), strict=True))
+    plans = dict(zip(names, never_more_for_worse(ordered, fleet.plans(best), work.layers, fleet.planned), strict=True))
     took = max((one.seconds for one in plans.values()), default=0.0)
     return Schedule({name: plans[name] for name in devices}, took, min(rounds, _NEVER_ROUNDS), work.rounds)
 
@@ -128,60 +96,6 @@ def least_plan(device: Device, work: Work) -> Planned:
     fleet = _Fleet([device], work)
     least = fleet.planned(0, work.shallowest(device), work.least_steps(device.steps), False)
     return replace(least, bound=Bound.TURN)
-
-
-def while_filling(device: Device, plan: Planned, horizon: float, work: Work) -> Planned:
-    """What a device does in the coming round in place of its plan, so that it is done within the horizon although rows
-    still have to pass the frozen layers: fewer steps, one at least; no scores where that would leave it too few, and
-    then as many steps as fit. Once all its training rows have passed it scores, with one step if need be, and if that
-    round is longer for it: it is the only one.
-
-    Where the plan by itself takes longer than the horizon by now, that is how long it may. The plan itself where it
-    fits, where steps are not planned, and for a device that sits out.
-    """
-    if not plan.steps or work.least >= 1.0:
-        return plan
-    once = _Round(device, plan.depth, work)
-    horizon = max(horizon, once.by_itself(plan.steps, scores=plan.scores))
-    if once.seconds(plan.steps, scores=plan.scores) <= horizon * (1.0 + _ROUNDING):
-        return plan
-    least = min(plan.steps, work.least_steps(device.steps))
-    steps = min(plan.steps, once.steps_within(horizon, scores=plan.scores))
-    scores = plan.scores and (steps >= least or device.kept_at(plan.depth) >= 1.0)
-    if plan.scores and not scores:
-        steps = min(device.steps, once.steps_within(horizon, scores=False))
-    steps = max(1, steps)
-    return Planned(plan.depth, steps, scores, once.seconds(steps, scores=scores), Bound.FILLING)
-
-
-class _Round:
-    """Seconds of the coming round of one device at a depth, with the rows that pass the frozen layers in it."""
-
-    def __init__(self, device: Device, depth: int, work: Work) -> None:
-        found, column = costs([device], work), depth - 1
-        self._once, self._step = float(found.once[0, column]), float(found.step[0, column])
-        self._scoring, self._first_scores = float(found.scoring[0, column]), float(found.first_scores[0, column])
-        self._first_step, self._epoch = float(found.first_step[0, column]), device.batches
-
-    def by_itself(self, steps: int, *, scores: bool) -> float:
-        """As if all rows had passed."""
-        return self._once + scores * self._scoring + steps * self._step
-
-    def filling(self, steps: int, *, scores: bool) -> float:
-        """Of the rows that have not."""
-        return min(steps, self._epoch) * self._first_step + scores * self._first_scores
-
-    def seconds(self, steps: int, *, scores: bool) -> float:
-        """Of all."""
-        return self.by_itself(steps, scores=scores) + self.filling(steps, scores=scores)
-
-    def steps_within(self, horizon: float, *, scores: bool) -> int:
-        """Most steps that are done by then, 0 or fewer for none."""
-        rest = horizon - self.seconds(0, scores=scores)
-        steps = math.floor(rest / (self._step + self._first_step) + _ROUNDING)
-        if steps <= self._epoch:
-            return steps
-        return math.floor((rest - self._epoch * self._first_step) / self._step + _ROUNDING)
 
 
 def _planned(devices: list[Device], work: Work) -> tuple[_Fleet, float, float]:
@@ -322,39 +236,3 @@ def _fewest_seconds(fleet: _Fleet, horizons: Float64) -> float:
     """
     seconds = horizons * (fleet.rounds(horizons) + 1.0)
     return float(horizons[int(seconds.argmin()) if np.isfinite(seconds).any() else -1])
-
-
-def _never_more_for_worse(devices: list[Device], plans: list[Planned], fleet: _Fleet) -> list[Planned]:
-    """Plans in which no device does more than one that is at least as able in every way.
-
-    Whole steps alone could have it otherwise: a slower device may come out one layer deeper because its last step just
-    fits. More layers, or more layer-steps, is more work.
-    """
-    able = np.array([device.ability(fleet.work.layers) for device in devices])
-    able = able[:, (able != able[0]).any(axis=0)]  # what is the same for all decides nothing
-    alike = np.array([(float(device.steps), float(device.batches)) for device in devices])
-    # Sorted so that whoever is better comes first, with its final plan by the time it caps others.
-    order = np.lexsort((np.arange(len(devices)), *-able.T, -able.sum(axis=1)))
-    able, alike = np.ascontiguousarray(able[order].T), alike[order].T
-    depth = np.array([plans[place].depth for place in order])
-    work = np.array([plans[place].depth * plans[place].steps for place in order])
-    settled = list(plans)
-    for rank, place in enumerate(order):
-        better = np.arange(rank)
-        for column in alike:
-            better = better[column[better] == column[rank]]
-        for column in able:
-            better = better[column[better] >= column[rank]]
-        if len(better):
-            capped = _at_most(int(place), plans[place], int(depth[better].min()), int(work[better].min()), fleet)
-            settled[place], depth[rank], work[rank] = capped, capped.depth, capped.depth * capped.steps
-    return settled
-
-
-def _at_most(place: int, own: Planned, depth: int, work: int, fleet: _Fleet) -> Planned:
-    if own.depth <= depth and own.depth * own.steps <= work:
-        return own
-    depth = min(own.depth, depth)
-    steps = min(own.steps, work // depth) if depth else 0
-    capped = fleet.planned(place, depth if steps else 0, steps, own.scores)
-    return replace(capped, bound=own.bound if steps else Bound.ABSENT)

@@ -48,6 +48,8 @@ class Application:
     keeps_frozen_layers: bool = False
     deepest: int = 0
     """The most layers that its device has memory to train; 0 means not stated."""
+    most_steps: int = 0
+    """The most optimiser steps of a round that its owner allows; 0 means not stated."""
     too_large: tuple[PlanTooLarge, ...] = ()
     halves: tuple[float, ...] = ()
 
@@ -185,8 +187,12 @@ def capacity_of(application: Application, known: Capacity | None, *, same_data: 
 
     A trial is believed until the first round tells more; one that cannot have been measured is not.
     """
-    keeps, deepest = application.keeps_frozen_layers, application.deepest or None
-    now = replace(known or Capacity(), keeps=keeps, deepest=deepest)
+    now = replace(
+        known or Capacity(),
+        keeps=application.keeps_frozen_layers,
+        deepest=application.deepest or None,
+        most_steps=application.most_steps or None,
+    )
     if not same_data:
         now = replace(now, kept=(), scored_at=(), scoring=None)
     trial = application.trial

@@ -14,7 +14,7 @@ from fedhft.job import JobSpec
 from fedhft.methods import Trained
 from fedhft.plan import AdapterPlan, steps_of
 from fedhft.planning.allocation import Candidate, within
-from fedhft.planning.horizon import Planned
+from fedhft.planning.planned import Planned
 from fedhft.planning.tiers import plans
 from fedhft.records import ClientRecord, MembershipRecord, Participant, Phase, RoundRecord
 from fedhft.rounds.attendance import quorum_of, share

@@ -228,6 +228,7 @@ class JoinRequest(_message.Message):
     DURATIONS_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
     DEEPEST_FIELD_NUMBER: _builtins.int
+    MOST_STEPS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     lease_token: _builtins.str
     job: _builtins.str
@@ -244,7 +245,9 @@ class JoinRequest(_message.Message):
     keeps_frozen_layers: _builtins.bool
     """Whether the agent keeps the outputs of frozen layers, so that it need run only those in training."""
     deepest: _builtins.int
-    """The most layers, counted from the output, that the device has memory to train; 0 means not stated."""
+    """The most layers, counted from the output, that the device has memory to train and its owner allows; 0: not stated."""
+    most_steps: _builtins.int
+    """The most optimiser steps of a round that the device's owner allows; 0: not stated."""
     @_builtins.property
     def signature(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Anchor signature: unit-norm random projection of gradients at the job's start, float32; empty where not used."""
@@ -282,10 +285,11 @@ class JoinRequest(_message.Message):
         durations: _capacity_pb2.Durations | None = ...,
         keeps_frozen_layers: _builtins.bool = ...,
         deepest: _builtins.int = ...,
+        most_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durations", b"durations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "signature_halves", b"signature_halves", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "data_digest", b"data_digest", "deepest", b"deepest", "durations", b"durations", "has_shared_validation", b"has_shared_validation", "job", b"job", "keeps_frozen_layers", b"keeps_frozen_layers", "lease_token", b"lease_token", "most_steps", b"most_steps", "samples", b"samples", "schema_json", b"schema_json", "signature", b"signature", "signature_halves", b"signature_halves", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
