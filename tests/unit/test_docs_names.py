@@ -13,7 +13,7 @@ from fedhft_clusterer.settings import ClustererSettings
 from fedhft.aggregation.fold import BLOCK
 from fedhft.cli import job_views
 from fedhft.cli.server_options import DEFAULT_SERVER
-from fedhft.clustering import choice, fitting, prediction, selection, signature
+from fedhft.clustering import choice, fitting, partition, prediction, selection, signature
 from fedhft.coordination import lease, tidying
 from fedhft.errors import OUTCOMES, ErrorCode
 from fedhft.jobs.client import JobsClient
@@ -160,7 +160,8 @@ DIMENSIONS = signature.DIMENSIONS
         ),
         ("docs/methods.md", f"agree by less than {prediction.LEAST_RELIABILITY:.2g} on average".replace("0.", ".")),
         ("docs/methods.md", f"(.10 for the second, {choice.FALLEN * prediction.FURTHER_GAIN:.3f}".replace(" 0.", " .")),
-        ("docs/methods.md", f"an even {prediction.MOST_VOTERS} are asked"),
+        ("docs/methods.md", f"an even {partition.MOST_COMPARED} are asked"),
+        ("docs/methods.md", f"where its sum is {partition.CLEARLY:g} times as large"),
         ("docs/methods.md", f"1 / (1 + exp({selection.DOUBT:g} (J-1) - evidence(J)))"),
         ("docs/methods.md", f"{fitting._SEEDINGS} k-means++ seedings"),
         ("docs/methods.md", f"in the last {source_number('training/signatures.py', 'ANCHOR_DEPTH')} layers"),

@@ -3,7 +3,8 @@
 Reading order, each file with the equation and the source it begins with:
 
     signature          sum of signed, hashed values: feature hashing (Weinberger et al. 2009, arXiv 0902.2206)
-    subspace           the first J - 1 principal components of the signatures
+    partition          z maximises sum_i <unit(sum of z_i's others), x_i>: spherical k-means, each client left out
+    subspace           the J - 1 directions in which the means of a partition differ, or principal components
     fitting            r_ik ~ pi_k N(x_i; mu_k, S_k): expectation maximisation, started by Ward and k-means++
     resources          devices as a further coordinate, where the job wants them
     prediction         how many clusters, asked of unseen halves: do the others of mine predict my other half better?

@@ -5,7 +5,8 @@ of clusters J follows it:
 
     the first verdict of a job holds at once
     up     towards J* > J
-    down   towards J* < J, and only once the gain of J over J - 1 fell under 2/3 of what taking the last one took (.10)
+    down   towards J* < J, and only once the gain of J over J - 1 fell under 2/3 of what taking the last one took (.10;
+           .067 from the third on)
     a move takes the same J* in two clusterings in a row, is by one cluster, and comes two rounds or more after another
 """
 

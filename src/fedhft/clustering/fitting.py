@@ -103,7 +103,7 @@ def best_fit(points: Float64, clusters: int, kind: Covariance, ridge: float) -> 
     """The likeliest fit over several deterministic starts: Ward's hierarchical clustering, and k-means++ seedings."""
     if clusters == 1:
         return fit(points, points.mean(axis=0, keepdims=True), kind, ridge)
-    fits = [fit(points, means, kind, ridge) for means in _starts(points, clusters)]
+    fits = [fit(points, means, kind, ridge) for means in starts(points, clusters, tree_of(points))]
     return max(fits, key=lambda one: one.log_likelihood)
 
 
@@ -125,9 +125,15 @@ def _maximise(points: Float64, responsibilities: Float64, means: Float64, kind: 
     return Gaussians(kind, mass / mass.sum(), means, spread)
 
 
-def _starts(points: Float64, clusters: int) -> Iterator[Float64]:
-    if len(points) <= _MOST_FOR_WARD:
-        labels = fcluster(linkage(points, "ward"), clusters, "maxclust") - 1
+def tree_of(points: Float64) -> Float64 | None:
+    """Ward's hierarchical clustering of points (n x d), scipy's linkage matrix; None for one point, or too many."""
+    return linkage(points, "ward") if 1 < len(points) <= _MOST_FOR_WARD else None
+
+
+def starts(points: Float64, clusters: int, tree: Float64 | None) -> Iterator[Float64]:
+    """Means (J x d) to start from: those of the points' tree, and k-means++ seedings. Deterministic."""
+    if tree is not None:
+        labels = fcluster(tree, clusters, "maxclust") - 1
         found = int(labels.max()) + 1
         means = np.stack([points[labels == label].mean(axis=0) for label in range(found)])
         yield np.vstack([means, points[: clusters - found]])
@@ -139,8 +145,9 @@ def _plus_plus(points: Float64, clusters: int, number: int) -> Float64:
     """k-means++ (Arthur and Vassilvitskii 2007): each next mean is a point drawn by squared distance to the nearest."""
     draws = seeds.integers(seeds.seed_of("mixture", clusters, number), clusters).astype(np.float64) / 2.0**64
     chosen = [min(int(draws[0] * len(points)), len(points) - 1)]
+    gaps = np.full(len(points), np.inf)
     for draw in draws[1:]:
-        gaps = np.square(points[:, None, :] - points[chosen][None]).sum(axis=2).min(axis=1)
+        gaps = np.minimum(gaps, np.square(points - points[chosen[-1]]).sum(axis=1))
         reach = np.cumsum(gaps)
         chosen.append(min(int(np.searchsorted(reach, draw * reach[-1], side="right")), len(points) - 1))
     return points[chosen]

@@ -1,6 +1,7 @@
 """Memberships from signatures: a Gaussian mixture that keeps its clusters' identities (FedHFT, arXiv 2510.14054).
 
-    signatures -> unit norm -> principal components -> mixture (first: several starts; then: from the last means)
+    signatures -> unit norm -> partition -> the J - 1 directions in which its means differ
+    -> mixture (first: several starts; then: from the last means)
     -> components matched to the last ones -> posteriors ^ (1 / temperature) -> averaged with uniform ones by confidence
     -> smoothed with the last memberships
 
@@ -23,8 +24,9 @@ import numpy as np
 from fedhft.adapter import Float32, Float64
 from fedhft.clustering.fitting import Covariance, Fit, Gaussians, best_fit, fit, log_sum_exp
 from fedhft.clustering.identity import Lineage, lineage, match
+from fedhft.clustering.partition import continued, evenly, partitions
 from fedhft.clustering.selection import choose_clusters, confidence, margin
-from fedhft.clustering.subspace import Subspace, principal
+from fedhft.clustering.subspace import Subspace, principal, spanned
 from fedhft.documents import parse_json
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_sections import ClusteringSpec
@@ -111,7 +113,7 @@ class Fitted:
     """New memberships.
 
     rows: client -> weights over clusters, summing to 1. log_likelihood: mean per client, nats, in the fit's own space;
-    0 where nothing was fitted. dimensions: principal components used, 0 for one cluster. origins: where the number of
+    0 where nothing was fitted. dimensions: of the mixture, 0 for one cluster. origins: where the number of
     clusters changed, each one's state as a weighting of those before, (J x K); () elsewhere.
     """
 
@@ -199,7 +201,12 @@ def _fit(
     certainty: float | None,
     changed: bool,
 ) -> tuple[MixtureModel, float]:
-    space = principal(signatures, clusters - 1)
+    compared = signatures[evenly(len(signatures))]
+    if previous is not None and previous.clusters == clusters and not changed:
+        labels = continued(compared, previous.means)
+    else:
+        [labels] = partitions(compared, [clusters])
+    space = principal(signatures, clusters - 1) if labels is None else spanned(compared, labels)
     if len(space.basis) == 0:
         return _single(signatures), 0.0
     points = space.project(signatures)

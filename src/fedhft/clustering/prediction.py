@@ -3,14 +3,15 @@
 Every client's rows are in two halves, whose signatures u_i, v_i it sends; s_i = unit(u_i + v_i). Those with two halves
 that say something vote, n of them. For J = 2 .. min(maximum, n // 2), and (x, y) in {(u, v), (v, u)}:
 
-    z      labels of J Gaussians with a common covariance on the first J - 1 principal components of x, unit variance
+    z      the partition of x into J (`clustering.partition`)
     o_i    unit( sum of s_j over j != i with z_j = z_i )                  what the others of its cluster say
     a_i    unit( sum of s_j over j != i )                                 what all others say
     g_i(J) mean over both directions of <o_i - a_i, y_i> / sqrt( max( mean_k <u_k, v_k>, .02 ) );       g_i(1) = 0
 
-J is out where a cluster has fewer than two. From J* = 1 on, in ascending order of J, with d_i = g_i(J) - g_i(J*):
+J is out where there is no partition with two or more in every cluster. From J* = 1 on, in ascending order of J, with
+d_i = g_i(J) - g_i(J*):
 
-    J* <- J   where   mean d > .15  (.05 once J* > 1)   and   t = mean d / (sd d / sqrt n) > 2
+    J* <- J   where   mean d > .15  (.1 once J* > 1)   and   t = mean d / (sd d / sqrt n) > 2
 
 The half y_i had no part in finding z, so clusters that fit the noise of x predict nothing. The divisor undoes what
 noise of y_i itself takes from the product: a gain of 1 is that of clusters that say everything against all that say
@@ -30,24 +31,18 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from fedhft.adapter import Float64
-from fedhft.clustering.fitting import best_fit
-from fedhft.clustering.subspace import principal
+from fedhft.clustering.partition import Labels, evenly, partitions
 
 FIRST_GAIN = 0.15
 """Gain that the first split takes."""
-FURTHER_GAIN = 0.05
+FURTHER_GAIN = 0.1
 """Gain over fewer clusters that each further one takes."""
 LEAST_T = 2.0
 LEAST_RELIABILITY = 0.05
 """Mean <u, v> below which signatures say nothing."""
-MOST_VOTERS = 2000
-"""Of more an even part is asked: the answer is as sure, and ten thousand take no longer."""
 _LEAST_DIVISOR = 0.02
-_RIDGE = 1e-2
 _LARGEST_T = 1000.0
 """t of clients that all agree; their deviation may be 0."""
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ def verdict(first: Float64, second: Float64, most: int, present: int = 1) -> Ver
     certainty is that of `present` clusters where these are more than J*.
     """
     votes = np.flatnonzero(voting(first, second))
-    asked = votes[np.linspace(0, len(votes) - 1, min(len(votes), MOST_VOTERS)).round().astype(np.int64)]
+    asked = votes[evenly(len(votes))]
     u, v = first[asked], second[asked]
     clients = len(u)
     reliability = float(np.einsum("nd,nd->n", u, v).mean()) if clients else 0.0
@@ -104,12 +99,12 @@ def verdict(first: Float64, second: Float64, most: int, present: int = 1) -> Ver
     if not nothing.says_something:
         return nothing
     most = min(most, clients // 2)
-    halves = (_Half.of(u, most), _Half.of(v, most))
     gains: dict[int, Float64] = {1: np.zeros(clients)}
     tried: list[Tried] = []
     best = 1
-    for clusters in range(2, most + 1):
-        gain = gains_of(clusters, [half.labels(clusters) for half in halves], u, v)
+    numbers = range(2, most + 1)
+    for clusters, *found in zip(numbers, partitions(u, numbers), partitions(v, numbers), strict=True):
+        gain = gains_of(clusters, found, u, v)
         if gain is None:
             continue
         gains[clusters] = gain
@@ -129,17 +124,14 @@ def verdict(first: Float64, second: Float64, most: int, present: int = 1) -> Ver
 
 
 def gains_of(clusters: int, found: Sequence[Labels | None], first: Float64, second: Float64) -> Float64 | None:
-    """g_i (n,) of J clusters found from either half: labels (n,), None where there is too little variation for J.
-
-    None where a cluster has fewer than two members.
-    """
+    """g_i (n,) of J clusters found from either half: labels (n,); None where either is."""
     signatures = _unit(first + second)
     total = signatures.sum(axis=0)
     everybody = _unit(total - signatures)
     scale = math.sqrt(max(float(np.einsum("nd,nd->n", first, second).mean()), _LEAST_DIVISOR))
     gain = np.zeros(len(first))
     for labels, unseen in zip(found, (second, first), strict=True):
-        if labels is None or (np.bincount(labels, minlength=clusters) < 2).any():
+        if labels is None:
             return None
         sums = np.zeros((clusters, first.shape[1]))
         np.add.at(sums, labels, signatures)
@@ -155,27 +147,6 @@ def t_value(values: Float64) -> float:
     if error * _LARGEST_T <= abs(mean):
         return math.copysign(_LARGEST_T, mean) if mean else 0.0
     return mean / error
-
-
-@dataclass(frozen=True, eq=False)
-class _Half:
-    """One half's signatures in their principal components, unit variance, most varied first; (n x d)."""
-
-    points: Float64
-
-    @classmethod
-    def of(cls, signatures: Float64, most: int) -> _Half:
-        space = principal(signatures, most - 1)
-        points = space.project(signatures)
-        return cls(points / points.std(axis=0))
-
-    def labels(self, clusters: int) -> Labels | None:
-        """The likeliest of J components for each client (n,); None where there is too little variation for J."""
-        points = self.points[:, : clusters - 1]
-        if points.shape[1] < clusters - 1:
-            return None
-        found = best_fit(points, clusters, "tied", _RIDGE).gaussians.log_joint(points).argmax(axis=1)
-        return np.asarray(found, np.int64)
 
 
 def _unit(rows: Float64) -> Float64:
