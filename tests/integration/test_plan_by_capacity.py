@@ -133,6 +133,14 @@ async def test_an_owner_may_allow_fewer_steps_than_it_has_time_for(aggregator: A
     assert steps(tasks["ash"]) <= EPOCH
 
 
+async def test_the_final_evaluation_asks_for_as_many_layers_as_there_is_memory_for(aggregator: Aggregator) -> None:
+    spec = job("final", rounds={"total": 1, "min_clients": len(NAMES)}, evaluation={"final": True})
+    devices = await fleet(aggregator, spec, fir={"deepest": 2})
+    await round_of(devices)
+    found = {name: (await device.next_task()).evaluate.plan.depth for name, device in devices.items()}
+    assert found == {**dict.fromkeys(NAMES, LAYERS), "fir": 2}
+
+
 async def test_a_report_changes_what_is_known_and_the_next_plans(aggregator: Aggregator) -> None:
     devices = await fleet(aggregator, job("report"))
     devices["ash"].told_durations = trial(1e-6, 200)
