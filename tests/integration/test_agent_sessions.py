@@ -293,6 +293,17 @@ def test_a_draft_is_not_delivered_once_its_owner_has_forbidden_it(site: Site, tm
         assert allowed.trained == [2]
 
 
+def test_plans_by_capacity_keep_to_what_the_owner_allows(site: Site) -> None:
+    spec = site.submit("kept-to", method="legend", evaluation={"final": True})
+    with InProcessAgent(site, spec, rules=OwnerRules(most_depth=1, most_steps=1)) as agent:
+        assert agent.worker.schema.layers > 1
+        assert agent.run().status == "completed"
+        assert agent.trained == [1, 2]
+    job = site.get("kept-to")
+    assert [(entry.work.depth_most, entry.work.steps) for entry in job.history] == [(1, 1), (1, 1)]
+    assert job.results[0].client == "ash"
+
+
 def test_a_later_agent_of_the_same_client_takes_over(site: Site) -> None:
     spec = site.submit("twins")
     with InProcessAgent(site, spec) as first:
