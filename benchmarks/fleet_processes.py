@@ -3,7 +3,7 @@
 Eight agents (a folder of SST-2, MiniLM) are held to shares of a core from .05 to .25 and to links of 1 to 30 Mbit/s
 (`fedhft.local.devices`), over real sockets. Printed per method: wall seconds of the rounds until the accuracy on the
 common split has been reached, bytes, and what clients waited. With --slower NAME=ROUND=TIMES one agent becomes slower
-in mid-job; the length of every round is printed then.
+in mid-job; the length of every round is printed then. The plans of the end are printed as `fedhft job plan` would.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet import ARMS, Arm, job
+from fedhft.cli.job_plan import print_plan
 from fedhft.datasets.federated import ClientFiles, FederatedData
 from fedhft.datasets.partition import Partition, Shares, hand_out
 from fedhft.datasets.source import read_source
@@ -109,6 +110,7 @@ def federate(
             federation.follow(spec.name, timeout_s, observe)
         if spec.method.allocation is Allocation.CAPACITY:
             told = federation.jobs.plan(spec.name)
+            print_plan(spec.name, told)
             plans = [
                 {"client": one.client, "depth": one.depth, "steps": one.steps, "of": one.epoch_steps, "why": one.why}
                 for one in told.clients
