@@ -64,6 +64,15 @@ def test_plans_stay_until_there_is_a_reason() -> None:
     assert (later.made, later.plans) == (4, first.plans)
 
 
+def test_waiting_is_that_of_the_round_and_not_of_the_plans() -> None:
+    slow = replace(FAST, forward=0.03, backward=0.03, deepest=1)
+    allocated = made(1, None, h=slow)
+    seconds = [allocated.plan_of(name).seconds for name in NAMES]  # type: ignore[union-attr]
+    assert allocated.turns
+    assert allocated.waiting == pytest.approx(1 - sum(seconds) / len(seconds) / max(seconds))
+    assert allocated.waiting < replace(allocated, turns={}).waiting
+
+
 def test_asked_again_for_a_round_the_answer_is_the_same() -> None:
     hopeless = replace(FAST, forward=50.0, backward=50.0)
     previous = None

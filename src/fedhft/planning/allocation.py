@@ -65,8 +65,9 @@ class Allocated:
 
     @property
     def waiting(self) -> float:
-        """Mean share of the horizon that those who take part wait."""
-        return Schedule(self.plans, self.horizon, self.rounds).waiting
+        """Mean share of round `number` that those who take part wait for the slowest."""
+        coming = {**self.plans, **self.turns}
+        return Schedule(coming, max((one.seconds for one in coming.values()), default=0.0), self.rounds).waiting
 
     def plan_of(self, client: str) -> Planned | None:
         """What a client does in round `number`; None where nothing was planned for it."""

@@ -99,7 +99,7 @@ class ExplainPlanResponse(_message.Message):
     """How long a round takes, and how many there are to go to the gain target, by the estimates the plans were made from."""
     rounds: _builtins.float
     waiting: _builtins.float
-    """Mean share of the horizon that those who take part wait for the slowest, 0..1."""
+    """Mean share of the latest round that those who take part wait for the slowest, by what was planned for it, 0..1."""
     layers: _builtins.int
     """Layers of the model."""
     @_builtins.property
