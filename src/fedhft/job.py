@@ -290,6 +290,15 @@ def stored_client_timeout(text: str) -> float:
         return 0.0  # people are shown a damaged job too
 
 
+def stored_plans_by_capacity(text: str) -> bool:
+    """Whether a stored job plans by capacity, without reading all of it; False where it is damaged."""
+    try:
+        named = _object(text, "stored job", MOST_STORED_BYTES)["method"]["allocation"]
+    except (FedhftError, TypeError, KeyError):
+        return False
+    return bool(named == Allocation.CAPACITY.value)
+
+
 def job_schema() -> dict[str, Any]:
     """JSON Schema of the job file, for editors; durations and sizes may also be text there."""
     schema = JobSpec.model_json_schema()

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from fedhft.errors import OUTCOMES, ErrorCode
-from fedhft.ids import JobId
+from fedhft.ids import ClientId, JobId
 from fedhft.job import JobSpec
 from fedhft.plan import steps_of
-from fedhft.v1 import capacity_pb2, federation_pb2, plans_pb2
+from fedhft.planning.estimates import Capacity
+from fedhft.v1 import capacity_pb2, clients_pb2, federation_pb2, plans_pb2
 from tests.aggregator import Aggregator, refused, serving
 from tests.cli_runner import run_cli
 from tests.light import LightClient, light_job
@@ -216,6 +217,42 @@ async def test_people_are_shown_the_plans_and_what_they_would_be(aggregator: Agg
     refused_ = await asked("--what-if", str(file))
     assert refused_.returncode == OUTCOMES[ErrorCode.INVALID_ARGUMENT].exit_code
     assert "'elm': is not a live client whose device was measured" in refused_.stderr
+
+
+async def test_people_are_shown_what_was_measured_of_clients(aggregator: Aggregator) -> None:
+    devices = await fleet(aggregator, job("seen"), oak={"step": 0.0125, "deepest": 2})
+    listed = (await aggregator.jobs.Clients(clients_pb2.ListClientsRequest(job="seen"), timeout=10)).clients
+    known = {one.client: one.capacity for one in listed}
+    assert known["oak"].forward_ms == pytest.approx(12.5)
+    assert (known["oak"].deepest, known["ash"].deepest, known["ash"].reports) == (2, 0, 1)
+    asked = partial(asyncio.to_thread, run_cli, "job", "clients", "seen", "--server", aggregator.address)
+    shown = await asked()
+    assert shown.returncode == 0, shown.stderr
+    head, *lines = shown.stdout.splitlines()
+    assert "ms of a layer and batch, forward + backward" in head
+    assert " up " not in head  # nobody has delivered anything over a link
+    assert next(line for line in lines if "oak" in line).split()[-4:] == ["12.5", "+", "12.5", "2"]
+    assert next(line for line in lines if "ash" in line).split()[-4:] == ["1", "+", "1", "-"]
+    listed_ = json.loads((await asked("-o", "json")).stdout)["clients"]
+    assert {one["client"]: one["capacity"]["deepest"] for one in listed_} == {**dict.fromkeys(NAMES, 0), "oak": 2}
+    for device in devices.values():
+        device.told_durations = trial(0.001, 120)
+        device.told_durations.up_seconds, device.told_durations.up_bytes = 0.5, 125_000
+    await round_of(devices)
+    await devices["ash"].train_task()  # round 2 is open, the first one's reports are known
+    assert "2 Mbit/s" in (await asked()).stdout
+
+
+async def test_where_plans_do_not_go_by_capacity_devices_are_not_told(aggregator: Aggregator) -> None:
+    spec = light_job("by-tiers")
+    await aggregator.submit(spec)
+    await aggregator.store.note_capacity(JobId("by-tiers"), ClientId("ash"), Capacity(0.1, 0.1))
+    light = aggregator.client("ash", spec, layers=LAYERS)
+    await Device(aggregator.channel, "ash", spec, light.schema).enters()
+    (one,) = (await aggregator.jobs.Clients(clients_pb2.ListClientsRequest(job="by-tiers"), timeout=10)).clients
+    assert not one.HasField("capacity")
+    shown = await asyncio.to_thread(run_cli, "job", "clients", "by-tiers", "--server", aggregator.address)
+    assert "ms of a layer" not in shown.stdout
 
 
 async def test_what_cannot_be_supposed_is_refused(aggregator: Aggregator) -> None:

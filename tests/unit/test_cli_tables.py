@@ -8,7 +8,7 @@ import pytest
 
 from fedhft.cli import job_views
 from fedhft.cli.output import Column, ago, print_table
-from fedhft.v1 import clients_pb2, clustering_pb2, jobs_pb2
+from fedhft.v1 import capacity_pb2, clients_pb2, clustering_pb2, jobs_pb2
 
 WIDTHS = (60, 80, 120)
 REASON = "round 3 has 2 of 4 updates at its deadline, and was extended twice; give it more time, or a smaller quorum"
@@ -39,6 +39,12 @@ def clients() -> None:
     job_views.print_clients([live, declined, aside])
 
 
+def measured_clients() -> None:
+    device = capacity_pb2.Capacity(forward_ms=1234.5, backward_ms=0.0123, up=250e3, down=1.25e9, deepest=12)
+    measured = clients_pb2.JobClient(client="clinic-north-07", state=1, tier="strong", samples=123456, capacity=device)
+    job_views.print_clients([measured, clients_pb2.JobClient(client="b", state=2, set_aside="its bytes are damaged")])
+
+
 def memberships() -> None:
     rows = [clustering_pb2.Membership(client=f"clinic-{n}", weights=[1 / 12] * 11 + [1 / 12 + 1e-9]) for n in range(3)]
     job_views.print_memberships("tickets", clustering_pb2.Memberships(version=3, round=2, clusters=12, rows=rows))
@@ -53,7 +59,7 @@ def events() -> None:
     job_views.print_events(jobs_pb2.ListEventsResponse(events=told, now_ms=1_790_000_300_000))
 
 
-VIEWS = (jobs, no_jobs, clients, memberships, events)
+VIEWS = (jobs, no_jobs, clients, measured_clients, memberships, events)
 
 
 def shown(

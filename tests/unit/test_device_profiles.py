@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.planning.rates import parse_rate
+from fedhft.planning.rates import parse_rate, written_rate
 from fedhft.simulation.devices import LocalWork, Profile, read_profiles
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "devices.toml"
@@ -58,6 +58,18 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, said: str
 )
 def test_rates_are_read(text: object, wanted: float) -> None:
     assert parse_rate(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (0.125, "1 bit/s"), (124.99, "1 kbit/s"), (250e3, "2 Mbit/s"), (124.96e6, "1 Gbit/s"), (1e11, "800 Gbit/s"),
+        (124.9e3, "999 kbit/s"), (250e9, "2000 Gbit/s"),
+    ],
+)  # fmt: skip
+def test_rates_are_written_as_they_are_read(rate: float, text: str) -> None:
+    assert written_rate(rate) == text
+    assert parse_rate(text) == pytest.approx(rate, rel=1e-2)
 
 
 def test_work_takes_what_its_layer_steps_take() -> None:

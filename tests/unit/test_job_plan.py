@@ -8,7 +8,7 @@ import pytest
 
 from fedhft.cli.job_plan import print_plan, read_what_if
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.v1 import plans_pb2
+from fedhft.v1 import capacity_pb2, plans_pb2
 
 
 def test_supposed_devices_are_read_with_rates_as_text(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_every_part_of_a_rounds_seconds_is_shown(
         client="ash", depth=2, steps=5, epoch_steps=20, scores=True, seconds=31.5, planned_seconds=30.8,
         training_seconds=16.25, scoring_seconds=8.5, fill_seconds=4.125, link_seconds=2.0625, fixed_seconds=0.5625,
         why="has memory for 2",
-        capacity=plans_pb2.Capacity(forward_ms=12.0, backward_ms=24.0, reports=3),
+        capacity=capacity_pb2.Capacity(forward_ms=12.0, backward_ms=24.0, reports=3),
     )  # fmt: skip
     idle = plans_pb2.ClientPlan(client="oak", epoch_steps=20, bound="absent", why="too slow")
     told = plans_pb2.ExplainPlanResponse(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedhft.cli.completion import JobArgument
+from fedhft.cli.device_columns import PASSES, passes, short
 from fedhft.cli.output import Column, answer, print_table
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.errors import ErrorCode, FedhftError
@@ -95,7 +96,7 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
         Column("fill", 6),
         Column("link", 5),
         Column("fixed", 6),
-        Column("ms of a layer and batch, forward + backward", 3),
+        Column(PASSES, 3),
         Column("why", text=True),
     )
     rows = [
@@ -104,10 +105,10 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
             f"{one.depth}/{told.layers}" if one.steps else "-",
             f"{one.steps}/{one.epoch_steps}",
             "yes" if one.scores else "no",
-            _short(one.planned_seconds) if one.planned_seconds else "-",
-            _short(one.seconds) if one.seconds else "-",
+            short(one.planned_seconds) if one.planned_seconds else "-",
+            short(one.seconds) if one.seconds else "-",
             *(
-                _short(seconds) if one.seconds else "-"
+                short(seconds) if one.seconds else "-"
                 for seconds in (
                     one.training_seconds,
                     one.scoring_seconds,
@@ -116,9 +117,7 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
                     one.fixed_seconds,
                 )
             ),
-            f"{_short(one.capacity.forward_ms)} + {_short(one.capacity.backward_ms)}"
-            if one.capacity.forward_ms
-            else "-",
+            passes(one.capacity),
             one.why,
         )
         for one in told.clients
@@ -129,8 +128,3 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
         f"for the slowest, on average), about {told.rounds:.0f} to the gain target"
     )
     print_table(columns, rows, title)
-
-
-def _short(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fedhft.cli.device_columns import device_columns
 from fedhft.cli.output import Column, ago, console, print_table
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def _best(job: jobs_pb2.Job) -> list[str]:
 
 
 def print_clients(clients: Iterable[clients_pb2.JobClient]) -> None:
-    """A line per client of a job."""
+    """A line per client of a job, with what was measured of its device where jobs plan by that."""
+    listed = list(clients)
+    measured = device_columns([one.capacity for one in listed], less=6)
     columns = (
         Column("client"),
         Column("state"),
@@ -107,6 +110,7 @@ def print_clients(clients: Iterable[clients_pb2.JobClient]) -> None:
         Column("rounds", 2),
         Column("since", 5),
         Column("last seen", 3),
+        *(column for column, _ in measured),
         Column("reason", text=True),
     )
     rows = [
@@ -118,9 +122,10 @@ def print_clients(clients: Iterable[clients_pb2.JobClient]) -> None:
             one.rounds_delivered,
             ago(one.joined_seconds) if one.HasField("joined_seconds") else "",
             f"{ago(one.seen_seconds)} ago" if one.HasField("seen_seconds") else "",
+            *(tell(one.capacity) for _, tell in measured),
             one.reason or _treated(one),
         )
-        for one in clients
+        for one in listed
     ]
     print_table(columns, rows)
 

@@ -20,8 +20,22 @@ from fedhft.planning.planned import Planned
 from fedhft.records import ClientRecord, UpdateRecord
 from fedhft.rounds.opening import candidates
 from fedhft.rounds.summary import ClientReport
+from fedhft.v1 import capacity_pb2
 
 log = logging.getLogger(__name__)
+
+
+def capacity_message(known: Capacity) -> capacity_pb2.Capacity:
+    """What is known of a device, for people."""
+    return capacity_pb2.Capacity(
+        forward_ms=1e3 * (known.forward or 0.0),
+        backward_ms=1e3 * (known.backward or 0.0),
+        up=known.up or 0.0,
+        down=known.down or 0.0,
+        deepest=known.deepest or 0,
+        keeps_frozen_layers=known.keeps,
+        reports=known.reports,
+    )
 
 
 async def plan_by_capacity(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedhft.adapter import AdapterSchema
+from fedhft.coordination.capacity import capacity_message
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.ids import JobId
 from fedhft.job import JobSpec, load_canonical
@@ -158,13 +159,5 @@ def _client(one: Explained, known: Capacity) -> plans_pb2.ClientPlan:
         fixed_seconds=one.fixed,
         bound="unmeasured" if own is None else own.bound.value,
         why=one.why,
-        capacity=plans_pb2.Capacity(
-            forward_ms=1e3 * (known.forward or 0.0),
-            backward_ms=1e3 * (known.backward or 0.0),
-            up=known.up or 0.0,
-            down=known.down or 0.0,
-            deepest=known.deepest or 0,
-            keeps_frozen_layers=known.keeps,
-            reports=known.reports,
-        ),
+        capacity=capacity_message(known),
     )

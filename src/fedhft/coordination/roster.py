@@ -6,9 +6,10 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping
 
+from fedhft.coordination.capacity import capacity_message
 from fedhft.coordination.history import RoundHistory
 from fedhft.ids import JobId
-from fedhft.job import stored_client_timeout
+from fedhft.job import stored_client_timeout, stored_plans_by_capacity
 from fedhft.plan import AdapterPlan
 from fedhft.records import ClientRecord, DeclineRecord, JobRecord, Phase, RoundHead
 from fedhft.store.interface import Store
@@ -52,6 +53,7 @@ class Roster:
         clipped = {one.client: one.factor for text in entry for one in RoundHistory.from_json(text).summary.clipped}
         plans, mixture = await self._plans_of(job, look.round), await store.memberships(job)
         rows = mixture.rows if mixture else {}
+        devices = await store.capacities(job, page) if stored_plans_by_capacity(record.spec_json) else {}
         listed = []
         for name in page:
             seen = seen_ms.get(name)
@@ -63,6 +65,8 @@ class Roster:
                 if name in plans:
                     listed[-1].plan.CopyFrom(plans[name].message())
                 listed[-1].memberships.extend(rows.get(name, ()))
+                if name in devices:
+                    listed[-1].capacity.CopyFrom(capacity_message(devices[name]))
             elif name in declines:  # in neither: it left between two readings
                 listed.append(_declined(declines[name], delivered.get(name, 0), seen, look.now_ms))
         return clients_pb2.ListClientsResponse(clients=listed, more=stop < len(names))

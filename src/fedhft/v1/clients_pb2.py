@@ -23,31 +23,32 @@ _sym_db = _symbol_database.Default()
 
 
 from fedhft.v1 import adapter_pb2 as fedhft_dot_v1_dot_adapter__pb2
+from fedhft.v1 import capacity_pb2 as fedhft_dot_v1_dot_capacity__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66\x65\x64hft/v1/clients.proto\x12\tfedhft.v1\x1a\x17\x66\x65\x64hft/v1/adapter.proto\"?\n\x12ListClientsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\"J\n\x13ListClientsResponse\x12%\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x14.fedhft.v1.JobClient\x12\x0c\n\x04more\x18\x02 \x01(\x08\"7\n\x17ListKnownClientsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"Q\n\x18ListKnownClientsResponse\x12\'\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x16.fedhft.v1.KnownClient\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\x96\x01\n\x0bKnownClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x02 \x01(\x08\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x19\n\x0cseen_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04jobs\x18\x06 \x03(\tB\x0f\n\r_seen_seconds\"5\n\x13RemoveClientRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"$\n\x14RemoveClientResponse\x12\x0c\n\x04jobs\x18\x01 \x03(\t\"\xdd\x03\n\tJobClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.fedhft.v1.JobClient.State\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07samples\x18\x05 \x01(\x04\x12\x1b\n\x0ejoined_seconds\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cseen_seconds\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10rounds_delivered\x18\x08 \x01(\x04\x12\x11\n\tset_aside\x18\t \x01(\t\x12\x14\n\x07\x63lipped\x18\n \x01(\x01H\x02\x88\x01\x01\x12$\n\x04plan\x18\x0b \x01(\x0b\x32\x16.fedhft.v1.AdapterPlan\x12\x13\n\x0bmemberships\x18\x0c \x03(\x01\x12*\n\ttoo_large\x18\r \x03(\x0b\x32\x17.fedhft.v1.PlanTooLarge\"T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x10\n\x0cSTATE_SILENT\x10\x02\x12\x12\n\x0eSTATE_DECLINED\x10\x03\x42\x11\n\x0f_joined_secondsB\x0f\n\r_seen_secondsB\n\n\x08_clippedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66\x65\x64hft/v1/clients.proto\x12\tfedhft.v1\x1a\x17\x66\x65\x64hft/v1/adapter.proto\x1a\x18\x66\x65\x64hft/v1/capacity.proto\"?\n\x12ListClientsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\"J\n\x13ListClientsResponse\x12%\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x14.fedhft.v1.JobClient\x12\x0c\n\x04more\x18\x02 \x01(\x08\"7\n\x17ListKnownClientsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"Q\n\x18ListKnownClientsResponse\x12\'\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x16.fedhft.v1.KnownClient\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\x96\x01\n\x0bKnownClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x02 \x01(\x08\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x19\n\x0cseen_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04jobs\x18\x06 \x03(\tB\x0f\n\r_seen_seconds\"5\n\x13RemoveClientRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"$\n\x14RemoveClientResponse\x12\x0c\n\x04jobs\x18\x01 \x03(\t\"\x84\x04\n\tJobClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.fedhft.v1.JobClient.State\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07samples\x18\x05 \x01(\x04\x12\x1b\n\x0ejoined_seconds\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cseen_seconds\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10rounds_delivered\x18\x08 \x01(\x04\x12\x11\n\tset_aside\x18\t \x01(\t\x12\x14\n\x07\x63lipped\x18\n \x01(\x01H\x02\x88\x01\x01\x12$\n\x04plan\x18\x0b \x01(\x0b\x32\x16.fedhft.v1.AdapterPlan\x12\x13\n\x0bmemberships\x18\x0c \x03(\x01\x12*\n\ttoo_large\x18\r \x03(\x0b\x32\x17.fedhft.v1.PlanTooLarge\x12%\n\x08\x63\x61pacity\x18\x0e \x01(\x0b\x32\x13.fedhft.v1.Capacity\"T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x10\n\x0cSTATE_SILENT\x10\x02\x12\x12\n\x0eSTATE_DECLINED\x10\x03\x42\x11\n\x0f_joined_secondsB\x0f\n\r_seen_secondsB\n\n\x08_clippedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedhft.v1.clients_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTCLIENTSREQUEST']._serialized_start=63
-  _globals['_LISTCLIENTSREQUEST']._serialized_end=126
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=128
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=202
-  _globals['_LISTKNOWNCLIENTSREQUEST']._serialized_start=204
-  _globals['_LISTKNOWNCLIENTSREQUEST']._serialized_end=259
-  _globals['_LISTKNOWNCLIENTSRESPONSE']._serialized_start=261
-  _globals['_LISTKNOWNCLIENTSRESPONSE']._serialized_end=342
-  _globals['_KNOWNCLIENT']._serialized_start=345
-  _globals['_KNOWNCLIENT']._serialized_end=495
-  _globals['_REMOVECLIENTREQUEST']._serialized_start=497
-  _globals['_REMOVECLIENTREQUEST']._serialized_end=550
-  _globals['_REMOVECLIENTRESPONSE']._serialized_start=552
-  _globals['_REMOVECLIENTRESPONSE']._serialized_end=588
-  _globals['_JOBCLIENT']._serialized_start=591
-  _globals['_JOBCLIENT']._serialized_end=1068
-  _globals['_JOBCLIENT_STATE']._serialized_start=936
-  _globals['_JOBCLIENT_STATE']._serialized_end=1020
+  _globals['_LISTCLIENTSREQUEST']._serialized_start=89
+  _globals['_LISTCLIENTSREQUEST']._serialized_end=152
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=154
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=228
+  _globals['_LISTKNOWNCLIENTSREQUEST']._serialized_start=230
+  _globals['_LISTKNOWNCLIENTSREQUEST']._serialized_end=285
+  _globals['_LISTKNOWNCLIENTSRESPONSE']._serialized_start=287
+  _globals['_LISTKNOWNCLIENTSRESPONSE']._serialized_end=368
+  _globals['_KNOWNCLIENT']._serialized_start=371
+  _globals['_KNOWNCLIENT']._serialized_end=521
+  _globals['_REMOVECLIENTREQUEST']._serialized_start=523
+  _globals['_REMOVECLIENTREQUEST']._serialized_end=576
+  _globals['_REMOVECLIENTRESPONSE']._serialized_start=578
+  _globals['_REMOVECLIENTRESPONSE']._serialized_end=614
+  _globals['_JOBCLIENT']._serialized_start=617
+  _globals['_JOBCLIENT']._serialized_end=1133
+  _globals['_JOBCLIENT_STATE']._serialized_start=1001
+  _globals['_JOBCLIENT_STATE']._serialized_end=1085
 # @@protoc_insertion_point(module_scope)

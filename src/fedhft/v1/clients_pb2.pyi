@@ -5,6 +5,7 @@ What the service Jobs tells of clients, and how one is taken out."""
 
 from collections import abc as _abc
 from fedhft.v1 import adapter_pb2 as _adapter_pb2
+from fedhft.v1 import capacity_pb2 as _capacity_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -248,6 +249,7 @@ class JobClient(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     MEMBERSHIPS_FIELD_NUMBER: _builtins.int
     TOO_LARGE_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     state: Global___JobClient.State.ValueType
     reason: _builtins.str
@@ -276,6 +278,10 @@ class JobClient(_message.Message):
     def too_large(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.PlanTooLarge]:
         """Tiers whose plans do not fit its memory, as it said; its tier is a smaller one."""
 
+    @_builtins.property
+    def capacity(self) -> _capacity_pb2.Capacity:
+        """What is known of its device, in jobs that plan by capacity; unset in others, and before it was measured."""
+
     def __init__(
         self,
         *,
@@ -292,10 +298,11 @@ class JobClient(_message.Message):
         plan: _adapter_pb2.AdapterPlan | None = ...,
         memberships: _abc.Iterable[_builtins.float] | None = ...,
         too_large: _abc.Iterable[_adapter_pb2.PlanTooLarge] | None = ...,
+        capacity: _capacity_pb2.Capacity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "plan", b"plan", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "capacity", b"capacity", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "plan", b"plan", "seen_seconds", b"seen_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "memberships", b"memberships", "plan", b"plan", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clipped", b"_clipped", "_joined_seconds", b"_joined_seconds", "_seen_seconds", b"_seen_seconds", "capacity", b"capacity", "client", b"client", "clipped", b"clipped", "joined_seconds", b"joined_seconds", "memberships", b"memberships", "plan", b"plan", "reason", b"reason", "rounds_delivered", b"rounds_delivered", "samples", b"samples", "seen_seconds", b"seen_seconds", "set_aside", b"set_aside", "state", b"state", "tier", b"tier", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clipped: _TypeAlias = _typing.Literal["clipped"]  # noqa: Y015
     _WhichOneofArgType__clipped: _TypeAlias = _typing.Literal["_clipped", b"_clipped"]  # noqa: Y015

@@ -4,6 +4,7 @@ isort:skip_file
 What the service Jobs tells of plans by capacity: who trains what, and what keeps each device from doing more."""
 
 from collections import abc as _abc
+from fedhft.v1 import capacity_pb2 as _capacity_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -169,7 +170,7 @@ class ClientPlan(_message.Message):
     planned_seconds: _builtins.float
     """Seconds of its round as they were when the plans were made."""
     @_builtins.property
-    def capacity(self) -> Global___Capacity: ...
+    def capacity(self) -> _capacity_pb2.Capacity: ...
     def __init__(
         self,
         *,
@@ -187,7 +188,7 @@ class ClientPlan(_message.Message):
         fixed_seconds: _builtins.float = ...,
         bound: _builtins.str = ...,
         why: _builtins.str = ...,
-        capacity: Global___Capacity | None = ...,
+        capacity: _capacity_pb2.Capacity | None = ...,
         planned_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
@@ -197,47 +198,3 @@ class ClientPlan(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClientPlan: _TypeAlias = ClientPlan  # noqa: Y015
-
-@_typing.final
-class Capacity(_message.Message):
-    """What is known of a device."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FORWARD_MS_FIELD_NUMBER: _builtins.int
-    BACKWARD_MS_FIELD_NUMBER: _builtins.int
-    UP_FIELD_NUMBER: _builtins.int
-    DOWN_FIELD_NUMBER: _builtins.int
-    DEEPEST_FIELD_NUMBER: _builtins.int
-    KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
-    REPORTS_FIELD_NUMBER: _builtins.int
-    forward_ms: _builtins.float
-    """Milliseconds of one layer for one batch of the job."""
-    backward_ms: _builtins.float
-    up: _builtins.float
-    """Bytes per second; 0: not known."""
-    down: _builtins.float
-    deepest: _builtins.int
-    """Layers it has memory to train; 0: not stated."""
-    keeps_frozen_layers: _builtins.bool
-    """Whether it runs frozen layers once per row."""
-    reports: _builtins.int
-    """Rounds that it was measured in."""
-    def __init__(
-        self,
-        *,
-        forward_ms: _builtins.float = ...,
-        backward_ms: _builtins.float = ...,
-        up: _builtins.float = ...,
-        down: _builtins.float = ...,
-        deepest: _builtins.int = ...,
-        keeps_frozen_layers: _builtins.bool = ...,
-        reports: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_ms", b"backward_ms", "deepest", b"deepest", "down", b"down", "forward_ms", b"forward_ms", "keeps_frozen_layers", b"keeps_frozen_layers", "reports", b"reports", "up", b"up"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Capacity: _TypeAlias = Capacity  # noqa: Y015

@@ -11,6 +11,9 @@ export const count = (value) => (known(value) ? value.toLocaleString("en") : NON
 // A number of things that may be a mean.
 export const mean = (value) => (known(value) ? value.toFixed(Number.isInteger(value) ? 0 : 1) : NONE);
 
+// Three digits, or all before the point.
+export const figure = (value) => (known(value) ? String(value < 1000 ? Number(value.toPrecision(3)) : Math.round(value)) : NONE);
+
 export const factor = (value) => (known(value) ? `${value.toFixed(value < 10 ? 1 : 0)}×` : NONE);
 
 export function bytes(value) {

@@ -7,8 +7,9 @@ const STATES = { live: "good", silent: "warn", declined: "bad" };
 const WORDS = { set_aside: "set aside", opposed: "opposed", clipped: "clipped" };
 
 export function clients(told) {
+  const measured = told.clients.some((client) => client.capacity);
   const columns = [["Client"], ["State", "short"], ["Tier", "short"], ["Plan", "short"], ["Samples", "number"], ["Delivered", "number"],
-    ["Last seen", "short"], ["Clusters", "short"], ["Note", "text"]];
+    ["Last seen", "short"], ["Clusters", "short"], ...(measured ? [["Device", "text"]] : []), ["Note", "text"]];
   const rows = told.clients.map((client) => [
     client.client,
     badge(client.state, STATES[client.state]),
@@ -18,6 +19,7 @@ export function clients(told) {
     format.count(client.rounds_delivered),
     format.ago(client.seen_seconds),
     mixOf(client.memberships),
+    ...(measured ? [deviceOf(client.capacity)] : []),
     noteOf(client),
   ]);
   table(find("clients"), columns, rows, "No client has joined yet.");
@@ -28,6 +30,18 @@ function planOf(plan) {
   const factors = [plan.train_a && "A", plan.train_b && "B"].filter(Boolean).join(", ");
   const rank = plan.rank ? `, rank ${plan.rank}` : "";
   return `${format.plural(plan.depth, "layer")}${rank}, ${Math.round(plan.density * 100)} % of rows${factors ? `, ${factors}` : ""}`;
+}
+
+// What was measured of a device: milliseconds of a layer and batch, forward + backward; its link; what it has memory for.
+function deviceOf(capacity) {
+  if (!capacity) return format.NONE;
+  const { forward_ms: forward, backward_ms: backward, up, down, deepest } = capacity;
+  return [
+    forward && `${format.figure(forward)} + ${format.figure(backward)} ms`,
+    up && `up ${format.bytes(up)}/s`,
+    down && `down ${format.bytes(down)}/s`,
+    deepest && `at most ${format.plural(deepest, "layer")}`,
+  ].filter(Boolean).join(", ") || format.NONE;
 }
 
 function mixOf(memberships) {

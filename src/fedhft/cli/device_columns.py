@@ -1,0 +1,41 @@
+"""What was measured of clients' devices, as columns of tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fedhft.cli.output import Column
+from fedhft.planning.rates import written_rate
+
+if TYPE_CHECKING:
+    from fedhft.v1 import capacity_pb2
+
+NONE = "-"
+PASSES = "ms of a layer and batch, forward + backward"
+
+
+def short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def passes(device: capacity_pb2.Capacity) -> str:
+    """Milliseconds of a layer and batch, forward + backward."""
+    return f"{short(device.forward_ms)} + {short(device.backward_ms)}" if device.forward_ms else NONE
+
+
+def device_columns(
+    devices: Sequence[capacity_pb2.Capacity], less: int
+) -> list[tuple[Column, Callable[[capacity_pb2.Capacity], str]]]:
+    """Columns, each with what it says of a device; those in which no device has anything are not among them.
+
+    less: as in `Column`.
+    """
+    offered: list[tuple[str, Callable[[capacity_pb2.Capacity], str]]] = [
+        (PASSES, passes),
+        ("up", lambda device: written_rate(device.up) if device.up else NONE),
+        ("down", lambda device: written_rate(device.down) if device.down else NONE),
+        ("deepest", lambda device: str(device.deepest) if device.deepest else NONE),
+    ]
+    return [(Column(head, less), tell) for head, tell in offered if any(tell(device) != NONE for device in devices)]
