@@ -24,7 +24,7 @@ from fedhft.planning.kept_rows import with_kept_rows
 from fedhft.simulation.devices import LocalWork, read_profiles
 from fedhft.v1 import capacity_pb2
 
-KNOWN = Capacity(0.02, 0.03, 0.5, 4.0, 1e6, 2e6, keeps=True, reports=3)
+KNOWN = Capacity(0.02, 0.03, 0.5, 4.0, 1e6, 2e6, keeps=True, reports=3, energy=250.0)
 NAMES = ("ash", "oak")
 _CAPACITY = TypeAdapter(Capacity)
 
@@ -101,7 +101,7 @@ def capacity_targets(folder: Path, spec: JobSpec, schema: AdapterSchema) -> list
     measured = capacity_pb2.Durations(
         forward_seconds=1.5, forward_layer_steps=12, backward_seconds=2.0, backward_layer_steps=6, up_seconds=0.5,
         up_bytes=10**5, down_seconds=0.2, down_bytes=10**6, other_seconds=1.0, scoring_batches=3,
-        keeps_frozen_layers=True,
+        keeps_frozen_layers=True, energy_joules=300.0,
     )  # fmt: skip
     return [
         Target("durations", from_messages(capacity_pb2.Durations, [measured.SerializeToString()]), durations),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhft_agent.connection import Connection, Peer
+from fedhft_agent.energy import NO_METER, EnergyMeter
 from fedhft_agent.heartbeat import INTERVAL_S
 from fedhft_agent.owner_rules import NO_RULES, OwnerRules
 from fedhft_agent.session import Enlistment, Session
@@ -110,6 +111,7 @@ class InProcessAgent:
         stop: StopSignal | None = None,
         heartbeat_s: float = INTERVAL_S,
         rules: OwnerRules = NO_RULES,
+        energy: EnergyMeter = NO_METER,
     ) -> None:
         base = load_base(spec, str(model) if model else None)
         data = load_client_data(spec, client, site.data(client))
@@ -119,7 +121,7 @@ class InProcessAgent:
         peer = Peer(site.server, ClientId(client), memory_bytes=memory_bytes, backoff=Backoff(0.05, 0.5))
         self.connection = Connection(peer, self.stop)
         enlistment = Enlistment(tier=tier)
-        self.session = Session(self.connection, self.stop, spec, self.worker, enlistment, rules, heartbeat_s)
+        self.session = Session(self.connection, self.stop, spec, self.worker, enlistment, rules, heartbeat_s, energy)
 
     def __enter__(self) -> InProcessAgent:
         self.connection.__enter__()

@@ -11,7 +11,9 @@ from fedhft.records import JobStatus
 from fedhft.store.interface import Store
 from tests.contract.federation import ALICE, BOB, CAROL, JOB, SPEC, open_first_round, refused
 
-FAST = Capacity(0.02, 0.018, 1.5, 8.0, 1e6, 2e6, 6, keeps=True, kept=(0.0, 0.4), scored_at=(2,), reports=3)
+FAST = Capacity(
+    0.02, 0.018, 1.5, 8.0, 1e6, 2e6, 6, keeps=True, kept=(0.0, 0.4), scored_at=(2,), reports=3, energy=420.5
+)
 SLOW = Capacity(0.2, 0.18)
 PLANS = Allocated(
     made=3,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fedhft_agent.energy import machine_meter
 from fedhft_agent.owner_rules import OwnerRules
 from fedhft_agent.transfers import PayloadCount, push_update
 
@@ -60,6 +61,24 @@ def test_a_report_holds_the_bytes_that_blobs_and_sockets_took(site: Site) -> Non
     assert up < sum(r.socket_bytes_up for r in rounds) < up + 20_000
     assert down < sum(r.socket_bytes_down for r in rounds) < down + 20_000
     assert 50e6 < first.peak_rss_bytes_max < 5e9
+
+
+def test_a_report_holds_what_the_machine_used_meanwhile(site: Site, tmp_path: Path) -> None:
+    supply = tmp_path / "class/hwmon/hwmon0"
+    supply.mkdir(parents=True)
+    for name, text in {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "4000"}.items():
+        (supply / name).write_text(text)
+    counted = REGISTRY.get_sample_value("fedhft_agent_energy_joules_total") or 0.0
+    spec = site.submit("energy", evaluation={"final": True})
+    with InProcessAgent(site, spec, energy=machine_meter(root=tmp_path)) as agent:
+        begun = time.monotonic()
+        agent.run()
+        most = 20.0 * (time.monotonic() - begun)
+    rounds = site.get("energy").history
+    told = sum(one.work.energy_joules for one in rounds)
+    assert all(one.work.energy_joules >= 20.0 * one.train_seconds_mean > 0 for one in rounds)
+    assert told < most
+    assert told <= (REGISTRY.get_sample_value("fedhft_agent_energy_joules_total") or 0.0) - counted <= most
 
 
 def test_an_update_trained_before_a_restart_is_delivered_and_not_trained_again(site: Site, tmp_path: Path) -> None:

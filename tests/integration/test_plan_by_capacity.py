@@ -238,9 +238,16 @@ async def test_people_are_shown_what_was_measured_of_clients(aggregator: Aggrega
     for device in devices.values():
         device.told_durations = trial(0.001, 120)
         device.told_durations.up_seconds, device.told_durations.up_bytes = 0.5, 125_000
+    devices["oak"].told_durations.energy_joules = 321.0
     await round_of(devices)
     await devices["ash"].train_task()  # round 2 is open, the first one's reports are known
-    assert "2 Mbit/s" in (await asked()).stdout
+    lines = (await asked()).stdout.splitlines()
+    assert "2 Mbit/s" in lines[-1]
+    assert "J of a round" in lines[0]
+    assert [line.split()[-1] for line in lines if "ash" in line or "oak" in line] == ["-", "321"]
+    plans = {one.client: one for one in (await told(aggregator, "seen")).clients}
+    assert (plans["oak"].capacity.energy_joules, plans["ash"].capacity.energy_joules) == (321.0, 0.0)
+    assert (await aggregator.get("seen")).history[0].work.energy_joules == 321.0
 
 
 async def test_where_plans_do_not_go_by_capacity_devices_are_not_told(aggregator: Aggregator) -> None:

@@ -40,7 +40,9 @@ def clients() -> None:
 
 
 def measured_clients() -> None:
-    device = capacity_pb2.Capacity(forward_ms=1234.5, backward_ms=0.0123, up=250e3, down=1.25e9, deepest=12)
+    device = capacity_pb2.Capacity(
+        forward_ms=1234.5, backward_ms=0.0123, up=250e3, down=1.25e9, deepest=12, energy_joules=1e4
+    )
     measured = clients_pb2.JobClient(client="clinic-north-07", state=1, tier="strong", samples=123456, capacity=device)
     job_views.print_clients([measured, clients_pb2.JobClient(client="b", state=2, set_aside="its bytes are damaged")])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,17 @@ def test_what_was_not_done_is_not_estimated_anew() -> None:
     assert (after.forward, after.backward, after.up, after.down) == (
         before.forward, before.backward, before.up, before.down,
     )  # fmt: skip
+
+
+def test_energy_is_smoothed_where_it_is_measured_and_nothing_else_goes_by_it() -> None:
+    first = estimated(Capacity(), replace(A_ROUND, energy=100.0))
+    second = estimated(first, bounded(replace(A_ROUND, energy=150.0), 1000.0))
+    unmeasured = estimated(second, A_ROUND)
+    assert (first.energy, second.energy, unmeasured.energy) == pytest.approx((100.0, 110.0, 110.0))
+    leap = estimated(unmeasured, replace(A_ROUND, energy=1e4))
+    assert leap.energy == 1e4
+    assert not was_reset(unmeasured, leap)
+    assert estimated(Capacity(), A_ROUND).energy is None
 
 
 durations = st.builds(
@@ -119,6 +131,8 @@ def test_every_estimate_is_finite_and_positive(claimed: Durations) -> None:
         (Durations(up=math.inf), "up"),
         (Durations(other=1e16), "other"),
         (Durations(down_bytes=-1), "down_bytes"),
+        (Durations(energy=math.inf), "energy"),
+        (Durations(energy=-1.0), "energy"),
     ],
 )
 def test_what_cannot_be_a_duration_is_named(wrong: Durations, field: str) -> None:

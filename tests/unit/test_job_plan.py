@@ -87,6 +87,20 @@ def test_every_part_of_a_rounds_seconds_is_shown(
     assert oak.split()[1:] == ["-", "0/20", "no", *7 * ["-"], "-", "too", "slow"]
 
 
+def test_energy_is_shown_where_a_client_measured_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ash = plans_pb2.ClientPlan(client="ash", capacity=capacity_pb2.Capacity(energy_joules=1234.5))
+    told = plans_pb2.ExplainPlanResponse(reason="the first", clients=[ash, plans_pb2.ClientPlan(client="oak")])
+    print_plan("tickets", told)
+    shown = capsys.readouterr().out
+    assert "J of a round" in shown
+    assert next(line for line in shown.splitlines() if "ash" in line).split()[-1] == "1234"
+    print_plan("tickets", plans_pb2.ExplainPlanResponse(reason="the first", clients=told.clients[1:]))
+    assert "J of a round" not in capsys.readouterr().out
+
+
 def test_where_nothing_is_planned_the_reason_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan("tickets", plans_pb2.ExplainPlanResponse(reason="no client has joined yet"))
     assert capsys.readouterr().out == "tickets: no client has joined yet\n"

@@ -55,5 +55,16 @@ def test_what_cannot_have_been_measured_is_left_out_and_the_rest_is_bounded_by_w
     assert not only_broken.HasField("seconds")
 
 
+def test_energy_is_the_mean_over_those_who_measured_it() -> None:
+    times = {"forward_seconds": 1.0, "backward_seconds": 1.0}
+    told = [report("a", energy_joules=30.0, **times), report("b", energy_joules=50.0, **times), report("c", **times)]
+    work = work_of([*told, report("d", energy_joules=float("inf"), **times), report("e")], 16)
+    assert work is not None
+    assert work.energy_joules == pytest.approx(40.0)
+    nobody = work_of(told[2:], 16)
+    assert nobody is not None
+    assert nobody.energy_joules == 0.0
+
+
 def test_a_round_without_reports_has_no_work() -> None:
     assert work_of([], 16) is None

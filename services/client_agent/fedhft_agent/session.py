@@ -31,6 +31,7 @@ from fedhft.training.worker import ClientWorker, Draft
 from fedhft.v1 import adapter_pb2, federation_pb2
 from fedhft_agent.after_refusal import ASK_AGAIN, LEAVE_THE_JOB, LEAVE_THE_SERVER
 from fedhft_agent.connection import Connection, one_line
+from fedhft_agent.energy import NO_METER, EnergyMeter
 from fedhft_agent.heartbeat import INTERVAL_S, Heartbeat
 from fedhft_agent.links import Links
 from fedhft_agent.owner_rules import NO_RULES, Asked, OwnerRules, check_task, most_steps
@@ -72,6 +73,7 @@ class Session:
         enlistment: Enlistment,
         rules: OwnerRules = NO_RULES,
         heartbeat_s: float = INTERVAL_S,
+        energy: EnergyMeter = NO_METER,
     ) -> None:
         self._connection = connection
         self._stop = stop
@@ -83,6 +85,7 @@ class Session:
         self._tier = enlistment.tier
         self._payload = PayloadCount()
         self._links = Links()
+        self._energy = energy
         self._deepest = 0
         self._carried_before = SocketBytes(0, 0)
         self._given_up = 0
@@ -269,7 +272,8 @@ class Session:
             self._connection.pause(self._fruitless)
             return
         try:
-            work()
+            with self._energy.metering():
+                work()
         except _PlanDeclined:
             self._given_up = number
             self._connection.pause(1)
@@ -408,4 +412,5 @@ class Session:
         measured.payload_bytes_received = self._payload.received
         if measured.HasField("durations"):
             self._links.tell(measured.durations)
+            self._energy.tell(measured.durations)
         return measured

@@ -12,12 +12,14 @@ from fedhft.process.signals import StopSignal
 from fedhft.training.base import LoadedBase, load_base, model_folder, network_key, use_threads
 from fedhft.training.device.choice import description, usable_device
 from fedhft.training.device.failure import device_failures
+from fedhft.training.device.state import gpu_uuid
 from fedhft.training.network import Network
 from fedhft.training.prefix.cache import KEPT_AS
 from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.stored_weights import stored_values
 from fedhft.training.worker import ClientWorker
 from fedhft_agent.connection import Connection
+from fedhft_agent.energy import machine_meter
 from fedhft_agent.session import Enlistment, Session
 from fedhft_agent.settings import AgentSettings
 from fedhft_agent.streaming import streams_model
@@ -34,6 +36,7 @@ class Workplace:
         self._base: LoadedBase | None = None
         self.device = usable_device(device or settings.device)
         log.info("device", extra={"device": description(self.device)})
+        self._energy = machine_meter(gpu_uuid(self.device))
         folder = settings.cache_folder
         self._prefixes = PrefixFolder.open(folder, settings.cache_size) if folder and settings.cache_size else None
         if settings.memory:
@@ -54,7 +57,8 @@ class Workplace:
         if self._prefixes is not None:
             Network.on(base, spec).cache_prefix(self._prefixes, KEPT_AS[settings.cache_dtype])
         worker = ClientWorker(spec, settings.client, base, data, state_dir, settings.memory)
-        return Session(connection, stop, spec, worker, Enlistment(tier=settings.tier), settings.rules)
+        enlistment = Enlistment(tier=settings.tier)
+        return Session(connection, stop, spec, worker, enlistment, settings.rules, energy=self._energy)
 
     def _base_of(self, spec: JobSpec) -> LoadedBase:
         """The base model with this job's adapters: the one held when its network is the same, else a fresh one."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NONE = "-"
 PASSES = "ms of a layer and batch, forward + backward"
+ENERGY = "J of a round"
 
 
 def short(value: float) -> str:
@@ -23,6 +24,11 @@ def short(value: float) -> str:
 def passes(device: capacity_pb2.Capacity) -> str:
     """Milliseconds of a layer and batch, forward + backward."""
     return f"{short(device.forward_ms)} + {short(device.backward_ms)}" if device.forward_ms else NONE
+
+
+def energy(device: capacity_pb2.Capacity) -> str:
+    """Joules of its machine in a round."""
+    return short(device.energy_joules) if device.energy_joules else NONE
 
 
 def device_columns(
@@ -37,5 +43,6 @@ def device_columns(
         ("up", lambda device: written_rate(device.up) if device.up else NONE),
         ("down", lambda device: written_rate(device.down) if device.down else NONE),
         ("deepest", lambda device: str(device.deepest) if device.deepest else NONE),
+        (ENERGY, energy),
     ]
     return [(Column(head, less), tell) for head, tell in offered if any(tell(device) != NONE for device in devices)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedhft.cli.completion import JobArgument
-from fedhft.cli.device_columns import PASSES, passes, short
+from fedhft.cli.device_columns import ENERGY, PASSES, energy, passes, short
 from fedhft.cli.output import Column, answer, print_table
 from fedhft.cli.server_options import ServerOptions, with_server_options
 from fedhft.errors import ErrorCode, FedhftError
@@ -84,6 +84,7 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
     if not told.clients:
         typer.echo(f"{job}: {told.reason}")
         return
+    measured = any(one.capacity.energy_joules for one in told.clients)
     columns = (
         Column("client"),
         Column("layers"),
@@ -97,6 +98,7 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
         Column("link", 5),
         Column("fixed", 6),
         Column(PASSES, 3),
+        *([Column(ENERGY, 6)] if measured else []),
         Column("why", text=True),
     )
     rows = [
@@ -118,6 +120,7 @@ def print_plan(job: str, told: plans_pb2.ExplainPlanResponse) -> None:
                 )
             ),
             passes(one.capacity),
+            *([energy(one.capacity)] if measured else []),
             one.why,
         )
         for one in told.clients

@@ -35,6 +35,7 @@ def capacity_message(known: Capacity) -> capacity_pb2.Capacity:
         deepest=known.deepest or 0,
         keeps_frozen_layers=known.keeps,
         reports=known.reports,
+        energy_joules=known.energy or 0.0,
     )
 
 

@@ -44,7 +44,7 @@ class Capacity:
     it has memory for; None: not stated, so any. most_steps: of a round, as its owner allows; None: any. keeps: whether
     it keeps frozen layers' outputs. kept: for depths 1, 2, .., share of its training rows that have passed the layers
     below the last so many; scored_at: depths at which the rows that it scores have (see `kept_rows`). reports:
-    measurements so far.
+    measurements so far. energy: joules of its machine in a round; nothing is planned by it.
     """
 
     forward: float | None = None
@@ -59,6 +59,7 @@ class Capacity:
     kept: tuple[float, ...] = ()
     scored_at: tuple[int, ...] = ()
     reports: int = 0
+    energy: float | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -73,7 +74,7 @@ class Durations:
     forward over forward_layers layer-steps (training, scoring and filling alike), backward over backward_layers; up
     over up_bytes, down over down_bytes; other: everything else from the task to the update. 0 where nothing was done.
     scoring: batches scored. fill: the part of forward that fills the cache. keeps: whether what leaves the frozen
-    layers was kept (true where none is frozen, and it would be).
+    layers was kept (true where none is frozen, and it would be). energy: joules of the whole machine; 0: not measured.
     """
 
     forward: float = 0.0
@@ -88,6 +89,7 @@ class Durations:
     scoring: float = 0.0
     fill: float = 0.0
     keeps: bool = False
+    energy: float = 0.0
 
     @classmethod
     def of(cls, message: capacity_pb2.Durations) -> Durations:
@@ -105,6 +107,7 @@ class Durations:
             scoring=message.scoring_batches,
             fill=message.fill_seconds,
             keeps=message.keeps_frozen_layers,
+            energy=message.energy_joules,
         )
 
     @property
@@ -160,6 +163,7 @@ def estimated(known: Capacity, new: Durations) -> Capacity:
         down=_smoothed(known.down, _rate(new.down_bytes, new.down)),
         keeps=new.keeps,
         reports=known.reports + 1,
+        energy=_smoothed(known.energy, new.energy or None),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a round's clients did, and where their time went: depth, steps, waiting, seconds by activity."""
+"""What a round's clients did, and where their time went: depth, steps, waiting, seconds by activity, energy."""
 
 from __future__ import annotations
 
@@ -28,24 +28,30 @@ def work_of(reports: Sequence[ClientReport], batch_size: int) -> jobs_pb2.RoundW
         steps=sum(report.measurements.steps for report in reports),
         waiting=fsum(last - seconds for seconds in arrived) / len(arrived) / last if last > 0 else 0.0,
     )
-    spent = [one for report in reports if (one := _spent(report, batch_size)) is not None]
+    measured = [(report, told) for report in reports if (told := _told(report, batch_size)) is not None]
+    spent = [_spent(report, told) for report, told in measured]
     if spent:
         for field in jobs_pb2.TimeSpent.DESCRIPTOR.fields:
             setattr(work.seconds, field.name, fsum(getattr(one, field.name) for one in spent) / len(spent))
         work.seconds.wait = fsum(last - seconds for seconds in arrived) / len(arrived) if arrived else 0.0
+    joules = [told.energy for _, told in measured if told.energy]
+    work.energy_joules = fsum(joules) / len(joules) if joules else 0.0
     return work
 
 
-def _spent(report: ClientReport, batch_size: int) -> jobs_pb2.TimeSpent | None:
-    """A client's seconds; None where it measured none, or what it says cannot be."""
+def _told(report: ClientReport, batch_size: int) -> Durations | None:
+    """A client's durations, as far as they are believed; None where it measured none, or what it says cannot be."""
     measured, plan = report.measurements, report.participant.plan
     if not measured.HasField("durations"):
         return None
     told = Durations.of(measured.durations)
     if told.problem(plan.depth, steps_of(report.samples, batch_size, plan.epochs, plan.max_steps)):
         return None
-    if report.seconds is not None:
-        told = bounded(told, report.seconds)
+    return told if report.seconds is None else bounded(told, report.seconds)
+
+
+def _spent(report: ClientReport, told: Durations) -> jobs_pb2.TimeSpent:
+    measured = report.measurements
     computing = told.forward + told.backward + told.other
     # Rows are passed through the frozen layers when they are first scored, inside the time of scoring.
     score = min(max(0.0, measured.evaluate_seconds - told.fill), computing)

@@ -84,6 +84,11 @@ AGENT_STEP_SECONDS = histogram(
     buckets=CALL_BUCKETS,
     by=AGENT,
 )
+AGENT_ENERGY_JOULES = counter(
+    "fedhft_agent_energy_joules",
+    "Joules that the agent's machine used, all that runs on it together, during tasks; 0 where it counts none.",
+    by=AGENT,
+)
 AGENT_CODING_SECONDS = histogram(
     "fedhft_agent_coding_seconds",
     "Time to encode an update, or to decode and add a fetched blob, by operation: encode or decode.",

@@ -25,6 +25,9 @@ from fedhft.telemetry.agent_metrics import (
     AGENT_CONNECTION_FAILURES as AGENT_CONNECTION_FAILURES,
 )
 from fedhft.telemetry.agent_metrics import (
+    AGENT_ENERGY_JOULES as AGENT_ENERGY_JOULES,
+)
+from fedhft.telemetry.agent_metrics import (
     AGENT_JOBS_BLOCKED as AGENT_JOBS_BLOCKED,
 )
 from fedhft.telemetry.agent_metrics import (

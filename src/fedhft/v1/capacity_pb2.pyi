@@ -38,6 +38,7 @@ class Durations(_message.Message):
     SCORING_BATCHES_FIELD_NUMBER: _builtins.int
     FILL_SECONDS_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     forward_seconds: _builtins.float
     """Forward passes: training, scoring, filling the cache of frozen layers."""
     forward_layer_steps: _builtins.float
@@ -57,6 +58,10 @@ class Durations(_message.Message):
     """Of forward_seconds: passing rows through the frozen layers once."""
     keeps_frozen_layers: _builtins.bool
     """Whether what leaves the frozen layers was kept, so that they were run once per row."""
+    energy_joules: _builtins.float
+    """Joules that the whole machine used from the task to the update, whatever ran on it, as far as it counts them; 0: it
+    cannot be measured.
+    """
     def __init__(
         self,
         *,
@@ -72,10 +77,11 @@ class Durations(_message.Message):
         scoring_batches: _builtins.float = ...,
         fill_seconds: _builtins.float = ...,
         keeps_frozen_layers: _builtins.bool = ...,
+        energy_joules: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_layer_steps", b"backward_layer_steps", "backward_seconds", b"backward_seconds", "down_bytes", b"down_bytes", "down_seconds", b"down_seconds", "fill_seconds", b"fill_seconds", "forward_layer_steps", b"forward_layer_steps", "forward_seconds", b"forward_seconds", "keeps_frozen_layers", b"keeps_frozen_layers", "other_seconds", b"other_seconds", "scoring_batches", b"scoring_batches", "up_bytes", b"up_bytes", "up_seconds", b"up_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_layer_steps", b"backward_layer_steps", "backward_seconds", b"backward_seconds", "down_bytes", b"down_bytes", "down_seconds", b"down_seconds", "energy_joules", b"energy_joules", "fill_seconds", b"fill_seconds", "forward_layer_steps", b"forward_layer_steps", "forward_seconds", b"forward_seconds", "keeps_frozen_layers", b"keeps_frozen_layers", "other_seconds", b"other_seconds", "scoring_batches", b"scoring_batches", "up_bytes", b"up_bytes", "up_seconds", b"up_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -94,6 +100,7 @@ class Capacity(_message.Message):
     DEEPEST_FIELD_NUMBER: _builtins.int
     KEEPS_FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     forward_ms: _builtins.float
     """Milliseconds of one layer for one batch of the job."""
     backward_ms: _builtins.float
@@ -106,6 +113,8 @@ class Capacity(_message.Message):
     """Whether it runs frozen layers once per row."""
     reports: _builtins.int
     """Rounds that it was measured in."""
+    energy_joules: _builtins.float
+    """Joules of its machine in a round; 0: not measured."""
     def __init__(
         self,
         *,
@@ -116,10 +125,11 @@ class Capacity(_message.Message):
         deepest: _builtins.int = ...,
         keeps_frozen_layers: _builtins.bool = ...,
         reports: _builtins.int = ...,
+        energy_joules: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_ms", b"backward_ms", "deepest", b"deepest", "down", b"down", "forward_ms", b"forward_ms", "keeps_frozen_layers", b"keeps_frozen_layers", "reports", b"reports", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_ms", b"backward_ms", "deepest", b"deepest", "down", b"down", "energy_joules", b"energy_joules", "forward_ms", b"forward_ms", "keeps_frozen_layers", b"keeps_frozen_layers", "reports", b"reports", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -539,9 +539,7 @@ class Job(_message.Message):
     schema_pinned: _builtins.bool
     """Whether the schema was pinned when the job was submitted."""
     history_from: _builtins.int
-    """The first round whose figures are kept: 1 until older ones are dropped. 0 in List, and from servers of earlier
-    releases, which keep all and send every history from its beginning.
-    """
+    """The first round whose figures are kept: 1 until older ones are dropped. 0 in List, and where all are kept and sent."""
     live: _builtins.int
     """Clients heard from within rounds.client_timeout."""
     declined: _builtins.int
@@ -790,9 +788,7 @@ class RoundSummary(_message.Message):
     def capped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scaled]: ...
     @_builtins.property
     def opposed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Clients whose updates were left out because they point against the others of their clusters (limits.opposed): the
-        first by name, and how many in all.
-        """
+        """Clients whose updates point against the others of their clusters (limits.opposed): the first by name, and how many."""
 
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierFigures]:
@@ -939,6 +935,7 @@ class RoundWork(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     depth_mean: _builtins.float
     """Layers with adapters that were trained."""
     depth_least: _builtins.int
@@ -947,6 +944,8 @@ class RoundWork(_message.Message):
     """Optimiser steps, of all clients together."""
     waiting: _builtins.float
     """Mean share of the time from the opening to the last update that clients were done and waited, 0..1."""
+    energy_joules: _builtins.float
+    """Joules of a client's machine, mean over the clients that measured them; 0: none did."""
     @_builtins.property
     def seconds(self) -> Global___TimeSpent:
         """Where the time went."""
@@ -960,10 +959,11 @@ class RoundWork(_message.Message):
         steps: _builtins.int = ...,
         waiting: _builtins.float = ...,
         seconds: Global___TimeSpent | None = ...,
+        energy_joules: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth_least", b"depth_least", "depth_mean", b"depth_mean", "depth_most", b"depth_most", "seconds", b"seconds", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth_least", b"depth_least", "depth_mean", b"depth_mean", "depth_most", b"depth_most", "energy_joules", b"energy_joules", "seconds", b"seconds", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

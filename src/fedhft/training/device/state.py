@@ -1,4 +1,4 @@
-"""Memory and random numbers of a device."""
+"""Memory, random numbers and name of a device."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
         total = int(torch.mps.recommended_max_memory())
         return DeviceMemory(total - int(torch.mps.driver_allocated_memory()), total, peak_bytes(device))
     return None
+
+
+def gpu_uuid(device: torch.device) -> str | None:
+    """What NVIDIA's libraries know a GPU by, whatever place it has here; None for other devices."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if uuid is None else str(uuid)
 
 
 def forget_peak(device: torch.device) -> None:

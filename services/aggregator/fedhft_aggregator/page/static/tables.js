@@ -32,15 +32,16 @@ function planOf(plan) {
   return `${format.plural(plan.depth, "layer")}${rank}, ${Math.round(plan.density * 100)} % of rows${factors ? `, ${factors}` : ""}`;
 }
 
-// What was measured of a device: milliseconds of a layer and batch, forward + backward; its link; what it has memory for.
+// What was measured of a device: milliseconds of a layer and batch, forward + backward; its link; what it has memory for; energy.
 function deviceOf(capacity) {
   if (!capacity) return format.NONE;
-  const { forward_ms: forward, backward_ms: backward, up, down, deepest } = capacity;
+  const { forward_ms: forward, backward_ms: backward, up, down, deepest, energy_joules: joules } = capacity;
   return [
     forward && `${format.figure(forward)} + ${format.figure(backward)} ms`,
     up && `up ${format.bytes(up)}/s`,
     down && `down ${format.bytes(down)}/s`,
     deepest && `at most ${format.plural(deepest, "layer")}`,
+    joules && `${format.figure(joules)} J a round`,
   ].filter(Boolean).join(", ") || format.NONE;
 }
 
