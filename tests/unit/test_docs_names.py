@@ -161,7 +161,7 @@ DIMENSIONS = signature.DIMENSIONS
         ("docs/methods.md", f"agree by less than {prediction.LEAST_RELIABILITY:.2g} on average".replace("0.", ".")),
         ("docs/methods.md", f"(.10 for the second, {choice.FALLEN * prediction.FURTHER_GAIN:.3f}".replace(" 0.", " .")),
         ("docs/methods.md", f"an even {partition.MOST_COMPARED} are asked"),
-        ("docs/methods.md", f"where its sum is {partition.CLEARLY:g} times as large"),
+        ("docs/methods.md", f"where its sum is larger by {100 * partition.CLEARLY:g} % of it"),
         ("docs/methods.md", f"1 / (1 + exp({selection.DOUBT:g} (J-1) - evidence(J)))"),
         ("docs/methods.md", f"{fitting._SEEDINGS} k-means++ seedings"),
         ("docs/methods.md", f"in the last {source_number('training/signatures.py', 'ANCHOR_DEPTH')} layers"),

@@ -24,8 +24,8 @@ from fedhft.clustering.fitting import starts, tree_of
 
 MOST_COMPARED = 2000
 """Of more an even part is asked: the answer is as sure, and ten thousand take no longer."""
-CLEARLY = 1.1
-"""Times the value of the last partition from which a new one takes its place."""
+CLEARLY = 0.1
+"""Share of its value by which a new partition has to be better to take the place of the last one."""
 _ROUNDS = 50
 _LEAST_MEMBERS = 2
 
@@ -38,22 +38,24 @@ def partitions(signatures: Float64, numbers: Iterable[int]) -> Iterator[Labels |
     """
     tree = tree_of(signatures)
     for clusters in numbers:
-        found = [_settled(signatures, means) for means in starts(signatures, clusters, tree)]
-        yield max(found, key=lambda one: one.value).labels
+        yield _best(signatures, clusters, tree).labels
 
 
 def continued(signatures: Float64, means: Float64) -> Labels | None:
     """The partition that the means (J x D) of the last one come to, or a new one where that is clearly better."""
-    last = _settled(signatures, means)
-    [new] = partitions(signatures, [len(means)])
-    if last.labels is None or new is None:
-        return new
-    return new if _value(signatures, new, len(means)) > CLEARLY * last.value else last.labels
+    last, new = _settled(signatures, means), _best(signatures, len(means), tree_of(signatures))
+    if last.labels is None or new.value > last.value + CLEARLY * abs(last.value):
+        return new.labels
+    return last.labels
 
 
 class _Settled(NamedTuple):
     value: float
     labels: Labels | None
+
+
+def _best(signatures: Float64, clusters: int, tree: Float64 | None) -> _Settled:
+    return max((_settled(signatures, means) for means in starts(signatures, clusters, tree)), key=lambda one: one.value)
 
 
 def _settled(signatures: Float64, means: Float64) -> _Settled:
@@ -70,10 +72,6 @@ def _settled(signatures: Float64, means: Float64) -> _Settled:
             break
         labels = moved
     return best
-
-
-def _value(signatures: Float64, labels: Labels, clusters: int) -> float:
-    return float(_scores(signatures, labels, clusters)[np.arange(len(labels)), labels].sum())
 
 
 def evenly(count: int) -> NDArray[np.int64]:
