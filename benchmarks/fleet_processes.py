@@ -143,6 +143,9 @@ def main() -> int:
     slower = {}
     if options.slower:
         client, number, times = options.slower.split("=")
+        names = [one.client for one in data.clients]
+        if client not in names:
+            parser.error(f"--slower: there is no client {client}; choose from {', '.join(names)}")
         slower[client] = Change(round=int(number), slower=float(times))
     held = devices([client.client for client in data.clients], slower)
     results = []

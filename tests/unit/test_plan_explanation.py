@@ -72,6 +72,29 @@ def test_one_without_a_plan_is_told_why() -> None:
     assert {found["a"].planned, found["b"].planned} == {None}
 
 
+def test_one_that_became_slower_is_told_by_what_it_takes_now() -> None:
+    allocated = replace(made(), turns={})
+    name = next(name for name, plan in allocated.plans.items() if plan.bound in (Bound.HORIZON, Bound.NOTHING))
+    bound = replace(allocated.plans[name], bound=Bound.HORIZON)
+    allocated = replace(allocated, plans={**allocated.plans, name: bound})
+    slower = replace(FAST, forward=0.05, backward=0.05)
+    one = explained(allocated, **{name: slower})[name]
+    assert one.why.startswith(f"fills rounds of {allocated.horizon:.3g} s, by what was known when they were planned")
+    assert one.why.endswith(f"by what is known now it takes {one.seconds:.3g} s")
+
+
+def test_what_a_round_itself_has_time_for_is_told_by_the_length_of_that_round() -> None:
+    slow = replace(FAST, forward=0.05, backward=0.05, deepest=1, kept=(), scored_at=())
+    first = made(h=slow)
+    passed = replace(slow, kept=(1.0,), scored_at=(1,))
+    second = made(2, first, h=passed)
+    own, plan = second.turns["h"], second.plans["h"]
+    assert plan.steps < own.steps < CANDIDATES["h"].steps
+    one = explained(second, 2, h=passed)["h"]
+    assert one.why.startswith(f"with one more step it would take {own.seconds + 0.1:.3g} s, and this round takes")
+    assert one.why.endswith(f"{max(first.horizon, own.seconds):.3g} s")
+
+
 def test_memory_that_ends_a_plan_is_named_with_its_layers() -> None:
     small = replace(FAST, deepest=1)
     allocated = made(a=small)

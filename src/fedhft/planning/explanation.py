@@ -128,16 +128,16 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
         case Bound.SCORING:
             would = took.of_plan(own.steps, True)
             return f"does not score versions: with that it would take {would:.3g} s, more than {rounds}"
+        case _ if client not in allocated.turns and (now := took.of_plan(own.steps, own.scores)) > allocated.horizon:
+            return (
+                f"fills {rounds}, by what was known when they were planned; by what is known now it takes {now:.3g} s"
+            )
         case _ if own.steps >= device.steps:
             would = _Seconds(device, work, min(own.depth + 1, work.layers)).of_plan(device.steps, own.scores)
             return f"with one more layer it would take {would:.3g} s, more than {rounds}"
         case _ if client in allocated.turns:
             would = took.of_coming_round(own.steps + 1, own.scores)
             return f"with one more step it would take {would:.3g} s, and this round takes {length:.3g} s"
-        case _ if (now := took.of_plan(own.steps, own.scores)) > allocated.horizon:
-            return (
-                f"fills {rounds}, by what was known when they were planned; by what is known now it takes {now:.3g} s"
-            )
         case _:
             would = took.of_plan(own.steps + 1, own.scores)
             return f"with one more step it would take {would:.3g} s, more than {rounds}"
