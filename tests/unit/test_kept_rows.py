@@ -64,6 +64,12 @@ def test_rows_that_pass_again_were_lost() -> None:
     assert found.scored_at == (1,)
 
 
+def test_a_few_that_seem_to_have_passed_again_do_not_mean_that_what_was_kept_is_gone() -> None:
+    known = Capacity(kept=(1.0,), scored_at=(1,))
+    noisy = with_kept_rows(known, told(2.5, 1, 4.0), 1, LAYERS, 5, 10)  # seconds of waiting, counted as passes
+    assert noisy.kept == (1.0,)
+
+
 def test_a_client_that_keeps_nothing_has_nothing_kept() -> None:
     known = Capacity(kept=(1.0,), scored_at=(1,))
     found = with_kept_rows(known, told(0.0, 1, keeps=False), 1, LAYERS, 5, 10)

@@ -5,9 +5,11 @@ which a share c had passed before, all that were drawn are kept, whoever passed 
 
     c <- c + min(s, S) (1 - c) / S
 
-A report of more than twice as many batches passed than that, with those scored for the first time, says that what was
-kept is gone (a full disk, another data set, a new volume), at all depths, and what it passed now is kept instead. A
-client that passes all rows at once, however few are drawn, looks like that, and has them all.
+A report of more than twice as many batches passed than that, with those scored for the first time, and of more than half
+of those that would pass if nothing were kept, says that what was kept is gone (a full disk, another data set, a new
+volume), at all depths, and what it passed now is kept instead. A client that passes all rows at once, however few are
+drawn, looks like that, and has them all. How many passed is worked out from seconds, which other programs make longer:
+so a few that passed count for nothing, where all would have if what was kept were gone.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ def with_kept_rows(known: Capacity, told: Durations, depth: int, layers: int, st
     before = known.kept[depth - 1] if depth <= len(known.kept) else 0.0
     scored = 0.0 if depth in known.scored_at else SCORED_ONCE * told.scoring
     passed, drawn = _passed(told) / (layers - depth), min(steps, epoch) * (1.0 - before)
+    of_all = min(steps, epoch) + SCORED_ONCE * told.scoring
     shares, scored_at, share = list(known.kept), set(known.scored_at), before + drawn / epoch
-    if passed > _GONE * (drawn + scored) + _ROUNDING_BATCHES:
+    if passed > max(_GONE * (drawn + scored) + _ROUNDING_BATCHES, (drawn + scored + of_all) / 2.0):
         shares, scored_at, share = [], set(), (passed - SCORED_ONCE * told.scoring) / epoch
     shares += [0.0] * (depth - len(shares))
     shares[depth - 1] = min(1.0, max(share, 0.0))
