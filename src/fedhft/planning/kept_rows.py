@@ -5,11 +5,11 @@ which a share c had passed before, all that were drawn are kept, whoever passed 
 
     c <- c + min(s, S) (1 - c) / S
 
-A report of more than twice as many batches passed than that, with those scored for the first time, and of more than half
-of those that would pass if nothing were kept, says that what was kept is gone (a full disk, another data set, a new
-volume), at all depths, and what it passed now is kept instead. A client that passes all rows at once, however few are
-drawn, looks like that, and has them all. How many passed is worked out from seconds, which other programs make longer:
-so a few that passed count for nothing, where all would have if what was kept were gone.
+A report of more than twice as many batches passed than that, with those scored for the first time, and of more than
+half of those that would pass if nothing were kept, says that what was kept is gone (a full disk, another data set, a
+new volume), at all depths, and what it passed now is kept instead. A client that passes all rows at once, however few
+are drawn, looks like that, and has them all. How many passed is worked out from seconds, which other programs make
+longer: so a few that passed count for nothing, where all would have if what was kept were gone.
 """
 
 from __future__ import annotations
