@@ -79,8 +79,18 @@ def test_one_that_became_slower_is_told_by_what_it_takes_now() -> None:
     allocated = replace(allocated, plans={**allocated.plans, name: bound})
     slower = replace(FAST, forward=0.05, backward=0.05)
     one = explained(allocated, **{name: slower})[name]
-    assert one.why.startswith(f"fills rounds of {allocated.horizon:.3g} s, by what was known when they were planned")
+    assert one.why.startswith(f"fills rounds of {allocated.horizon:.3g} s, by what was known when it was planned")
     assert one.why.endswith(f"by what is known now it takes {one.seconds:.3g} s")
+
+
+def test_what_would_fit_by_what_is_known_now_is_not_said_to_be_too_long() -> None:
+    slow = replace(FAST, forward=0.06, backward=0.06, deepest=1)
+    allocated = replace(made(h=slow), turns={})
+    plan = replace(allocated.plans["h"], scores=False, bound=Bound.SCORING)
+    allocated = replace(allocated, plans={**allocated.plans, "h": plan})
+    faster = replace(slow, forward=0.01, backward=0.01)
+    said = f"does not score versions: with that it would have taken longer than rounds of {allocated.horizon:.3g} s, by"
+    assert explained(allocated, h=faster)["h"].why.startswith(said)
 
 
 def test_what_a_round_itself_has_time_for_is_told_by_the_length_of_that_round() -> None:

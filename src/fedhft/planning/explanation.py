@@ -12,6 +12,9 @@ from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.planned import Bound, Planned
 
+_CLEARLY = 1.001
+"""Seconds are added up in another order here than when plans are made."""
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -126,21 +129,37 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
         case Bound.FILLING:
             return _while_filling(device, own, allocated.plans[client], rounds)
         case Bound.SCORING:
-            would = took.of_plan(own.steps, True)
-            return f"does not score versions: with that it would take {would:.3g} s, more than {rounds}"
-        case _ if client not in allocated.turns and (now := took.of_plan(own.steps, own.scores)) > allocated.horizon:
-            return (
-                f"fills {rounds}, by what was known when they were planned; by what is known now it takes {now:.3g} s"
-            )
-        case _ if own.steps >= device.steps:
-            would = _Seconds(device, work, min(own.depth + 1, work.layers)).of_plan(device.steps, own.scores)
-            return f"with one more layer it would take {would:.3g} s, more than {rounds}"
-        case _ if client in allocated.turns:
-            would = took.of_coming_round(own.steps + 1, own.scores)
-            return f"with one more step it would take {would:.3g} s, and this round takes {length:.3g} s"
+            return _too_long("does not score versions: with that", took.of_plan(own.steps, True), allocated.horizon)
         case _:
-            would = took.of_plan(own.steps + 1, own.scores)
-            return f"with one more step it would take {would:.3g} s, more than {rounds}"
+            return _within(client, device, own, work, allocated, length)
+
+
+def _within(client: str, device: Device, own: Planned, work: Work, allocated: Allocated, length: float) -> str:
+    """Of a device that fills the round: what one more layer or step would take."""
+    took, turn = _Seconds(device, work, own.depth), client in allocated.turns
+    now = took.of_coming_round(own.steps, own.scores) if turn else took.of_plan(own.steps, own.scores)
+    limit = length if turn else allocated.horizon
+    if now > _CLEARLY * limit:
+        rounds = f"rounds of {allocated.horizon:.3g} s"
+        return f"fills {rounds}, by what was known when it was planned; by what is known now it takes {now:.3g} s"
+    if own.steps >= device.steps:
+        deeper = _Seconds(device, work, min(own.depth + 1, work.layers))
+        return _too_long("with one more layer", deeper.of_plan(device.steps, own.scores), allocated.horizon)
+    more = own.steps + 1
+    if turn:
+        would = took.of_coming_round(more, own.scores)
+        if would > limit:
+            return f"with one more step it would take {would:.3g} s, and this round takes {length:.3g} s"
+    return _too_long("with one more step", took.of_plan(more, own.scores), allocated.horizon)
+
+
+def _too_long(what: str, would: float, horizon: float) -> str:
+    if would > horizon:
+        return f"{what} it would take {would:.3g} s, more than rounds of {horizon:.3g} s"
+    return (
+        f"{what} it would have taken longer than rounds of {horizon:.3g} s, by what was known when it was planned; by "
+        f"what is known now {would:.3g} s"
+    )
 
 
 def _besides(device: Device, own: Planned) -> str:
