@@ -109,8 +109,14 @@ def test_memory_that_ends_a_plan_is_named_with_its_layers() -> None:
     small = replace(FAST, deepest=1)
     allocated = made(a=small)
     more = allocated.turns["a"].steps - CANDIDATES["a"].steps
-    assert explained(allocated, a=small)["a"].why == (
-        f"has memory for 1 layer; makes {more} steps more than an epoch has, rather than wait"
-    )
+    memory = "has memory for 1 layer, or its owner allows no more"
+    besides = f"makes {more} steps more than an epoch has, rather than wait"
+    assert explained(allocated, a=small)["a"].why == f"{memory}; {besides}"
     without = replace(allocated, turns={})
-    assert explained(without, a=small)["a"].why == "has memory for 1 layer"
+    assert explained(without, a=small)["a"].why == memory
+
+
+def test_an_owner_that_allows_fewer_steps_than_an_epoch_has_is_told_of() -> None:
+    careful = replace(FAST, forward=1e-3, backward=1e-3, most_steps=7)
+    one = explained(made(a=careful), a=careful)["a"]
+    assert one.why == "trains all layers and makes all steps; its owner allows 7 of the 12 steps that an epoch has"

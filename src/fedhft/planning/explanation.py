@@ -109,7 +109,7 @@ def _explained(
         fill=_Seconds(device, work, own.depth).filling(own.steps, own.scores),
         link=float(link),
         fixed=device.fixed,
-        why=_why(client, device, own, work, allocated, length) + _besides(device, own),
+        why=_why(client, device, own, work, allocated, length) + _besides(candidate, device, own),
     )
 
 
@@ -118,9 +118,10 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
     took = _Seconds(device, work, own.depth)
     match own.bound:
         case Bound.NOTHING:
-            return "trains all layers and makes all steps of an epoch"
+            return "trains all layers and makes all steps"
         case Bound.MEMORY:
-            return f"has memory for {device.deepest} layer{'s' if device.deepest > 1 else ''}"
+            layers = f"{device.deepest} layer{'s' if device.deepest > 1 else ''}"
+            return f"has memory for {layers}, or its owner allows no more"
         case Bound.TURN:
             return (
                 f"too slow for {rounds}; it has sat out, or only its trial is known, so everybody waits for its least "
@@ -162,8 +163,11 @@ def _too_long(what: str, would: float, horizon: float) -> str:
     )
 
 
-def _besides(device: Device, own: Planned) -> str:
-    more = own.steps - device.steps
+def _besides(candidate: Candidate, device: Device, own: Planned) -> str:
+    """What there is to say of its steps besides."""
+    if device.steps < candidate.steps and own.steps == device.steps:
+        return f"; its owner allows {device.steps} of the {candidate.steps} steps that an epoch has"
+    more = own.steps - candidate.steps
     return f"; makes {more} step{'s' if more > 1 else ''} more than an epoch has, rather than wait" if more > 0 else ""
 
 
