@@ -106,6 +106,12 @@ CLIENTS = Dashboard(
                 [Query("max by (instance) (fedhft_agent_prefix_bytes)", "{{instance}}")],
                 "bytes",
             ),
+            Panel(
+                "Power of agents' machines",
+                "While tasks run, spread over the last minutes, all programs together; 0 where a machine counts none.",
+                [Query(rates("fedhft_agent_energy_joules_total", "instance"), "{{instance}}")],
+                "watt",
+            ),
         ],
         "Memory": [
             Panel(
