@@ -118,6 +118,17 @@ def test_a_simulation_holds_nobody_and_takes_a_file_of_profiles(tmp_path: Path) 
     assert spec.client_tiers != {}
 
 
+def test_rounds_that_are_planned_are_shorter_and_more() -> None:
+    devices = demo_devices(DemoSettings(out=OUT), CLIENTS, 1)
+    data = small_data()
+    found = [
+        demo_job(DemoSettings(out=OUT, rounds=given), "fedhft", data, "some/model", held).rounds.total
+        for given in (None, 3)
+        for held in (None, devices)
+    ]
+    assert found == [6, 12, 3, 3]
+
+
 def test_settings_reach_the_job() -> None:
     spec = job(rounds=3, seed=11, epochs=2.0, learning_rate=1e-3, learning_rate_decay=0.5, clusters=3)
     assert (spec.rounds.total, spec.seed, spec.training.epochs) == (3, 11, 2.0)

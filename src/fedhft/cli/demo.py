@@ -71,7 +71,12 @@ def demo(
     validation_rows: Annotated[
         int, typer.Option(help="Largest number of shared validation rows (with --data).", rich_help_panel=_DATA)
     ] = 2000,
-    rounds: Annotated[int, typer.Option(help="Rounds to run.", rich_help_panel=_TRAINING)] = 6,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="Rounds to run.", show_default="6; 12 where devices are planned for", rich_help_panel=_TRAINING
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of data, partition and training.", rich_help_panel=_TRAINING)] = 0,
     tiers: Annotated[
         str,

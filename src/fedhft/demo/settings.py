@@ -29,6 +29,8 @@ _RATES = {"full": 1e-4}
 _RATE = 3e-3
 BUILT_IN, NO_DEVICES = "classes", "none"
 """Values of `devices` that are not files."""
+ROUNDS = 6
+ROUNDS_BY_CAPACITY = 12
 _OF_ONE_METHOD = ("method", "wire")
 """Sections whose overrides apply to the main method only, not to those it is compared with."""
 
@@ -52,7 +54,8 @@ class DemoSettings:
     validation_rows: int = 2000
     tiers: tuple[float, ...] = (1.0, 0.5, 0.25)
     """Densities, or shares of the rank where the method combines unequal ranks; clients take them in turn."""
-    rounds: int = 6
+    rounds: int | None = None
+    """None: ROUNDS, or ROUNDS_BY_CAPACITY where rounds are planned, and shorter for it."""
     seed: int = 0
     epochs: float = 1.0
     learning_rate: float | None = None
@@ -147,6 +150,12 @@ def tier_of_clients(clients: int, tiers: int, groups: int) -> tuple[int, ...]:
     return tuple((number // groups) % tiers for number in range(clients))
 
 
+def _rounds(settings: DemoSettings, planned: bool) -> int:
+    if settings.rounds is not None:
+        return settings.rounds
+    return ROUNDS_BY_CAPACITY if planned else ROUNDS
+
+
 def demo_job(
     settings: DemoSettings,
     method: str,
@@ -183,7 +192,7 @@ def demo_job(
             "batch_size": 8 if generated else 16,
         },
         "rounds": {
-            "total": settings.rounds,
+            "total": _rounds(settings, planned),
             "min_clients": len(names),
             "quorum": 1.0,
             "deadline": settings.timeout_s,
