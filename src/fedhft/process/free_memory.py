@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.process.control_groups import groups_1, groups_2
 
 LEAST_MARGIN = 64 << 20
 """Bytes left to the rest of the machine, or of the container."""
@@ -50,8 +51,8 @@ def memory_limit(root: Path = Path("/")) -> int:
     match = re.search(r"^MemTotal:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.M)
     found = [int(match[1]) * 1024] if match else []
     for group, limit_file in (
-        *((group, "memory.max") for group in _groups_2(root)),
-        *((group, "memory.limit_in_bytes") for group in _groups_1(root)),
+        *((group, "memory.max") for group in groups_2(root)),
+        *((group, "memory.limit_in_bytes") for group in groups_1(root, "memory")),
     ):
         if (limit := _text(group / limit_file).strip()).isdecimal():
             found.append(int(limit))
@@ -65,30 +66,13 @@ def _machine(root: Path) -> Iterator[FreeMemory]:
 
 
 def _version_2(root: Path) -> Iterator[FreeMemory]:
-    for group in _groups_2(root):
+    for group in groups_2(root):
         yield from _bound(group, "memory.max", "memory.current", "inactive_file")
 
 
 def _version_1(root: Path) -> Iterator[FreeMemory]:
-    for group in _groups_1(root):
+    for group in groups_1(root, "memory"):
         yield from _bound(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-
-
-def _groups_2(root: Path) -> Iterator[Path]:
-    match = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.M)
-    return _groups(root / "sys/fs/cgroup", match[1] if match else "")
-
-
-def _groups_1(root: Path) -> Iterator[Path]:
-    match = re.search(r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$", _text(root / "proc/self/cgroup"), re.M)
-    return _groups(root / "sys/fs/cgroup/memory", match[1] if match else "")
-
-
-def _groups(mount: Path, own: str) -> Iterator[Path]:
-    """This process's group and those above it. Inside a container the mount is its own group, whatever its path is."""
-    parts = [part for part in own.split("/") if part]
-    for count in range(len(parts), -1, -1):
-        yield mount.joinpath(*parts[:count])
 
 
 def _bound(group: Path, limit_file: str, used_file: str, reclaimable: str) -> Iterator[FreeMemory]:
