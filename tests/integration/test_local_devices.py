@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fedhft.errors import ErrorCode, FedhftError
+from fedhft.local.cpu_quota import CpuQuotas, cpu_quotas
 from fedhft.local.cpu_share import CpuShares, cpu_seconds
 from fedhft.local.devices import read_devices
 from fedhft.local.link import Links
@@ -36,11 +38,21 @@ def start() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
         process.wait()
 
 
-@pytest.fixture
-def shares() -> Iterator[CpuShares]:
-    shares = CpuShares()
+@pytest.fixture(params=["quotas", "budgets"])
+def shares(request: pytest.FixtureRequest) -> Iterator[CpuShares]:
+    """Held by the kernel, and by stopping and continuing."""
+    quotas = cpu_quotas()
+    if request.param == "quotas" and quotas is None:
+        pytest.skip("no quotas of CPU time can be set here: that takes root, or a control group of this user's")
+    shares = CpuShares(quotas if request.param == "quotas" else None)
     yield shares
     shares.close()
+    assert not groups()
+
+
+def groups() -> list[Path]:
+    """Control groups that this process has made."""
+    return list(Path("/sys/fs/cgroup").rglob(f"fedhft-{os.getpid()}-*"))
 
 
 @pytest.fixture
@@ -117,10 +129,20 @@ def test_a_process_without_much_to_do_is_not_stopped(
     assert state_of(process.pid) == "S"
 
 
-def test_who_was_stopped_runs_again_when_nobody_is_held_any_more(
+def test_who_was_held_runs_as_before_when_nobody_is_held_any_more(
     start: Callable[[str], subprocess.Popen[bytes]], shares: CpuShares
 ) -> None:
     process = start(BUSY)
+    shares.hold(process.pid, 0.05)
+    time.sleep(0.5)
+    shares.close()
+    assert used_in(process.pid, 1.0) > 0.2
+
+
+def test_who_was_stopped_runs_again_when_nobody_is_held_any_more(
+    start: Callable[[str], subprocess.Popen[bytes]],
+) -> None:
+    process, shares = start(BUSY), CpuShares()
     shares.hold(process.pid, 0.01)
     deadline = time.monotonic() + 10
     while state_of(process.pid) != "T" and time.monotonic() < deadline:
@@ -128,6 +150,22 @@ def test_who_was_stopped_runs_again_when_nobody_is_held_any_more(
     assert state_of(process.pid) == "T"
     shares.close()
     assert state_of(process.pid) == "R"
+
+
+def test_where_the_kernel_refuses_processes_are_stopped_and_continued(
+    start: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(group: Path, quota: int, period: int) -> None:
+        raise PermissionError(f"{group}: {quota} in {period}")
+
+    (tmp_path / "cgroup.procs").touch()
+    process, shares = start(BUSY), CpuShares(CpuQuotas(tmp_path, tmp_path, refused))
+    shares.hold(process.pid, 0.05)
+    time.sleep(0.5)
+    assert used_in(process.pid, 1.5) < 0.09
+    shares.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [file.name for file in tmp_path.iterdir()] == ["cgroup.procs"]
 
 
 def test_a_process_that_has_ended_is_let_go(start: Callable[[str], subprocess.Popen[bytes]], shares: CpuShares) -> None:

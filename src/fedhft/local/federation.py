@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from fedhft.datasets.federated import ClientFiles
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.jobs.client import JobsClient, is_over
+from fedhft.local.cpu_quota import cpu_quotas
 from fedhft.local.cpu_share import CpuShares
 from fedhft.local.devices import LocalDevice
 from fedhft.local.link import Links
@@ -78,7 +79,7 @@ class Federation:
         self._client: JobsClient | None = None
         self._metrics = ""
         self._server = ""
-        self._shares = CpuShares()
+        self._shares = CpuShares(cpu_quotas())
         self._links = Links()
         self._held_for = 1
         self.certificates: Authority | None = None
