@@ -150,7 +150,11 @@ def test_where_the_cache_is_and_how_to_do_without(tmp_path: Path) -> None:
 
 
 def test_every_layer_that_rows_pass_is_counted_once(tmp_path: Path) -> None:
-    """A deeper boundary is worked out from a shallower one, and from then on read."""
+    """A deeper boundary is worked out from a shallower one, and from then on read.
+
+    Before that, the shortest, the middle and the longest row show that it serves: together through the whole model, and
+    from the boundary on, and one by one up to it.
+    """
     spec = job_for(tiny_model(tmp_path / "model", layers=4))
     network = worker_on(spec, folder_in(tmp_path / "prefix"))._network
     rows = network.encode(data_of(6).train)
@@ -160,4 +164,11 @@ def test_every_layer_that_rows_pass_is_counted_once(tmp_path: Path) -> None:
         with torch.no_grad():
             network.forward(rows, np.arange(6))
         steps.append(network.stopwatch.take(1).forward_layer_steps)
-    assert steps == [6 * (1 + 3), 6 * (2 + 1), 6 * 1]
+    batch = 6 * max(rows.lengths)
+    shown = sorted(rows.lengths)[0], int(np.median(rows.lengths)), max(rows.lengths)
+    together = 3 * max(shown)
+    assert steps == [
+        batch * (1 + 3) + together * (4 + 3) + sum(shown) * 1,
+        batch * (2 + 1) + together * (4 + 1) + sum(shown) * 3,
+        batch * 1,
+    ]

@@ -11,6 +11,7 @@ import pytest
 
 from fedhft.adapter import SHARED, Part, TensorKey
 from fedhft.datasets.client_data import ClientData
+from fedhft.datasets.examples import Example
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job import JobSpec
 from fedhft.training.base import LoadedBase, load_base
@@ -114,6 +115,26 @@ def test_an_update_is_the_trained_values_minus_the_start(spec: JobSpec, model: P
         end = worker.schema.start_of(exact.seed, key) + start[key] + matrix.dense()
         np.testing.assert_allclose(worker._network.value(key), end, atol=1e-6)
         assert matrix.values.any(), key
+
+
+def test_layer_steps_are_counted_by_what_batches_hold(spec: JobSpec, base: LoadedBase) -> None:
+    """A step of short rows is little of a step: all steps of an epoch are as many as it has, whoever drew which."""
+    short, long = (Example(text, None, float(label)) for text, label in (("good", 1), ("bad " * 30, 0)))
+    worker = worker_for(spec, base=base, data=ClientData.of([short, long] * 24, [short] * 4))
+    steps = worker.steps(worker.plan(plan()))
+    counted = []
+    for seed in range(8):
+        one = plan()
+        one.max_steps = 1
+        counted.append(worker.train(train_task(seed=seed, planned=one)).measurements.durations.backward_layer_steps)
+    layers = worker.schema.layers
+    assert max(counted) > 5 * min(counted)
+    whole = worker.train(train_task(seed=9)).measurements.durations
+    assert whole.backward_layer_steps == pytest.approx(layers * steps)
+    assert whole.forward_layer_steps == pytest.approx(layers * steps)
+    scoring = worker.train(train_task(seed=9, evaluate=True)).measurements.durations
+    assert scoring.scoring_batches == pytest.approx(2 * (scoring.forward_layer_steps / layers - steps) / 2)
+    assert 0 < scoring.scoring_batches < 8 / spec.training.batch_size  # short rows, before and after
 
 
 def test_a_plan_outside_the_model_is_refused(spec: JobSpec, base: LoadedBase) -> None:

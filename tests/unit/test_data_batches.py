@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhft.plan import steps_of
-from fedhft.training.batches import EncodedRows, scoring_batches, training_batches
+from fedhft.training.batches import EncodedRows, mean_tokens, padded_tokens, scoring_batches, training_batches
 from fedhft.training.tasks.interface import Tokens
 
 
@@ -49,6 +50,23 @@ def test_steps_follow_epochs_and_stop_at_the_cap() -> None:
     assert steps_of(100, 16, 2.5, 0) == 18
     assert steps_of(100, 16, 0.01, 0) == 1
     assert steps_of(100, 16, 2.0, 5) == 5
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 20))
+def test_a_mean_batch_has_at_least_the_tokens_of_its_rows_and_no_more_than_the_longest_would_take(
+    lengths: list[int], size: int
+) -> None:
+    steps = math.ceil(len(lengths) / size)
+    found = mean_tokens(np.array(lengths), size) * steps
+    assert sum(lengths) <= found * (1 + 1e-9)
+    assert found <= len(lengths) * max(lengths) * (1 + 1e-9)
+
+
+def test_the_mean_batch_is_that_of_any_epoch() -> None:
+    lengths = np.random.default_rng(1).integers(3, 60, 400)
+    for seed in range(5):
+        tokens = [padded_tokens(lengths, batch) for batch in training_batches(lengths, 16, seed, 25)]
+        assert np.mean(tokens) == pytest.approx(mean_tokens(lengths, 16), rel=0.05)
 
 
 def test_scoring_reads_every_row_once_shortest_first() -> None:

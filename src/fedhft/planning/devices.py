@@ -1,7 +1,7 @@
 """What a device can do, and what a plan costs it: the quantities that planning by capacity compares.
 
-A layer-step is one layer passed forward, or backward, for one batch of the job. A plan of depth k and s optimiser steps
-takes device i
+A layer-step is one layer passed forward, or backward, for the mean training batch of the client's rows. A plan of
+depth k and s optimiser steps takes device i
 
     t_i(k, s) = o_i + e_i r f_i + s (r f_i + k m_i) + F_i(k) (L - k) f_i / n + up(k) / u_i + down(k) / v_i      seconds
 

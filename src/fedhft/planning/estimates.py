@@ -26,8 +26,8 @@ SLOWEST_S = 30 * 86400.0
 """Seconds above which no duration is believed."""
 _A_WAIT_S = 5.0
 _LEAST_SHARE = 0.1
-_LEAST_OF_PLAN = 0.25
-"""Batches of an epoch's end are smaller than others, and rows may be packed."""
+_LEAST_OF_PLAN = 1 / 32
+"""Layer-steps go by tokens: a round of few steps may have drawn nothing but short rows."""
 _MOST = 1e15
 """No duration, count or number of bytes of one round is larger."""
 SLOWEST_LINK = 1.0

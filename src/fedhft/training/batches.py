@@ -155,6 +155,16 @@ def scoring_batches(lengths: NDArray[np.int64], batch_size: int = SCORING_BATCH)
         yield order[start : start + batch_size]
 
 
+def mean_tokens(lengths: NDArray[np.int64], batch_size: int) -> float:
+    """Tokens of a training batch, with padding: the mean over one epoch."""
+    return float(np.mean([padded_tokens(lengths, batch) for batch in _epoch(lengths, batch_size, 0)]))
+
+
+def padded_tokens(lengths: NDArray[np.int64], index: NDArray[np.int64]) -> int:
+    """Tokens of some rows, each padded to the longest of them."""
+    return len(index) * int(lengths[index].max()) if len(index) else 0
+
+
 def _epoch(lengths: NDArray[np.int64], batch_size: int, seed: int) -> list[NDArray[np.int64]]:
     rows = len(lengths)
     order = np.argsort(seeds.integers(seed, rows), kind="stable")

@@ -10,7 +10,7 @@ from fedhft import seeds
 from fedhft.datasets.client_data import ClientData
 from fedhft.datasets.examples import Example
 from fedhft.job import JobSpec
-from fedhft.training.batches import EncodedRows
+from fedhft.training.batches import EncodedRows, padded_tokens, scoring_batches
 from fedhft.v1 import federation_pb2 as pb
 
 Encode = Callable[[Sequence[Example]], EncodedRows]
@@ -54,6 +54,12 @@ class ClientRows:
             return 0.0
         shared = len(self._data.shared or ()) / self._spec.rounds.min_clients
         return 2 * len(self.sample) + min(shared, self._spec.evaluation.rows or shared)
+
+    def scored_tokens_about(self) -> float:
+        """Tokens of the rows of `scored_about`, with padding, if all are as long as those that are known."""
+        lengths = (self.sample if len(self.sample) else self.train).lengths
+        tokens = sum(padded_tokens(lengths, batch) for batch in scoring_batches(lengths))
+        return self.scored_about() * tokens / len(lengths)
 
     def of_task(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
         """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""

@@ -15,7 +15,7 @@ from fedhft.adapter import RowIndex, TensorKey
 from fedhft.errors import ErrorCode, FedhftError
 from fedhft.job_sections import TrainingSpec
 from fedhft.plan import AdapterPlan, steps_of
-from fedhft.training.batches import EncodedRows, training_batches
+from fedhft.training.batches import EncodedRows, padded_tokens, training_batches
 from fedhft.training.device.state import random_numbers_apart, wide
 from fedhft.training.importance import Importance
 from fedhft.training.lean_imports import without_compiler
@@ -134,7 +134,7 @@ def backward(
         wanted = torch.from_numpy(rows.wanted(part)).to(network.device)
         share = len(wanted) / targets if len(cut) > 1 and targets else 1.0
         loss = (objective or network.task.loss)(network.forward(rows, part), wanted)
-        with network.stopwatch.backward.running(len(part) * network.depth):
+        with network.stopwatch.backward.running(padded_tokens(rows.lengths, part) * network.depth):
             (loss if share == 1.0 else loss * share).backward()
         total += share * float(loss.detach())
     return total

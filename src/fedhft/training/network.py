@@ -24,7 +24,7 @@ from fedhft.methods import Start
 from fedhft.plan import AdapterPlan
 from fedhft.planning.peak import UNBOUNDED
 from fedhft.training.base import LoadedBase, network_key
-from fedhft.training.batches import EncodedRows, encode_rows
+from fedhft.training.batches import EncodedRows, encode_rows, padded_tokens
 from fedhft.training.importance import Importance
 from fedhft.training.lora.attached import attach, layer_of
 from fedhft.training.memory.layers import Weights
@@ -286,6 +286,7 @@ class Network:
             return self._forward(rows, index)
         cut = self._scoring_parts(rows, index)
         found = [self._forward(rows, part) for part in cut]
+        self.stopwatch.scored += sum(padded_tokens(rows.lengths, part) for part in cut)
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def trial(self, rows: EncodedRows) -> torch.Tensor:
@@ -316,7 +317,7 @@ class Network:
                 else:
                     hidden = self._cache.hidden(rows, index, inputs, self._boundary)
             run = self.schema.layers - (0 if hidden is None else self._boundary)
-            self.stopwatch.forward.layer_rows += run * len(index)
+            self.stopwatch.forward.layer_tokens += run * padded_tokens(rows.lengths, index)
             if self._stack is None:
                 return self._logits(inputs, counted)
             if hidden is None:

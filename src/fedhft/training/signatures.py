@@ -38,7 +38,7 @@ from fedhft.clustering.signature import DIMENSIONS, joined, project
 from fedhft.job import JobSpec
 from fedhft.methods import SignatureKind, Start
 from fedhft.plan import AdapterPlan
-from fedhft.training.batches import EncodedRows, scoring_batches
+from fedhft.training.batches import EncodedRows, padded_tokens, scoring_batches
 from fedhft.training.network import Network
 
 ANCHOR_ROWS = 256
@@ -116,7 +116,7 @@ def anchor_gradients(network: Network, rows: EncodedRows, chosen: NDArray[np.int
             for part in network.training_parts(rows, chosen[batch]):
                 logits = network.forward(rows, part)
                 error = errors(np.searchsorted(chosen, part), logits.detach()).astype(np.float32)
-                with network.stopwatch.backward.running(len(part) * network.depth):
+                with network.stopwatch.backward.running(padded_tokens(rows.lengths, part) * network.depth):
                     logits.backward(torch.from_numpy(error).to(logits.device))
         for key, parameter in zip(keys, parameters, strict=True):
             if parameter.grad is not None:

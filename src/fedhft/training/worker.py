@@ -25,7 +25,7 @@ from fedhft.planning.peak import Unfit
 from fedhft.telemetry.collectors import peak_memory_bytes
 from fedhft.training import masks, signatures
 from fedhft.training.base import LoadedBase
-from fedhft.training.batches import EncodedRows
+from fedhft.training.batches import EncodedRows, mean_tokens
 from fedhft.training.client_rows import ClientRows
 from fedhft.training.device.state import forget_peak, peak_bytes
 from fedhft.training.held import complete_at, held_bands, is_ahead, start_of, with_blob
@@ -74,6 +74,7 @@ class ClientWorker:
         self._rows = ClientRows(spec, data, network.encode(data.train, training=True), network.encode)
         self._train, self._holdout = self._rows.train, self._rows.holdout
         batch_size = min(spec.training.batch_size, len(self._train))
+        self._batch_tokens = mean_tokens(self._train.lengths, spec.training.batch_size)
         self._arrangements = Arrangements(network, self._rows, batch_size, memory)
         self._folder = StateFolder(state_dir, spec.name, client, spec_digest(spec.canonical()))
         self._state, self._draft = self._folder.read()
@@ -120,13 +121,13 @@ class ClientWorker:
     def trial(self) -> capacity_pb2.Durations:
         """How long passes take here: of the anchor signature where one was computed just now, else of a few batches."""
         rules, network = self.spec.training, self._network
-        if not network.stopwatch.backward.layer_rows:
+        if not network.stopwatch.backward.layer_tokens:
             network.load({}, min(TRIAL_DEPTH, self.schema.layers), 0)
             plan = AdapterPlan("", network.depth, 1.0, 1.0, 0, train_a=True, train_b=True)
             probe(network, self._train, plan, rules, seed=0, importance=Importance(), batches=TRIAL_BATCHES)
-        durations = network.stopwatch.take(rules.batch_size)
+        durations = network.stopwatch.take(self._batch_tokens)
         durations.keeps_frozen_layers = network.keeps_frozen_layers
-        durations.scoring_batches = self._rows.scored_about() / rules.batch_size
+        durations.scoring_batches = self._rows.scored_tokens_about() / self._batch_tokens
         return durations
 
     def plan(self, plan: adapter_pb2.AdapterPlan) -> AdapterPlan:
@@ -195,7 +196,7 @@ class ClientWorker:
         plan = self.plan(task.plan)
         self.fit(plan)
         begun = time.perf_counter()
-        self._network.stopwatch.take(self.spec.training.batch_size)  # the network is shared: what others did
+        self._network.stopwatch.take(self._batch_tokens)  # the network is shared: what others did
         self._stand_at(task.view, task.view.memberships, plan)
         forget_peak(self._network.device)
         started = time.perf_counter()
@@ -221,7 +222,7 @@ class ClientWorker:
         sent = MaskedDelta({key: matrix for key, matrix in delta if key.part in sent_parts(self.spec.method)})
         blob, carried = code_update(self.spec, self.schema, sent, self._state.carried, task, plan.rank)
         figures = self._measured(report, evaluate_seconds, sent.values)
-        figures.durations.CopyFrom(self._durations(scores, time.perf_counter() - begun))
+        figures.durations.CopyFrom(self._durations(time.perf_counter() - begun))
         wants_signature = signatures.wants_update(self.spec)
         draft = Draft(
             round=int(task.round),
@@ -376,13 +377,11 @@ class ClientWorker:
                 own[key] = own[key] + matrix.dense() if key in own else matrix.dense().copy()
         return replace(state, round=number, rows=known, own=own)
 
-    def _durations(self, scores: Sequence[pb.Score], elapsed: float) -> capacity_pb2.Durations:
+    def _durations(self, elapsed: float) -> capacity_pb2.Durations:
         """Where the seconds of a round went, bytes on the wire not yet counted."""
-        batch_size = self.spec.training.batch_size
-        durations = self._network.stopwatch.take(batch_size)
+        durations = self._network.stopwatch.take(self._batch_tokens)
         durations.other_seconds = max(0.0, elapsed - (durations.forward_seconds + durations.backward_seconds))
         durations.keeps_frozen_layers = self._network.keeps_frozen_layers
-        durations.scoring_batches = sum(score.rows for score in scores) / batch_size
         return durations
 
     # -- scoring

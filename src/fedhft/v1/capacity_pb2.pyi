@@ -20,8 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Durations(_message.Message):
     """Where the time of one round went, or of a trial when joining. All durations are wall seconds; 0 where nothing was done.
 
-    A layer-step is one layer passed forward, or backward, for one batch of the job (training.batch_size rows); a batch of
-    another size counts by its rows.
+    A layer-step is one layer passed forward, or backward, for the mean training batch of an epoch of this client's rows;
+    other batches count by their tokens, with padding.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -53,7 +53,7 @@ class Durations(_message.Message):
     other_seconds: _builtins.float
     """Everything else from the task to the update: reading, optimiser, coding."""
     scoring_batches: _builtins.float
-    """Batches of the job that a round with scores scores, training rows not counted."""
+    """Batches, counted as those of layer-steps, that a round with scores scores."""
     fill_seconds: _builtins.float
     """Of forward_seconds: passing rows through the frozen layers once."""
     keeps_frozen_layers: _builtins.bool
@@ -102,7 +102,7 @@ class Capacity(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     forward_ms: _builtins.float
-    """Milliseconds of one layer for one batch of the job."""
+    """Milliseconds of a layer-step."""
     backward_ms: _builtins.float
     up: _builtins.float
     """Bytes per second; 0: not known."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedhft.telemetry import metrics
+from fedhft.training.batches import padded_tokens
 from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.passage import Passage
 from fedhft.training.prefix.rows import KEY_BYTES, RowFile
@@ -34,7 +35,8 @@ _NUMPY: Mapping[torch.dtype, np.dtype[Any]] = {
     torch.float16: np.dtype(np.float16),
     torch.bfloat16: np.dtype(np.uint16),  # numpy has no bfloat16: its bits
 }
-_CHECKED_ROWS = 6
+_CHECKED_ROWS = 3
+"""The shortest, the longest and one between: a weak device takes seconds for each, at every new boundary."""
 FILL_BATCH = 16
 """Rows passed through frozen layers at once."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
@@ -112,7 +114,8 @@ class PrefixCache:
         if mask is None or mask.dim() != 2:
             return None
         if boundary not in self._files:
-            self._files[boundary] = self._opened(rows, boundary)
+            with self._passes().running():
+                self._files[boundary] = self._opened(rows, boundary)
         file = self._files[boundary]
         if file is None:
             return None
@@ -164,7 +167,7 @@ class PrefixCache:
             keys, spans = self._keys_of(rows, index), _spans(rows.inputs(index)["attention_mask"])
             for key, row, span in zip(keys, values, spans, strict=True):
                 file.append(key, np.ascontiguousarray(row[span]))
-            self._passes().layer_rows += filling.layers * len(index)
+            self._passes().layer_tokens += filling.layers * padded_tokens(rows.lengths, index)
             metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(len(index))
 
     def _absent(self, file: RowFile, rows: Rows, cut: Cut) -> list[NDArray[np.int64]]:
@@ -222,7 +225,7 @@ class PrefixCache:
         with self._passes().running():
             computed, start = self._computed(rows, chosen, inputs, boundary)
             values = _as_array(computed, self._kept_as)
-        self._passes().layer_rows += len(absent) * (boundary - start)
+        self._passes().layer_tokens += padded_tokens(rows.lengths, chosen) * (boundary - start)
         for row, place, own in zip(values, absent, _spans(inputs["attention_mask"]), strict=True):
             found = np.ascontiguousarray(row[own])
             out[place, spans[place]] = found
@@ -320,6 +323,8 @@ class PrefixCache:
             hidden[place, mask[place]] = kept[one["attention_mask"][0].bool().to(kept.device)]
         with self._stack.skipping(boundary, hidden):
             found = self._stack.leaving(lambda: run(inputs), boundary)
+        together = padded_tokens(rows.lengths, sample) * (2 * len(self._stack.layers) - boundary)
+        self._passes().layer_tokens += together + int(rows.lengths[sample].sum()) * boundary
         difference = float((found - wanted)[mask].abs().max() / wanted[mask].abs().max().clamp_min(1e-30))
         coarsest = max((self._kept_as, self._arithmetic.coarsest), key=lambda dtype: _TOLERANCE[dtype])
         if not difference <= _TOLERANCE[coarsest]:
