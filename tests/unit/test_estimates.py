@@ -35,7 +35,7 @@ def test_a_tenfold_change_is_followed_in_one_report(factor: float) -> None:
     before = rounds_of(0.02, 5)
     after = rounds_of(0.02 * factor, 1, before)
     assert after.forward == pytest.approx(0.02 * factor)
-    assert was_reset(before, after)
+    assert was_reset(before, after, A_ROUND)
 
 
 @given(st.floats(0.6, 1.8))
@@ -43,8 +43,21 @@ def test_a_small_change_is_followed_smoothly(factor: float) -> None:
     before = rounds_of(0.02, 5)
     after = rounds_of(0.02 * factor, 1, before)
     assert after.forward == pytest.approx(0.02 * (0.8 + 0.2 * factor))
-    assert not was_reset(before, after)
+    assert not was_reset(before, after, A_ROUND)
     assert rounds_of(0.02 * factor, 40, after).forward == pytest.approx(0.02 * factor, rel=1e-3)
+
+
+@pytest.mark.parametrize(("size", "again"), [(2_000_000, True), (6_000, False)])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_link_that_changes_counts_where_its_bytes_take_time(direction: str, size: int, again: bool) -> None:
+    """Sixteen times as long, or a sixteenth: of a second or two, or of a few milliseconds of latency."""
+    before = estimated(Capacity(), A_ROUND)
+    rate = getattr(before, direction)
+    for times in (16, 1 / 16):
+        told = replace(A_ROUND, **{direction: times * size / rate, f"{direction}_bytes": size})
+        after = estimated(before, told)
+        assert getattr(after, direction) == pytest.approx(rate / times)
+        assert was_reset(before, after, told) is again
 
 
 def test_what_was_not_done_is_not_estimated_anew() -> None:
@@ -62,7 +75,7 @@ def test_energy_is_smoothed_where_it_is_measured_and_nothing_else_goes_by_it() -
     assert (first.energy, second.energy, unmeasured.energy) == pytest.approx((100.0, 110.0, 110.0))
     leap = estimated(unmeasured, replace(A_ROUND, energy=1e4))
     assert leap.energy == 1e4
-    assert not was_reset(unmeasured, leap)
+    assert not was_reset(unmeasured, leap, A_ROUND)
     assert estimated(Capacity(), A_ROUND).energy is None
 
 

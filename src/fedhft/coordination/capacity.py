@@ -103,6 +103,7 @@ async def learn_capacities(
     layers = (await driven.schema()).layers
     before = await driven.store.capacities(driven.job, [report.client for report in reports])
     after: dict[str, Capacity] = {}
+    reset = []
     for report in reports:
         if not report.measurements.HasField("durations"):
             continue
@@ -118,12 +119,13 @@ async def learn_capacities(
         epoch = steps_of(report.samples, spec.training.batch_size, 1.0, 0)
         now = estimated(known, told if seen is None else bounded(told, seen, sending))
         after[report.client] = with_kept_rows(now, told, plan.depth, layers, steps, epoch)
+        if report.client in before and was_reset(known, now, told):
+            reset.append(report.client)
     if not after:
         return
     await driven.store.note_capacities(driven.job, after, fence)
-    reset = sorted(client for client, now in after.items() if client in before and was_reset(before[client], now))
     current = await driven.store.allocated(driven.job)
     if reset and current is not None:
-        who = f"{reset[0]} and {len(reset) - 1} more" if reset[1:] else reset[0]
+        who = f"{min(reset)} and {len(reset) - 1} more" if reset[1:] else reset[0]
         stale = f"{who} became more than twice as fast, or as slow"
         await driven.store.keep_allocated(driven.job, replace(current, stale=stale), fence)

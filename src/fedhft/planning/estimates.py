@@ -24,6 +24,8 @@ FASTEST_LAYER_S = 1e-7
 """Seconds per layer-step below which no device is believed: about what an accelerator takes to start a computation."""
 SLOWEST_S = 30 * 86400.0
 """Seconds above which no duration is believed."""
+_MATTERS = 0.05
+"""Share of a round's seconds from which a transfer can change what is worth planning."""
 _A_WAIT_S = 5.0
 _LEAST_SHARE = 0.1
 _LEAST_OF_PLAN = 1 / 32
@@ -167,10 +169,19 @@ def estimated(known: Capacity, new: Durations) -> Capacity:
     )
 
 
-def was_reset(before: Capacity, after: Capacity) -> bool:
-    """Whether a report changed something by so much that plans should be made again."""
-    pairs = ((getattr(before, name), getattr(after, name)) for name in ("forward", "backward", "up", "down"))
-    return any(old is not None and new is not None and _jumped(old, new) for old, new in pairs)
+def was_reset(before: Capacity, after: Capacity, told: Durations) -> bool:
+    """Whether a report changed something by so much that plans should be made again. told: what it says.
+
+    A link's rate must have been worth seconds: what a few kilobytes take is mostly latency, and changes all the time.
+    """
+    passes = ((before.forward, after.forward), (before.backward, after.backward))
+    if any(old is not None and new is not None and _jumped(old, new) for old, new in passes):
+        return True
+    links = ((told.up_bytes, before.up, after.up), (told.down_bytes, before.down, after.down))
+    return any(
+        old is not None and new is not None and _jumped(old, new) and size / min(old, new) > _MATTERS * told.total
+        for size, old, new in links
+    )
 
 
 def _smoothed(known: float | None, new: float | None) -> float | None:
