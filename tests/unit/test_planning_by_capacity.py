@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedhft.planning.coming_round import in_coming_round
@@ -115,6 +115,13 @@ def test_every_plan_fits_its_device_and_the_horizon(fleet: dict[str, Device], wo
 
 
 @given(devices, works, st.floats(0.1, 2.0))
+@example(
+    Device(
+        mass=1.0, steps=45, batches=8, forward=1.0, backward=0.125, fixed=0.0, scoring=0.0, scored=0.0, up=1e4,
+        down=1e4, deepest=1, keeps=True,
+    ),
+    replace(WORK, rounds=1), 0.5,
+)  # fmt: skip # after the last rows have passed, another step takes less
 def test_in_the_coming_round_a_device_does_what_fits(device: Device, work: Work, part: float) -> None:
     made = schedule({"c": device}, work)
     plan, horizon = made.plans["c"], made.horizon * part

@@ -107,7 +107,7 @@ class _Round:
         rest = horizon * (1.0 + _ROUNDING) - self.once - scores * (self.scoring + self.first_scores)
         steps = np.floor(rest / (self.step + self.first_step) + _ROUNDING)
         more = np.floor((rest - self.epoch * self.first_step) / self.step + _ROUNDING)
-        return np.where(steps <= self.epoch, steps, more).astype(np.int64)
+        return np.where(steps < self.epoch, steps, more).astype(np.int64)
 
     def seconds(self, plans: Sequence[Planned]) -> Float64:
         """Of other plans for the same devices at the same depths."""
