@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from fedhft.planning import explanation
 from fedhft.planning.allocation import Allocated
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.explanation import Explained, explain
@@ -42,13 +43,38 @@ def test_one_that_sits_out_is_told_for_how_long() -> None:
         one = explained(allocated, number, h=SLOW)["h"]
         assert one.seconds == 0.0
         assert one.why.startswith(
-            f"too slow for rounds of {allocated.horizon:.3g} s: one layer and 3 of 12 steps would"
+            f"too slow for rounds of {allocated.horizon:.3g} s: the least there is, one layer and 3 of 12 steps, would"
         )
         assert one.why.endswith(f"sits out, round {number} of at most 2 in a row")
     turn = explained(made(3, second, h=SLOW), 3, h=SLOW)["h"]
     assert turn.planned is not None
     assert turn.planned.bound is Bound.TURN
     assert "everybody waits for its least plan once" in turn.why
+
+
+def test_what_a_plan_would_take_for_rows_that_have_not_passed_is_told_apart() -> None:
+    first = made(h=SLOW)
+    passed, fresh = (replace(SLOW, kept=kept, scored_at=()) for kept in ((1.0,) * 12, ()))
+    assert "for rows to pass" not in explained(first, h=passed)["h"].why
+    assert "s of them for rows to pass the layers below, once); sits out" in explained(first, h=fresh)["h"].why
+
+
+def test_one_that_does_not_score_is_told_what_ends_its_steps_besides() -> None:
+    slow = replace(FAST, forward=0.06, backward=0.06, deepest=1)
+    allocated = replace(made(h=slow), turns={})
+    plan = replace(allocated.plans["h"], scores=False, bound=Bound.SCORING)
+    why = explained(replace(allocated, plans={**allocated.plans, "h": plan}), h=slow)["h"].why
+    assert why.startswith("does not score versions: with that")
+    assert "; with one more step it would" in why or "; fills rounds of" in why
+
+
+@pytest.mark.parametrize(("longer", "shorter", "said"), [
+    (10.14, 10.11, ("10.14", "10.11")), (12.0, 10.0, ("12", "10")), (1e3 + 1e-9, 1e3, ("1000", "1000")),
+])  # fmt: skip
+def test_seconds_that_differ_are_told_with_as_many_digits_as_that_takes(
+    longer: float, shorter: float, said: tuple[str, str]
+) -> None:
+    assert explanation._apart(longer, shorter) == said
 
 
 def test_rows_that_still_have_to_pass_are_told_with_what_comes_after() -> None:

@@ -17,7 +17,9 @@ ENERGY = "J of a round"
 
 
 def short(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Three digits, or all before the point; what rounds to nothing in the third place after it is 0."""
+    if abs(value) < 0.0005:
+        return "0"
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 

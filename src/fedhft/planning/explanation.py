@@ -14,6 +14,7 @@ from fedhft.planning.planned import Bound, Planned
 
 _CLEARLY = 1.001
 """Seconds are added up in another order here than when plans are made."""
+_WORTH_SAYING_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ def _explained(
     if not own.steps:
         depth = work.shallowest(device)
         layers = "one layer" if depth == 1 else f"{depth} layers"
-        would = _Seconds(device, work, depth).of_plan(least, False)
+        took = _Seconds(device, work, depth)
+        would = took.of_plan(least, False)
         why = (
-            f"too slow for rounds of {allocated.horizon:.3g} s: {layers} and {least} of {device.steps} steps would "
-            f"take {would:.3g} s; sits out, round {allocated.absent.get(client, 1)} of at most {sits_out} in a row"
+            f"too slow for rounds of {allocated.horizon:.3g} s: the least there is, {layers} and {least} of "
+            f"{device.steps} steps, would take {would:.3g} s{_passing(took, False)}; sits out, round "
+            f"{allocated.absent.get(client, 1)} of at most {sits_out} in a row"
         )
         return Explained(client, candidate, own, 0.0, 0.0, 0.0, 0.0, 0.0, why)
     run = own.depth if device.keeps else work.layers
@@ -130,7 +133,8 @@ def _why(client: str, device: Device, own: Planned, work: Work, allocated: Alloc
         case Bound.FILLING:
             return _while_filling(device, own, allocated.plans[client], rounds)
         case Bound.SCORING:
-            return _too_long("does not score versions: with that", took.of_plan(own.steps, True), allocated.horizon)
+            scoring = _too_long("does not score versions: with that", took, own.steps, True, allocated.horizon)
+            return f"{scoring}; {_within(client, device, own, work, allocated, length)}"
         case _:
             return _within(client, device, own, work, allocated, length)
 
@@ -145,22 +149,37 @@ def _within(client: str, device: Device, own: Planned, work: Work, allocated: Al
         return f"fills {rounds}, by what was known when it was planned; by what is known now it takes {now:.3g} s"
     if own.steps >= device.steps:
         deeper = _Seconds(device, work, min(own.depth + 1, work.layers))
-        return _too_long("with one more layer", deeper.of_plan(device.steps, own.scores), allocated.horizon)
+        return _too_long("with one more layer", deeper, device.steps, own.scores, allocated.horizon)
     more = own.steps + 1
     if turn:
         would = took.of_coming_round(more, own.scores)
         if would > limit:
-            return f"with one more step it would take {would:.3g} s, and this round takes {length:.3g} s"
-    return _too_long("with one more step", took.of_plan(more, own.scores), allocated.horizon)
+            longer, this = _apart(would, length)
+            return f"with one more step it would take {longer} s, and this round takes {this} s"
+    return _too_long("with one more step", took, more, own.scores, allocated.horizon)
 
 
-def _too_long(what: str, would: float, horizon: float) -> str:
+def _too_long(what: str, took: _Seconds, steps: int, scores: bool, horizon: float) -> str:
+    would = took.of_plan(steps, scores)
     if would > horizon:
-        return f"{what} it would take {would:.3g} s, more than rounds of {horizon:.3g} s"
+        longer, rounds = _apart(would, horizon)
+        return f"{what} it would take {longer} s{_passing(took, scores)}, more than rounds of {rounds} s"
     return (
         f"{what} it would have taken longer than rounds of {horizon:.3g} s, by what was known when it was planned; by "
         f"what is known now {would:.3g} s"
     )
+
+
+def _apart(longer: float, shorter: float) -> tuple[str, str]:
+    """Both with three digits, or as many more as tell them apart."""
+    found = [(f"{longer:.{digits}g}", f"{shorter:.{digits}g}") for digits in range(3, 9)]
+    return next((one for one in found if one[0] != one[1]), found[-1])
+
+
+def _passing(took: _Seconds, scores: bool) -> str:
+    """How much of what a plan would take is for rows that have not passed the layers below its depth."""
+    seconds = took.filling_spread(scores)
+    return f" ({seconds:.3g} s of them for rows to pass the layers below, once)" if seconds >= _WORTH_SAYING_S else ""
 
 
 def _besides(candidate: Candidate, device: Device, own: Planned) -> str:
@@ -204,5 +223,9 @@ class _Seconds:
 
     def of_plan(self, steps: int, scores: bool) -> float:
         """Of a round as planned: filling is spread over those to the target."""
+        return self.by_itself(steps, scores) + self.filling_spread(scores)
+
+    def filling_spread(self, scores: bool) -> float:
+        """In each round to the target, for rows that have not passed them yet."""
         found, at = self._costs, self._at
-        return self.by_itself(steps, scores) + float(found.filling[at] + scores * found.filling_scored[at])
+        return float(found.filling[at] + scores * found.filling_scored[at])
