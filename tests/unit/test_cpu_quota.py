@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,9 @@ def test_a_quota_gives_the_share_within_what_the_kernel_takes(share: float) -> N
     assert quota / period == pytest.approx(share, rel=0.01)
 
 
-def test_a_share_below_the_least_gets_the_least() -> None:
-    assert quota_of(1e-5) == (1000, 1_000_000)
+@pytest.mark.parametrize("share", [0.0, 1e-5])
+def test_a_share_below_the_least_gets_the_least(share: float) -> None:
+    assert quota_of(share) == (1000, 1_000_000)
 
 
 def group(root: Path, name: str, handed_on: str = "") -> Path:
@@ -42,14 +42,17 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_groups_are_made_where_the_controller_is_handed_on_and_processes_go_home_again(tmp_path: Path) -> None:
+def test_groups_are_made_where_the_controller_is_handed_on_and_processes_go_home_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/user.slice/session-1.scope\n")
     home, above = group(tmp_path, "user.slice/session-1.scope"), group(tmp_path, "user.slice", "cpu memory")
     group(tmp_path, "", "cpu memory")
     quotas = cpu_quotas(tmp_path)
     assert quotas is not None
-    made = above / f"fedhft-{os.getpid()}-77"
+    made = quotas._group(77)
+    assert made.parent == above
     made.mkdir()
     for name in ("cpu.max", "cgroup.procs"):
         (made / name).touch()
@@ -58,8 +61,23 @@ def test_groups_are_made_where_the_controller_is_handed_on_and_processes_go_home
     assert (made / "cgroup.procs").read_text() == "77\n"
     quotas.hold(77, 0.005)
     assert (made / "cpu.max").read_text() == "1000 200000\n"
+    (made / "cpu.max").unlink()  # the kernel's files go with the folder
+    (made / "cgroup.procs").write_text("77\n78\n")
+    gone: list[Path] = []
+    monkeypatch.setattr(Path, "rmdir", lambda folder: gone.append(folder))
     quotas.release(77)
-    assert (home / "cgroup.procs").read_text() == "77\n"
+    assert (home / "cgroup.procs").read_text() == "78\n"  # each in a write of its own
+    assert gone == [made]
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(("limit", "found"), [("max\n", True), ("max 100000\n", True), ("400000000\n", False)])
+def test_nobody_leaves_a_group_that_has_limits(tmp_path: Path, limit: str, found: bool) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/a\n")
+    (group(tmp_path, "a") / "memory.max").write_text(limit)
+    group(tmp_path, "", "cpu")
+    assert (cpu_quotas(tmp_path) is not None) is found
 
 
 @pytest.mark.usefixtures("kernel")

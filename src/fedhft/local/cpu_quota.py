@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +23,14 @@ _MOST_US = 1_000_000
 """The kernel's longest period."""
 
 _MEMBERS = "cgroup.procs"
+_LIMITS = ("memory.max", "memory.high", "pids.max", "cpu.max")
 
 log = logging.getLogger(__name__)
 
 
 def quota_of(share: float) -> tuple[int, int]:
     """Microseconds of CPU time, and of the period in which they may be used, for a share of one core."""
-    period = min(_MOST_US, max(PERIOD_US, round(_LEAST_US / share)))
+    period = min(_MOST_US, max(PERIOD_US, round(_LEAST_US / share))) if share else _MOST_US
     return max(_LEAST_US, round(share * period)), period
 
 
@@ -42,6 +44,7 @@ class CpuQuotas:
         self._above = above
         self._home = home
         self._write = write
+        self._name = f"fedhft-{os.getpid()}-{secrets.token_hex(3)}"  # two containers may have the same process ids
 
     def hold(self, pid: int, share: float) -> None:
         """Hold all threads of a process to a share of one core, or to another than so far.
@@ -54,13 +57,14 @@ class CpuQuotas:
         _put(group / _MEMBERS, f"{pid}\n")
 
     def release(self, pid: int) -> None:
-        """Let a process go, if it still runs, and remove its group."""
+        """Let a process go, with those it has started, as far as they still run, and remove its group."""
         group = self._group(pid)
         if not group.exists():
             return
         try:
-            with contextlib.suppress(ProcessLookupError):
-                _put(self._home / _MEMBERS, f"{pid}\n")
+            for member in _text(group / _MEMBERS).split():
+                with contextlib.suppress(ProcessLookupError):
+                    _put(self._home / _MEMBERS, f"{member}\n")
             group.rmdir()
         except OSError as error:
             log.warning("a control group could not be removed", extra={"group": str(group), "error": str(error)})
@@ -71,7 +75,7 @@ class CpuQuotas:
         try:
             trial.mkdir(exist_ok=True)
             try:
-                self._write(trial, *quota_of(1.0))
+                self._write(trial, *quota_of(0.0))
             finally:
                 trial.rmdir()
         except OSError:
@@ -79,14 +83,14 @@ class CpuQuotas:
         return True
 
     def _group(self, pid: int) -> Path:
-        return self._above / f"fedhft-{os.getpid()}-{pid}"
+        return self._above / f"{self._name}-{pid}"
 
 
 def cpu_quotas(root: Path = Path("/")) -> CpuQuotas | None:
     """Quotas in the innermost group around this process that can have them; None where there is none.
 
-    In version 2 a group that has processes has no groups with quotas below it: a root shell finds them further out.
-    root: folder that has proc and sys.
+    In version 2 a group that has processes has no groups with quotas below it: a root shell finds them further out, as
+    far as no group on the way has limits, which processes would leave. root: folder that has proc and sys.
     """
     for groups, write in ((groups_2(root), _write_2), (groups_1(root, "cpu"), _write_1)):
         there = [group for group in groups if (group / _MEMBERS).is_file()]
@@ -94,6 +98,8 @@ def cpu_quotas(root: Path = Path("/")) -> CpuQuotas | None:
             quotas = CpuQuotas(above, there[0], write)
             if quotas.work():
                 return quotas
+            if any(_text(above / limit).split()[:1] not in ([], ["max"]) for limit in _LIMITS):
+                break
     return None
 
 
@@ -105,6 +111,13 @@ def _write_1(group: Path, quota: int, period: int) -> None:
     _put(group / "cpu.cfs_quota_us", "-1\n")  # or the new period may not fit the old quota
     _put(group / "cpu.cfs_period_us", f"{period}\n")
     _put(group / "cpu.cfs_quota_us", f"{quota}\n")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except OSError:
+        return ""
 
 
 def _put(file: Path, text: str) -> None:

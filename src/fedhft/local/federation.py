@@ -79,7 +79,7 @@ class Federation:
         self._client: JobsClient | None = None
         self._metrics = ""
         self._server = ""
-        self._shares = CpuShares(cpu_quotas())
+        self._shares = CpuShares(cpu_quotas() if layout.devices else None)
         self._links = Links()
         self._held_for = 1
         self.certificates: Authority | None = None
