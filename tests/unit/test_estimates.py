@@ -112,8 +112,9 @@ def test_one_long_wait_is_no_new_habit() -> None:
 def test_passes_fewer_than_the_plan_needs_are_not_believed() -> None:
     tiny = Durations(forward=1.0, forward_layers=1e-9, backward=1.0, backward_layers=1e-9)
     assert "the plan alone is 2 layers and 10 steps" in tiny.problem(2, 10)
-    for short in (1, 1 / 16):  # all batches of short rows
-        assert not Durations(forward=1.0, forward_layers=20 * short, backward_layers=20 * short).problem(2, 10)
+    short = Durations(forward=1.0, forward_layers=1.5, backward=1.0, backward_layers=1.5)
+    assert short.problem(2, 10, epoch=20) == ""  # ten batches of short rows
+    assert "the plan alone is 2 layers and 10 steps" in short.problem(2, 10, epoch=10)
 
 
 def test_who_claims_to_take_no_time_is_planned_for_by_when_updates_come() -> None:

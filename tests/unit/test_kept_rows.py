@@ -37,6 +37,19 @@ def test_part_of_an_epoch_passes_the_rows_that_were_drawn() -> None:
     assert second.kept == (pytest.approx(0.64),)
 
 
+@pytest.mark.parametrize("long", [0.3, 1.0, 4.0])
+def test_rows_longer_or_shorter_than_the_mean_are_as_many_rows(long: float) -> None:
+    """Layer-steps go by tokens: two batches of long rows pass as what eight mean ones do."""
+    known = Capacity(kept=(0.9, 0.0), scored_at=(1,))
+    report = Durations(
+        forward=STEP_S * long * 2 * (2 + LAYERS - 2), forward_layers=long * 2 * (2 + LAYERS - 2),
+        fill=STEP_S * long * 2 * (LAYERS - 2), backward=1.0, backward_layers=long * 2 * 2, keeps=True,
+    )  # fmt: skip
+    found = with_kept_rows(known, report, 2, LAYERS, 2, 25)
+    assert found.kept == (0.9, pytest.approx(2 / 25))
+    assert found.scored_at == (1,)
+
+
 def test_rows_that_others_have_passed_before_are_kept_when_they_are_drawn() -> None:
     """An earlier job on the same model, or a deeper plan: nothing passes, or fewer layers do."""
     found = Capacity()

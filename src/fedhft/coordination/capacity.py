@@ -110,16 +110,17 @@ async def learn_capacities(
         told = Durations.of(report.measurements.durations)
         plan = report.participant.plan
         steps = steps_of(report.samples, spec.training.batch_size, plan.epochs, plan.max_steps)
-        if problem := told.problem(plan.depth, steps):
+        epoch = steps_of(report.samples, spec.training.batch_size, 1.0, 0)
+        if problem := told.problem(plan.depth, steps, epoch):
             fields = {"job": driven.job, "round": number, "client": report.client}
             log.warning("durations left out: %s", problem, extra=fields)
             continue
         seen, known = updates[report.client].seconds, before.get(report.client, Capacity())
         sending = report.size / known.up if known.up else 0.0
-        epoch = steps_of(report.samples, spec.training.batch_size, 1.0, 0)
-        now = estimated(known, told if seen is None else bounded(told, seen, sending))
+        believed = told if seen is None else bounded(told, seen, sending)
+        now = estimated(known, believed)
         after[report.client] = with_kept_rows(now, told, plan.depth, layers, steps, epoch)
-        if report.client in before and was_reset(known, now, told):
+        if report.client in before and was_reset(known, now, believed):
             reset.append(report.client)
     if not after:
         return

@@ -28,8 +28,9 @@ _MATTERS = 0.05
 """Share of a round's seconds from which a transfer can change what is worth planning."""
 _A_WAIT_S = 5.0
 _LEAST_SHARE = 0.1
-_LEAST_OF_PLAN = 1 / 32
-"""Layer-steps go by tokens: a round of few steps may have drawn nothing but short rows."""
+_LEAST_OF_EPOCH = 0.25
+_LEAST_OF_STEPS = 1 / 32
+"""Layer-steps go by tokens: a round of few steps may have drawn nothing but short rows. One of an epoch has not."""
 _MOST = 1e15
 """No duration, count or number of bytes of one round is larger."""
 SLOWEST_LINK = 1.0
@@ -117,11 +118,11 @@ class Durations:
         """Seconds of all."""
         return self.forward + self.backward + self.up + self.down + self.other
 
-    def problem(self, depth: int = 0, steps: int = 0) -> str:
+    def problem(self, depth: int = 0, steps: int = 0, epoch: int = 0) -> str:
         """Why these cannot be durations, naming the field; empty where they can.
 
         depth, steps: of the plan that was trained, whose passes must be among them; seconds over fewer would make a
-        device look slow.
+        device look slow. epoch: steps of one; 0: not known.
         """
         for field in fields(self):
             value = getattr(self, field.name)
@@ -129,7 +130,7 @@ class Durations:
                 return f"{field.name} = {value}: is not a finite number of at least 0"
             if value > _MOST:
                 return f"{field.name} = {value:g}: is more than {_MOST:g}"
-        least = _LEAST_OF_PLAN * depth * steps
+        least = depth * max(_LEAST_OF_STEPS * steps, _LEAST_OF_EPOCH * (steps - steps % epoch) if epoch else 0.0)
         for name in ("forward_layers", "backward_layers"):
             if getattr(self, name) < least:
                 told = f"{name} = {getattr(self, name):g}"

@@ -9,7 +9,8 @@ A report of more than twice as many batches passed than that, with those scored 
 half of those that would pass if nothing were kept, says that what was kept is gone (a full disk, another data set, a
 new volume), at all depths, and what it passed now is kept instead. A client that passes all rows at once, however few
 are drawn, looks like that, and has them all. How many passed is worked out from seconds, which other programs make
-longer: so a few that passed count for nothing, where all would have if what was kept were gone.
+longer: so a few that passed count for nothing, where all would have if what was kept were gone. Layer-steps go by
+tokens: how long the rows of the round's batches were follows from its backward passes, which are k s of mean batches.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ def with_kept_rows(known: Capacity, told: Durations, depth: int, layers: int, st
         return known
     before = known.kept[depth - 1] if depth <= len(known.kept) else 0.0
     scored = 0.0 if depth in known.scored_at else SCORED_ONCE * told.scoring
+    long = told.backward_layers / (depth * steps) if steps and told.backward_layers else 1.0
     passed, drawn = _passed(told) / (layers - depth), min(steps, epoch) * (1.0 - before)
-    of_all = min(steps, epoch) + SCORED_ONCE * told.scoring
+    would, of_all = long * drawn + scored, long * min(steps, epoch) + SCORED_ONCE * told.scoring
     shares, scored_at, share = list(known.kept), set(known.scored_at), before + drawn / epoch
-    if passed > max(_GONE * (drawn + scored) + _ROUNDING_BATCHES, (drawn + scored + of_all) / 2.0):
-        shares, scored_at, share = [], set(), (passed - SCORED_ONCE * told.scoring) / epoch
+    if passed > max(_GONE * would + _ROUNDING_BATCHES, (would + of_all) / 2.0):
+        shares, scored_at, share = [], set(), (passed - SCORED_ONCE * told.scoring) / long / epoch
     shares += [0.0] * (depth - len(shares))
     shares[depth - 1] = min(1.0, max(share, 0.0))
     if told.scoring:

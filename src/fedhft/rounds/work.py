@@ -45,7 +45,8 @@ def _told(report: ClientReport, batch_size: int) -> Durations | None:
     if not measured.HasField("durations"):
         return None
     told = Durations.of(measured.durations)
-    if told.problem(plan.depth, steps_of(report.samples, batch_size, plan.epochs, plan.max_steps)):
+    steps = steps_of(report.samples, batch_size, plan.epochs, plan.max_steps)
+    if told.problem(plan.depth, steps, steps_of(report.samples, batch_size, 1.0, 0)):
         return None
     return told if report.seconds is None else bounded(told, report.seconds)
 

@@ -55,7 +55,7 @@ class Profile(DeviceKind):
 
 
 class LocalWork(Section):
-    """Work of one client in one round, in layer-steps: a layer passed for one batch of the job.
+    """Work of one client in one round, in layer-steps: a layer passed for one batch of the job. Rows are alike here.
 
     forward: those of filling (`fill`) among them. scoring: batches scored.
     """

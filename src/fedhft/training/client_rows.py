@@ -59,7 +59,7 @@ class ClientRows:
         """Tokens of the rows of `scored_about`, with padding, if all are as long as those that are known."""
         lengths = (self.sample if len(self.sample) else self.train).lengths
         tokens = sum(padded_tokens(lengths, batch) for batch in scoring_batches(lengths))
-        return self.scored_about() * tokens / len(lengths)
+        return self.scored_about() * tokens / (len(self.sample) or len(self._data.train))  # packed rows are fewer
 
     def of_task(self, personal: bool, shard: pb.Shard, *, whole: bool = True) -> list[EncodedRows]:
         """All rows that a task needs. whole: all that are scored in the end, not only those scored in a round."""

@@ -161,7 +161,7 @@ class Network:
             "transformers": str(transformers.__version__),
         }
         arithmetic = Arithmetic(self._pass, self.device, torch.bfloat16 if self._bf16 else self._base.dtype)
-        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch.fill)
+        self._cache = PrefixCache(folder, self._stack, arithmetic, identity, kept_as, lambda: self.stopwatch)
 
     def slots(self) -> tuple[Slot, ...]:
         """Slots inside the depth in use."""

@@ -40,17 +40,20 @@ class Stopwatch:
         self.forward = Passes()
         self.backward = Passes()
         self.fill = Passes()
-        """Of forward: passing rows through the frozen layers once, and seeing that what is kept serves."""
+        """Of forward: passing rows through the frozen layers once."""
+        self.check = Passes()
+        """Of forward: seeing that what is kept of a boundary serves."""
         self.scored = 0
         """Tokens that were scored, with padding."""
 
     def take(self, batch_tokens: float) -> capacity_pb2.Durations:
         """What was counted, as a message; counting begins anew. batch_tokens: of the mean batch of an epoch."""
-        forward, backward, fill, scored = self.forward, self.backward, self.fill, self.scored
-        self.forward, self.backward, self.fill, self.scored = Passes(), Passes(), Passes(), 0
+        forward, backward, fill, check = self.forward, self.backward, self.fill, self.check
+        scored, self.scored = self.scored, 0
+        self.forward, self.backward, self.fill, self.check = Passes(), Passes(), Passes(), Passes()
         return capacity_pb2.Durations(
             forward_seconds=forward.seconds,
-            forward_layer_steps=(forward.layer_tokens + fill.layer_tokens) / batch_tokens,
+            forward_layer_steps=(forward.layer_tokens + fill.layer_tokens + check.layer_tokens) / batch_tokens,
             backward_seconds=backward.seconds,
             backward_layer_steps=backward.layer_tokens / batch_tokens,
             fill_seconds=fill.seconds,

@@ -20,7 +20,7 @@ from fedhft.training.prefix.folder import PrefixFolder
 from fedhft.training.prefix.passage import Passage
 from fedhft.training.prefix.rows import KEY_BYTES, RowFile
 from fedhft.training.prefix.stack import Inputs, Run, Stack
-from fedhft.training.stopwatch import Passes
+from fedhft.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Arithmetic:
 
 
 class PrefixCache:
-    """The prefix of one network. identity: everything besides boundary and dtype that its values depend on. passes:
+    """The prefix of one network. identity: everything besides boundary and dtype that its values depend on. stopwatch:
     where passes of rows through frozen layers are counted; those of `fill` whoever calls times.
 
     Not safe for concurrent use.
@@ -90,7 +90,7 @@ class PrefixCache:
         arithmetic: Arithmetic,
         identity: Mapping[str, object],
         kept_as: torch.dtype,
-        passes: Callable[[], Passes] = Passes,
+        stopwatch: Callable[[], Stopwatch] = Stopwatch,
     ) -> None:
         self._folder = folder
         self._stack = stack
@@ -102,7 +102,7 @@ class PrefixCache:
         """By boundary; None where the cache was refused."""
         self._dtype = torch.float32
         self._width = 0
-        self._passes = passes
+        self._stopwatch = stopwatch
 
     def hidden(self, rows: Rows, index: NDArray[np.int64], inputs: Inputs, boundary: int) -> torch.Tensor | None:
         """What enters `boundary` > 0 for the rows `index` whose inputs are `inputs`: (batch x tokens x width).
@@ -114,7 +114,7 @@ class PrefixCache:
         if mask is None or mask.dim() != 2:
             return None
         if boundary not in self._files:
-            with self._passes().running():
+            with self._stopwatch().check.running():
                 self._files[boundary] = self._opened(rows, boundary)
         file = self._files[boundary]
         if file is None:
@@ -167,7 +167,7 @@ class PrefixCache:
             keys, spans = self._keys_of(rows, index), _spans(rows.inputs(index)["attention_mask"])
             for key, row, span in zip(keys, values, spans, strict=True):
                 file.append(key, np.ascontiguousarray(row[span]))
-            self._passes().layer_tokens += filling.layers * padded_tokens(rows.lengths, index)
+            self._stopwatch().fill.layer_tokens += filling.layers * padded_tokens(rows.lengths, index)
             metrics.AGENT_PREFIX_ROWS.labels(source="computed").inc(len(index))
 
     def _absent(self, file: RowFile, rows: Rows, cut: Cut) -> list[NDArray[np.int64]]:
@@ -222,10 +222,10 @@ class PrefixCache:
         """Compute the rows at the places `absent` of the batch, put them in `out`, and keep them if there is room."""
         chosen = index[np.array(absent)]
         inputs = self._to_device(rows.inputs(chosen))
-        with self._passes().running():
+        with self._stopwatch().fill.running():
             computed, start = self._computed(rows, chosen, inputs, boundary)
             values = _as_array(computed, self._kept_as)
-        self._passes().layer_tokens += padded_tokens(rows.lengths, chosen) * (boundary - start)
+        self._stopwatch().fill.layer_tokens += padded_tokens(rows.lengths, chosen) * (boundary - start)
         for row, place, own in zip(values, absent, _spans(inputs["attention_mask"]), strict=True):
             found = np.ascontiguousarray(row[own])
             out[place, spans[place]] = found
@@ -324,7 +324,7 @@ class PrefixCache:
         with self._stack.skipping(boundary, hidden):
             found = self._stack.leaving(lambda: run(inputs), boundary)
         together = padded_tokens(rows.lengths, sample) * (2 * len(self._stack.layers) - boundary)
-        self._passes().layer_tokens += together + int(rows.lengths[sample].sum()) * boundary
+        self._stopwatch().check.layer_tokens += together + int(rows.lengths[sample].sum()) * boundary
         difference = float((found - wanted)[mask].abs().max() / wanted[mask].abs().max().clamp_min(1e-30))
         coarsest = max((self._kept_as, self._arithmetic.coarsest), key=lambda dtype: _TOLERANCE[dtype])
         if not difference <= _TOLERANCE[coarsest]:
