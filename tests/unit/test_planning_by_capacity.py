@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fedhft.planning.coming_round import in_coming_round
+from fedhft.planning.coming_round import PASSED, in_coming_round
 from fedhft.planning.devices import LEAST_STEPS, Device, Work, costs
 from fedhft.planning.horizon import LEARNING, LEAST_MASS, TARGET, Schedule, least_plan, rounds_to_target, schedule
-from fedhft.planning.planned import Bound
+from fedhft.planning.planned import Bound, Planned
 
 LAYERS = 6
 
@@ -114,6 +114,20 @@ def test_every_plan_fits_its_device_and_the_horizon(fleet: dict[str, Device], wo
         assert plan.seconds <= made.horizon * (1 + 1e-6)
 
 
+@pytest.mark.parametrize(("kept", "scores"), [(0.9, False), (0.995, True), (1.0, True)])
+def test_who_has_passed_nearly_all_rows_scores_for_the_first_time_however_long_that_takes(
+    kept: float, scores: bool
+) -> None:
+    """Parts of an epoch never draw the very last rows for sure, so it would wait for them without end."""
+    device = Device(
+        mass=1.0, steps=10, batches=10, forward=1.0, backward=1.0, fixed=0.0, scoring=4.0, scored=4.0, up=1e9, down=1e9,
+        deepest=1, keeps=True, kept=(kept,),
+    )  # fmt: skip
+    [now] = in_coming_round([device], [Planned(1, 10, True, 0.0, Bound.MEMORY)], 1.0, WORK)
+    assert now.scores is scores
+    assert (now.steps > 1) is not scores
+
+
 @given(devices, works, st.floats(0.1, 2.0))
 @example(
     Device(
@@ -131,7 +145,7 @@ def test_in_the_coming_round_a_device_does_what_fits(device: Device, work: Work,
     took = seconds(device, work, now.depth, now.steps, now.scores, now=True)
     assert now.depth == plan.depth
     assert 1 <= now.steps <= device.steps + device.extra
-    once = now.scores and device.kept_at(plan.depth) >= 1.0  # it scores for the first time
+    once = now.scores and device.kept_at(plan.depth) >= PASSED  # it scores for the first time
     assert took <= length * (1 + 1e-6) or (now.steps == 1 and (once or not now.scores))
     more = seconds(device, work, now.depth, now.steps + 1, now.scores, now=True)
     assert more > length * (1 - 1e-6) or now.steps == device.steps + device.extra

@@ -24,6 +24,8 @@ from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.monotone import never_more_for_worse
 from fedhft.planning.planned import Bound, Planned
 
+PASSED = 0.99
+"""Share of rows from which all have passed: rounds of less than an epoch draw the last ones only in the long run."""
 _ROUNDING = 1e-9
 
 
@@ -39,7 +41,7 @@ def in_coming_round(devices: Sequence[Device], plans: Sequence[Planned], horizon
     round_ = _Round.of(devices, plans, work)
     horizon = max(horizon, float(round_.by_itself.max()))
     scored, bare = round_.steps_within(horizon, scores=True), round_.steps_within(horizon, scores=False)
-    passed = np.array([device.kept_at(plan.depth) >= 1.0 for device, plan in zip(devices, plans, strict=True)])
+    passed = np.array([device.kept_at(plan.depth) >= PASSED for device, plan in zip(devices, plans, strict=True)])
     most = np.array([device.steps + device.extra for device in devices])
     planned = np.array([plan.steps for plan in plans])
     least = np.minimum(planned, [work.least_steps(device.steps) for device in devices])

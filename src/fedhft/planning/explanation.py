@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fedhft.adapter import AdapterSchema
 from fedhft.job import JobSpec
 from fedhft.planning.allocation import Allocated, Candidate, device_of, work_of
+from fedhft.planning.coming_round import PASSED
 from fedhft.planning.devices import Device, Work, costs
 from fedhft.planning.estimates import Capacity
 from fedhft.planning.planned import Bound, Planned
@@ -192,7 +193,7 @@ def _besides(candidate: Candidate, device: Device, own: Planned) -> str:
 
 def _while_filling(device: Device, own: Planned, plan: Planned, rounds: str) -> str:
     kept = device.kept_at(own.depth)
-    rows = f"{1 - kept:.0%} of its rows" if kept < 1.0 else "the rows that it scores"
+    rows = f"{1 - kept:.0%} of its rows" if kept < PASSED else "the rows that it scores"
     now = f"{own.steps} steps" + (", no scores" if plan.scores and not own.scores else "")
     later = f"{plan.steps} of {device.steps} steps" + (" and scores" if plan.scores else "")
     return (
