@@ -13,9 +13,9 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from fedhft.process.control_groups import groups_1, groups_2
+from fedhft.process.control_groups import groups_1, groups_2, text_of
 
-PERIOD_US = 100_000
+_PERIOD_US = 100_000
 """Microseconds that a quota is for, as the kernel has it by default."""
 _LEAST_US = 1000
 """The kernel's least quota; a smaller share has a longer period."""
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 def quota_of(share: float) -> tuple[int, int]:
     """Microseconds of CPU time, and of the period in which they may be used, for a share of one core."""
-    period = min(_MOST_US, max(PERIOD_US, round(_LEAST_US / share))) if share else _MOST_US
+    period = min(_MOST_US, max(_PERIOD_US, round(_LEAST_US / share))) if share else _MOST_US
     return max(_LEAST_US, round(share * period)), period
 
 
@@ -62,7 +62,7 @@ class CpuQuotas:
         if not group.exists():
             return
         try:
-            for member in _text(group / _MEMBERS).split():
+            for member in text_of(group / _MEMBERS).split():
                 with contextlib.suppress(ProcessLookupError):
                     _put(self._home / _MEMBERS, f"{member}\n")
             group.rmdir()
@@ -98,7 +98,7 @@ def cpu_quotas(root: Path = Path("/")) -> CpuQuotas | None:
             quotas = CpuQuotas(above, there[0], write)
             if quotas.work():
                 return quotas
-            if any(_text(above / limit).split()[:1] not in ([], ["max"]) for limit in _LIMITS):
+            if any(text_of(above / limit).split()[:1] not in ([], ["max"]) for limit in _LIMITS):
                 break
     return None
 
@@ -111,13 +111,6 @@ def _write_1(group: Path, quota: int, period: int) -> None:
     _put(group / "cpu.cfs_quota_us", "-1\n")  # or the new period may not fit the old quota
     _put(group / "cpu.cfs_period_us", f"{period}\n")
     _put(group / "cpu.cfs_quota_us", f"{quota}\n")
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii")
-    except OSError:
-        return ""
 
 
 def _put(file: Path, text: str) -> None:

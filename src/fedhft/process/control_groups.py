@@ -12,13 +12,13 @@ def groups_1(root: Path, controller: str) -> Iterator[Path]:
 
     root: folder that has proc and sys. A folder need not be there.
     """
-    own = re.search(rf"^\d+:(?:[^:\n]*,)?{controller}(?:,[^:\n]*)?:/(.*)$", _text(root / "proc/self/cgroup"), re.M)
+    own = re.search(rf"^\d+:(?:[^:\n]*,)?{controller}(?:,[^:\n]*)?:/(.*)$", text_of(root / "proc/self/cgroup"), re.M)
     return _upwards(root / "sys/fs/cgroup" / controller, own[1] if own else "")
 
 
 def groups_2(root: Path) -> Iterator[Path]:
     """As `groups_1`, of the one hierarchy of version 2."""
-    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.M)
+    own = re.search(r"^0::/(.*)$", text_of(root / "proc/self/cgroup"), re.M)
     return _upwards(root / "sys/fs/cgroup", own[1] if own else "")
 
 
@@ -29,7 +29,8 @@ def _upwards(mount: Path, own: str) -> Iterator[Path]:
         yield mount.joinpath(*parts[:count])
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A file of the kernel's; empty where it is not there, or not for this user."""
     try:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhft.errors import ErrorCode, FedhftError
-from fedhft.process.control_groups import groups_1, groups_2
+from fedhft.process.control_groups import groups_1, groups_2, text_of
 
 LEAST_MARGIN = 64 << 20
 """Bytes left to the rest of the machine, or of the container."""
@@ -48,19 +48,19 @@ def memory_limit(root: Path = Path("/")) -> int:
 
     0 where the system does not say.
     """
-    match = re.search(r"^MemTotal:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.M)
+    match = re.search(r"^MemTotal:\s+(\d+) kB$", text_of(root / "proc/meminfo"), re.M)
     found = [int(match[1]) * 1024] if match else []
     for group, limit_file in (
         *((group, "memory.max") for group in groups_2(root)),
         *((group, "memory.limit_in_bytes") for group in groups_1(root, "memory")),
     ):
-        if (limit := _text(group / limit_file).strip()).isdecimal():
+        if (limit := text_of(group / limit_file).strip()).isdecimal():
             found.append(int(limit))
     return min(found, default=0)
 
 
 def _machine(root: Path) -> Iterator[FreeMemory]:
-    match = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.M)
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text_of(root / "proc/meminfo"), re.M)
     if match:
         yield FreeMemory(int(match[1]) * 1024, "MemAvailable")
 
@@ -77,15 +77,8 @@ def _version_1(root: Path) -> Iterator[FreeMemory]:
 
 def _bound(group: Path, limit_file: str, used_file: str, reclaimable: str) -> Iterator[FreeMemory]:
     """What a group may still take. Its cached file pages count as used, but go when the memory is needed."""
-    limit, used = _text(group / limit_file).strip(), _text(group / used_file).strip()
+    limit, used = text_of(group / limit_file).strip(), text_of(group / used_file).strip()
     if limit.isdecimal() and used.isdecimal():  # version 1 writes a number near 2**63 for none
-        cached = re.search(rf"^{reclaimable} (\d+)$", _text(group / "memory.stat"), re.M)
+        cached = re.search(rf"^{reclaimable} (\d+)$", text_of(group / "memory.stat"), re.M)
         taken = max(0, int(used) - (int(cached[1]) if cached else 0))
         yield FreeMemory(max(0, int(limit) - taken), str(group / limit_file))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
